@@ -1,0 +1,38 @@
+# make lab opens the course, make test checks everything; both first do make setup, which is safe to repeat.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+# Extra words for the installer, for example a mirror: make lab INSTALL_FLAGS="--index-url https://…"
+INSTALL_FLAGS ?=
+
+.PHONY: setup lab test course lint clean
+
+setup: $(VENV)/.installed
+	@$(BIN)/lorahub-edu fetch
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) was found: try make setup PYTHON=python3.11"; exit 1; }
+	@if command -v uv >/dev/null; then \
+	  test -x $(BIN)/python || uv venv --seed --python $(PYTHON) $(VENV); \
+	  uv pip install --python $(BIN)/python $(INSTALL_FLAGS) -c constraints.txt -e ".[dev]"; \
+	else \
+	  test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/pip install -q --disable-pip-version-check $(INSTALL_FLAGS) -c constraints.txt -e ".[dev]"; \
+	fi
+	@touch $@
+
+lab: setup
+	$(BIN)/jupyter lab $$(test "$$(id -u)" = 0 && echo --allow-root) lessons/00_start_here.ipynb
+
+test: setup
+	$(BIN)/python -m pytest
+
+course: setup
+	$(BIN)/lorahub-edu run --all
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check lorahub_edu tests benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info
