@@ -1,0 +1,231 @@
+"""Base models and tokenizers: find, convert once, load in about a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerFast as Tokenizer
+from transformers.utils import logging as transformers_logging
+
+from lorahub_edu import assets, tiny
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.profiles import Profile, get_profile
+
+MARKER = "prepared.json"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model of the course: from one pinned file (`asset`) or straight from the hub (`repo`, `revision`)."""
+
+    name: str
+    licence: str
+    asset: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+
+
+BASE_MODELS = {
+    base.name: base
+    for base in (
+        BaseModel(tiny.NAME, licence="Apache-2.0"),
+        BaseModel("SmolLM2-135M-Instruct", licence="Apache-2.0", asset="SmolLM2-135M-Instruct"),
+        BaseModel("open_llama_7b_v2", licence="Apache-2.0", repo="openlm-research/open_llama_7b_v2", revision="main"),
+    )
+}
+
+
+def get_base(name: str) -> BaseModel:
+    """The course's base model of that name.
+
+    Raises:
+        CourseError: there is none.
+    """
+    if name not in BASE_MODELS:
+        raise CourseError(f"There is no base model {name!r}. {near_matches(name, BASE_MODELS)}")
+    return BASE_MODELS[name]
+
+
+def folder(name: str) -> Path:
+    """Where the converted model lies once it is prepared."""
+    return assets.home() / "models" / name
+
+
+def is_prepared(name: str) -> bool:
+    """Whether the model can be loaded without fetching or converting anything."""
+    base = get_base(name)
+    if base.asset is None:
+        return base.name == tiny.NAME
+    return _marker(name) == _wanted_marker(base)
+
+
+def base_sha256(name: str) -> str | None:
+    """The hash of the file that a base model comes from; adapters carry it so that a wrong base is noticed."""
+    base = get_base(name)
+    return assets.ASSETS[base.asset].sha256 if base.asset else None
+
+
+def _marker(name: str) -> dict | None:
+    """What prepared this folder; None unless the weights still have the size that was written."""
+    try:
+        marker = json.loads((folder(name) / MARKER).read_text(encoding="utf-8"))
+        intact = (folder(name) / "model.safetensors").stat().st_size == marker.pop("bytes")
+    except (OSError, ValueError, KeyError):
+        return None
+    return marker if intact else None
+
+
+def _wanted_marker(base: BaseModel) -> dict:
+    return {"source_sha256": base_sha256(base.name), "format": 1}
+
+
+def prepare(name: str, *, source: str = "auto", offline: bool = False, progress: bool = True) -> Path:
+    """Fetch a base model and convert it to safetensors, once; later calls return at once.
+
+    Args:
+        name: a key of `BASE_MODELS`.
+        source: "auto", "hub" or "mirror", as in `assets.fetch`.
+        offline: never open a connection.
+        progress: show a bar.
+
+    Returns:
+        The folder to load from. It appears whole: a conversion that is killed leaves nothing behind that loads.
+
+    Raises:
+        CourseError: the file can't be had, or the disk is full.
+    """
+    base = get_base(name)
+    target = folder(name)
+    if base.asset is None or is_prepared(name):
+        return target
+    file = assets.fetch(base.asset, source=source, offline=offline, progress=progress)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f".{name}.lock"):
+            if is_prepared(name):  # another process was first
+                return target
+            for leftover in target.parent.glob(f".{name}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            _convert(base, file, target)
+    except OSError as error:
+        free = shutil.disk_usage(target.parent).free / 1e9
+        raise CourseError(
+            f"Can't write the converted model to {target}: {error.strerror or error}. It needs 0.6 GB, {free:.1f} GB "
+            f"are free. Free some space or point LORAHUB_EDU_HOME to another disk."
+        ) from error
+    return target
+
+
+def _convert(base: BaseModel, file: Path, target: Path) -> None:
+    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{base.name}-"))
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            # The weights are plain float32 from here on; with these two left, loading would look for the GGUF again.
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.hf_quantizer = None
+            model.config._name_or_path = base.name
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+        weights = unfinished / "model.safetensors"
+        marker = _wanted_marker(base) | {"bytes": weights.stat().st_size}
+        (unfinished / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.chmod(0o755)
+        os.replace(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back transformers' bars and notes: a learner's page shows the course's own."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load(
+    profile: Profile | str | None = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: str | None = None,
+    attention: str = "sdpa",
+    offline: bool = False,
+) -> tuple[PreTrainedModel, Tokenizer]:
+    """The profile's base model, in evaluation mode, and its tokenizer.
+
+    Args:
+        profile: a profile, its name, or None for the environment's.
+        dtype: of the weights; None takes the profile's.
+        device: where to; None takes the profile's.
+        attention: transformers' attention implementation ("sdpa", "eager", "packed" for packed batches).
+        offline: never open a connection.
+
+    Returns:
+        A `LlamaForCausalLM` and a fast tokenizer whose padding token is set.
+
+    Raises:
+        CourseError: the model can't be had, or the device isn't there.
+    """
+    profile = profile if isinstance(profile, Profile) else get_profile(profile)
+    dtype = getattr(torch, dtype or profile.dtype) if not isinstance(dtype, torch.dtype) else dtype
+    device = device or profile.device
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CourseError(
+            f"Profile {profile.name!r} needs an NVIDIA GPU, and torch finds none. Choose --profile cpu, or install the "
+            f"CUDA build of torch on the machine with the GPU."
+        )
+    base = get_base(profile.base_model)
+    if base.name == tiny.NAME:
+        model, tokenizer = tiny.model(attention=attention), tiny.tokenizer()
+    else:
+        model, tokenizer = _load_pretrained(base, dtype, attention, offline)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(device=device, dtype=dtype).eval(), tokenizer
+
+
+def _load_pretrained(
+    base: BaseModel, dtype: torch.dtype, attention: str, offline: bool
+) -> tuple[PreTrainedModel, Tokenizer]:
+    where = prepare(base.name, offline=offline) if base.asset else base.repo
+    options = {} if base.asset else {"revision": base.revision, "local_files_only": offline}
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation=attention, **options)
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:  # transformers raises many kinds here, OSError and SafetensorError among them
+        if base.asset:
+            advice = f"The prepared model in {where} may be damaged: delete that folder and run lorahub-edu fetch."
+        else:
+            advice = "Check the network and free disk space, or set HF_HOME to a folder that holds the model."
+        raise CourseError(f"Can't load {base.name}: {type(error).__name__}: {str(error)[:300]}. {advice}") from error
+    return model, tokenizer
+
+
+def load_config(name: str) -> LlamaConfig:
+    """A base model's configuration, without its weights."""
+    base = get_base(name)
+    if base.name == tiny.NAME:
+        return tiny.config()
+    where = prepare(name) if base.asset else base.repo
+    return AutoConfig.from_pretrained(where, **({} if base.asset else {"revision": base.revision}))

@@ -1,0 +1,161 @@
+"""Measured numbers: written by code with their spread and circumstances, read by tables, never typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from lorahub_edu.errors import CourseError
+
+FOLDER_VARIABLE = "LORAHUB_EDU_RESULTS"
+LIBRARIES = ("torch", "transformers", "peft", "nevergrad", "numpy")
+VERDICTS = ("shown", "not shown here", "refuted here")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One measured value with everything needed to judge and repeat it.
+
+    `values` are the repeats, one a seed or a run, in `unit`; `value` is their median and `spread` their range.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    unit: str
+    claim: str = ""
+    verdict: str = ""
+    note: str = ""
+    seeds: tuple[int, ...] = ()
+    model: str = ""
+    profile: str = ""
+    device: str = field(default_factory=lambda: describe_device())
+    versions: dict[str, str] = field(default_factory=lambda: library_versions())
+    date: str = field(default_factory=lambda: date.today().isoformat())
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise CourseError(f"The finding {self.name!r} has no value: measure at least once.")
+        if self.verdict and self.verdict not in VERDICTS:
+            raise CourseError(f"{self.verdict!r} is no verdict; it is one of {', '.join(VERDICTS)}.")
+
+    @property
+    def value(self) -> float:
+        """The median of the repeats."""
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The smallest and the largest repeat."""
+        return min(self.values), max(self.values)
+
+    def __str__(self) -> str:
+        low, high = self.spread
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.value:.4g}{unit}" + (f" ({low:.4g} to {high:.4g})" if high > low else "")
+
+
+def describe_device() -> str:
+    """The machine in a few words: accelerator if there is one, else the processor and its threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    if torch.backends.mps.is_available():
+        return f"Apple GPU ({platform.machine()})"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that numbers depend on; one that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _checkout() -> Path:
+    return Path(__file__).resolve().parent.parent
+
+
+def committed_folder() -> Path:
+    """The project's own findings, `results/` of the checkout: what pages and tables quote."""
+    return _checkout() / "results"
+
+
+def folder() -> Path:
+    """Where this run's findings go: the environment's folder, else a private one that git ignores."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    return Path(chosen) if chosen else _checkout() / ".course" / "results"
+
+
+def write_json(path: str | Path, content: dict | list) -> Path:
+    """Write JSON so that a reader sees the old file or the new one, never half of it.
+
+    Args:
+        path: the file; its folder is made when it is missing.
+        content: what json can hold.
+
+    Returns:
+        The path.
+
+    Raises:
+        CourseError: the folder can't be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as file:
+            json.dump(content, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise CourseError(f"Can't write {path}: {error.strerror}. Free some space or choose another folder.") from error
+    return path
+
+
+def record(findings: Sequence[Finding], group: str, into: Path | None = None) -> Path:
+    """Write findings to <folder>/<group>.json; those of the same name there are replaced, the others stay.
+
+    Args:
+        findings: what was measured.
+        group: the file's stem, for example "lesson_03".
+        into: another folder than `folder()`.
+
+    Returns:
+        The file.
+    """
+    path = (into or folder()) / f"{group}.json"
+    kept = {finding.name: finding for finding in read(group, into)} if path.is_file() else {}
+    kept |= {finding.name: finding for finding in findings}
+    return write_json(path, {name: asdict(finding) for name, finding in sorted(kept.items())})
+
+
+def read(group: str, source: Path | None = None) -> list[Finding]:
+    """The findings of <folder>/<group>.json.
+
+    Raises:
+        CourseError: there is no such file, or it is not a file of findings.
+    """
+    path = (source or folder()) / f"{group}.json"
+    if not path.is_file():
+        raise CourseError(f"No measured results at {path}. Run the lesson or benchmark that writes {group!r} first.")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            Finding(**entry | {"values": tuple(entry["values"]), "seeds": tuple(entry["seeds"])})
+            for entry in entries.values()
+        ]
+    except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise CourseError(f"{path} is not a file of findings ({error!r}). Delete it and measure again.") from error
