@@ -1,0 +1,119 @@
+"""Training state on disk: written whole or not at all, read without a pickle, the newest intact one wins."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lorahub_edu.errors import CourseError
+
+TENSORS_FILE = "state.safetensors"
+META_FILE = "state.json"
+KEEP = 2  # the newest, and the one before in case the disk lost the newest
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State after `step` optimizer steps: named tensors and what JSON can hold."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict
+
+
+def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> Path:
+    """Write a checkpoint atomically and remove those that are older than the last two.
+
+    Args:
+        folder: of the run; checkpoints are its sub-folders step-00000012.
+        step: optimizer steps done.
+        tensors: saved from any device.
+        meta: what JSON can hold.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CourseError: the disk is full or the folder can't be written; earlier checkpoints stay.
+    """
+    target = folder / f"step-{step:08d}"
+    unfinished = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished / TENSORS_FILE
+        )
+        (unfinished / META_FILE).write_text(json.dumps({"step": step} | meta), encoding="utf-8")
+        for file in unfinished.iterdir():  # the rename below must not reach the disk before the contents do
+            _sync(file)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(unfinished, target)
+        _sync(folder)
+    except (OSError, SafetensorError) as error:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        free = shutil.disk_usage(folder.parent if not folder.exists() else folder).free / 1e9
+        raise CourseError(
+            f"Can't write the checkpoint of step {step} to {folder}: {error} ({free:.1f} GB free). Earlier checkpoints "
+            f"are intact: free some space and start the same command again."
+        ) from error
+    for old in _steps(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-????????"))
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read whole; None when there is none. Leftovers of a killed save are removed."""
+    for leftover in folder.glob(".unfinished-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for path in reversed(_steps(folder)):
+        try:
+            meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
+            return Checkpoint(meta.pop("step"), load_file(path / TENSORS_FILE), meta)
+        except (OSError, ValueError, KeyError, SafetensorError):
+            continue
+    return None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """An optimizer's state as flat tensors named after its parameters, for `save`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{names[index]}.{key}": torch.as_tensor(value)
+        for index, entries in state.items()
+        for key, value in entries.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]) -> None:
+    """Put what `optimizer_tensors` gave back into a fresh optimizer over the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for index, name in enumerate(names):
+        prefix = f"optimizer.{name}."
+        entries = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if entries:
+            state[index] = entries
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

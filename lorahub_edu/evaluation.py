@@ -1,0 +1,221 @@
+"""How good is a model: loss and perplexity, exact match, BLEU and ROUGE, generated text with its speed and memory."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+import sacrebleu
+import torch
+from rouge_score.rouge_scorer import RougeScorer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from lorahub_edu.data.alpaca import Encoded
+from lorahub_edu.data.batching import make_batches
+from lorahub_edu.errors import CourseError
+from lorahub_edu.losses import mean_loss
+
+SAMPLING_SECONDS = 0.005
+
+
+def loss(model: PreTrainedModel, rows: Sequence[Encoded], micro_batch_size: int = 4, batching: str = "packed") -> float:
+    """Mean next-token loss over every labelled token of some rows.
+
+    Args:
+        model: a causal language model.
+        rows: encoded rows.
+        micro_batch_size: rows worked on at a time.
+        batching: as in `make_batches`; it changes the speed, not the value.
+
+    Returns:
+        Nats a token.
+
+    Raises:
+        CourseError: there are no rows.
+    """
+    if not rows:
+        raise CourseError("There are no rows to evaluate on.")
+    pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
+    return mean_loss(model, make_batches(rows, batching, micro_batch_size, pad))
+
+
+def perplexity(mean_loss_in_nats: float) -> float:
+    """exp(loss): among how many equally likely tokens the model hesitates on average.
+
+    Source: claim R13.
+    """
+    return math.exp(mean_loss_in_nats)
+
+
+def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Share of predictions that equal their reference once outer white space is dropped, 0 to 1.
+
+    Source: claim H7 (BIG-Bench Hard is scored so).
+
+    Raises:
+        CourseError: the two have different lengths or are empty.
+    """
+    _same_length(predictions, references)
+    hits = sum(p.strip() == r.strip() for p, r in zip(predictions, references, strict=True))
+    return hits / len(references)
+
+
+def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU, 0 to 100, by sacrebleu: shared runs of one to four words, with a penalty for short texts.
+
+    Source: Papineni et al. 2002; Post 2018 (sacrebleu); claim R13.
+
+    Raises:
+        CourseError: the two have different lengths or are empty.
+    """
+    _same_length(predictions, references)
+    return sacrebleu.corpus_bleu(list(predictions), [list(references)]).score
+
+
+def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Mean ROUGE-1, ROUGE-2 and ROUGE-L F-measures, 0 to 100, by rouge-score: shared words, pairs, longest sequence.
+
+    Source: Lin 2004; claim R13.
+
+    Raises:
+        CourseError: the two have different lengths or are empty.
+    """
+    _same_length(predictions, references)
+    kinds = ("rouge1", "rouge2", "rougeL")
+    scorer = RougeScorer(list(kinds), use_stemmer=True)
+    scores = [scorer.score(r, p) for p, r in zip(predictions, references, strict=True)]
+    return {kind: 100 * sum(score[kind].fmeasure for score in scores) / len(scores) for kind in kinds}
+
+
+def _same_length(predictions: Sequence[str], references: Sequence[str]) -> None:
+    if len(predictions) != len(references) or not references:
+        raise CourseError(
+            f"There are {len(predictions)} predictions for {len(references)} references: give one reference each, and "
+            f"at least one."
+        )
+
+
+@dataclass
+class PeakMemory:
+    """Memory while a block ran, in bytes: `before` it, at its `peak`, and their difference `added`."""
+
+    before: int = 0
+    peak: int = 0
+
+    @property
+    def added(self) -> int:
+        return self.peak - self.before
+
+
+@contextmanager
+def peak_memory(device: str | torch.device = "cpu") -> Iterator[PeakMemory]:
+    """Measure the peak memory of a block.
+
+    On a GPU it is torch's count of allocated bytes; on a CPU the process's resident memory, looked at every 5 ms, so
+    a shorter spike can be missed.
+
+    Args:
+        device: where the work happens.
+
+    Yields:
+        A `PeakMemory`, complete once the block has ended.
+    """
+    measured = PeakMemory()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        measured.before = torch.cuda.memory_allocated(device)
+        try:
+            yield measured
+        finally:
+            torch.cuda.synchronize(device)
+            measured.peak = torch.cuda.max_memory_allocated(device)
+        return
+    gc.collect()
+    process = psutil.Process(os.getpid())
+    measured.before = measured.peak = process.memory_info().rss
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SAMPLING_SECONDS):
+            measured.peak = max(measured.peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield measured
+    finally:
+        measured.peak = max(measured.peak, process.memory_info().rss)
+        ended.set()
+        watcher.join()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Generated texts and what they cost: seconds in all, new tokens in all, peak memory in bytes."""
+
+    texts: list[str]
+    seconds: float
+    new_tokens: int
+    memory: PeakMemory = field(repr=False)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of all rows together, a second."""
+        return self.new_tokens / self.seconds
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    max_new_tokens: int = 50,
+) -> Generation:
+    """Continue prompts greedily, one batch, padded on the left.
+
+    Args:
+        model: a causal language model, adapted or not; it is left in the mode it was in.
+        tokenizer: with a padding token.
+        prompts: at least one text.
+        max_new_tokens: at most so many a prompt; a row that ends earlier counts only its own tokens.
+
+    Returns:
+        The new text of each prompt without special tokens, and the cost.
+
+    Raises:
+        CourseError: no prompt, or one that leaves no room in the model's context.
+    """
+    if not prompts:
+        raise CourseError("There is no prompt to continue.")
+    encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    length = encoded["input_ids"].shape[1]
+    context = model.config.max_position_embeddings
+    if length + max_new_tokens > context:
+        raise CourseError(
+            f"The longest prompt has {length} tokens; with {max_new_tokens} new ones it passes the model's context of "
+            f"{context}. Shorten the prompt or max_new_tokens."
+        )
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), peak_memory(model.device) as memory:
+        started = time.perf_counter()
+        out = model.generate(
+            input_ids=encoded["input_ids"],
+            attention_mask=encoded["attention_mask"],
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        seconds = time.perf_counter() - started
+    model.train(was_training)
+    new = out[:, length:]  # (rows, <= max_new_tokens)
+    ended = (new == tokenizer.eos_token_id).cumsum(dim=1)
+    new_tokens = int(((ended == 0) | ((ended == 1) & (new == tokenizer.eos_token_id))).sum())
+    return Generation(tokenizer.batch_decode(new, skip_special_tokens=True), seconds, new_tokens, memory)

@@ -1,0 +1,147 @@
+"""The main job in one call: a base model, Alpaca rows, LoRA, training, and an adapter that PEFT can load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lorahub_edu import adapter_files, adapters, evaluation, models
+from lorahub_edu.data import alpaca
+from lorahub_edu.data.batching import PACKED_ATTENTION
+from lorahub_edu.errors import CourseError
+from lorahub_edu.lora import LoRAConfig
+from lorahub_edu.profiles import Profile, get_profile
+from lorahub_edu.training import TrainingConfig, TrainingResult, train
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a fine-tuning run did: losses in nats a token before and after, the history, where the adapter lies."""
+
+    adapter: Path | None
+    loss_before: float
+    loss_after: float
+    training: TrainingResult
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped from the keyboard; the same call goes on."""
+        return self.training.stopped == "interrupted"
+
+    def __str__(self) -> str:
+        if self.interrupted:
+            return f"Stopped after step {self.training.steps}. The same command goes on from there."
+        before, after = (evaluation.perplexity(loss) for loss in (self.loss_before, self.loss_after))
+        return (
+            f"Validation loss {self.loss_before:.3f} before, {self.loss_after:.3f} after {self.training.steps} steps "
+            f"(perplexity {before:.1f} → {after:.1f}). Adapter: {self.adapter}"
+        )
+
+
+def lora_config(profile: Profile, rank: int | None = None) -> LoRAConfig:
+    """The profile's LoRA settings; a short base dtype keeps A and B in float32, where small updates don't vanish.
+
+    Args:
+        profile: of the run.
+        rank: another rank than the profile's; alpha then keeps its ratio to the rank.
+    """
+    chosen = profile.rank if rank is None else rank
+    return LoRAConfig(
+        rank=chosen,
+        alpha=profile.alpha / profile.rank * chosen,
+        dropout=profile.dropout,
+        target_modules=profile.target_modules,
+        dtype=torch.float32 if profile.dtype != "float32" else None,
+    )
+
+
+def training_config(profile: Profile, **changes: object) -> TrainingConfig:
+    """The profile's training settings, with changes by name."""
+    config = TrainingConfig(
+        steps=profile.train_steps,
+        learning_rate=profile.learning_rate,
+        batch_size=profile.batch_size,
+        micro_batch_size=profile.micro_batch_size,
+        warmup_steps=profile.warmup_steps,
+        weight_decay=profile.weight_decay,
+        gradient_checkpointing=profile.gradient_checkpointing,
+        autocast=profile.dtype if profile.dtype != "float32" else None,
+        validate_every=max(1, profile.train_steps // 10),
+        checkpoint_every=max(1, profile.train_steps // 20),
+    )
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})
+
+
+def finetune(
+    profile: Profile | str | None = None,
+    *,
+    data: Path | None = None,
+    out: str | Path = "runs/alpaca",
+    steps: int | None = None,
+    rank: int | None = None,
+    learning_rate: float | None = None,
+    batching: str = "packed",
+    seed: int = 0,
+    offline: bool = False,
+    progress: bool = True,
+) -> FinetuneResult:
+    """Fine-tune a profile's base model with LoRA.
+
+    Args:
+        profile: a profile, its name, or None for the environment's.
+        data: a file of rows; None is Alpaca by the three-step search.
+        out: a folder for checkpoints, log.jsonl and the finished adapter; a run that lies there is continued.
+        steps: optimizer steps; None takes the profile's, as for the next two.
+        rank: of A and B.
+        learning_rate: at its peak.
+        batching: "packed", "grouped" or "padded".
+        seed: fixes A, the split, the order of rows and dropout.
+        offline: never open a connection.
+        progress: show bars.
+
+    Returns:
+        Losses, history and the adapter's folder (None after an interrupt).
+
+    Raises:
+        CourseError: whatever is wrong with the model, the rows or the settings.
+
+    Source: claim R9 (Raschka 2023, the hyper-parameters of the `gpu24` profile).
+    """
+    profile = profile if isinstance(profile, Profile) else get_profile(profile)
+    if data is not None:
+        rows = alpaca.read_rows(data)
+    elif profile.name == "tiny":
+        rows = alpaca.shipped_examples()
+    else:
+        rows, source = alpaca.load_alpaca(offline=offline)
+        if progress:
+            print(f"{len(rows):,} rows: {source}")
+    if len(rows) <= profile.validation_rows:
+        raise CourseError(
+            f"{len(rows)} rows are too few: profile {profile.name!r} holds back {profile.validation_rows} of them."
+        )
+    training_rows = min(profile.train_rows, len(rows) - profile.validation_rows)
+    training, validation = alpaca.split(rows, profile.validation_rows, seed, training_rows)
+
+    attention = PACKED_ATTENTION if batching == "packed" else "sdpa"
+    model, tokenizer = models.load(profile, attention=attention, offline=offline)
+    encoded = alpaca.encode_rows(training, tokenizer, profile.block_size, too_long="drop")
+    held_back = alpaca.encode_rows(validation, tokenizer, profile.block_size, too_long="drop")
+    loss_before = evaluation.loss(model, held_back, profile.micro_batch_size, batching)
+
+    adapters.inject(model, lora_config(profile, rank), seed=seed)
+    config = training_config(profile, steps=steps, learning_rate=learning_rate, batching=batching, seed=seed)
+    out = Path(out)
+    result = train(model, encoded, config, validation=held_back, folder=out, progress=progress)
+    if result.stopped == "interrupted":
+        return FinetuneResult(None, loss_before, float("nan"), result)
+    loss_after = evaluation.loss(model, held_back, profile.micro_batch_size, batching)
+    adapter = adapter_files.save_adapter(
+        model,
+        out / "adapter",
+        base_model=profile.base_model,
+        base_model_sha256=models.base_sha256(profile.base_model),
+    )
+    return FinetuneResult(adapter, loss_before, loss_after, result)

@@ -1,0 +1,106 @@
+"""The loss of a batch, computed only where there is a label and never for the whole vocabulary at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lorahub_edu.data.batching import Batch
+
+# Rows of logits that exist at one time: 128 x 49,152 float32 values are 25 MB, where a whole batch would need 400.
+CHUNK = 128
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Sum of -log softmax(hidden @ weight.T)[label]; the gradient is computed chunk by chunk in the forward pass."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:  # noqa: ANN001
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        for start in range(0, hidden.shape[0], CHUNK):
+            h, y = hidden[start : start + CHUNK], labels[start : start + CHUNK, None]
+            logits = (h @ weight.t()).to(total.dtype)  # (chunk, vocabulary)
+            log_normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)  # (chunk, 1)
+            total += (log_normaliser - logits.gather(1, y)).sum()
+            if wants_hidden or wants_weight:
+                # d loss / d logits = softmax - one-hot, written over the logits to save memory
+                slope = logits.sub_(log_normaliser).exp_()
+                slope.scatter_add_(1, y, slope.new_full(y.shape, -1.0))
+                slope = slope.to(h.dtype)
+                if wants_hidden:
+                    torch.mm(slope, weight, out=grad_hidden[start : start + CHUNK])
+                if wants_weight:
+                    grad_weight.addmm_(slope.t(), h)
+        ctx.gradients = grad_hidden, grad_weight
+        return total
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # noqa: ANN001
+        return *(None if g is None else g * upstream.to(g.dtype) for g in ctx.gradients), None
+
+
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Summed cross-entropy of a linear output head, without ever holding all logits.
+
+    torch 2.13 has the same idea as `F.linear_cross_entropy(..., options=...)`; on a CPU it was several times slower
+    than the plain product and, in bfloat16, off in the second digit of the loss, so this small one stands in.
+
+    Args:
+        hidden: (N, d), the last hidden states at the labelled positions.
+        weight: (vocabulary, d), the output head.
+        labels: (N,) int64, no ignored ones.
+
+    Returns:
+        A scalar in at least float32: the sum over N of -log p(label), in nats.
+    """
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+    return _ChunkedCrossEntropy.apply(hidden, weight, labels)
+
+
+def output_head(model: PreTrainedModel) -> nn.Module:
+    """The layer that turns hidden states into logits."""
+    return model.get_output_embeddings()
+
+
+def batch_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """Summed next-token loss of one batch over its labelled positions.
+
+    Args:
+        model: a causal language model of transformers, adapted or not.
+        batch: padded or packed.
+
+    Returns:
+        A scalar: the sum over `batch.num_labels` positions, in nats. Divide by the labels of the whole optimizer step.
+    """
+    inputs = batch.model_inputs(model.config._attn_implementation, model.dtype)
+    hidden = model.get_decoder()(**inputs).last_hidden_state  # (B, T, d)
+    targets = batch.labels[:, 1:]  # position t predicts token t + 1
+    labelled = targets != -100
+    hidden, targets = hidden[:, :-1][labelled], targets[labelled]  # (N, d), (N,)
+    head = output_head(model)
+    if isinstance(head, nn.Linear) and head.bias is None:
+        return chunked_cross_entropy(hidden, head.weight, targets)
+    return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+
+
+@torch.no_grad()
+def mean_loss(model: PreTrainedModel, batches: Iterable[Batch]) -> float:
+    """Mean next-token loss over every labelled position of some batches, in nats; the model is left in its mode."""
+    was_training = model.training
+    model.eval()
+    total, labels = 0.0, 0
+    device = next(model.parameters()).device
+    for batch in batches:
+        total += batch_loss(model, batch.to(device)).item()
+        labels += batch.num_labels
+    model.train(was_training)
+    return total / labels if labels else float("nan")

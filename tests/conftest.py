@@ -1,0 +1,31 @@
+"""Shared by all tests: nothing is written outside a test's own folder, and the real model is asked for by a fixture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorahub_edu import models, results
+from lorahub_edu.errors import CourseError
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Findings go to a scratch folder, and a test leaves torch's threads and generator as they were."""
+    monkeypatch.setenv(results.FOLDER_VARIABLE, str(tmp_path / "results"))
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    yield
+    torch.set_rng_state(state)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def smollm():
+    """SmolLM2-135M-Instruct and its tokenizer; `make setup` fetched it, so it is never fetched here."""
+    try:
+        return models.load("cpu", attention="packed", offline=True)
+    except CourseError as error:
+        pytest.skip(f"the real model is not here: {error}")
