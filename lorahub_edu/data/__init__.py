@@ -1,0 +1,1 @@
+"""Instruction rows: reading them, turning them into tokens, and cutting them into batches."""

@@ -1,0 +1,330 @@
+"""Alpaca-format instruction rows: read, split, put into the prompt, and encode with the loss on the response."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from lorahub_edu import assets
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.profiles import PROFILES
+
+logger = logging.getLogger(__name__)
+
+Row = TypeVar("Row")
+
+IGNORED = -100  # torch's cross_entropy and transformers both skip this label
+SHIPPED_FILE = "alpaca_original.jsonl"
+SHIPPED = "the course's own small set of rows in Alpaca's format (CC BY 4.0)"
+EXTENSIONS = (".json", ".jsonl", ".parquet")
+
+PROMPT_WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+PROMPT_WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One instruction row; `input` is "" where the instruction needs no further text."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row as tokens; `labels[i]` belongs to `input_ids[i]` (not shifted) and is -100 where no loss is taken."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def format_prompt(example: Example) -> str:
+    """The prompt that stands before the response.
+
+    Args:
+        example: the row; its output is not used.
+
+    Returns:
+        The Alpaca template with or without the input part, up to and including "### Response:" and a line break.
+
+    Source: Taori et al. 2023, Stanford Alpaca, the two templates of its README.
+    """
+    template = PROMPT_WITH_INPUT if example.input else PROMPT_WITHOUT_INPUT
+    return template.format(instruction=example.instruction, input=example.input)
+
+
+def read_rows(path: str | Path, on_bad_row: Literal["raise", "skip"] = "raise") -> list[Example]:
+    """The instruction rows of a .json (one list), .jsonl (one object a line) or .parquet file.
+
+    Rows need `instruction` and `output`; `input` may be missing. Rows in Dolly-15k's form
+    (`instruction`, `context`, `response`) are read as they are.
+
+    Args:
+        path: the file.
+        on_bad_row: "raise" stops at the first row that is not right; "skip" leaves such rows out and logs how many.
+
+    Returns:
+        The rows in the file's order.
+
+    Raises:
+        CourseError: the file is missing, of an unknown kind, not readable, or holds no good row; or, with "raise",
+            a row has a missing field, a wrong type, an empty instruction or an empty output (the row is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CourseError(f"{path} is {'a folder' if path.is_dir() else 'missing'}. Give one file of rows.")
+    if path.suffix.lower() not in EXTENSIONS:
+        raise CourseError(f"{path} ends in {path.suffix!r}. {near_matches(path.suffix.lower(), EXTENSIONS)}")
+
+    rows: list[Example] = []
+    problems: list[str] = []
+    for where, record in _records(path):
+        try:
+            rows.append(_example(where, record))
+        except CourseError as problem:
+            if on_bad_row == "raise":
+                raise
+            problems.append(str(problem))
+    if problems:
+        logger.warning("%d of %d rows left out; the first: %s", len(problems), len(problems) + len(rows), problems[0])
+    if not rows:
+        raise CourseError(f"{path} holds no {'good ' if problems else ''}row. Give a file with at least one.")
+    return rows
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where each record stands ("file, row 3 (line 4)", 1-based) and what it is: a value, or a CourseError."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet  # only the hub's Alpaca file needs it, and it is slow to import
+
+        try:
+            records = pyarrow.parquet.read_table(path).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise CourseError(f"{path} is not a readable parquet file: {reason} Fetch it again.") from None
+        yield from ((f"{path}, row {number}", record) for number, record in enumerate(records, start=1))
+        return
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        raise CourseError(f"{path} is not UTF-8 text: {byte}. Save it again as UTF-8.") from None
+    if not text.strip():
+        raise CourseError(f"{path} is empty. Give a file with at least one row, or fetch it again.")
+
+    if path.suffix.lower() == ".json":
+        try:
+            records = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise CourseError(_broken(str(path), error, error.lineno)) from None
+        if not isinstance(records, list):
+            raise CourseError(f"{path} holds one {type(records).__name__}, not a list. Put the rows in [ … ].")
+        yield from ((f"{path}, row {number}", record) for number, record in enumerate(records, start=1))
+        return
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for number, (line_number, line) in enumerate(lines, start=1):
+        where = f"{path}, row {number} (line {line_number})"
+        try:
+            yield where, json.loads(line)
+        except json.JSONDecodeError as error:
+            yield where, CourseError(_broken(where, error, line_number))
+
+
+def _broken(where: str, error: json.JSONDecodeError, line: int) -> str:
+    """The message for text that is not JSON; `line` counts from the top of the file."""
+    return f"{where} is not valid JSON: {error.msg} (line {line}, column {error.colno}). Correct it, or fetch it again."
+
+
+def _example(where: str, record: Any) -> Example:
+    """`record` as an Example; raises CourseError with `where` when it is not one."""
+    if isinstance(record, CourseError):
+        raise record
+    if not isinstance(record, dict):
+        raise CourseError(f"{where} is {record!r:.60}, not an object with the fields instruction, input and output.")
+    if "output" not in record and "response" in record:  # Dolly-15k's names for the same things
+        record = {**record, "input": record.get("context"), "output": record["response"]}
+    fields: dict[str, str] = {}
+    for name in ("instruction", "input", "output"):
+        if name not in record and name != "input":
+            raise CourseError(f"{where} has no field {name!r}; it has {sorted(map(str, record))}. Add the field.")
+        value = record.get(name)
+        value = "" if name == "input" and value is None else value
+        if not isinstance(value, str):
+            raise CourseError(f"{where}: {name!r} is {value!r:.60}, a {type(value).__name__}. Make it a string.")
+        if name != "input" and not value.strip():
+            raise CourseError(f"{where}: {name!r} is empty ({value!r}). Fill it in or leave the row out.")
+        fields[name] = value
+    return Example(**fields)
+
+
+def shipped_examples() -> list[Example]:
+    """The original instruction rows that come with the package (CC BY 4.0), in the file's order; nothing is fetched."""
+    with resources.as_file(resources.files(__package__) / SHIPPED_FILE) as path:
+        return read_rows(path)
+
+
+def load_alpaca(*, fetch: bool = True, offline: bool = False, source: str = "auto") -> tuple[list[Example], str]:
+    """The best Alpaca rows that this machine can get: a local file, the fetched one, or the shipped set.
+
+    Rows with an empty output are left out and counted in the log: the public 52,002-row file holds some.
+
+    Args:
+        fetch: False uses a file that is here already and never looks further.
+        offline: True fetches nothing over the network.
+        source: "auto", "hub" or "mirror", as for `lorahub_edu.assets.fetch`.
+
+    Returns:
+        The rows, and one sentence that says what they are (no path in it, so it can stand on a page).
+    """
+    try:
+        path = assets.fetch("alpaca", source=source, offline=offline) if fetch else assets.locate("alpaca")
+        if path is None:
+            raise CourseError("No Alpaca file is on this machine. Fetch it with `lorahub-edu fetch`.")
+        rows = read_rows(path, on_bad_row="skip")
+        return rows, f"{len(rows):,} Alpaca rows from {Path(path).name} (CC BY-NC 4.0, non-commercial use only)"
+    except CourseError as problem:
+        logger.warning("Alpaca could not be loaded, so the smaller shipped set is used. %s", problem)
+        return shipped_examples(), SHIPPED
+
+
+def load_rows(name_or_path: str | Path, *, offline: bool = False, source: str = "auto") -> tuple[list[Example], str]:
+    """The rows for a profile, or those of a file of the learner's own.
+
+    Args:
+        name_or_path: "tiny" gives the shipped set, any other profile's name Alpaca, everything else is a path.
+        offline, source: as in `load_alpaca`.
+
+    Returns:
+        The rows, and one sentence that says what they are.
+
+    Raises:
+        CourseError: it is neither a profile nor a file that `read_rows` takes.
+    """
+    if name_or_path == "tiny":
+        return shipped_examples(), SHIPPED
+    if name_or_path in PROFILES:
+        return load_alpaca(offline=offline, source=source)
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        hint = near_matches(str(name_or_path), PROFILES)
+        raise CourseError(f"{str(name_or_path)!r} is neither a profile nor a file. {hint}")
+    rows = read_rows(path)
+    return rows, f"{len(rows):,} rows from {path.name}"
+
+
+def split(
+    rows: Sequence[Row], validation_rows: int, seed: int, train_rows: int | None = None
+) -> tuple[list[Row], list[Row]]:
+    """Two disjoint random parts of `rows`, the same for the same seed.
+
+    The validation part does not depend on `train_rows`, so runs with more or fewer rows are compared on the same one.
+
+    Args:
+        rows: all rows.
+        validation_rows: size of the validation part.
+        seed: seed of the permutation.
+        train_rows: size of the training part; None takes all that is left.
+
+    Returns:
+        (train, validation).
+
+    Raises:
+        CourseError: there are too few rows, or a size is not possible.
+
+    Source: Raschka 2023 trains on 49,759 and validates on 2,000 of lit-llama's 51,759 cleaned rows; the public
+        file has 52,002, so `train_rows=49_759` takes exactly as many.
+    """
+    wanted = max(1, len(rows) - validation_rows) if train_rows is None else train_rows
+    sizes = f"{wanted:,} training and {validation_rows:,} validation rows"
+    if validation_rows < 0 or wanted < 1:
+        raise CourseError(f"{sizes} is no possible split. Take at least 1 and at least 0.")
+    if len(rows) < validation_rows + wanted:
+        raise CourseError(f"{len(rows):,} rows are too few for {sizes}. Ask for fewer, or load a larger set.")
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    train = order[validation_rows : validation_rows + wanted]
+    return [rows[index] for index in train], [rows[index] for index in order[:validation_rows]]
+
+
+def encode(example: Example, tokenizer: Any, block_size: int, response_only: bool = True) -> Encoded:
+    """One row as tokens: prompt, response, end-of-sequence token; cut at `block_size`.
+
+    A response that does not fit is cut, and then no end-of-sequence token follows it: the model must not learn to stop
+    in the middle of an answer.
+
+    Args:
+        example: the row.
+        tokenizer: a transformers tokenizer with an `eos_token_id`.
+        block_size: the largest number of tokens.
+        response_only: True takes the loss on response and end-of-sequence token only, False on every token.
+
+    Returns:
+        Token ids and labels, both of the same length <= `block_size`.
+
+    Raises:
+        CourseError: the prompt leaves no room for one token of response, or the tokenizer has no end-of-sequence token.
+    """
+    return encode_rows([example], tokenizer, block_size, response_only)[0]
+
+
+def encode_rows(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    block_size: int,
+    response_only: bool = True,
+    too_long: Literal["raise", "drop"] = "raise",
+) -> list[Encoded]:
+    """Many rows as tokens, each as `encode` does it.
+
+    Args:
+        examples: the rows.
+        tokenizer, block_size, response_only: as in `encode`.
+        too_long: what happens to a row whose prompt fills the block: "raise" or "drop" (logged with their number).
+
+    Returns:
+        The encoded rows in the same order.
+
+    Raises:
+        CourseError: as in `encode`, with the row's number; or every row was dropped.
+    """
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise CourseError("This tokenizer has no end-of-sequence token. Set tokenizer.eos_token before encoding.")
+    # Prompt and response are tokenised apart: in one go, a token could straddle the boundary, and then no label
+    # mask would be exact. Generation meets the same prompt tokens, since it also starts from the prompt alone.
+    prompts = tokenizer([format_prompt(example) for example in examples], add_special_tokens=True)["input_ids"]
+    responses = tokenizer([example.output for example in examples], add_special_tokens=False)["input_ids"]
+
+    encoded: list[Encoded] = []
+    for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True), start=1):
+        prompt = prompt[:-1] if prompt[-1] == eos else prompt  # T5's kind of tokenizer closes every text
+        if len(prompt) >= block_size:
+            if too_long == "drop":
+                continue
+            raise CourseError(
+                f"Row {number}: its prompt has {len(prompt)} tokens, which leaves no room for a response in a block of "
+                f"{block_size}. Raise the block size, shorten the row, or leave such rows out with too_long='drop'."
+            )
+        ids = (prompt + response + [eos])[:block_size]
+        labels = [IGNORED] * len(prompt) + ids[len(prompt) :] if response_only else list(ids)
+        encoded.append(Encoded(ids, labels))
+    if not encoded:
+        raise CourseError(f"None of {len(examples)} rows fits into {block_size} tokens. Raise the block size.")
+    if dropped := len(examples) - len(encoded):
+        logger.warning("%d of %d rows dropped: prompt of %d tokens or more.", dropped, len(examples), block_size)
+    return encoded

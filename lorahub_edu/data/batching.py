@@ -1,0 +1,323 @@
+"""Three ways to cut one optimizer step's rows into batches (padded, grouped, packed), with the same summed loss."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from lorahub_edu.data.alpaca import IGNORED, Encoded
+from lorahub_edu.errors import CourseError, near_matches
+
+STRATEGIES = ("padded", "grouped", "packed")
+PACKED_ATTENTION = "packed"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that go through the model together.
+
+    Padded: B rows of T tokens, short ones filled up on the right. Packed: B = 1, the rows stand one after the other.
+
+    Attributes:
+        input_ids: (B, T) int64.
+        labels: (B, T) int64, not shifted; -100 takes no loss.
+        position_ids: (B, T) int64, starting at 0 in every row, also inside a packed sequence.
+        attention_mask: (B, T) int64, 1 at tokens and 0 at padding; None in a packed batch.
+        segment_lengths: lengths of the rows in the one packed sequence; None in a padded batch.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor | None = None
+    segment_lengths: list[int] | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Instruction rows in the batch."""
+        return len(self.segment_lengths) if self.segment_lengths is not None else self.input_ids.shape[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Useful tokens: all that are not padding."""
+        return self.input_ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
+
+    @property
+    def num_labels(self) -> int:
+        """Positions that a next-token loss is taken at (token 0 of a row has nothing before it to predict it)."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    @property
+    def padding_share(self) -> float:
+        """The part of the B x T positions that is padding, 0 to 1."""
+        return 1.0 - self.num_tokens / self.input_ids.numel()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`."""
+        mask = None if self.attention_mask is None else self.attention_mask.to(device)
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            labels=self.labels.to(device),
+            position_ids=self.position_ids.to(device),
+            attention_mask=mask,
+        )
+
+    def model_inputs(self, attention: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+        """Keyword arguments for a causal language model or its decoder; the labels are not among them.
+
+        Args:
+            attention: the model's attention implementation (`model.config._attn_implementation`): any for a padded
+                batch; "packed", "sdpa", "eager" or a flash attention for a packed one.
+            dtype: dtype of the additive mask that "sdpa" and "eager" get for a packed batch; the model's own.
+
+        Returns:
+            The arguments, on the batch's device. No cache is kept: in training nobody reads it.
+
+        Raises:
+            CourseError: the attention cannot keep packed rows apart.
+        """
+        inputs = {"input_ids": self.input_ids, "position_ids": self.position_ids, "use_cache": False}
+        if self.segment_lengths is None:
+            return inputs | {"attention_mask": self.attention_mask}
+        device = self.input_ids.device
+        if attention in ("sdpa", "eager"):
+            return inputs | {"attention_mask": block_diagonal_mask(self.segment_lengths, dtype, device)}
+        ends = torch.tensor([0, *itertools.accumulate(self.segment_lengths)], dtype=torch.int32)  # (rows + 1,)
+        longest = max(self.segment_lengths)
+        if attention == PACKED_ATTENTION:
+            # transformers hands a 4-dimensional mask on as it is. This one holds nothing, so no T x T mask is made,
+            # and any other attention function fails on its shape instead of mixing the rows without a word.
+            inputs["attention_mask"] = torch.empty(1, 1, 0, 0, device=device)
+            # The ends stay on the CPU, where the attention reads them: no layer has to wait for the accelerator.
+        elif "flash" in attention:
+            ends = ends.to(device)
+        else:
+            hint = near_matches(attention, ("packed", "sdpa", "eager", "flash_attention_2"))
+            raise CourseError(f"The attention {attention!r} cannot keep the rows of a packed batch apart. {hint}")
+        return inputs | {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
+def step_rows(num_rows: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Which rows an optimizer step uses; depends on nothing but the arguments, so a resumed run sees the same rows.
+
+    Every epoch is a new permutation of all rows; a step that begins at the end of one goes on in the next.
+
+    Args:
+        num_rows: rows in the training set.
+        batch_size: rows in one optimizer step.
+        step: 0-based number of the step.
+        seed: seed of the permutations.
+
+    Returns:
+        `batch_size` row indices.
+
+    Raises:
+        CourseError: a size below 1 or a step below 0.
+    """
+    if num_rows < 1 or batch_size < 1 or step < 0:
+        raise CourseError(
+            f"num_rows={num_rows}, batch_size={batch_size}, step={step}: take at least 1 row, 1 row a step, and step 0."
+        )
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return [_epoch_order(num_rows, place // num_rows, seed)[place % num_rows] for place in places]
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(num_rows: int, epoch: int, seed: int) -> tuple[int, ...]:
+    """The order of one epoch; kept, because shuffling 50,000 rows anew in every step would cost more than the step."""
+    order = list(range(num_rows))
+    random.Random(f"{seed}/{epoch}").shuffle(order)  # a text seed mixes both numbers, so seed 1 is not seed 0 shifted
+    return tuple(order)
+
+
+def make_batches(
+    rows: Sequence[Encoded],
+    strategy: Literal["padded", "grouped", "packed"],
+    micro_batch_size: int,
+    pad_token_id: int,
+    max_tokens: int | None = None,
+    pad_to: int | None = None,
+) -> list[Batch]:
+    """One optimizer step's rows as micro-batches: every row once, the same summed loss whatever the strategy.
+
+    "padded" takes the rows as they come and fills each micro-batch up to its longest row; "grouped" sorts them by
+    length first, so that there is less to fill; "packed" lays rows end to end in one sequence and fills nothing.
+
+    Args:
+        rows: the rows of one step.
+        strategy: "padded", "grouped" or "packed".
+        micro_batch_size: rows in a padded micro-batch.
+        pad_token_id: what padding is made of; never seen by a token and never a label.
+        max_tokens: most tokens in a packed sequence; None is micro_batch_size x the longest row of this call, the
+            largest that a padded micro-batch can get, so memory is at most that of padding. Sequences are then evened
+            out as far as this needs no further one.
+        pad_to: pad to this length instead of the longest row, as the sources' scripts do (not for "packed").
+
+    Returns:
+        The micro-batches, on the CPU.
+
+    Raises:
+        CourseError: unknown strategy, no rows, a size below 1, or a row longer than `max_tokens` or `pad_to`.
+
+    Source: best-fit decreasing: Johnson et al. 1974, "Worst-case performance bounds for simple one-dimensional
+        packing algorithms"; packing without cross-contamination: Krell et al. 2021, arXiv 2107.02027, section 3.
+    """
+    if strategy not in STRATEGIES:
+        raise CourseError(f"There is no batching strategy {strategy!r}. {near_matches(str(strategy), STRATEGIES)}")
+    if not rows or micro_batch_size < 1:
+        raise CourseError(f"{len(rows)} rows in micro-batches of {micro_batch_size}: both must be at least 1.")
+    lengths = [len(row.input_ids) for row in rows]
+    name, limit = ("max_tokens", max_tokens) if strategy == "packed" else ("pad_to", pad_to)
+    if limit is not None and max(lengths) > limit:
+        raise CourseError(
+            f"Row {lengths.index(max(lengths))} has {max(lengths)} tokens, more than {name}={limit}. "
+            f"Raise {name} or encode with a smaller block size."
+        )
+    if strategy == "packed":
+        bins = _even_bins(lengths, max_tokens or micro_batch_size * max(lengths))
+        return [_pack([rows[index] for index in chosen]) for chosen in bins]
+    ordered = sorted(rows, key=lambda row: len(row.input_ids)) if strategy == "grouped" else rows
+    starts = range(0, len(ordered), micro_batch_size)
+    return [_pad(ordered[start : start + micro_batch_size], pad_token_id, pad_to) for start in starts]
+
+
+def _pad(rows: Sequence[Encoded], pad_token_id: int, pad_to: int | None) -> Batch:
+    """`rows` on top of each other, filled up on the right."""
+    width = pad_to or max(len(row.input_ids) for row in rows)
+    gaps = [width - len(row.input_ids) for row in rows]
+    pairs = list(zip(rows, gaps, strict=True))
+    return Batch(
+        input_ids=torch.tensor([row.input_ids + [pad_token_id] * gap for row, gap in pairs]),  # (B, T)
+        labels=torch.tensor([row.labels + [IGNORED] * gap for row, gap in pairs]),  # (B, T)
+        position_ids=torch.arange(width).repeat(len(rows), 1),  # (B, T)
+        attention_mask=torch.tensor([[1] * (width - gap) + [0] * gap for gap in gaps]),  # (B, T)
+    )
+
+
+def _pack(rows: Sequence[Encoded]) -> Batch:
+    """`rows` end to end in one sequence."""
+    lengths = [len(row.input_ids) for row in rows]
+    # A row's first token is no label: the token before it in the sequence belongs to another row.
+    labels = [label for row in rows for label in [IGNORED, *row.labels[1:]]]
+    return Batch(
+        input_ids=torch.tensor([[token for row in rows for token in row.input_ids]]),  # (1, T)
+        labels=torch.tensor([labels]),  # (1, T)
+        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],  # (1, T)
+        segment_lengths=lengths,
+    )
+
+
+def _even_bins(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Best-fit bins of at most `capacity`, with the smallest of 16 tried capacities that needs no more bins.
+
+    The fullest bin sets the peak memory, so two bins of 800 tokens are better than one of 1,000 and one of 600.
+    """
+    bins = _best_fit(lengths, capacity)
+    lowest = max(*lengths, -(-sum(lengths) // len(bins))) if len(lengths) > 1 else capacity
+    for smaller in range(lowest, capacity, max(1, (capacity - lowest) // 16)):
+        evener = _best_fit(lengths, smaller)
+        if len(evener) <= len(bins):
+            return evener
+    return bins
+
+
+def _best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Row indices by bin: longest row first, each into the fullest bin that still has room for it."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = [place for place, free in enumerate(room) if free >= lengths[index]]
+        if not fitting:
+            bins.append([])
+            room.append(capacity)
+            fitting = [len(bins) - 1]
+        place = min(fitting, key=lambda p: room[p])
+        bins[place].append(index)
+        room[place] -= lengths[index]
+    return bins
+
+
+def block_diagonal_mask(
+    segment_lengths: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """The additive mask of a packed sequence: a token sees itself and what stands before it in its own row.
+
+    Args:
+        segment_lengths: lengths of the rows in the sequence; their sum is T.
+        dtype: floating dtype of the mask.
+        device: where the mask is made.
+
+    Returns:
+        (1, 1, T, T) `dtype`: 0 where attention is allowed, the lowest number of `dtype` elsewhere.
+    """
+    lengths = torch.tensor(segment_lengths, device=device)
+    row_of = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)  # (T,)
+    place = torch.arange(len(row_of), device=device)  # (T,)
+    seen = (row_of[:, None] == row_of[None, :]) & (place[:, None] >= place[None, :])  # (T, T)
+    mask = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype, device=device)
+    return mask.masked_fill_(seen, 0.0)[None, None]  # (1, 1, T, T)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each packed row, one fused call for each run of rows of equal length.
+
+    A T x T mask costs T² however short the rows are; this costs the sum of their squares. transformers calls it in
+    every layer of a model with the attention implementation "packed". Without `cu_seq_lens_q` (padded batches,
+    generation with a cache) it is transformers' own "sdpa".
+
+    Args:
+        module: the attention layer.
+        query: (1, heads, T, head size).
+        key: (1, key heads, T, head size).
+        value: (1, key heads, T, head size).
+        attention_mask: not read where `cu_seq_lens_q` is given.
+        dropout: share of attention weights dropped.
+        scaling: factor on query · key; None is 1/√(head size).
+        cu_seq_lens_q: (rows + 1,) where the rows begin and end, from 0 to T; the name is flash attention's.
+
+    Returns:
+        (1, T, heads, head size), and None in place of attention weights.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    groups = [(length, len(list(run))) for length, run in itertools.groupby(cu_seq_lens_q.diff().tolist())]
+    sizes = [length * count for length, count in groups]
+    outputs = []
+    # One split, not slices: the gradient of a slice is as long as the whole sequence, that of a split is not.
+    parts = zip(groups, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
+    for (length, count), *states in parts:
+        q, k, v = (state[0].unflatten(1, (count, length)).transpose(0, 1) for state in states)  # (rows, heads, L, D)
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )  # (rows, heads, L, D)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (rows x L, heads, D)
+    return torch.cat(outputs)[None], None  # (1, T, heads, D)
+
+
+# Registered on import, so that any model may be loaded with, or switched to, the attention implementation "packed".
+# Masks are sdpa's: a packed batch brings its own, and everything else needs the ordinary one.
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
