@@ -68,7 +68,7 @@ def training_config(profile: Profile, **changes: object) -> TrainingConfig:
         weight_decay=profile.weight_decay,
         gradient_checkpointing=profile.gradient_checkpointing,
         autocast=profile.dtype if profile.dtype != "float32" else None,
-        validate_every=max(1, profile.train_steps // 10),
+        validate_every=max(1, profile.train_steps // 4),
         checkpoint_every=max(1, profile.train_steps // 20),
     )
     return replace(config, **{name: value for name, value in changes.items() if value is not None})
@@ -110,14 +110,9 @@ def finetune(
     Source: claim R9 (Raschka 2023, the hyper-parameters of the `gpu24` profile).
     """
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
-    if data is not None:
-        rows = alpaca.read_rows(data)
-    elif profile.name == "tiny":
-        rows = alpaca.shipped_examples()
-    else:
-        rows, source = alpaca.load_alpaca(offline=offline)
-        if progress:
-            print(f"{len(rows):,} rows: {source}")
+    rows, source = alpaca.load_rows(data or profile.name, offline=offline)
+    if progress:
+        print(f"{len(rows):,} rows: {source}")
     if len(rows) <= profile.validation_rows:
         raise CourseError(
             f"{len(rows)} rows are too few: profile {profile.name!r} holds back {profile.validation_rows} of them."

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
 from lorahub_edu import adapters, checkpoints
+from lorahub_edu.contexts import autocast, gradient_checkpointing, interrupts, seeded
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import make_batches, step_rows
 from lorahub_edu.errors import CourseError
@@ -121,13 +120,12 @@ def train(
     started = time.perf_counter()
     was_training = model.training
     model.train()
-    pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
     try:
-        with _checkpointing(model, config), _interrupts() as interrupted:
+        with gradient_checkpointing(model, config.gradient_checkpointing), interrupts() as interrupted:
             bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
             with bar:
                 while run.step < config.steps and run.result.stopped != "early":
-                    record = run.one_step(pad, interrupted)
+                    record = run.one_step(interrupted)
                     if record is None:
                         run.result.stopped = "interrupted"
                         break
@@ -171,6 +169,7 @@ class _Run:
         )
         schedule = get_scheduler(config.schedule, self.optimizer, config.warmup_steps, config.steps)
         self.multiplier: Callable[[int], float] = schedule.lr_lambdas[0]  # a pure function of the step: nothing to save
+        self.pad_token_id = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
         self.step = 0
         self.result = TrainingResult()
         self.best: dict[str, Tensor] = {}
@@ -241,43 +240,31 @@ class _Run:
         text = "".join(json.dumps(record) + "\n" for record in self.result.history)
         (self.folder / LOG_FILE).write_text(text, encoding="utf-8")
 
-    def one_step(self, pad_token_id: int, interrupted: threading.Event) -> dict | None:
+    def one_step(self, interrupted: threading.Event) -> dict | None:
         """One optimizer step; None when an interrupt came before it was whole (the weights are as before it)."""
         config, started = self.config, time.perf_counter()
         picked = [self.rows[i] for i in step_rows(len(self.rows), config.batch_size, self.step, config.seed)]
-        batches = make_batches(picked, config.batching, config.micro_batch_size, pad_token_id)
+        batches = make_batches(picked, config.batching, config.micro_batch_size, self.pad_token_id)
         labels = sum(batch.num_labels for batch in batches)
         if labels == 0:
             raise CourseError(f"Step {self.step + 1} has no labelled token: are the answers cut off by the block size?")
-        learning_rate = config.learning_rate * self.multiplier(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        learning_rate = self.optimizer.param_groups[0]["lr"] = config.learning_rate * self.multiplier(self.step)
         total = 0.0
         # Dropout draws from a generator that only the step decides, so a resumed step repeats it exactly.
-        with _seeded(config.seed * 1_000_003 + self.step, self.device):
+        with seeded(config.seed * 1_000_003 + self.step, self.device):
             for batch in batches:
                 if interrupted.is_set():
                     self.optimizer.zero_grad(set_to_none=True)
                     return None
-                with _autocast(self.device, config.autocast):
+                with autocast(self.device, config.autocast):
                     loss = batch_loss(self.model, batch.to(self.device)) / labels
                 total += loss.item()
                 if not math.isfinite(total):
-                    self.optimizer.zero_grad(set_to_none=True)
-                    raise CourseError(
-                        f"The loss became {total} at step {self.step + 1}, at learning rate {learning_rate:.2e}. The "
-                        f"weights are those of step {self.step}. Try a learning rate 3 to 10 times smaller, more "
-                        f"warm-up steps, a clip_norm of 1.0, or float32 instead of a shorter dtype."
-                    )
+                    raise self._diverged(f"The loss became {total}", learning_rate)
                 loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm or math.inf).item()
         if not math.isfinite(norm):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise CourseError(
-                f"A gradient became {norm} at step {self.step + 1}, at learning rate {learning_rate:.2e}, though the "
-                f"loss was {total:.3f}. The weights are those of step {self.step}. Try a smaller learning rate "
-                f"or float32."
-            )
+            raise self._diverged(f"A gradient became {norm}", learning_rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -300,14 +287,20 @@ class _Run:
                 self.save()
         return record
 
+    def _diverged(self, what: str, learning_rate: float) -> CourseError:
+        self.optimizer.zero_grad(set_to_none=True)
+        return CourseError(
+            f"{what} at step {self.step + 1}, at learning rate {learning_rate:.2e}. The weights are those of step "
+            f"{self.step}. Try a 3 to 10 times smaller learning rate, more warm-up, clip_norm 1.0, or float32."
+        )
+
     def _validate(self, record: dict) -> None:
         config = self.config
         due = config.validate_every and (self.step % config.validate_every == 0 or self.step == config.steps)
         if not due or not self.validation:
             return
-        pad = self.model.config.pad_token_id if isinstance(self.model.config.pad_token_id, int) else 0
-        with _autocast(self.device, config.autocast):
-            batches = make_batches(self.validation, config.batching, config.micro_batch_size, pad)
+        with autocast(self.device, config.autocast):
+            batches = make_batches(self.validation, config.batching, config.micro_batch_size, self.pad_token_id)
             record["validation_loss"] = mean_loss(self.model, batches)
         if config.patience is None:
             return
@@ -335,49 +328,3 @@ def _say_how_to_go_on(run: _Run) -> None:
         else "Nothing is on disk: call train(..., folder='runs/name') to be able to go on after an interrupt."
     )
     tqdm.write(f"{done} {go_on}")
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def _autocast(device: torch.device, dtype: str | None):  # noqa: ANN202 - one of two context managers
-    return torch.autocast(device.type, dtype=getattr(torch, dtype)) if dtype else nullcontext()
-
-
-@contextmanager
-def _checkpointing(model: PreTrainedModel, config: TrainingConfig) -> Iterator[None]:
-    """Recompute activations in the backward pass instead of keeping them, while training lasts."""
-    if not config.gradient_checkpointing:
-        yield
-        return
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    try:
-        yield
-    finally:
-        model.gradient_checkpointing_disable()
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """The first Ctrl-C (or Jupyter's stop button) sets the event; a second one interrupts at once, as usual."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
-        yield interrupted
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def handle(_number: int, _frame: object) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -245,14 +245,14 @@ def test_a_run_in_two_halves_equals_one(rows, tmp_path: Path) -> None:
     whole = adapted(dropout=0.2)
     expected = train(whole, rows, config, validation=rows[:4], progress=False)
 
-    class Stop(Exception):
+    class StopHereError(Exception):
         pass
 
     def stop(record: dict) -> None:
         if record["step"] == 5:
-            raise Stop
+            raise StopHereError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopHereError):
         train(adapted(dropout=0.2), rows, config, validation=rows[:4], folder=tmp_path, progress=False, on_step=stop)
     fresh = tiny.model(attention="packed")
     adapters.inject(fresh, LoRAConfig(rank=4, alpha=8, dropout=0.2), seed=123)  # another start: the folder decides
