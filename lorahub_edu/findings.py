@@ -1,0 +1,96 @@
+"""Tables of a lesson: what its source claims, what this course measured, what this run measured, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorahub_edu import results
+from lorahub_edu.claims import get_claim
+from lorahub_edu.errors import CourseError
+from lorahub_edu.results import Finding
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table that Jupyter shows as Markdown and a terminal as aligned text."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+
+    def _repr_markdown_(self) -> str:
+        def line(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+        lines = [line(self.header), "|" + "---|" * len(self.header), *map(line, self.rows)]
+        return "\n".join(lines) + (f"\n\n{self.caption}" if self.caption else "")
+
+    def __str__(self) -> str:
+        widths = [max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in (self.header, *self.rows)
+        ]
+        return "\n".join(lines) + (f"\n{self.caption}" if self.caption else "")
+
+    __repr__ = __str__
+
+
+def findings_table(group: str, mine: Sequence[Finding]) -> Table:
+    """The findings of a lesson: one row a claim, the course's committed figure beside the one just measured.
+
+    Args:
+        group: the committed results of the lesson, for example "lesson_01".
+        mine: what this run measured, each with its claim and verdict.
+
+    Returns:
+        Claim, source's figure, the course's figure with its spread, this run's figure, verdict and note.
+    """
+    try:
+        committed = {finding.name: finding for finding in results.read(group, results.committed_folder())}
+    except CourseError:
+        committed = {}
+    rows = []
+    for finding in mine:
+        claim = get_claim(finding.claim)
+        course = committed.get(finding.name)
+        verdict = f"**{finding.verdict}**" + (f": {finding.note}" if finding.note else "")
+        rows.append(
+            (
+                f"{claim.id}. {claim.statement}",
+                claim.source_figure or "none given",
+                f"{course} [{course.model}, {course.device}]" if course else "not yet measured",
+                str(finding),
+                verdict,
+            )
+        )
+    header = ("claim", "the source", "this course", "this run", "verdict of this run")
+    return Table(header, tuple(rows))
+
+
+def costs_table(lesson: str) -> Table:
+    """Minutes and memory of a lesson by profile, from the committed runs.
+
+    Args:
+        lesson: its stem, for example "01_lora_from_scratch".
+    """
+    try:
+        measured = results.read("lessons", results.committed_folder())
+    except CourseError:
+        measured = []
+    by_profile: dict[str, dict[str, Finding]] = {}
+    for finding in measured:
+        stem, _, quantity = finding.name.rpartition(".")
+        if stem == f"{lesson}.{finding.profile}":
+            by_profile.setdefault(finding.profile, {})[quantity] = finding
+    rows = tuple(
+        (
+            profile,
+            found["minutes"].model,
+            f"{found['minutes'].value:.1f} min",
+            f"{found['memory'].value:.1f} GB",
+            found["minutes"].device,
+        )
+        for profile, found in sorted(by_profile.items())
+    )
+    return Table(("profile", "model", "time", "peak memory", "measured on"), rows)

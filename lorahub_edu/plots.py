@@ -1,0 +1,186 @@
+"""Figures of the lessons: axes in, axes out; colours that colour-blind readers can tell apart, and a second cue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+# Okabe and Ito's palette; every colour comes with a marker and a line style so that no figure rests on colour alone.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for the course: light grid, readable sizes, no frame on the right and top."""
+    matplotlib.rcParams.update(
+        {
+            "figure.figsize": (7, 3.6),
+            "figure.constrained_layout.use": True,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "font.size": 10,
+            "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+        }
+    )
+
+
+def line_style(index: int) -> dict:
+    """Colour, marker and line of the index-th series, for `Axes.plot`."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": LINES[index % len(LINES)],
+    }
+
+
+def plot_series(
+    axes: Axes, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str
+) -> Axes:
+    """Draw named series of (x, y), each with its own colour, marker and line.
+
+    Args:
+        axes: where to draw.
+        series: x and y by name.
+        x_label: with the unit.
+        y_label: with the unit.
+
+    Returns:
+        The same axes.
+    """
+    for index, (name, (x, y)) in enumerate(series.items()):
+        axes.plot(x, y, label=name, markersize=4, **line_style(index))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.legend(frameon=False)
+    return axes
+
+
+def plot_training(axes: Axes, history: Sequence[Mapping[str, float]]) -> Axes:
+    """Draw a run's training and validation loss over its steps.
+
+    Args:
+        axes: where to draw.
+        history: records of `training.train`.
+
+    Returns:
+        The same axes.
+    """
+    series = {"training": ([r["step"] for r in history], [r["loss"] for r in history])}
+    validated = [r for r in history if "validation_loss" in r]
+    if validated:
+        series["validation"] = ([r["step"] for r in validated], [r["validation_loss"] for r in validated])
+    return plot_series(axes, series, "optimizer step", "loss (nats a token)")
+
+
+def plot_matrix(axes: Axes, matrix: np.ndarray, title: str, limit: float | None = None) -> Axes:
+    """Draw a matrix as an image on a scale that is symmetric around zero.
+
+    Args:
+        axes: where to draw.
+        matrix: (rows, columns).
+        title: above it.
+        limit: the value of the strongest colour; None takes the matrix's largest.
+
+    Returns:
+        The same axes.
+    """
+    limit = limit or float(np.abs(matrix).max()) or 1.0
+    axes.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    return axes
+
+
+def plot_block(axes: Axes, shapes: Mapping[str, Mapping[str, tuple[int, int]]], rank: int) -> Axes:
+    """Draw a transformer block's matrices to scale, each with its adapter, under the residual stream.
+
+    Args:
+        axes: where to draw.
+        shapes: (out, in) of every matrix by name, by branch ("attention", "MLP").
+        rank: of the adapters; A is drawn below its matrix, B to the right of it.
+
+    Returns:
+        The same axes.
+    """
+    tallest = max(out for branch in shapes.values() for out, _ in branch.values())
+    gap, stream, left = 0.12 * tallest, 1.6 * tallest, 0.0
+    for branch, matrices in shapes.items():
+        start = left
+        for name, (out, width) in matrices.items():
+            common = {"linewidth": 0.8, "zorder": 3}
+            axes.add_patch(Rectangle((left, 0), width, out, fc="#E8E8E8", ec="#555555", hatch="..", **common))
+            axes.add_patch(Rectangle((left, -0.3 * gap - rank), width, rank, fc=COLOURS[0], ec=COLOURS[0], **common))
+            axes.add_patch(Rectangle((left + width + 0.3 * gap, 0), rank, out, fc=COLOURS[1], ec=COLOURS[1], **common))
+            axes.text(left + width / 2, out + 0.2 * gap, f"{name}\n{out} × {width}", ha="center", va="bottom")
+            left += width + rank + 1.4 * gap
+        end = left - 1.4 * gap
+        axes.annotate("", (start, 1.3 * tallest), (start, stream), arrowprops={"arrowstyle": "->"})
+        axes.text(start + 0.2 * gap, 1.42 * tallest, f"RMSNorm, then {branch}", va="center", weight="bold")
+        axes.annotate("", (end, stream - 0.6 * gap), (end, 1.3 * tallest), arrowprops={"arrowstyle": "->"})
+        axes.text(end, stream, "+", ha="center", va="center", bbox={"boxstyle": "circle", "fc": "white"}, zorder=4)
+        left += gap
+    axes.annotate("", (left, stream), (-gap, stream), arrowprops={"arrowstyle": "->", "lw": 2})
+    axes.text(left, stream + 0.5 * gap, "residual stream", ha="right", va="bottom")
+    axes.text(0, -1.2 * gap, "A (below): rank × in", color=COLOURS[0], va="top", weight="bold")
+    axes.text(2.2 * tallest, -1.2 * gap, "B (right): out × rank", color=COLOURS[1], va="top", weight="bold")
+    axes.set_xlim(-gap, left + gap)
+    axes.set_ylim(-2.6 * gap, stream + 2 * gap)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    return axes
+
+
+def plot_attention(axes: Axes, weights: np.ndarray, tokens: Sequence[str], title: str) -> Axes:
+    """Draw one head's attention: a row for each token that looks, a column for each token looked at.
+
+    Args:
+        axes: where to draw.
+        weights: (tokens, tokens), rows sum to 1.
+        tokens: labels of rows and columns.
+        title: above it.
+
+    Returns:
+        The same axes.
+    """
+    axes.imshow(weights, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(tokens)), tokens, fontsize=7)
+    axes.grid(False)
+    return axes
+
+
+def plot_bars(axes: Axes, bars: Mapping[str, Sequence[float]], label: str, number_format: str = "{:,.3g}") -> Axes:
+    """Draw horizontal bars at the median of some repeats, with their range, their value in digits and a hatch each.
+
+    Args:
+        axes: where to draw.
+        bars: the repeats by name.
+        label: of the axis, with the unit.
+        number_format: how the median is written behind its bar.
+
+    Returns:
+        The same axes.
+    """
+    hatches = ("", "//", "..", "xx", "--", "++", "\\\\")
+    for index, (name, values) in enumerate(bars.items()):
+        median, low, high = float(np.median(values)), min(values), max(values)
+        colour = COLOURS[index % len(COLOURS)]
+        axes.barh(name, median, color=colour, alpha=0.75, hatch=hatches[index % len(hatches)], edgecolor="white")
+        if high > low:
+            axes.errorbar(median, index, xerr=[[median - low], [high - median]], color="black", capsize=3)
+        axes.annotate(number_format.format(median), (high, index), (4, 0), textcoords="offset points", va="center")
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    axes.set_xlabel(label)
+    axes.grid(axis="y", visible=False)
+    return axes

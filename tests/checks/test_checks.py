@@ -1,0 +1,98 @@
+"""The machinery of checks: fresh inputs, named misconceptions, one more hint a time, no false promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lorahub_edu import checks
+from lorahub_edu.checks import Property, check, equals, holds, problem
+from lorahub_edu.errors import CourseError
+
+DRAWN = []
+
+
+@pytest.fixture(autouse=True)
+def doubling():
+    @problem("98.1", "doubling", ("nudge", "concept", "worked step"))
+    def _specification(answer, generator):
+        x = torch.rand(3, generator=generator)
+        DRAWN.append(x)
+        yield equals("twice the input", answer(x), 2 * x, misconceptions={"it was squared": x**2})
+        yield holds("never negative", (torch.as_tensor(answer(x)) >= 0).all(), "a negative number", "a sign is wrong")
+
+    checks._ATTEMPTS.clear()
+    DRAWN.clear()
+    yield
+    checks._PROBLEMS.pop("98.1")
+
+
+def test_a_right_answer_passes_public_checks_only() -> None:
+    report = check("98.1", lambda x: x + x)
+    assert report.passed and "public checks passed" in str(report)
+    assert "all" not in str(report).split(":")[1].split("\n")[0]
+
+
+def test_inputs_are_fresh_each_time_unless_seeded() -> None:
+    for _ in range(3):
+        check("98.1", lambda x: 2 * x)
+    assert not torch.equal(DRAWN[0], DRAWN[1])
+    check("98.1", lambda x: 2 * x, seed=5)
+    check("98.1", lambda x: 2 * x, seed=5)
+    assert torch.equal(DRAWN[-1], DRAWN[-2])
+
+
+def test_the_misconception_is_named_and_hints_go_on() -> None:
+    hints = [check("98.1", lambda x: x**2) for _ in range(4)]
+    assert all("probably: it was squared" in str(report) for report in hints)
+    assert [report.hint for report in hints] == ["nudge", "concept", "worked step", "worked step"]
+    check("98.1", lambda x: 2 * x)
+    assert check("98.1", lambda x: x).hint == "nudge"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x: None, "a return missing"),
+        (lambda x: "two", "a number or tensor was expected"),
+        (lambda x: x[:2] * 2, r"shape (2,), expected (3,)"),
+        (lambda x: x @ x.T @ x / 0 if False else 1 / 0, "ZeroDivisionError"),
+        (lambda: 1, "TypeError"),
+    ],
+)
+def test_every_failure_is_feedback(answer, words) -> None:
+    report = check("98.1", answer)
+    assert not report.passed and words in str(report)
+
+
+def test_an_empty_place_is_said_to_be_empty() -> None:
+    def stub(x):
+        raise NotImplementedError
+
+    assert "still empty" in str(check("98.1", stub))
+
+
+def test_values_that_lie_about_equality_do_not_pass() -> None:
+    class Agrees:
+        def __eq__(self, other):
+            return True
+
+    assert not check("98.1", lambda x: Agrees()).passed
+
+
+def test_unknown_problems() -> None:
+    with pytest.raises(CourseError, match="Did you mean '98.1'"):
+        check("98.2", None)
+    with pytest.raises(CourseError, match="no checks for a lesson '77'"):
+        check("77.1", None)
+
+
+def test_rendering_escapes_what_the_answer_printed() -> None:
+    report = checks.Report("98.1", "t", (Property("p", False, "<script>alert(1)</script>"),))
+    assert "<script>" not in report._repr_html_() and "FAILED" in report._repr_html_()
+    assert "dashed" in report._repr_html_()  # a second cue beside colour
+
+
+def test_nan_never_equals() -> None:
+    assert not equals("x", float("nan"), float("nan")).passed
+    assert not equals("x", torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 2.0])).passed
