@@ -87,15 +87,17 @@ def run(
 ) -> None:
     """Run lessons from top to bottom without a browser, and say what each took."""
     from lorahub_edu import lessons, results
-    from lorahub_edu.profiles import get_profile
+    from lorahub_edu.profiles import DEFAULT, get_profile
 
     chosen = get_profile(profile)
     if not lesson and not every:
         raise CourseError(f"Which lesson? Give one of {', '.join(lessons.names())}, or --all.")
+    # What is committed comes from the default profile; from another one only what its run took is kept.
+    publish = save and chosen.name == DEFAULT
     for name in lessons.names() if every else [lessons.resolve(given) for given in lesson]:
         console.print(f"{name}: running with profile {chosen.name} …")
-        done = lessons.run(name, chosen.name, results.committed_folder() if save else None)
-        path = lessons.save(done, lessons.LESSONS if save else out)
+        done = lessons.run(name, chosen.name, results.committed_folder() if publish else None)
+        path = lessons.save(done, lessons.LESSONS if publish else out)
         if save:
             lessons.record_costs(done, chosen.base_model, results.committed_folder())
         console.print(f"{name}: {done.seconds:.0f} s, peak memory {done.peak_bytes / 1e9:.1f} GB, {path}")

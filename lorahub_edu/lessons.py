@@ -13,10 +13,10 @@ from pathlib import Path
 import jupytext
 import nbformat
 import psutil
-from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 from lorahub_edu import profiles, results
 from lorahub_edu.errors import CourseError, near_matches
@@ -108,16 +108,23 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
     notebook = build(name)
     private = tempfile.TemporaryDirectory(prefix="lorahub-edu-")
     # Sockets in a private folder where the system has them, instead of open ports on this machine.
-    sockets = {"transport": "ipc"} if os.name == "posix" else {}
-    manager = AsyncKernelManager(
-        kernel_name="python3", connection_file=str(Path(private.name) / "kernel.json"), **sockets
+    sockets = {"transport": "ipc", "ip": str(Path(private.name) / "socket")} if os.name == "posix" else {}
+    connection = {"connection_file": str(Path(private.name) / "kernel.json")} | sockets
+    client = NotebookClient(
+        notebook,
+        config=Config({"KernelManager": connection}),
+        kernel_name="python3",
+        timeout=CELL_SECONDS,
+        resources={"metadata": {"path": str(LESSONS)}},
     )
-    client = NotebookClient(notebook, km=manager, timeout=CELL_SECONDS, resources={"metadata": {"path": str(LESSONS)}})
+    client.create_kernel_manager()
     environment = os.environ | {
         profiles.ENVIRONMENT_VARIABLE: chosen,
         results.FOLDER_VARIABLE: str(results_folder or results.folder()),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_MININTERVAL": "5",
+        # Threads that wait sleep instead of spinning: a lesson beside other programs was several times faster so.
+        "OMP_WAIT_POLICY": "passive",
     }
     started = time.perf_counter()
     peak = 0

@@ -1,0 +1,538 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · Alpaca: teach a LLaMA to follow instructions
+#
+# **In this lesson you fine-tune a real pretrained LLaMA on real instruction rows with LoRA, on your own machine, and
+# find out how to tell whether it got better.**
+#
+# You will be able to
+#
+# - say where Alpaca's 52,000 rows come from and what that means for their quality and licence;
+# - turn a row into tokens with a prompt, a loss mask and an end, and pack rows without a single padding token;
+# - run, interrupt and resume a LoRA training run, and read its curve;
+# - name what perplexity, BLEU and ROUGE each miss.
+#
+# *You need:* lesson 01 (LoRA). *Sources covered:* Raschka 2023, "LoRA & LLaMA", "Computational performance", "Evaluating";
+# Wang et al. 2022 (Self-Instruct, arXiv 2212.10560); Taori et al. 2023 (Stanford Alpaca). Claims R9, R12-R15.
+
+# %%
+import statistics
+
+import matplotlib.pyplot as plt
+import torch
+
+from lorahub_edu import adapters, evaluation, finetune, models, plots, results, widgets
+from lorahub_edu.checks import check
+from lorahub_edu.data import alpaca, batching
+from lorahub_edu.findings import Table, costs_table, findings_table
+from lorahub_edu.profiles import PROFILES, get_profile
+from lorahub_edu.results import Finding
+from lorahub_edu.training import train
+
+plots.use_style()
+profile = get_profile()
+found: list[Finding] = []
+costs_table("03_alpaca")
+
+# %% [markdown]
+# ## 1 · Where the rows come from
+#
+# - **Alpaca** is a set of *instruction rows*: an instruction, sometimes an input, and an output. Nobody wrote most of
+#   them: another language model did, by the recipe called **Self-Instruct**, in four steps.
+#
+# | step | what happens |
+# |---|---|
+# | 1. seed | people write 175 tasks, each with an instruction and an example answer |
+# | 2. kind | the model is shown a few tasks and says whether a new one is a classification, because those are made differently |
+# | 3. answer | given a new instruction, the model writes an input, if one is needed, and an output |
+# | 4. filter | rows that are too long, too short or too like an earlier one go; the rest joins the pool, and it starts again |
+#
+# So the outputs carry that model's mistakes, and its makers allow the rows for non-commercial use only (CC BY-NC 4.0).
+# This page shows only rows that the course itself wrote; numbers are measured on the rows that were loaded:
+
+# %%
+rows, source = alpaca.load_rows(profile.name)
+print(f"Loaded: {source}.")
+print(f"With an input: {sum(bool(row.input) for row in rows) / len(rows):.0%} of the rows.")
+shown = alpaca.shipped_examples()
+example = next(row for row in shown if row.input and len(row.output) < 120)
+Table(("field", "one of the course's own rows"), tuple((k, repr(v)) for k, v in vars(example).items()))
+
+# %% [markdown]
+# **Predict.** The source trains on 49,759 rows and keeps 2,000 apart. The public file holds 52,002. Do the numbers add up?
+# Write down what you think happened to the rest.
+
+# %%
+train_size, validation_size = PROFILES["gpu24"].train_rows, PROFILES["gpu24"].validation_rows
+public = range(52_002)  # the split needs row numbers only
+kept, held_back = alpaca.split(public, validation_size, seed=42, train_rows=train_size)
+missing = len(public) - len(kept) - len(held_back)
+print(f"{len(kept):,} + {len(held_back):,} = {len(kept) + len(held_back):,}; not used: {missing} of {len(public):,}")
+apart = not set(kept) & set(held_back)
+found.append(
+    Finding(
+        "split_training_rows", (len(kept),), "training rows", claim="R12",
+        verdict="shown" if apart and (len(kept), len(held_back)) == (49_759, 2_000) else "refuted here",
+        note=f"with {len(held_back):,} others held back; {missing} of the public rows are in neither part", seeds=(42,),
+    )
+)  # fmt: skip
+
+# %% [markdown]
+# The split can be made, but its two sizes add up to fewer rows than the public file has: the source must have used a
+# cleaned edition. The seed makes the split the same for everyone. **Held-back rows are never trained on**; without them a falling loss could mean memorising.
+
+# %% [markdown]
+# ## 2 · From a row to tokens
+#
+# - The row is put into a **prompt** with a fixed form; the model has to continue it. Rows without an input get a
+#   shorter form.
+# - The model should learn to *answer*, not to write prompts. So the loss is taken on the response only: every prompt
+#   token gets the **label** −100, which the loss skips. The end-of-sequence token is a label too, or it never stops.
+
+# %%
+model, tokenizer = models.load(profile, attention=batching.PACKED_ATTENTION)
+encoded = alpaca.encode(example, tokenizer, profile.block_size)
+print(alpaca.format_prompt(example) + example.output)
+learnt = [token for token, label in zip(encoded.input_ids, encoded.labels, strict=True) if label != -100]
+print("\nlearnt:", tokenizer.convert_ids_to_tokens(learnt))
+assert tokenizer.decode(learnt) == example.output + tokenizer.eos_token
+
+# %% [markdown]
+# Only the answer and the end token are learnt. Prompt and response are tokenised apart, because in one go a token could
+# straddle the boundary and no mask would be exact.
+#
+# **Predict.** What share of all tokens carries a label: a third, a half, four fifths? And how uneven are the lengths?
+
+# %%
+training, validation = alpaca.split(rows, profile.validation_rows, seed=0)
+train_rows = alpaca.encode_rows(training, tokenizer, profile.block_size, too_long="drop")
+validation_rows = alpaca.encode_rows(validation, tokenizer, profile.block_size, too_long="drop")
+lengths = [len(row.input_ids) for row in train_rows]
+labelled = sum(label != -100 for row in train_rows for label in row.labels) / sum(lengths)
+cut = sum(length == profile.block_size for length in lengths) / len(lengths)
+
+figure, axes = plt.subplots()
+prompts = [row.labels.count(-100) for row in train_rows]
+axes.hist([prompts, [n - p for n, p in zip(lengths, prompts, strict=True)]], bins=24, label=["prompt", "response"],
+          color=plots.COLOURS[:2], hatch=["", "//"])  # fmt: skip
+axes.set(xlabel="tokens", ylabel="rows")
+axes.legend(frameon=False)
+widgets.show(figure, alt="Histogram of prompt and response lengths in tokens: responses spread far wider than prompts.")
+print(f"{labelled:.0%} of the tokens carry a label; lengths run from {min(lengths)} to {max(lengths)} tokens, "
+      f"median {statistics.median(lengths):.0f}; {cut:.0%} of the rows fill the block of {profile.block_size} and may be cut.")  # fmt: skip
+
+# %% [markdown]
+# Prompts are much alike; responses spread widely. That unevenness is what makes padding expensive, as the next step shows.
+
+# %% [markdown]
+# ## 3 · Batches without padding
+#
+# - Rows in a batch must have one length, so short ones are **padded**, and the machine computes on nothing.
+# - **Grouping** rows of like length pads less. **Packing** lays rows end to end in one sequence and pads nothing; then
+#   attention must not look across a boundary (a *block-diagonal* mask), and positions must start at 0 in every row.
+
+# %%
+step = [train_rows[i] for i in batching.step_rows(len(train_rows), 16, step=0, seed=0)]
+
+
+def draw_batches(figure, size: int) -> str:
+    """Each strategy's micro-batches as bars: dark is rows, hatched is padding. Returns the sentence that reads it."""
+    sentence = []
+    for axes, strategy in zip(figure.subplots(1, 3, sharey=True), batching.STRATEGIES, strict=True):
+        made = batching.make_batches(step, strategy, size, tokenizer.pad_token_id)
+        y = 0
+        for batch in made:
+            width = batch.input_ids.shape[1]
+            rows_of = (
+                [batch.segment_lengths]
+                if batch.segment_lengths
+                else [[n] for n in batch.attention_mask.sum(1).tolist()]
+            )
+            for row in rows_of:
+                axes.barh(y, width, height=0.8, color="white", edgecolor="#999999", hatch="///")
+                for i, start in enumerate([sum(row[:k]) for k in range(len(row))]):
+                    axes.barh(y, row[i], left=start, height=0.8, color=plots.COLOURS[0], edgecolor="white")
+                y += 1
+            y += 0.6
+        computed = sum(batch.input_ids.numel() for batch in made)
+        padding = 1 - sum(batch.num_tokens for batch in made) / computed
+        axes.set(title=f"{strategy}: {padding:.0%} padding", xlabel="tokens", yticks=[])
+        axes.grid(False)
+        sentence.append(f"{strategy} {computed:,} positions")
+    return f"{len(step)} rows, {size} a micro-batch: " + ", ".join(sentence) + " to compute."
+
+
+widgets.slider_panel("rows a micro-batch", [2, 4, 8, 16], draw_batches, start=4, size=(9, 3.4))
+
+# %% [markdown]
+# Move the slider. Where no kernel runs, here is the same picture for 4 rows a micro-batch:
+
+# %%
+figure = plt.figure(figsize=(9, 3.4))
+print(draw_batches(figure, 4))
+widgets.show(
+    figure,
+    alt="Three panels of horizontal bars. Padded micro-batches have long hatched padding, grouped ones little, packed none.",
+)
+
+# %% [markdown]
+# Packing computes on rows alone. But is it still the same training? **Predict** how far the losses will differ.
+
+# %%
+from lorahub_edu.losses import mean_loss
+
+by_strategy = {
+    strategy: mean_loss(model, batching.make_batches(step[:8], strategy, 4, tokenizer.pad_token_id))
+    for strategy in batching.STRATEGIES
+}
+difference = max(by_strategy.values()) - min(by_strategy.values())
+print({name: round(value, 6) for name, value in by_strategy.items()})
+print(f"largest difference: {difference:.1e} nats")
+assert difference < 1e-5, "packing must not change the loss"
+found.append(Finding("packing_loss_difference", (difference,), "nats", model=profile.base_model, profile=profile.name))
+
+# %% [markdown]
+# The same loss to rounding, so packing is free of charge: only the waste is gone.
+
+# %% [markdown]
+# ### Try it
+#
+# **03.1 The loss mask** · difficulty 2 of 5 · 5 minutes · *common bug:* masking one token too many, so that the first
+# word of the answer is never learnt.
+#
+# Write `labels_for(prompt_ids, response_ids, eos_id)`: the labels of the whole sequence prompt + response + end, with
+# −100 where no loss is taken. Labels are *not* shifted here.
+
+
+# %%
+def labels_for(prompt_ids: list[int], response_ids: list[int], eos_id: int) -> list[int]:
+    raise NotImplementedError
+
+
+check("03.1", labels_for)
+
+# %% [markdown]
+# <details><summary>One solution</summary>
+#
+# ```python
+# def labels_for(prompt_ids, response_ids, eos_id):
+#     return [-100] * len(prompt_ids) + response_ids + [eos_id]
+# ```
+# </details>
+#
+# **03.2 Positions in a packed sequence** · difficulty 2 of 5 · 5 minutes · *common bug:* letting positions run on from one
+# row into the next.
+#
+# Write `packed_positions(lengths)`: the position of every token when rows of these lengths are packed.
+
+
+# %%
+def packed_positions(lengths: list[int]) -> list[int]:
+    raise NotImplementedError
+
+
+check("03.2", packed_positions)
+
+# %% [markdown]
+# <details><summary>One solution</summary>
+#
+# ```python
+# def packed_positions(lengths):
+#     return [position for length in lengths for position in range(length)]
+# ```
+# </details>
+
+# %% [markdown]
+# ## 4 · Train
+#
+# - The base is frozen; A and B of the chosen matrices learn. The optimizer is AdamW, the learning rate rises over a few
+#   *warm-up* steps and then falls.
+# - Stop it with the stop button (■): the last whole step is kept. Given a `folder`, a run that was killed at any moment
+#   goes on from its last checkpoint and ends in the same weights, bit for bit.
+
+# %%
+prompt_raw = "Please explain how weight decay works"
+prompt_alpaca = alpaca.format_prompt(alpaca.Example(prompt_raw + ".", "", "-"))
+before = {
+    "base, bare prompt": evaluation.generate(model, tokenizer, [prompt_raw], profile.max_new_tokens),
+    "base, Alpaca prompt": evaluation.generate(model, tokenizer, [prompt_alpaca], profile.max_new_tokens),
+}
+questions = validation[: profile.evaluation_rows]
+answers_before = evaluation.generate(
+    model, tokenizer, [alpaca.format_prompt(q) for q in questions], profile.max_new_tokens
+)
+loss_before = evaluation.loss(model, validation_rows)
+print(
+    f"validation loss of the base: {loss_before:.3f} nats a token, perplexity {evaluation.perplexity(loss_before):.2f}"
+)
+
+# %% [markdown]
+# **Predict** the perplexity after training. And: will the training loss fall smoothly, or jump from step to step?
+
+# %%
+adapters.inject(model, finetune.lora_config(profile), seed=0)
+count = adapters.count_parameters(model)
+print(f"trainable: {count.trainable:,} of {count.total:,} parameters ({count.trainable_share:.2%})")
+config = finetune.training_config(profile, validate_every=max(1, profile.train_steps // 2))
+run = train(
+    model, train_rows, config, validation=validation_rows, progress=False, on_step=widgets.LiveCurve(config.steps)
+)
+
+# %%
+figure, axes = plt.subplots()
+plots.plot_training(axes, run.history)
+axes.axhline(loss_before, color="#555555", linewidth=1, linestyle=":")
+axes.annotate("validation before", (config.steps, loss_before), ha="right", va="bottom", fontsize=8)
+widgets.show(
+    figure, alt="Training loss jumps from step to step; the few points of validation loss lie close together."
+)
+loss_after = run.validation_losses[-1][1]
+speed = statistics.median(record["tokens_per_second"] for record in run.history)
+print(f"validation loss {loss_before:.3f} → {loss_after:.3f}, perplexity {evaluation.perplexity(loss_before):.2f} → "
+      f"{evaluation.perplexity(loss_after):.2f}; {speed:,.0f} tokens/s, {run.seconds:.0f} s in all")  # fmt: skip
+
+# %% [markdown]
+# The training loss jumps because every step sees other rows, some harder; the validation loss is always taken on the
+# same rows, so it alone can be compared. This run saw a tiny part of Alpaca: the adapter learns the *form* of an answer
+# before it could learn any facts.
+
+# %% [markdown]
+# ## 5 · The same prompt before and after
+#
+# - The source asks the base model, then the LoRA model: *Please explain how weight decay works*.
+# - **Predict:** which is fastest, the base, the base with A and B beside it, or with A and B merged into it?
+
+
+# %%
+def timed(target, repeats: int = 3) -> tuple[list[evaluation.Generation], int]:
+    """The prompt's continuation, several times, and the bytes of the weights that it took."""
+    outs = [evaluation.generate(target, tokenizer, [prompt_alpaca], profile.max_new_tokens) for _ in range(repeats)]
+    return outs, sum(p.numel() * p.element_size() for p in target.parameters())
+
+
+measured = {}
+with torch.no_grad():
+    adapters.set_adapter(model, None)
+    measured["base"] = timed(model)
+    adapters.set_adapter(model, "default")
+    measured["LoRA, apart"] = timed(model)
+answers_after = evaluation.generate(
+    model, tokenizer, [alpaca.format_prompt(q) for q in questions], profile.max_new_tokens
+)
+adapters.merge_and_unload(model)  # for good: LoRA layers become plain linear layers again
+measured["LoRA, merged"] = timed(model)
+texts = {name: outs[0].texts[0].strip() for name, (outs, _) in measured.items()}
+for name, generation in before.items():
+    print(f"--- {name} ({generation.new_tokens} tokens, {generation.seconds:.1f} s)\n{generation.texts[0].strip()}\n")
+print(f"--- LoRA, Alpaca prompt\n{texts['LoRA, apart']}\n")
+print(f"--- merged, Alpaca prompt: the same text: {texts['LoRA, merged'] == texts['LoRA, apart']}")
+
+# %%
+rates = {name: [out.tokens_per_second for out in outs] for name, (outs, _) in measured.items()}
+Table(
+    ("model", "seconds", "tokens/s", "weights in memory", "added while generating"),
+    tuple(
+        (name, f"{outs[0].seconds:.1f}", f"{statistics.median(rates[name]):.1f}", f"{weights / 1e6:,.1f} MB",
+         f"{max(out.memory.added for out in outs) / 1e6:,.0f} MB")
+        for name, (outs, weights) in measured.items()
+    ),
+    "Greedy decoding of the Alpaca prompt; tokens/s is the median of three runs.",
+)  # fmt: skip
+
+# %%
+base_rate = statistics.median(rates["base"])
+relative = {name: [rate / base_rate for rate in rates[name]] for name in ("LoRA, apart", "LoRA, merged")}
+typical = {name: statistics.median(values) for name, values in relative.items()}
+saved = measured["LoRA, apart"][1] / measured["LoRA, merged"][1] - 1
+print(
+    f"Apart, LoRA decodes at {typical['LoRA, apart']:.2f} of the base's speed; merged at {typical['LoRA, merged']:.2f}."
+)
+print(f"Merging saves {saved:.2%} of the weights' memory.")
+same = texts["LoRA, apart"] == texts["base"]
+common = {"model": profile.base_model, "profile": profile.name}
+found += [
+    Finding("lora_text_differs", (float(not same),), "of 1 text differs", claim="R14", verdict="refuted here" if same else "shown",
+            note="judge the two texts above yourself: more fluent need not be more right", **common),
+    Finding("lora_decoding_speed", tuple(relative["LoRA, apart"]), "x base", claim="R14",
+            verdict="shown" if min(relative["LoRA, apart"]) > 1 else "refuted here",
+            note="the source's LoRA model decodes 2.6 times as fast as its base; A and B beside W only add work", **common),
+    Finding("merging_saves_memory", (100 * saved,), "% of the weights", claim="R15",
+            verdict="shown" if saved > 0.05 else "refuted here",
+            note="it saves A and B, nothing more; shown would be 5 % or more, the source's figures differ by half", **common),
+]  # fmt: skip
+
+# %% [markdown]
+# Read the table against your prediction. A and B add two thin products to every adapted matrix; merging takes them away,
+# but A and B were small to begin with, so merging cannot halve the memory. What could? Count the bytes of a 7B model:
+
+# %%
+llama_7b = 6.74e9  # parameters
+print(f"LLaMA-7B in 16 bit: {2 * llama_7b / 1e9:.1f} GB, in 32 bit: {4 * llama_7b / 1e9:.1f} GB; the source: 13.56 and 27.65 GB")
+
+# %% [markdown]
+# The source's two figures (its LLaMA-Adapter and its LoRA model) are close to the weights of a 7B in 16 and in 32 bit. That would explain the factor of
+# two better than the adapter does; the article does not say which it was.
+
+# %% [markdown]
+# ## 6 · Three scores, and what each misses
+#
+# - **Perplexity** is exp(mean loss): among how many tokens the model hesitates. It never looks at generated text.
+# - **BLEU** counts runs of one to four words shared with a reference; **ROUGE** counts shared words (1), pairs (2) and the
+#   longest common sequence (L). Neither knows what the words mean.
+#
+# **Predict** the order of these four answers under each score, from best to worst:
+
+# %%
+question = alpaca.Example("When does water boil at sea level?", "", "Water boils at 100 degrees Celsius at sea level.")
+answers = {
+    "same words": "Water boils at 100 degrees Celsius at sea level.",
+    "wrong by one word": "Water boils at 10 degrees Celsius at sea level.",
+    "right, other words": "By the ocean you need 212 °F before a pot starts to bubble.",
+    "shuffled": "level sea Celsius at Water degrees at 100 boils.",
+}
+lines = []
+for name, answer in answers.items():
+    row = alpaca.encode(alpaca.Example(question.instruction, "", answer), tokenizer, profile.block_size)
+    rouge = evaluation.rouge([answer], [question.output])
+    lines.append((name, evaluation.perplexity(evaluation.loss(model, [row])), evaluation.bleu([answer], [question.output]),
+                  rouge["rouge1"], rouge["rougeL"]))  # fmt: skip
+Table(
+    ("answer", "perplexity (less is better)", "BLEU", "ROUGE-1", "ROUGE-L"),
+    tuple((name, *(f"{value:.1f}" for value in values)) for name, *values in lines),
+)
+
+# %%
+scores = {name: dict(zip(("perplexity", "bleu", "rouge1", "rougeL"), values, strict=True)) for name, *values in lines}
+wrong, right, shuffled = scores["wrong by one word"], scores["right, other words"], scores["shuffled"]
+misses = {
+    "BLEU prefers a wrong answer to a right one": wrong["bleu"] > right["bleu"],
+    "ROUGE-1 gives a shuffled answer full marks": shuffled["rouge1"] > 99,
+    "perplexity prefers a wrong answer to a right one": wrong["perplexity"] < right["perplexity"],
+}
+for words, happened in misses.items():
+    print(f"{words}: {'yes' if happened else 'no'}")
+verdict = "shown" if all(misses.values()) else "not shown here"
+found.append(Finding("scores_fooled", (sum(misses.values()),), "of 3 scores fooled", claim="R13", verdict=verdict,
+                     note="one constructed question", **common))  # fmt: skip
+
+# %% [markdown]
+# Each score can be fooled by an answer that a person would judge at a glance. They are still useful side by side, on many
+# rows, for comparing two models that answer in a like manner. On the held-back rows:
+
+# %%
+references = [q.output for q in questions]
+after = {"base": answers_before.texts, "LoRA": answers_after.texts}
+summary = []
+for name, texts in after.items():
+    rouge = evaluation.rouge(texts, references)
+    loss = loss_before if name == "base" else loss_after
+    summary.append((name, f"{evaluation.perplexity(loss):.2f}", f"{evaluation.bleu(texts, references):.1f}",
+                    f"{rouge['rouge1']:.1f}", f"{rouge['rougeL']:.1f}"))  # fmt: skip
+caption = f"{len(validation_rows)} rows for perplexity, {len(questions)} for the generated texts: too few for BLEU and ROUGE to settle anything."
+Table(("model", "perplexity", "BLEU", "ROUGE-1", "ROUGE-L"), tuple(summary), caption)
+
+# %% [markdown]
+# ### Try it
+#
+# **03.3 Perplexity of a set** · difficulty 3 of 5 · 5 minutes · *common bug:* averaging the rows' perplexities, so that a
+# row of three tokens weighs as much as one of three hundred.
+#
+# Write `perplexity_of(losses, tokens)`: `losses[i]` is the mean loss of row i in nats, `tokens[i]` its number of labels.
+
+
+# %%
+def perplexity_of(losses: list[float], tokens: list[int]) -> float:
+    raise NotImplementedError
+
+
+check("03.3", perplexity_of)
+
+# %% [markdown]
+# <details><summary>One solution</summary>
+#
+# ```python
+# import math
+#
+# def perplexity_of(losses, tokens):
+#     total = sum(loss * n for loss, n in zip(losses, tokens))
+#     return math.exp(total / sum(tokens))
+# ```
+# </details>
+
+# %% [markdown]
+# ## 7 · The real size: a 7B LLaMA on one 24 GB GPU
+#
+# - The profile `gpu24` carries the source's settings. The same code runs; only the numbers differ.
+
+# %%
+big = PROFILES["gpu24"]
+weights = llama_7b * 2  # two bytes each in bfloat16
+adapter = 32 * 2 * adapters.lora_parameter_count(4096, 4096, big.rank)
+held = 4 + 4 + 8  # bytes a trainable parameter: float32 value, gradient, AdamW's two moments
+print(f"""lorahub-edu train --profile gpu24 --out runs/alpaca-7b
+
+learning rate {big.learning_rate}, {big.batch_size} rows a step in micro-batches of {big.micro_batch_size}, block {big.block_size},
+rank {big.rank}, alpha {big.alpha:.0f}, dropout {big.dropout}, warm-up {big.warmup_steps} steps, weight decay {big.weight_decay}, {big.dtype}
+
+weights of a 7B in bfloat16        {weights / 1e9:5.1f} GB
+adapter, gradient, optimizer       {adapter * held / 1e9:5.2f} GB for {adapter:,} parameters
+full fine-tuning would hold        {llama_7b * held / 1e9:5.1f} GB for the same three
+iterations: {big.train_steps} steps x {big.batch_size // big.micro_batch_size} micro-batches = {big.train_steps * big.batch_size // big.micro_batch_size:,}""")
+found.append(
+    Finding("gpu24_weights", (weights / 1e9,), "GB of weights", claim="R9", verdict="not shown here",
+            note="needs a 24 GB GPU; weights and optimizer fit by this count, activations are lesson 05's subject", **common)
+)  # fmt: skip
+
+# %% [markdown]
+# The count leaves room for activations on a 24 GB card, and none for full fine-tuning. How large activations get, and how
+# to know before a run fails, is lesson 05's subject.
+#
+# **Another data set, the same code.** Databricks' Dolly-15k calls its fields instruction, context and response; the
+# reader maps them. Here with three of the course's own rows written in Dolly's form:
+
+# %%
+import json
+import tempfile
+from pathlib import Path
+
+with tempfile.TemporaryDirectory() as folder:
+    file = Path(folder) / "dolly.jsonl"
+    lines = [
+        {"instruction": r.instruction, "context": r.input, "response": r.output, "category": "qa"} for r in shown[:3]
+    ]
+    file.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    assert alpaca.read_rows(file) == shown[:3]
+print("lorahub-edu train --data my_rows.jsonl takes Alpaca's and Dolly's form alike")
+
+# %% [markdown]
+# ## Findings
+
+# %%
+found += [
+    Finding("validation_loss_before", (loss_before,), "nats", seeds=(0,), **common),
+    Finding("validation_loss_after", (loss_after,), "nats", seeds=(0,), **common),
+    Finding("training_tokens_per_second", (speed,), "tokens/s", seeds=(0,), **common),
+]
+results.record(found, "lesson_03")
+findings_table("lesson_03", [finding for finding in found if finding.claim])
+
+# %% [markdown]
+# ## What to remember
+#
+# - Mask the prompt, keep the end token, never pad what you can pack: same loss, less work.
+# - A validation loss on the same held-back rows is the one curve to trust; text scores can be fooled.
+# - Merging removes A's and B's small cost in time; it saves little memory, because A and B are small.
+#
+# **Go further:** Self-Instruct (arXiv 2212.10560) sections 2 and 3; Krell et al. 2021 (arXiv 2107.02027) on packing; the full
+# run: `lorahub-edu train --profile gpu24`. **Next:** 04, LoRA among its rivals.

@@ -1,0 +1,145 @@
+"""Lessons: notebooks agree with their sources, run whole in the tiny profile, and hold nothing they must not."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lorahub_edu import assets, claims, lessons, profiles, results
+from lorahub_edu.data import alpaca
+from lorahub_edu.errors import CourseError
+
+NAMES = lessons.names()
+SECONDS = 20  # what a lesson may take in the tiny profile on a quiet laptop; tests allow for a busy one
+
+
+def committed(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(lessons.LESSONS / f"{name}.ipynb", as_version=4)
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[dict]:
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def text_of(notebook: nbformat.NotebookNode) -> str:
+    return json.dumps([output for output in outputs(notebook)], ensure_ascii=False)
+
+
+def test_the_first_four_lessons_are_here() -> None:
+    assert [name[:2] for name in NAMES[:4]] == ["00", "01", "02", "03"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_notebook_is_its_source_executed(name: str) -> None:
+    source, notebook = lessons.build(name), committed(name)
+    assert [(c.cell_type, c.source) for c in source.cells] == [(c.cell_type, c.source) for c in notebook.cells]
+    assert notebook.metadata.kernelspec.name == "python3"
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "executed from top to bottom in a fresh kernel"
+    assert not [output for output in outputs(notebook) if output.output_type == "error"]
+    assert "Traceback" not in text_of(notebook)
+    assert (lessons.LESSONS / f"{name}.ipynb").stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_path_of_the_machine_that_ran_it(name: str) -> None:
+    found = re.findall(r"(?:/home/|/root/|/work/|/tmp/|/Users/)[^\s\"\\]*", text_of(committed(name)))
+    assert not found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_have_a_text_and_panels_a_state(name: str) -> None:
+    notebook = committed(name)
+    pictures = [o for o in outputs(notebook) if "image/png" in o.get("data", {})]
+    assert all(o.metadata.get("image/png", {}).get("alt") for o in pictures)
+    views = [o for o in outputs(notebook) if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+    if views:
+        state = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
+        for view in views:
+            assert view.data["application/vnd.jupyter.widget-view+json"]["model_id"] in state
+    if name[:2] != "00":
+        assert pictures and views, "a lesson has a picture and a panel"
+
+
+@pytest.mark.parametrize("name", NAMES[1:4])
+def test_anatomy(name: str) -> None:
+    notebook = committed(name)
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "You will be able to" in prose or "you will be able to" in prose.lower()
+    assert len(re.findall(r"\*\*Predict", prose, re.IGNORECASE)) >= 3
+    assert "## Findings" in prose and "What to remember" in prose and "Next" in prose
+    checks = re.findall(r'check\("(\d\d\.\d)"', "\n".join(c.source for c in notebook.cells if c.cell_type == "code"))
+    assert 2 <= len(set(checks)) <= 4 and all(id.startswith(name[:2]) for id in checks)
+
+
+def test_no_fetched_row_is_committed(smollm) -> None:
+    """No sentence of Alpaca's rows stands in any notebook or result."""
+    if assets.locate("alpaca") is None:
+        pytest.skip("Alpaca's rows are not here")
+    rows = alpaca.read_rows(assets.locate("alpaca"))
+    shipped = {row.instruction for row in alpaca.shipped_examples()}
+    everything = "".join(path.read_text(encoding="utf-8") for path in lessons.LESSONS.glob("*.ipynb"))
+    everything += "".join(path.read_text(encoding="utf-8") for path in results.committed_folder().glob("*.json"))
+    leaked = [
+        row.instruction
+        for row in rows
+        if (len(row.instruction) > 40 and row.instruction not in shipped and row.instruction in everything)
+        or (len(row.output) > 60 and row.output[:60] in everything)
+    ]
+    assert not leaked
+
+
+def test_the_shipped_rows_are_not_alpacas(smollm) -> None:
+    if assets.locate("alpaca") is None:
+        pytest.skip("Alpaca's rows are not here")
+    theirs = {row.output.strip() for row in alpaca.read_rows(assets.locate("alpaca")) if len(row.output) > 40}
+    assert not [row for row in alpaca.shipped_examples() if row.output.strip() in theirs]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_whole_in_the_tiny_profile(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "empty"))  # tiny needs no file
+    done = lessons.run(name, "tiny", tmp_path / "results")
+    assert done.seconds < 3 * SECONDS
+    assert done.peak_bytes < 4e9
+    assert not (tmp_path / "empty").exists()
+    if name[:2] in ("01", "02", "03"):
+        found = results.read(f"lesson_{name[:2]}", tmp_path / "results")
+        assert found and all(not finding.claim or claims.get_claim(finding.claim) for finding in found)
+
+
+def test_every_claim_of_these_lessons_has_a_finding() -> None:
+    committed_claims = {
+        finding.claim
+        for number in ("01", "02", "03")
+        for finding in results.read(f"lesson_{number}", results.committed_folder())
+        if finding.claim and finding.verdict
+    }
+    assert committed_claims >= {"R1", "R2", "R3", "R4", "R5", "R6", "R9", "R12", "R13", "R14", "R15"}
+
+
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_costs_of_the_real_run_are_within_bounds(name: str) -> None:
+    costs = {f.name: f.value for f in results.read("lessons", results.committed_folder())}
+    assert costs[f"{name}.cpu.minutes"] <= 4
+    assert costs[f"{name}.cpu.memory"] <= 4
+
+
+def test_a_cell_that_fails_is_reported_with_its_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "01_broken.py").write_text("# %%\nprint('fine')\n\n# %%\n1 / 0\n")
+    monkeypatch.setattr(lessons, "SOURCES", tmp_path)
+    with pytest.raises(CourseError, match=r"(?s)01_broken failed with profile tiny.*ZeroDivisionError"):
+        lessons.run("01_broken", "tiny", tmp_path)
+
+
+def test_lessons_by_number_and_near_matches() -> None:
+    assert lessons.resolve("1") == lessons.resolve("01") == lessons.resolve("lessons/01_lora_from_scratch.ipynb")
+    with pytest.raises(CourseError, match="no lesson 'lora_from_scrach'.*01_lora_from_scratch"):
+        lessons.resolve("lora_from_scrach")
+    with pytest.raises(CourseError, match="no profile"):
+        lessons.run(NAMES[0], "enormous")
+    assert profiles.DEFAULT == "cpu"
