@@ -122,7 +122,8 @@ def _ask(name: str, required: bool, probe: Callable[[Profile], Answer], profile:
 def _python(_: Profile) -> Answer:
     oldest = ".".join(map(str, OLDEST_PYTHON))
     advice = f"install Python {oldest} or newer and run `make setup` again"
-    return sys.version_info[:2] >= OLDEST_PYTHON, f"{platform.python_version()} at {sys.executable}", advice
+    where = "in a virtual environment" if sys.prefix != sys.base_prefix else "the system's own"
+    return sys.version_info[:2] >= OLDEST_PYTHON, f"{platform.python_version()}, {where}", advice
 
 
 def _torch(_: Profile) -> Answer:

@@ -59,7 +59,9 @@ def findings_table(group: str, mine: Sequence[Finding]) -> Table:
             (
                 f"{claim.id}. {claim.statement}",
                 claim.source_figure or "none given",
-                f"{course} [{course.model}, {course.device}]" if course else "not yet measured",
+                f"{course} [{', '.join(filter(None, (course.model, course.device)))}]"
+                if course
+                else "not yet measured",
                 str(finding),
                 verdict,
             )

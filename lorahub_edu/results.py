@@ -59,9 +59,14 @@ class Finding:
         return min(self.values), max(self.values)
 
     def __str__(self) -> str:
-        low, high = self.spread
+        low, high = (_figure(value) for value in self.spread)
         unit = f" {self.unit}" if self.unit else ""
-        return f"{self.value:.4g}{unit}" + (f" ({low:.4g} to {high:.4g})" if high > low else "")
+        return f"{_figure(self.value)}{unit}" + (f" ({low} to {high})" if high != low else "")
+
+
+def _figure(value: float) -> str:
+    """A number as a reader wants it: four digits, and whole numbers whole."""
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
 
 
 def describe_device() -> str:

@@ -82,7 +82,7 @@ def test_table_shows_source_course_and_run(tmp_path: Path, monkeypatch: pytest.M
     mine = Finding("lora_parameters", (3_000.0,), "parameters", claim="R5", verdict="shown", note="exactly")
     text = findings.findings_table("lesson_xx", [mine])._repr_markdown_()
     row = text.splitlines()[2]
-    for part in ("R5.", "50,000 → 3,000", "2900 parameters [SmolLM2", "3000 parameters", "**shown**: exactly"):
+    for part in ("R5.", "50,000 → 3,000", "2,900 parameters [SmolLM2", "3,000 parameters", "**shown**: exactly"):
         assert part in row
     unmeasured = findings.findings_table("nothing", [mine])
     assert "not yet measured" in str(unmeasured)

@@ -51,7 +51,7 @@ costs_table("00_start_here")
 stations = [
     ("LoRA", "lessons 01, 02", "W stays, B·A is added", "01"),
     ("LLaMA on Alpaca", "lessons 03-05", "an adapter learns\nto follow instructions", "03"),
-    ("LoRAHub", "lessons 06, 07", "w₁·adapter₁ + w₂·adapter₂ + …\nfor a task none has seen", "06"),
+    ("LoRAHub", "lessons 06, 07", "w₁·ΔW₁ + w₂·ΔW₂ + …\nfor a task none has seen", "06"),
     ("Intruder dimensions", "lessons 08, 09", "new directions in W:\nwhat do they cost?", "08"),
 ]
 figure, axes = plt.subplots(figsize=(9, 2.2))

@@ -16,7 +16,6 @@ from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.profiles import PROFILES
 
 logger = logging.getLogger(__name__)
-
 Row = TypeVar("Row")
 
 IGNORED = -100  # torch's cross_entropy and transformers both skip this label
@@ -82,8 +81,7 @@ def read_rows(path: str | Path, on_bad_row: Literal["raise", "skip"] = "raise") 
         The rows in the file's order.
 
     Raises:
-        CourseError: the file is missing, of an unknown kind, not readable, or holds no good row; or, with "raise",
-            a row has a missing field, a wrong type, an empty instruction or an empty output (the row is named).
+        CourseError: the file can't be read or holds no good row; or, with "raise", a row (named) is not right.
     """
     path = Path(path)
     if not path.is_file():
@@ -203,10 +201,10 @@ def load_alpaca(*, fetch: bool = True, offline: bool = False, source: str = "aut
 
 
 def load_rows(name_or_path: str | Path, *, offline: bool = False, source: str = "auto") -> tuple[list[Example], str]:
-    """The rows for a profile, or those of a file of the learner's own.
+    """The rows for a profile, Dolly-15k, or those of a file of the learner's own.
 
     Args:
-        name_or_path: "tiny" gives the shipped set, any other profile's name Alpaca, everything else is a path.
+        name_or_path: "tiny" gives the shipped set, another profile's name Alpaca, "dolly" Dolly-15k, else a path.
         offline, source: as in `load_alpaca`.
 
     Returns:
@@ -220,8 +218,10 @@ def load_rows(name_or_path: str | Path, *, offline: bool = False, source: str = 
     if name_or_path in PROFILES:
         return load_alpaca(offline=offline, source=source)
     path = Path(name_or_path)
-    if not path.suffix and not path.exists():
-        hint = near_matches(str(name_or_path), PROFILES)
+    if str(name_or_path) == "dolly":
+        path = assets.fetch("dolly", source=source, offline=offline)
+    elif not path.suffix and not path.exists():
+        hint = near_matches(str(name_or_path), [*PROFILES, "dolly"])
         raise CourseError(f"{str(name_or_path)!r} is neither a profile nor a file. {hint}")
     rows = read_rows(path)
     return rows, f"{len(rows):,} rows from {path.name}"

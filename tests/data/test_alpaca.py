@@ -155,8 +155,12 @@ def test_load_alpaca_falls_back_to_the_shipped_set(tmp_path, monkeypatch, caplog
     assert load_alpaca(fetch=False)[0] == shipped_examples()
 
 
-def test_load_rows(tmp_path):
+def test_load_rows(tmp_path, monkeypatch):
     assert load_rows("tiny")[0] == shipped_examples()
+    dolly = {"instruction": "Add.", "context": "1 and 2", "response": "3", "category": "closed_qa"}
+    file = write(tmp_path, "databricks-dolly-15k.jsonl", json.dumps(dolly))
+    monkeypatch.setattr(alpaca.assets, "fetch", lambda name, **_: file if name == "dolly" else None)
+    assert load_rows("dolly")[0] == [Example("Add.", "1 and 2", "3")]
     rows, where = load_rows(write(tmp_path, "mine.json", json.dumps([GOOD])))
     assert rows == [Example(**GOOD)] and where == "1 rows from mine.json"
     with pytest.raises(CourseError, match="'tinny' is neither a profile nor a file. Did you mean 'tiny'"):
