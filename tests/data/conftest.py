@@ -1,32 +1,22 @@
-"""A byte-level tokenizer trained on the shipped rows, and tiny LLaMA models: nothing is fetched."""
+"""The tiny tokenizer and smaller LLaMA models: nothing is fetched."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lorahub_edu.data.alpaca import format_prompt, shipped_examples
+from lorahub_edu import tiny
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    texts = [format_prompt(example) + example.output for example in shipped_examples()]
-    trainer = trainers.BpeTrainer(
-        vocab_size=700,
-        special_tokens=["<|endoftext|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    """The tiny profile's tokenizer, with a padding token that is not the end token, so that a test can tell them."""
+    made = tiny.tokenizer()
+    made.pad_token = "<|endoftext|>"
+    return made
 
 
 @pytest.fixture(scope="session")
