@@ -264,7 +264,7 @@ def test_begin_token_once_and_no_end_token_inside(tokenizer):
 
     closing = copy.deepcopy(tokenizer)
     closing.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|endoftext|> $A <|im_end|>", special_tokens=[("<|endoftext|>", 0), ("<|im_end|>", 1)]
+        single="<|endoftext|> $A <|im_end|>", special_tokens=[("<|endoftext|>", 0), ("<|im_end|>", 2)]
     )
     example = Example("Hi", "", "Hello")
     row, plain = encode(example, closing, 200), encode(example, tokenizer, 200)
