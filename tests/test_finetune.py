@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,21 @@ def test_alpha_keeps_its_ratio_to_the_rank() -> None:
     assert finetune.lora_config(profile).scaling == finetune.lora_config(profile, rank=32).scaling == 2.0
     assert finetune.lora_config(profile).dtype == torch.float32  # A and B on a bfloat16 base
     assert finetune.lora_config(get_profile("cpu")).dtype is None
+
+
+def test_the_gpu24_settings_on_a_small_model(tmp_path: Path) -> None:
+    """bfloat16 base, float32 A and B, autocast, checkpointing, dropout: the same path as on the GPU, on a CPU."""
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([vars(example) for example in alpaca.shipped_examples()[:40]]))
+    profile = replace(
+        get_profile("gpu24"), base_model=tiny.NAME, device="cpu", train_rows=32, validation_rows=8, block_size=192,
+        batch_size=8, train_steps=6, warmup_steps=0, learning_rate=2e-2,
+    )  # fmt: skip
+    done = finetune.finetune(profile, data=rows, out=tmp_path / "run", progress=False)
+    assert done.loss_after < done.loss_before - 0.02
+    weights = adapter_files.read_adapter(done.adapter).weights
+    assert all(tensor.dtype == torch.float32 for pair in weights.values() for tensor in pair)
+    assert any(B.abs().max() > 0 for _, B in weights.values())
 
 
 def test_too_few_rows(tmp_path: Path) -> None:
