@@ -50,8 +50,11 @@ def seconds(layer: nn.Module, x: Tensor, gradient: Tensor, count: int) -> float:
     return (time.perf_counter() - started) / count
 
 
-def compare(shape: tuple[int, int, int], dropout: float, repeats: int) -> tuple[float, float, float]:
-    """Median seconds of ours and of PEFT's, interleaved in turning order, and their largest relative difference."""
+def compare(shape: tuple[int, int, int], dropout: float, repeats: int) -> tuple[float, float, float, float]:
+    """Median seconds of ours and of PEFT's, the median of the rounds' ratios, and the largest relative difference.
+
+    The two take turns, in turning order; a round's ratio compares neighbours in time, so a slow minute cancels out.
+    """
     rows, n_in, n_out = shape
     ours, peer = layers(n_in, n_out, dropout)
     x = torch.randn(rows, n_in, requires_grad=True)  # as inside a model: the layers below need a gradient too
@@ -73,7 +76,8 @@ def compare(shape: tuple[int, int, int], dropout: float, repeats: int) -> tuple[
     for repeat in range(repeats):
         for which in (0, 1) if repeat % 2 == 0 else (1, 0):
             times[which].append(seconds(pair[which], x, gradient, count))
-    return statistics.median(times[0]), statistics.median(times[1]), difference
+    ratio = statistics.median(theirs / mine for mine, theirs in zip(times[0], times[1], strict=True))
+    return statistics.median(times[0]), statistics.median(times[1]), ratio, difference
 
 
 def main() -> None:
@@ -83,8 +87,8 @@ def main() -> None:
     for name, shape in SHAPES.items():
         for dropout in (0.0, 0.05):
             key = name + ("_dropout" if dropout else "")
-            mine, theirs, difference = compare(shape, dropout, options.repeats)
-            ratios[key], ours[key], peer[key] = theirs / mine, round(mine * 1e3, 3), round(theirs * 1e3, 3)
+            mine, theirs, ratios[key], difference = compare(shape, dropout, options.repeats)
+            ours[key], peer[key] = round(mine * 1e3, 3), round(theirs * 1e3, 3)
             worst = max(worst, difference)
             print(f"{key}: ours {mine * 1e3:.2f} ms, PEFT {theirs * 1e3:.2f} ms", flush=True)
     common.report(
@@ -94,7 +98,7 @@ def main() -> None:
         peer={"milliseconds": peer},
         equal={"outputs_and_gradients": worst <= TOLERANCE, "largest_difference": worst, "tolerance": TOLERANCE},
         save=options.save,
-        settings=f"float32, forward and backward, rank {RANK}, medians of {options.repeats} interleaved repeats",
+        settings=f"float32, forward and backward, rank {RANK}, medians of {options.repeats} rounds, ratios paired by round",
     )
 
 
