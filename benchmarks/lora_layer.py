@@ -98,7 +98,7 @@ def main() -> None:
         peer={"milliseconds": peer},
         equal={"outputs_and_gradients": worst <= TOLERANCE, "largest_difference": worst, "tolerance": TOLERANCE},
         save=options.save,
-        settings=f"float32, forward and backward, rank {RANK}, medians of {options.repeats} rounds, ratios paired by round",
+        settings=f"float32, forward and backward, rank {RANK}, medians of {options.repeats} rounds; ratios are paired",
     )
 
 
