@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from lorahub_edu.data.batching import Batch
+
 # Okabe and Ito's palette; every colour comes with a marker and a line style so that no figure rests on colour alone.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -183,4 +185,30 @@ def plot_bars(axes: Axes, bars: Mapping[str, Sequence[float]], label: str, numbe
     axes.margins(x=0.2)
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)
+    return axes
+
+
+def plot_batches(axes: Axes, batches: Sequence[Batch]) -> Axes:
+    """Draw micro-batches as bars of tokens: solid is rows, hatched is padding, a gap parts two micro-batches.
+
+    Args:
+        axes: where to draw.
+        batches: of one optimizer step, padded or packed.
+
+    Returns:
+        The same axes.
+    """
+    y = 0.0
+    for batch in batches:
+        width = batch.input_ids.shape[1]
+        packed = batch.segment_lengths
+        for lengths in [packed] if packed else [[length] for length in batch.attention_mask.sum(1).tolist()]:
+            axes.barh(y, width, height=0.8, color="white", edgecolor="#999999", hatch="///")
+            starts = np.cumsum([0, *lengths[:-1]])
+            axes.barh([y] * len(lengths), lengths, left=starts, height=0.8, color=COLOURS[0], edgecolor="white")
+            y += 1
+        y += 0.6
+    axes.set_xlabel("tokens")
+    axes.set_yticks([])
+    axes.grid(False)
     return axes

@@ -65,7 +65,9 @@ for i, (name, where, idea, _) in enumerate(stations):
     axes.text(i + 0.44, 0.47, idea, ha="center", va="center", fontsize=8)
     axes.text(i + 0.44, 0.2, where, ha="center", va="center", fontsize=8, color="#555555")
     if i:
-        axes.add_patch(FancyArrowPatch((i - 0.13, 0.5), (i + 0.02, 0.5), arrowstyle="-|>", mutation_scale=12, color="#555555"))
+        axes.add_patch(
+            FancyArrowPatch((i - 0.13, 0.5), (i + 0.02, 0.5), arrowstyle="-|>", mutation_scale=12, color="#555555")
+        )
 widgets.show(figure, alt="Four stations from left to right: LoRA, LLaMA on Alpaca, LoRAHub, intruder dimensions.")
 
 # %% [markdown]
@@ -86,7 +88,12 @@ checks = doctor.diagnose(profile)
 Table(
     ("", "question", "answer", "what to do"),
     tuple(
-        ("ok" if c.ok else "MISSING" if c.required else "optional", c.name, c.detail.replace("\n", " "), "" if c.ok else c.advice)
+        (
+            "ok" if c.ok else "MISSING" if c.required else "optional",
+            c.name,
+            c.detail.replace("\n", " "),
+            "" if c.ok else c.advice,
+        )
         for c in checks
         if c.name in ("Python", "torch", "Device", "Model", "Data")
     ),
@@ -101,7 +108,17 @@ Table(
 
 # %%
 print(f"This run uses the profile {profile.name!r}.")
-shown = ("base_model", "dtype", "device", "train_rows", "block_size", "batch_size", "train_steps", "learning_rate", "rank")
+shown = (
+    "base_model",
+    "dtype",
+    "device",
+    "train_rows",
+    "block_size",
+    "batch_size",
+    "train_steps",
+    "learning_rate",
+    "rank",
+)
 Table(
     ("", *PROFILES),
     tuple((key, *(str(getattr(p, key)) for p in PROFILES.values())) for key in shown),
@@ -115,7 +132,9 @@ Table(
 model, tokenizer = models.load(profile)
 parameters = sum(p.numel() for p in model.parameters())
 size = sum(p.numel() * p.element_size() for p in model.parameters())
-print(f"{type(model).__name__} {profile.base_model}: {parameters:,} parameters, {size / 1e6:,.0f} MB in {profile.dtype}")
+print(
+    f"{type(model).__name__} {profile.base_model}: {parameters:,} parameters, {size / 1e6:,.0f} MB in {profile.dtype}"
+)
 print(tokenizer.tokenize("Low-rank adaptation."))
 
 # %% [markdown]
@@ -132,6 +151,7 @@ print(tokenizer.tokenize("Low-rank adaptation."))
 # **00.1 The scaling factor** · difficulty 1 of 5 · 2 minutes · *common bug:* forgetting to divide.
 #
 # LoRA adds (α / r) · B · A to a weight matrix. Write `scaling(alpha, rank)`: the factor in front of B · A.
+
 
 # %%
 def scaling(alpha: float, rank: int) -> float:

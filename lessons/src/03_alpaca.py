@@ -146,28 +146,13 @@ step = [train_rows[i] for i in batching.step_rows(len(train_rows), 16, step=0, s
 
 
 def draw_batches(figure, size: int) -> str:
-    """Each strategy's micro-batches as bars: dark is rows, hatched is padding. Returns the sentence that reads it."""
+    """Each strategy's micro-batches as bars; returns the sentence that reads them."""
     sentence = []
     for axes, strategy in zip(figure.subplots(1, 3, sharey=True), batching.STRATEGIES, strict=True):
         made = batching.make_batches(step, strategy, size, tokenizer.pad_token_id)
-        y = 0
-        for batch in made:
-            width = batch.input_ids.shape[1]
-            rows_of = (
-                [batch.segment_lengths]
-                if batch.segment_lengths
-                else [[n] for n in batch.attention_mask.sum(1).tolist()]
-            )
-            for row in rows_of:
-                axes.barh(y, width, height=0.8, color="white", edgecolor="#999999", hatch="///")
-                for i, start in enumerate([sum(row[:k]) for k in range(len(row))]):
-                    axes.barh(y, row[i], left=start, height=0.8, color=plots.COLOURS[0], edgecolor="white")
-                y += 1
-            y += 0.6
         computed = sum(batch.input_ids.numel() for batch in made)
         padding = 1 - sum(batch.num_tokens for batch in made) / computed
-        axes.set(title=f"{strategy}: {padding:.0%} padding", xlabel="tokens", yticks=[])
-        axes.grid(False)
+        plots.plot_batches(axes, made).set_title(f"{strategy}: {padding:.0%} padding")
         sentence.append(f"{strategy} {computed:,} positions")
     return f"{len(step)} rows, {size} a micro-batch: " + ", ".join(sentence) + " to compute."
 
@@ -293,9 +278,7 @@ figure, axes = plt.subplots()
 plots.plot_training(axes, run.history)
 axes.axhline(loss_before, color="#555555", linewidth=1, linestyle=":")
 axes.annotate("validation before", (config.steps, loss_before), ha="right", va="bottom", fontsize=8)
-widgets.show(
-    figure, alt="Training loss jumps from step to step; the few points of validation loss lie close together."
-)
+widgets.show(figure, alt="Training loss jumps from step to step; the few points of validation loss lie close together.")
 loss_after = run.validation_losses[-1][1]
 speed = statistics.median(record["tokens_per_second"] for record in run.history)
 print(f"validation loss {loss_before:.3f} → {loss_after:.3f}, perplexity {evaluation.perplexity(loss_before):.2f} → "
@@ -334,6 +317,8 @@ adapters.set_adapter(model, "default")
 answers_after = evaluation.generate(
     model, tokenizer, [alpaca.format_prompt(q) for q in questions], profile.max_new_tokens
 )
+
+# %%
 bytes_apart = sum(p.numel() * p.element_size() for p in model.parameters())
 adapters.merge_and_unload(model)  # for good: LoRA layers become plain linear layers again
 bytes_merged = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -357,7 +342,9 @@ Table(
 )  # fmt: skip
 
 # %%
-relative = {name: [r / b for r, b in zip(rates[name], rates["base"], strict=True)] for name in ("LoRA, apart", "LoRA, merged")}
+relative = {
+    name: [r / b for r, b in zip(rates[name], rates["base"], strict=True)] for name in ("LoRA, apart", "LoRA, merged")
+}
 typical = {name: statistics.median(values) for name, values in relative.items()}
 saved = bytes_apart / bytes_merged - 1
 print(
@@ -383,7 +370,9 @@ found += [
 
 # %%
 llama_7b = 6.74e9  # parameters
-print(f"LLaMA-7B in 16 bit: {2 * llama_7b / 1e9:.1f} GB, in 32 bit: {4 * llama_7b / 1e9:.1f} GB; the source: 13.56 and 27.65 GB")
+print(
+    f"LLaMA-7B in 16 bit: {2 * llama_7b / 1e9:.1f} GB, in 32 bit: {4 * llama_7b / 1e9:.1f} GB; the source: 13.56 and 27.65 GB"
+)
 
 # %% [markdown]
 # The source's two figures (its LLaMA-Adapter and its LoRA model) are close to the weights of a 7B in 16 and in 32 bit. That would explain the factor of

@@ -1,0 +1,73 @@
+"""Figures carry what they were given, with a second cue beside colour."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lorahub_edu import plots, tiny, widgets
+from lorahub_edu.data import alpaca
+from lorahub_edu.data.batching import make_batches
+
+
+@pytest.fixture()
+def axes():
+    return Figure().subplots()
+
+
+def test_series_differ_in_more_than_colour(axes) -> None:
+    plots.plot_series(axes, {name: ([1, 2], [i, i]) for i, name in enumerate("abcdef")}, "x", "y (nats)")
+    cues = {(line.get_marker(), line.get_linestyle()) for line in axes.lines}
+    assert len(cues) == 6
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list("abcdef")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x", "y (nats)")
+
+
+def test_training_curve_has_every_step(axes) -> None:
+    history = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "validation_loss": 2.5}]
+    plots.plot_training(axes, history)
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 3], [2, 2]], [[2, 2.5]]]
+
+
+def test_matrix_scale_is_symmetric(axes) -> None:
+    plots.plot_matrix(axes, np.array([[1.0, -4.0]]), "title")
+    assert axes.images[0].get_clim() == (-4, 4)
+
+
+@pytest.mark.parametrize("strategy", ["padded", "grouped", "packed"])
+def test_batches_as_bars(axes, strategy: str) -> None:
+    rows = alpaca.encode_rows(alpaca.shipped_examples()[:5], tiny.tokenizer(), 192, too_long="drop")
+    batches = make_batches(rows, strategy, 2, 2)
+    plots.plot_batches(axes, batches)
+    widths = [bar.get_width() for bar in axes.patches]
+    solid = [bar.get_width() for bar in axes.patches if bar.get_hatch() is None]
+    assert sorted(solid) == sorted(len(row.input_ids) for row in rows)
+    assert sum(widths) - sum(solid) == sum(batch.input_ids.numel() for batch in batches)
+
+
+def test_slider_panel_redraws() -> None:
+    drawn = []
+
+    def draw(figure: Figure, value: int) -> str:
+        drawn.append(value)
+        figure.subplots().plot([0, value])
+        return f"value {value}"
+
+    panel = widgets.slider_panel("rank", [1, 2, 4], draw, start=2)
+    slider, image, sentence = panel.children
+    before = image.value
+    assert sentence.value == "value 2" and slider.description == "rank"
+    slider.value = 4
+    assert drawn == [2, 4] and sentence.value == "value 4" and image.value != before
+    assert Image.open(io.BytesIO(image.value)).size[0] > 300
+
+
+def test_live_curve_counts_steps() -> None:
+    curve = widgets.LiveCurve(2)
+    for step in (1, 2):
+        curve({"step": step, "loss": 1.0 / step, "tokens_per_second": 10.0, "seconds": 1.0})
+    assert curve._bar.value == 2 and "step 2 of 2" in curve._text.value and curve._image.value
