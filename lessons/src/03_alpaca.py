@@ -357,15 +357,16 @@ found += [
     Finding("lora_text_differs", (float(not same),), "of 1 text differs", claim="R14", verdict="refuted here" if same else "shown",
             note="judge the two texts above yourself: more fluent need not be more right", **common),
     Finding("lora_decoding_speed", tuple(relative["LoRA, apart"]), "x base", claim="R14",
-            verdict="shown" if min(relative["LoRA, apart"]) > 1 else "refuted here",
-            note="the source's LoRA model decodes 2.6 times as fast as its base; A and B beside W only add work", **common),
+            verdict="shown" if typical["LoRA, apart"] >= 1.5 else "refuted here",
+            note="the source's LoRA model decodes 2.6 times as fast as its base; shown would be 1.5 times or more", **common),
     Finding("merging_saves_memory", (100 * saved,), "% of the weights", claim="R15",
             verdict="shown" if saved > 0.05 else "refuted here",
             note="it saves A and B, nothing more; shown would be 5 % or more, the source's figures differ by half", **common),
 ]  # fmt: skip
 
 # %% [markdown]
-# Read the table against your prediction. A and B add two thin products to every adapted matrix; merging takes them away,
+# Read the table against your prediction, and the differences against the spread in the findings: a few percent are the
+# machine's noise. A and B add two thin products to every adapted matrix; merging takes them away,
 # but A and B were small to begin with, so merging cannot halve the memory. What could? Count the bytes of a 7B model:
 
 # %%
