@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from lorahub_edu import assets, tiny
+from lorahub_edu.data import batching  # noqa: F401 - importing it registers the attention "packed"
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.profiles import Profile, get_profile
 

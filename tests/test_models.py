@@ -35,6 +35,14 @@ def test_tiny_needs_no_file_and_no_network(monkeypatch: pytest.MonkeyPatch, tmp_
     assert not (tmp_path / "nothing").exists()
 
 
+def test_packed_attention_needs_no_other_import() -> None:
+    script = (
+        "from lorahub_edu import models; print(models.load('tiny', attention='packed')[0].config._attn_implementation)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "packed", done.stderr[-500:]
+
+
 def test_tiny_is_the_same_each_time_and_leaves_the_generator_alone() -> None:
     state = torch.get_rng_state()
     a, b, c = tiny.model(), tiny.model(), tiny.model(seed=1)
