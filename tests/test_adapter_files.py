@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
 # Bad input: each refused with what was seen, and the model unchanged.
 
 
-def refused(folder: Path, match: str, model=None, **options) -> None:
+def assert_refused(folder: Path, match: str, model=None, **options) -> None:
     model = model or tiny.model().double()
     before = {name for name, _ in model.named_parameters()}
     with pytest.raises(CourseError, match=match):
@@ -137,10 +137,10 @@ def rewrite(folder: Path, **changes) -> None:
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    refused(tmp_path, "adapter_config.json is missing")
+    assert_refused(tmp_path, "adapter_config.json is missing")
     folder = save_adapter(adapted(), tmp_path / "mine")
     (folder / WEIGHTS_FILE).unlink()
-    refused(folder, "adapter_model.safetensors is missing")
+    assert_refused(folder, "adapter_model.safetensors is missing")
 
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
@@ -153,46 +153,46 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
             return (trap.touch, ())
 
     torch.save({"weight": Trap()}, folder / "adapter_model.bin")
-    refused(folder, "is a pickle")
-    refused(folder / "adapter_model.bin", "is a pickle")
+    assert_refused(folder, "is a pickle")
+    assert_refused(folder / "adapter_model.bin", "is a pickle")
     assert not trap.exists()
 
 
 def test_a_pickle_under_the_name_of_safetensors(tmp_path: Path) -> None:
     folder = save_adapter(adapted(), tmp_path / "mine")
     torch.save({"weight": torch.zeros(2)}, folder / WEIGHTS_FILE)
-    refused(folder, "can't be read as safetensors")
+    assert_refused(folder, "can't be read as safetensors")
 
 
 def test_a_file_cut_short(tmp_path: Path) -> None:
     folder = save_adapter(adapted(), tmp_path / "mine")
     whole = (folder / WEIGHTS_FILE).read_bytes()
     (folder / WEIGHTS_FILE).write_bytes(whole[: len(whole) // 2])
-    refused(folder, "cut short")
+    assert_refused(folder, "cut short")
     (folder / WEIGHTS_FILE).write_bytes(whole)
     (folder / CONFIG_FILE).write_text('{"r": 4,')
-    refused(folder, "not readable JSON")
+    assert_refused(folder, "not readable JSON")
 
 
 def test_a_rank_that_does_not_agree_with_the_tensors(tmp_path: Path) -> None:
     folder = save_adapter(adapted(), tmp_path / "mine")
     rewrite(folder, r=8)
-    refused(folder, r"A \(4, 128\).*says rank 8")
+    assert_refused(folder, r"A \(4, 128\).*says rank 8")
     rewrite(folder, r=0)
-    refused(folder, "r = 0")
+    assert_refused(folder, "r = 0")
 
 
 def test_another_base_model(tmp_path: Path) -> None:
     folder = save_adapter(adapted(), tmp_path / "mine", base_model="tiny", base_model_sha256="a" * 64)
-    refused(folder, "trained on another base model .tiny, SHA-256 aaaaaaaaaaaa", base_model_sha256="b" * 64)
+    assert_refused(folder, "trained on another base model .tiny, SHA-256 aaaaaaaaaaaa", base_model_sha256="b" * 64)
     load_adapter(tiny.model().double(), folder, base_model_sha256="a" * 64)
     config = tiny.config()
     config.hidden_size = 64
     smaller = type(tiny.model())(config)
-    refused(folder, r"is \(128, 64\) in this model, but the adapter was made for \(128, 128\)", smaller)
+    assert_refused(folder, r"is \(128, 64\) in this model, but the adapter was made for \(128, 128\)", smaller)
     config = tiny.config()
     config.num_hidden_layers = 2
-    refused(
+    assert_refused(
         folder, "adapts model.layers.2.self_attn.q_proj, which this model does not have", type(tiny.model())(config)
     )
 
@@ -209,17 +209,17 @@ def test_another_base_model(tmp_path: Path) -> None:
 def test_other_methods_are_refused_not_ignored(tmp_path: Path, changes: dict, match: str) -> None:
     folder = save_adapter(adapted(), tmp_path / "mine")
     rewrite(folder, **changes)
-    refused(folder, match)
+    assert_refused(folder, match)
 
 
 def test_strange_tensors(tmp_path: Path) -> None:
     folder = save_adapter(adapted(), tmp_path / "mine")
     tensors = load_file(folder / WEIGHTS_FILE)
     save_file(tensors | {"base_model.model.lm_head.weight": torch.zeros(2)}, folder / WEIGHTS_FILE)
-    refused(folder, "not a LoRA A or B")
+    assert_refused(folder, "not a LoRA A or B")
     first = next(iter(tensors))
     save_file({key: value for key, value in tensors.items() if key != first}, folder / WEIGHTS_FILE)
-    refused(folder, "has only B of A and B")
+    assert_refused(folder, "has only B of A and B")
 
 
 def test_unknown_adapter_and_taken_name(tmp_path: Path) -> None:
@@ -227,4 +227,4 @@ def test_unknown_adapter_and_taken_name(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="no adapter 'defualt' to save. Did you mean 'default'"):
         save_adapter(model, tmp_path / "mine", "defualt")
     folder = save_adapter(model, tmp_path / "mine")
-    refused(folder, "has an adapter 'default' already", model)
+    assert_refused(folder, "has an adapter 'default' already", model)
