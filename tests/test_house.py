@@ -20,7 +20,7 @@ FLOORS = [
     ["profiles", "claims"],
     ["downloads", "package_index", "catalogue", "assets", "results", "lora"],
     ["data.alpaca", "data.batching", "adapters", "tiny"],
-    ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks"],
+    ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.bbh"],
     ["adapter_files", "models", "checkpoints", "contexts", "losses"],
     ["training", "evaluation", "doctor"],
     ["finetune", "findings"],
