@@ -260,6 +260,24 @@ def load_adapter(
             trained on another base (the model is not changed then).
     """
     file = read_adapter(folder)
+    put_adapter(model, file, adapter, base_model_sha256=base_model_sha256)
+    return file
+
+
+def put_adapter(
+    model: nn.Module, file: AdapterFile, adapter: str = "default", *, base_model_sha256: str | None = None
+) -> None:
+    """Put an adapter that was read or composed on a model, as the active one.
+
+    Args:
+        model: the base model, with or without other adapters.
+        file: the adapter's weights and configs.
+        adapter: the name it gets.
+        base_model_sha256: as for `load_adapter`.
+
+    Raises:
+        CourseError: as `load_adapter` (the model is not changed then).
+    """
     if base_model_sha256 and file.base_model_sha256 and base_model_sha256 != file.base_model_sha256:
         raise CourseError(
             f"{file.path} was trained on another base model ({file.base_model}, SHA-256 "
@@ -294,4 +312,3 @@ def load_adapter(
             layer.lora_B[adapter].copy_(B)
     adapters.freeze(model)
     adapters.set_adapter(model, adapter)
-    return file

@@ -1,0 +1,203 @@
+"""Prompt and answer as token ids, and scoring batches that compute a common prompt prefix once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lorahub_edu.data.alpaca import IGNORED, Encoded
+from lorahub_edu.errors import CourseError
+
+
+@dataclass(frozen=True)
+class PromptedRow:
+    """A prompt and the answer that must follow it, as token ids; the answer ends with the end token."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+    def encoded(self) -> Encoded:
+        """The row as the training loop wants it: one sequence, with the prompt masked out of the labels."""
+        return Encoded(self.prompt_ids + self.answer_ids, [IGNORED] * len(self.prompt_ids) + self.answer_ids)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompt and answer together."""
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    encoder_decoder: bool = False,
+    context: int | None = None,
+) -> list[PromptedRow]:
+    """Prompts and answers as token ids, tokenised apart so that no token straddles the boundary.
+
+    Args:
+        tokenizer: the model's.
+        prompts: one text a row.
+        answers: one text a row, without the end token; a causal model sees a space before it.
+        encoder_decoder: the prompt goes to an encoder, which wants its end token and no space before the answer.
+        context: the most tokens that fit the model; None does not look.
+
+    Returns:
+        The rows.
+
+    Raises:
+        CourseError: no row, an empty answer, or a row longer than the context.
+
+    Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4.1 (five examples a task, input and target).
+    """
+    if len(prompts) != len(answers) or not prompts:
+        raise CourseError(f"{len(prompts)} prompts and {len(answers)} answers: give at least one example, and pairs.")
+    rows = []
+    for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        if not answer.strip():
+            raise CourseError(f"Example {place + 1} ({prompt[-40:]!r}) has an empty answer: there is nothing to learn.")
+        asked = tokenizer(prompt, add_special_tokens=encoder_decoder).input_ids
+        given = tokenizer(answer if encoder_decoder else " " + answer, add_special_tokens=False).input_ids
+        row = PromptedRow(list(asked), [*given, tokenizer.eos_token_id])
+        if context is not None and (max(len(asked), len(given) + 1) if encoder_decoder else row.tokens) > context:
+            raise CourseError(
+                f"Example {place + 1} has {row.tokens} tokens, more than the model's context of {context}: shorten it "
+                f"or leave it out."
+            )
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class ScoringBatch:
+    """Rows whose answers are scored in one forward: what goes in, and where the answers' tokens come out.
+
+    A causal batch is one packed sequence of n tokens: the prefix that all prompts share, then each row's rest; a token
+    sees the prefix and its own row. An encoder-decoder batch is padded, b rows of prompts and of answers.
+
+    Attributes:
+        input_ids: (1, n), or (b, T) for an encoder-decoder.
+        position_ids: (1, n); None for an encoder-decoder.
+        seen: (n, n) bool, whether token i sees token j; (b, T) bool padding mask for an encoder-decoder.
+        decoder_ids: (b, S) what the decoder reads; None for a causal model.
+        places: (L,) where each label is predicted in the flattened output.
+        labels: (L,) the answers' tokens.
+        rows: (L,) the row, 0 to num_rows - 1, that each label belongs to.
+        is_end: (L,) bool, whether the label is the end token that closes an answer.
+        num_rows: rows in the batch.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor | None
+    seen: Tensor
+    decoder_ids: Tensor | None
+    places: Tensor
+    labels: Tensor
+    rows: Tensor
+    is_end: Tensor
+    num_rows: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that a model computes for one candidate."""
+        return self.input_ids.numel() + (0 if self.decoder_ids is None else self.decoder_ids.numel())
+
+
+def common_prefix(rows: Sequence[PromptedRow]) -> int:
+    """Tokens that all prompts start with, but never a whole prompt: its last token predicts that row's answer."""
+    shortest = min(len(row.prompt_ids) for row in rows) - 1
+    first = rows[0].prompt_ids
+    return next((i for i in range(shortest) if any(r.prompt_ids[i] != first[i] for r in rows)), max(shortest, 0))
+
+
+def pack(rows: Sequence[PromptedRow]) -> ScoringBatch:
+    """All rows as one sequence in which the prompts' common prefix stands, and is computed, once.
+
+    Args:
+        rows: at least one.
+
+    Returns:
+        A causal batch whose label losses equal those of the rows on their own.
+
+    Source: the idea of a shared prefix under a block mask, as in Juravsky et al. 2024, "Hydragen", arXiv 2402.05099.
+    """
+    prefix = common_prefix(rows)
+    ids, positions, owner = list(rows[0].prompt_ids[:prefix]), list(range(prefix)), [-1] * prefix
+    places, labels, of_row, is_end = [], [], [], []
+    for number, row in enumerate(rows):
+        rest = (row.prompt_ids + row.answer_ids)[prefix:-1]  # the last label is predicted, never read
+        start = len(ids) - prefix
+        ids += rest
+        positions += range(prefix, prefix + len(rest))
+        owner += [number] * len(rest)
+        places += [start + len(row.prompt_ids) - 1 + i for i in range(len(row.answer_ids))]
+        labels += row.answer_ids
+        of_row += [number] * len(row.answer_ids)
+        is_end += [False] * (len(row.answer_ids) - 1) + [True]
+    owners, order = torch.tensor(owner), torch.arange(len(ids))
+    visible = (owners[None, :] == -1) | (owners[None, :] == owners[:, None])  # (n, n): the prefix, or the same row
+    return ScoringBatch(
+        input_ids=torch.tensor([ids]),  # (1, n)
+        position_ids=torch.tensor([positions]),  # (1, n)
+        seen=visible & (order[None, :] <= order[:, None]),  # (n, n)
+        decoder_ids=None,
+        places=torch.tensor(places),
+        labels=torch.tensor(labels),
+        rows=torch.tensor(of_row),
+        is_end=torch.tensor(is_end),
+        num_rows=len(rows),
+    )
+
+
+def pad(rows: Sequence[PromptedRow], pad_token_id: int, start_token_id: int) -> ScoringBatch:
+    """The rows for an encoder-decoder: prompts padded for the encoder, answers shifted right for the decoder."""
+    width = max(len(row.prompt_ids) for row in rows)
+    depth = max(len(row.answer_ids) for row in rows)
+    ids = [row.prompt_ids + [pad_token_id] * (width - len(row.prompt_ids)) for row in rows]
+    read = [[start_token_id, *row.answer_ids[:-1]] for row in rows]
+    of_row = [number for number, row in enumerate(rows) for _ in row.answer_ids]
+    return ScoringBatch(
+        input_ids=torch.tensor(ids),  # (b, T)
+        position_ids=None,
+        seen=torch.tensor([[i < len(row.prompt_ids) for i in range(width)] for row in rows]),  # (b, T)
+        decoder_ids=torch.tensor([r + [pad_token_id] * (depth - len(r)) for r in read]),  # (b, S)
+        places=torch.tensor([n * depth + i for n, row in enumerate(rows) for i in range(len(row.answer_ids))]),
+        labels=torch.tensor([token for row in rows for token in row.answer_ids]),
+        rows=torch.tensor(of_row),
+        is_end=torch.tensor([i + 1 == len(row.answer_ids) for row in rows for i in range(len(row.answer_ids))]),
+        num_rows=len(rows),
+    )
+
+
+def batches(model_config: object, rows: Sequence[PromptedRow], max_tokens: int = 512) -> list[ScoringBatch]:
+    """Rows cut, in their order, into scoring batches of about `max_tokens` positions, for the kind of model at hand.
+
+    Args:
+        model_config: transformers' configuration of the model; says whether it is an encoder-decoder.
+        rows: at least one.
+        max_tokens: most positions a candidate in one batch; a single longer row still makes a batch of its own.
+
+    Returns:
+        The batches; their rows together are `rows`, in order.
+    """
+    if not rows:
+        raise CourseError("There are no rows to score: give at least one example.")
+    encoder_decoder = bool(getattr(model_config, "is_encoder_decoder", False))
+    prefix = 0 if encoder_decoder else common_prefix(rows)
+    groups: list[list[PromptedRow]] = [[]]
+    used = prefix
+    for row in rows:
+        if groups[-1] and used + row.tokens - prefix > max_tokens:
+            groups.append([])
+            used = prefix
+        groups[-1].append(row)
+        used += row.tokens - prefix
+    if encoder_decoder:
+        start = model_config.decoder_start_token_id
+        return [pad(group, model_config.pad_token_id, start if start is not None else 0) for group in groups]
+    return [pack(group) for group in groups]

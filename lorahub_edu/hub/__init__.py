@@ -1,0 +1,1 @@
+"""LoRAHub: modules, their composition, and the gradient-free search for its weights."""

@@ -1,0 +1,177 @@
+"""Whole-population evaluation: one batched forward scores many weight vectors on the same few examples.
+
+The original LoRAHub composes one candidate, loads it into the model and runs a forward, candidate after candidate. Here
+P candidates share every product with the frozen base, the prompts' common prefix is computed once a candidate, and
+logits are made only where an answer's token is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.hub.compose import ModuleStack, check_composition
+from lorahub_edu.lora import LoRALinear
+from lorahub_edu.scoring import Scores, gather, judge, label_states, scoring_batches
+
+
+class _Candidates:
+    """What every layer of a population shares: how many candidates, and their weights or composed A and B."""
+
+    def __init__(self) -> None:
+        self.count = 0  # 0: the base model alone
+        self.weights: Tensor | None = None  # (P, N), for the exact composition
+        self.pairs: dict[str, tuple[Tensor, Tensor]] = {}  # A (P, r, in), B (P, out, r), for the paper's
+
+
+class PopulationLinear(nn.Module):
+    """A frozen linear layer with one composed update for each group of rows: rows of candidate 0 first, then 1, …"""
+
+    def __init__(self, base_layer: nn.Module, site: str, candidates: _Candidates, scaling: float) -> None:
+        super().__init__()
+        self.base_layer, self.site, self.candidates, self.scaling = base_layer, site, candidates, scaling
+        self.A_all: Tensor | None = None  # (N·r, in), for the exact composition
+        self.B_all: Tensor | None = None  # (out, N·r), scaled
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (P·b, T, in) -> (P·b, T, out)."""
+        out = self.base_layer(x)
+        count = self.candidates.count
+        if not count:
+            return out
+        if self.A_all is not None:
+            w = self.candidates.weights.to(x.dtype)  # (P, N)
+            h = F.linear(x, self.A_all)  # (P·b, T, N·r)
+            h = h.view(count, -1, w.shape[1], h.shape[-1] // w.shape[1]) * w[:, None, :, None]  # (P, b·T, N, r)
+            return out + F.linear(h.view(*x.shape[:-1], -1), self.B_all)
+        A, B = self.candidates.pairs[self.site]
+        h = torch.bmm(x.reshape(count, -1, x.shape[-1]), A.mT)  # (P, b·T, in) -> (P, b·T, r)
+        return out + torch.bmm(h, B.mT).view(out.shape)  # (P, b·T, out); B carries the scaling
+
+
+class Population:
+    """A model that scores many compositions of the same modules at once; use it as a context manager.
+
+    Args:
+        model: a causal language model or an encoder-decoder, without other adapters; it is whole again after the block.
+        modules: the stack.
+        composition: "paper" or "exact".
+        max_tokens: most positions in one forward, over all candidates; the population is cut to fit.
+
+    Raises:
+        CourseError: the modules don't fit the model.
+
+    Source: claims H1, H4, H17.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, modules: ModuleStack, composition: str = "paper", max_tokens: int = 2048
+    ) -> None:
+        check_composition(composition)
+        self.model, self.modules, self.composition, self.max_tokens = model, modules, composition, max_tokens
+        self.candidates = _Candidates()
+        self.layers: dict[str, PopulationLinear] = {}
+        names = dict(model.named_modules())
+        for site, (outputs, inputs) in modules.shapes.items():
+            layer = names.get(site)
+            if isinstance(layer, LoRALinear | PopulationLinear):
+                raise CourseError(f"{site} has an adapter already: remove it before scoring compositions.")
+            if not isinstance(layer, nn.Linear):
+                linear = [name for name, module in names.items() if isinstance(module, nn.Linear)]
+                raise CourseError(
+                    f"The modules adapt {site}, which this model does not have. {near_matches(site, linear)}"
+                )
+            if (layer.out_features, layer.in_features) != (outputs, inputs):
+                raise CourseError(
+                    f"{site} is ({layer.out_features}, {layer.in_features}) in this model, but the modules were made "
+                    f"for ({outputs}, {inputs}): they belong to another base model, {modules.base_model!r}."
+                )
+            self.layers[site] = PopulationLinear(layer, site, self.candidates, modules.config.scaling)
+
+    def __enter__(self) -> Population:
+        device, dtype = self.model.device, self.model.dtype
+        stacked = self.modules.split(self.modules.flat)
+        for site, layer in self.layers.items():
+            if self.composition == "exact":
+                A, B = stacked[site]  # (N, r, in), (N, out, r)
+                layer.A_all = A.flatten(0, 1).to(device, dtype)  # (N·r, in)
+                layer.B_all = (B.transpose(0, 1).flatten(1) * layer.scaling).to(device, dtype)  # (out, N·r)
+            self.model.set_submodule(site, layer)
+        if self.composition == "paper":
+            self._flat = self.modules.flat.to(device)  # (N, total)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for site, layer in self.layers.items():
+            layer.A_all = layer.B_all = None
+            self.model.set_submodule(site, layer.base_layer)
+        self._flat = None
+        self.use(None)
+
+    def use(self, weights: np.ndarray | Tensor | None) -> None:
+        """Make these P candidates the ones that the next forward computes; None is the base model alone.
+
+        Args:
+            weights: (P, N); a tensor that requires a gradient keeps its graph.
+        """
+        self.candidates.count, self.candidates.pairs, self.candidates.weights = 0, {}, None
+        if weights is None:
+            return
+        W = torch.as_tensor(weights, dtype=self.modules.flat.dtype, device=self.model.device)  # (P, N)
+        if W.dim() != 2 or W.shape[1] != len(self.modules):
+            raise CourseError(f"Candidates are (P, {len(self.modules)}), one weight a module, not {tuple(W.shape)}.")
+        self.candidates.count = len(W)
+        if self.composition == "exact":
+            self.candidates.weights = W
+            return
+        dtype = self.model.dtype
+        for site, (A, B) in self.modules.split(W @ self._flat).items():  # (P, N) @ (N, total) -> (P, total)
+            self.candidates.pairs[site] = (A.to(dtype), (B * self.layers[site].scaling).to(dtype))
+
+    def score(self, weights: np.ndarray | Tensor | None, rows: Sequence[PromptedRow] | list[ScoringBatch]) -> Scores:
+        """Loss and exact match of every candidate on every row.
+
+        Args:
+            weights: (P, N), or None for the base model alone (P = 1).
+            rows: encoded rows, or the scoring batches made of them (`fewshot.batches`), which saves making them again.
+
+        Returns:
+            The scores; candidates whose loss is not finite have NaN there and count as wrong.
+        """
+        made = scoring_batches(self.model, rows)
+        largest = max(batch.num_tokens for batch in made)
+        chunk = max(1, self.max_tokens // largest)
+        count = 1 if weights is None else len(weights)
+        parts = []
+        with torch.no_grad():
+            for start in range(0, count, chunk):
+                part = None if weights is None else weights[start : start + chunk]
+                self.use(part)
+                parts.append([judge(self.model, batch, 1 if part is None else len(part)) for batch in made])
+            self.use(None)
+        return gather(parts, made)
+
+    def loss(self, weights: Tensor, batch: ScoringBatch) -> Tensor:
+        """Mean label loss of each candidate with its graph, for gradient descent on the weights.
+
+        Args:
+            weights: (P, N).
+            batch: one scoring batch.
+
+        Returns:
+            (P,) in nats.
+
+        Source: claim H18.
+        """
+        self.use(weights)
+        hidden = label_states(self.model, batch, len(weights))  # (P, L, d)
+        logits = self.model.get_output_embeddings()(hidden).float()  # (P, L, V)
+        labels = batch.labels.to(hidden.device).expand(len(weights), -1)  # (P, L)
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)

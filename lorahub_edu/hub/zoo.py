@@ -1,0 +1,198 @@
+"""The zoo: LoRA modules of one base model, each trained on one small task, with a card that says what it can do.
+
+A module is a folder in PEFT's layout plus card.json. Modules from the shipped zoo, from any folder, and from the hub
+load through the same function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lorahub_edu import adapter_files, assets
+from lorahub_edu.adapter_files import AdapterFile, read_adapter
+from lorahub_edu.errors import CourseError, near_matches
+
+CARD_FILE = "card.json"
+SHIPPED = Path(__file__).resolve().parent.parent / "zoo"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a module was trained on, and what that did; exact match is a share from 0 to 1, losses are in nats a token.
+
+    `strict` counts an answer only if the model also stops after it; `answer_only` whatever follows. The scores are on
+    held-out items with the task's first instruction.
+    """
+
+    task: str
+    instruction: str
+    base_model: str
+    base_model_sha256: str | None
+    training_items: int
+    test_items: int
+    init_seed: int
+    data_seed: int
+    rank: int
+    alpha: float
+    steps: int
+    learning_rate: float
+    batch_size: int
+    loss_before: float
+    loss_after: float
+    strict_before: float
+    strict_after: float
+    answer_only_before: float
+    answer_only_after: float
+    seconds: float
+    weights_sha256: str
+    device: str
+    versions: dict[str, str]
+    date: str
+
+
+def own_zoo() -> Path:
+    """Where modules that this user trained lie: the course's cache."""
+    return assets.home() / "zoo"
+
+
+def names(folder: str | Path = SHIPPED) -> list[str]:
+    """Names of the modules in a folder of modules, in alphabetical order."""
+    return sorted(path.parent.name for path in Path(folder).glob(f"*/{adapter_files.CONFIG_FILE}"))
+
+
+def card(name: str, folder: str | Path = SHIPPED) -> Card:
+    """The card of a module of a zoo.
+
+    Raises:
+        CourseError: there is no such module, or its card can't be read.
+    """
+    path = _module_folder(name, Path(folder)) / CARD_FILE
+    try:
+        return Card(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CourseError(f"{path} is no card of a module ({error}). Train the module again.") from error
+
+
+def _module_folder(name: str, folder: Path) -> Path:
+    if not (folder / name / adapter_files.CONFIG_FILE).is_file():
+        raise CourseError(f"There is no module {name!r} in {folder}. {near_matches(name, names(folder))}")
+    return folder / name
+
+
+def load(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPPED) -> list[AdapterFile]:
+    """Modules by name, by folder, or by their name on the hub.
+
+    Args:
+        sources: each the name of a module in `folder`, a path of a folder in PEFT's layout, a path of a folder of such
+            folders, or "owner/name" on the hub; None takes every module in `folder`.
+        folder: the zoo that plain names are looked up in.
+
+    Returns:
+        The modules, in order; a module's path ends in its name.
+
+    Raises:
+        CourseError: a module is not found, is cut short, or is not LoRA in PEFT's layout.
+    """
+    files: list[AdapterFile] = []
+    for source in names(folder) if sources is None else sources:
+        path = Path(source)
+        if (Path(folder) / source / adapter_files.CONFIG_FILE).is_file():
+            files.append(read_adapter(Path(folder) / source))
+        elif path.is_dir() and not (path / adapter_files.CONFIG_FILE).is_file() and names(path):
+            files += [read_adapter(path / name) for name in names(path)]
+        elif path.is_dir():
+            files.append(read_adapter(path))
+        elif str(source).count("/") == 1 and not str(source).startswith((".", "/", "~")):
+            files.append(read_adapter(from_hub(str(source))))
+        else:
+            _module_folder(str(source), Path(folder))
+    if not files:
+        raise CourseError(f"There is no module in {folder}: train some with lorahub-edu zoo train.")
+    return files
+
+
+def from_hub(repo: str, *, offline: bool = False) -> Path:
+    """A module that is published on the hub, in a local folder.
+
+    Old modules (LoRAHub's own among them) are published as a pickled adapter_model.bin. Such a file is read once with
+    torch's weights-only reader, which builds tensors and runs no code, and kept as safetensors.
+
+    Args:
+        repo: "owner/name", for example "lorahub/flan_t5_large-cosmos_qa".
+        offline: look in the cache only.
+
+    Returns:
+        A folder in PEFT's layout.
+
+    Raises:
+        CourseError: it can't be had, or holds no LoRA module.
+    """
+    from huggingface_hub import snapshot_download  # slow to import, and most runs never need it
+
+    target = own_zoo() / "hub" / repo.replace("/", "--")
+    if (target / adapter_files.WEIGHTS_FILE).is_file():
+        return target
+    try:
+        found = Path(
+            snapshot_download(repo, allow_patterns=["adapter_config.json", "adapter_model.*"], local_files_only=offline)
+        )
+        settings = (found / adapter_files.CONFIG_FILE).read_text(encoding="utf-8")
+        if (found / adapter_files.WEIGHTS_FILE).is_file():
+            tensors = load_file(found / adapter_files.WEIGHTS_FILE)
+        else:
+            tensors = torch.load(found / "adapter_model.bin", map_location="cpu", weights_only=True)
+    except Exception as error:  # the hub's library raises many kinds
+        raise CourseError(
+            f"Can't get the module {repo!r} from the hub: {type(error).__name__}: {str(error)[:200]}. Check the name "
+            f"and the network, or give a folder that holds the module."
+        ) from error
+    target.mkdir(parents=True, exist_ok=True)
+    (target / adapter_files.CONFIG_FILE).write_text(settings, encoding="utf-8")
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target / adapter_files.WEIGHTS_FILE)
+    return target
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verifying one module found: an empty list of problems is a sound module."""
+
+    name: str
+    problems: tuple[str, ...]
+
+
+def verify(folder: str | Path = SHIPPED) -> list[Verdict]:
+    """Check every module of a zoo: readable, the weights its card names, one shape, the base model of this course.
+
+    Returns:
+        One verdict a module.
+    """
+    verdicts = []
+    shapes: dict[str, tuple] = {}
+    for name in names(folder):
+        problems = []
+        try:
+            file, described = read_adapter(Path(folder) / name), card(name, folder)
+            if sha256_of(Path(folder) / name / adapter_files.WEIGHTS_FILE) != described.weights_sha256:
+                problems.append("the weights are not those that the card describes")
+            if file.base_model_sha256 != described.base_model_sha256:
+                problems.append("weights and card name different base models")
+            shapes[name] = tuple((site, A.shape, B.shape) for site, (A, B) in file.weights.items())
+            if shapes[name] != next(iter(shapes.values())):
+                problems.append(f"its layers or ranks differ from those of {next(iter(shapes))}")
+            if any(not torch.isfinite(tensor).all() for pair in file.weights.values() for tensor in pair):
+                problems.append("it holds NaN or infinite values")
+        except CourseError as error:
+            problems.append(str(error))
+        verdicts.append(Verdict(name, tuple(problems)))
+    return verdicts
+
+
+def sha256_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

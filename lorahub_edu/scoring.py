@@ -1,0 +1,131 @@
+"""Scores of short answers: loss and two kinds of exact match, with logits only where an answer's token is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lorahub_edu.data import fewshot
+from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
+
+LOGIT_ROWS = 64  # label positions whose logits exist at a time: 64 x 49,152 numbers, not all of a population's
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How P candidates do on R rows.
+
+    Attributes:
+        losses: (P,) mean cross-entropy over all label tokens, in nats; NaN where a candidate's forward overflowed.
+        answer_losses: (P,) the same without the end tokens.
+        row_losses: (P, R) mean over each row's label tokens.
+        strict: (P, R) bool, greedy decoding would give the answer and stop there.
+        answer_only: (P, R) bool, greedy decoding would give the answer, whatever comes after it.
+    """
+
+    losses: np.ndarray
+    answer_losses: np.ndarray
+    row_losses: np.ndarray
+    strict: np.ndarray
+    answer_only: np.ndarray
+
+
+def scoring_batches(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[ScoringBatch]) -> list[ScoringBatch]:
+    """The rows as scoring batches for this model, unless they are that already."""
+    if rows and isinstance(rows[0], ScoringBatch):
+        return list(rows)
+    return fewshot.batches(model.config, rows)
+
+
+@torch.no_grad()
+def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[ScoringBatch]) -> Scores:
+    """Loss and exact match of a model as it is, with whatever adapter is active: P = 1.
+
+    Args:
+        model: a causal language model or an encoder-decoder.
+        rows: encoded rows, or scoring batches made of them.
+
+    Returns:
+        The scores.
+
+    Raises:
+        CourseError: there are no rows.
+    """
+    was_training = model.training
+    model.eval()
+    made = scoring_batches(model, rows)
+    found = gather([[judge(model, batch, 1) for batch in made]], made)
+    model.train(was_training)
+    return found
+
+
+def label_states(model: PreTrainedModel, batch: ScoringBatch, count: int) -> Tensor:
+    """The last hidden states from which the answers' tokens are predicted, for `count` copies of a batch.
+
+    Returns:
+        (count, L, d), ready for the output head.
+    """
+    device = model.device
+    ids = batch.input_ids.to(device).repeat(count, 1)  # (P·b, T)
+    if batch.decoder_ids is None:
+        seen = batch.seen.to(device)
+        mask = torch.zeros(seen.shape, dtype=model.dtype, device=device)
+        mask = mask.masked_fill_(~seen, torch.finfo(model.dtype).min)[None, None]  # (1, 1, n, n), added to the scores
+        positions = batch.position_ids.to(device)
+        out = model.get_decoder()(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
+        hidden = out.last_hidden_state  # (P, n, d)
+    else:
+        seen = batch.seen.to(device).long().repeat(count, 1)  # (P·b, T)
+        encoded = model.get_encoder()(input_ids=ids, attention_mask=seen).last_hidden_state
+        read = batch.decoder_ids.to(device).repeat(count, 1)  # (P·b, S)
+        out = model.get_decoder()(
+            input_ids=read, encoder_hidden_states=encoded, encoder_attention_mask=seen, use_cache=False
+        )
+        hidden = out.last_hidden_state.view(count, -1, out.last_hidden_state.shape[-1])  # (P, b·S, d)
+        if getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings):
+            hidden = hidden * model.config.d_model**-0.5  # T5 scales a tied head
+    return hidden[:, batch.places.to(device)]  # (P, L, d)
+
+
+def judge(model: PreTrainedModel, batch: ScoringBatch, count: int) -> tuple[Tensor, Tensor]:
+    """Per label token its loss, and whether the most probable token is another one: (P, L) float32, (P, L) bool."""
+    hidden = label_states(model, batch, count).flatten(0, 1)  # (P·L, d)
+    labels = batch.labels.to(hidden.device).repeat(count)  # (P·L,)
+    head = model.get_output_embeddings()
+    losses, wrong = [], []
+    for start in range(0, len(labels), LOGIT_ROWS):
+        logits = head(hidden[start : start + LOGIT_ROWS]).float()  # (<=64, V)
+        wanted = labels[start : start + LOGIT_ROWS]
+        losses.append(F.cross_entropy(logits, wanted, reduction="none"))
+        wrong.append(logits.argmax(-1) != wanted)
+    return torch.cat(losses).view(count, -1).cpu(), torch.cat(wrong).view(count, -1).cpu()
+
+
+def gather(parts: list[list[tuple[Tensor, Tensor]]], made: list[ScoringBatch]) -> Scores:
+    """The judgements of all chunks and batches as one table."""
+    losses = torch.cat([torch.cat([losses for losses, _ in chunk], 1) for chunk in parts])  # (P, all labels)
+    wrong = torch.cat([torch.cat([wrong for _, wrong in chunk], 1) for chunk in parts])
+    firsts = np.cumsum([0, *(batch.num_rows for batch in made)])
+    rows = torch.cat([batch.rows + int(first) for batch, first in zip(made, firsts, strict=False)])
+    is_end = torch.cat([batch.is_end for batch in made])
+    total = int(firsts[-1])
+
+    def per_row(values: Tensor) -> Tensor:  # (P, labels) -> (P, R)
+        return torch.zeros(len(values), total).index_add_(1, rows, values.float())
+
+    wrong = wrong | ~torch.isfinite(losses)
+    broken = ~torch.isfinite(losses).all(1)
+    losses = losses.masked_fill(broken[:, None], torch.nan)
+    return Scores(
+        losses=losses.double().mean(1).numpy(),
+        answer_losses=losses[:, ~is_end].double().mean(1).numpy(),
+        row_losses=(per_row(losses) / torch.bincount(rows, minlength=total)).numpy(),
+        strict=(per_row(wrong) == 0).numpy(),
+        answer_only=(per_row(wrong & ~is_end) == 0).numpy(),
+    )
