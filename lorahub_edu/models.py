@@ -220,7 +220,14 @@ def _load_pretrained(
         else:
             advice = "Check the network and free disk space, or set HF_HOME to a folder that holds the model."
         raise CourseError(f"Can't load {base.name}: {type(error).__name__}: {str(error)[:300]}. {advice}") from error
+    model.config._name_or_path = base.repo or base.name  # not the folder it came from, which is this machine's
     return model, tokenizer
+
+
+def name_of(model: PreTrainedModel) -> str | None:
+    """Which of the course's base models this is, by the name it was loaded under; None for another model."""
+    name = getattr(model.config, "_name_or_path", None)
+    return next((base.name for base in BASE_MODELS.values() if name in (base.name, base.repo)), None)
 
 
 def load_config(name: str) -> LlamaConfig:

@@ -180,9 +180,9 @@ def _scorer(
             return {"losses": scores.losses.tolist(), "strict": scores.strict.mean(1).tolist()}
 
         return here
-    name = model.config._name_or_path
+    name = models.name_of(model)
     files = () if isinstance(modules, ModuleStack) else tuple(modules)
-    if name not in models.BASE_MODELS or not files or not all(Path(file.path).is_dir() for file in files):
+    if name is None or not files or not all(Path(file.path).is_dir() for file in files):
         raise CourseError(
             "Workers load everything themselves, so with an executor the base must be one of the course's models and "
             "the modules must be given as read from disk, not as a stack."

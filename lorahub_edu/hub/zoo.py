@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from lorahub_edu import adapter_files, assets
 from lorahub_edu.adapter_files import AdapterFile, read_adapter
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.findings import Table
 
 CARD_FILE = "card.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "zoo"
@@ -196,3 +197,23 @@ def verify(folder: str | Path = SHIPPED) -> list[Verdict]:
 
 def sha256_of(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def overview(folder: str | Path = SHIPPED) -> Table:
+    """Every module of a zoo with its instruction and its scores before and after training."""
+    cards = [card(name, folder) for name in names(folder)]
+    lines = [
+        (
+            c.task, c.instruction, f"{c.strict_before:.0%} → {c.strict_after:.0%}",
+            f"{c.answer_only_before:.0%} → {c.answer_only_after:.0%}", f"{c.loss_before:.2f} → {c.loss_after:.2f}",
+        )
+        for c in cards
+    ]  # fmt: skip
+    return Table(("module", "instruction", "strict exact match", "answer only", "loss"), tuple(lines))
+
+
+def card_table(name: str, folder: str | Path = SHIPPED) -> Table:
+    """One module's card as a table."""
+    fields = asdict(card(name, folder))
+    fields["versions"] = ", ".join(f"{library} {version}" for library, version in fields["versions"].items())
+    return Table((name, ""), tuple((key.replace("_", " "), str(value)) for key, value in fields.items()))

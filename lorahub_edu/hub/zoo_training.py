@@ -79,8 +79,8 @@ def train_module(
     started = time.perf_counter()
     # Prompts here are short: eager attention makes a step of 16 rows about twice as fast as the fused kernel.
     model, tokenizer = loaded or models.load(profile, dtype=torch.bfloat16, attention="eager")
-    base_name = model.config._name_or_path
-    sha256 = models.base_sha256(base_name) if base_name in models.BASE_MODELS else None
+    base_name = models.name_of(model)
+    sha256 = models.base_sha256(base_name) if base_name else None
     held_out = test_rows(task, tokenizer, CARD_ITEMS)
     before = score(model, held_out)
     adapters.inject(model, CONFIG, adapter=name, seed=init_seed)
@@ -99,7 +99,7 @@ def train_module(
     made = Card(
         task=name,
         instruction=task.instructions[0],
-        base_model=base_name,
+        base_model=base_name or model.config._name_or_path,
         base_model_sha256=sha256,
         training_items=len(task.train),
         test_items=len(held_out),
