@@ -28,6 +28,7 @@ CONFUSABLE = {
     "instrument": {"tool"},
     "tool": {"instrument"},
 }
+SECOND_SENSES = {"temple": "body part", "palm": "body part", "reed": "instrument", "bulldozer": "tool"}
 FRAMES = (
     "The film was {}.",
     "I found the movie {}.",
@@ -50,6 +51,7 @@ Rows = Callable[[bool], list[Row]]
 
 
 def same(text: str) -> str:
+    """The text itself."""
     return text
 
 
@@ -134,8 +136,9 @@ def membership(training: bool) -> list[Row]:
     """Each word with its own category (Yes) and with one other (No)."""
     found = []
     for group, members in load("categories").items():
-        others = [other for other in load("categories") if other != group and other not in CONFUSABLE.get(group, ())]
+        far = [other for other in load("categories") if other != group and other not in CONFUSABLE.get(group, ())]
         for word in pool(members, training):
+            others = [other for other in far if other != SECOND_SENSES.get(word)]
             other = others[int(fraction(f"other category/{word}") * len(others))]
             found += [Row(word, f"{word}, {group}", "Yes"), Row(word, f"{word}, {other}", "No")]
     return found
@@ -162,12 +165,15 @@ def logic(negate: bool) -> Rows:
 
 
 def differ(a: int, b: int) -> bool:
+    """True for two different numbers."""
     return a != b
 
 
 def anything(a: int, b: int) -> bool:
+    """True for any two numbers."""
     return True
 
 
 def yes_no(value: bool) -> str:
+    """The value as an answer."""
     return "Yes" if value else "No"

@@ -77,13 +77,23 @@ def get(name: str) -> Task:
     if recipe.kind == "module":
         train, test = recipe.rows(True), held_out
     else:
-        keys = sorted({row.key for row in held_out}, key=lambda key: fraction(f"split/{key}"))
-        pool = set(keys[: max(POOL_KEYS, int(POOL_SHARE * len(keys)))])
+        pool = _pool_keys(held_out)
         train = [row for row in held_out if row.key in pool]
         test = [row for row in held_out if row.key not in pool]
     return Task(
         name, recipe.kind, recipe.instructions, _chosen(name, train, TRAIN_ITEMS), _chosen(name, test, TEST_ITEMS)
     )
+
+
+def _pool_keys(rows: Sequence[Row]) -> set[str]:
+    """The keys whose rows a target's examples are drawn from; of two answers, each gives its share."""
+    outputs = {row.output for row in rows}
+    groups = [rows] if len(outputs) > 2 else [[row for row in rows if row.output == output] for output in outputs]
+    pool: set[str] = set()
+    for group in groups:
+        keys = sorted({row.key for row in group}, key=lambda key: fraction(f"split/{key}"))
+        pool.update(keys[: max(POOL_KEYS // len(groups), int(POOL_SHARE * len(keys)))])
+    return pool
 
 
 def _chosen(name: str, rows: Sequence[Row], most: int) -> tuple[Item, ...]:
