@@ -20,6 +20,7 @@ FLOORS = [
     ["profiles", "claims"],
     ["downloads", "package_index", "catalogue", "assets", "results", "lora"],
     ["data.alpaca", "data.batching", "adapters", "tiny"],
+    ["hub.space", "hub.cmaes", "hub.nevergrads", "hub.searches"],
     ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.bbh"],
     ["adapter_files", "models", "checkpoints", "contexts", "losses"],
     ["training", "evaluation", "doctor"],
@@ -28,6 +29,7 @@ FLOORS = [
     ["widgets", "lessons"],
     ["cli"],
 ]
+PACKAGES = {"", "data", "hub"}  # folders whose __init__ holds nothing
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
 
 
@@ -36,7 +38,7 @@ def rooms() -> dict[str, Path]:
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(part for part in parts if part != "__init__")
-        if name and name != "data":
+        if name not in PACKAGES:
             found[name] = path
     return found
 
@@ -49,7 +51,7 @@ def imported(path: Path) -> set[str]:
             for alias in node.names:
                 full = f"{base}.{alias.name}".lstrip(".")
                 names.add(full if full in ORDER else base)
-    return names - {"", "data"}
+    return names - PACKAGES
 
 
 def test_every_room_is_on_a_floor() -> None:
