@@ -109,6 +109,16 @@ def test_both_words_of_an_antonym_pair_are_on_the_same_side() -> None:
     assert all(training[answer] == question for question, answer in training.items())  # so no test asks it backwards
 
 
+@pytest.mark.parametrize("name", ["add", "greater", "add_words", "words_add", "less"])
+def test_both_orders_of_two_numbers_are_on_the_same_side(name: str) -> None:
+    train, test = (
+        {frozenset(re.split(r" [+<>] | plus ", item.input)) for item in part}
+        for part in (get(name).train, get(name).test)
+    )
+    assert min(len(train), len(test)) >= 100
+    assert not train & test  # 7 + 12 would give away 12 + 7
+
+
 def test_a_targets_examples_and_test_share_no_word() -> None:
     sentiment = {word for group in word_pools.load("sentiment").values() for word in group}
     film = get("film_sentiment")
