@@ -22,7 +22,8 @@ class Scores:
     """How P candidates do on R rows.
 
     Attributes:
-        losses: (P,) mean cross-entropy over all label tokens, in nats; NaN where a candidate's forward overflowed.
+        losses: (P,) mean cross-entropy over all label tokens, in nats; NaN where a candidate's forward overflowed
+            on any row; such a candidate is wrong on all of them.
         answer_losses: (P,) the same without the end tokens.
         row_losses: (P, R) mean over each row's label tokens.
         strict: (P, R) bool, greedy decoding would give the answer and stop there.
@@ -59,10 +60,11 @@ def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[Scoring
     """
     was_training = model.training
     model.eval()
-    made = scoring_batches(model, rows)
-    found = gather([[judge(model, batch, 1) for batch in made]], made)
-    model.train(was_training)
-    return found
+    try:
+        made = scoring_batches(model, rows)
+        return gather([[judge(model, batch, 1) for batch in made]], made)
+    finally:
+        model.train(was_training)
 
 
 def label_states(model: PreTrainedModel, batch: ScoringBatch, count: int) -> Tensor:
@@ -119,8 +121,8 @@ def gather(parts: list[list[tuple[Tensor, Tensor]]], made: list[ScoringBatch]) -
     def per_row(values: Tensor) -> Tensor:  # (P, labels) -> (P, R)
         return torch.zeros(len(values), total).index_add_(1, rows, values.float())
 
-    wrong = wrong | ~torch.isfinite(losses)
-    broken = ~torch.isfinite(losses).all(1)
+    broken = ~torch.isfinite(losses).all(1)  # (P,)
+    wrong = wrong | broken[:, None]
     losses = losses.masked_fill(broken[:, None], torch.nan)
     return Scores(
         losses=losses.double().mean(1).numpy(),

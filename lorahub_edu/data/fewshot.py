@@ -51,7 +51,7 @@ def encode(
         The rows.
 
     Raises:
-        CourseError: no row, an empty answer, or a row longer than the context.
+        CourseError: no row, an empty prompt or answer, or a row longer than the context.
 
     Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4.1 (five examples a task, input and target).
     """
@@ -62,6 +62,8 @@ def encode(
         if not answer.strip():
             raise CourseError(f"Example {place + 1} ({prompt[-40:]!r}) has an empty answer: there is nothing to learn.")
         asked = tokenizer(prompt, add_special_tokens=encoder_decoder).input_ids
+        if not asked:
+            raise CourseError(f"Example {place + 1} (answer {answer!r:.40}) has an empty prompt: say what is asked.")
         given = tokenizer(answer if encoder_decoder else " " + answer, add_special_tokens=False).input_ids
         row = PromptedRow(list(asked), [*given, tokenizer.eos_token_id])
         if context is not None and (max(len(asked), len(given) + 1) if encoder_decoder else row.tokens) > context:
