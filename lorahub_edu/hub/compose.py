@@ -201,7 +201,7 @@ def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition
         modules: the stack.
         weights: (N,) any real numbers.
         composition: "paper": A = Σ wᵢAᵢ (r, in), B = Σ wᵢBᵢ (out, r); "exact": Σ wᵢBᵢAᵢ as one module of rank N·r
-            (modules of weight 0 are left out).
+            (modules of weight 0 are left out; a layer smaller than N·r gets the largest rank that it can have).
 
     Returns:
         The composed module, ready for `adapter_files.put_adapter`.
@@ -222,7 +222,9 @@ def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition
     for site, (A, B) in modules.split(modules.flat[used]).items():  # (n, r, in), (n, out, r)
         scaled = B * w[used][:, None, None]
         pairs[site] = (A.flatten(0, 1), scaled.transpose(0, 1).flatten(1))  # (n·r, in), (out, n·r)
-    return _as_file(modules, pairs, _of_rank(modules.config, len(used) * modules.rank))
+    rank = len(used) * modules.rank
+    composed = _as_file(modules, pairs, _of_rank(modules.config, rank))
+    return composed if rank <= min(min(shape) for shape in modules.shapes.values()) else refactor(composed, rank)
 
 
 def refactor(module: AdapterFile, rank: int) -> AdapterFile:
@@ -233,7 +235,8 @@ def refactor(module: AdapterFile, rank: int) -> AdapterFile:
         rank: at most the module's.
 
     Returns:
-        A module of that rank, with the singular values shared evenly between A and B.
+        A module of that rank (a smaller layer gets the largest rank that it can have), with the singular values shared
+        evenly between A and B.
 
     Raises:
         CourseError: the rank is below 1 or above the module's.
@@ -250,7 +253,7 @@ def refactor(module: AdapterFile, rank: int) -> AdapterFile:
         U, S, Vt = torch.linalg.svd(Rb @ Ra.mT)  # the R x R core: B·A = Qb (Rb Raᵀ) Qaᵀ
         root = S[:rank].sqrt()
         pairs[site] = ((root[:, None] * Vt[:rank]) @ Qa.mT, Qb @ (U[:, :rank] * root))  # (k, in), (out, k)
-        configs[site] = _of_rank(module.configs[site], rank)
+        configs[site] = _of_rank(module.configs[site], len(root))
     return replace(module, weights=pairs, configs=configs)
 
 
