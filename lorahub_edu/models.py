@@ -13,24 +13,41 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerFast as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from lorahub_edu import assets, tiny
 from lorahub_edu.data import batching  # noqa: F401 - importing it registers the attention "packed"
+from lorahub_edu.downloads import why_unreachable
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.profiles import Profile, get_profile
 
 MARKER = "prepared.json"
+HUB_ADVICE = "Check the network and free disk space, or set HF_HOME to a folder that holds the model."
+TINY = {
+    tiny.NAME: (tiny.model, tiny.tokenizer, tiny.config),
+    tiny.T5_NAME: (tiny.t5, tiny.t5_tokenizer, tiny.t5_config),
+}
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model of the course: from one pinned file (`asset`) or straight from the hub (`repo`, `revision`)."""
+    """A base model of the course: from one pinned file (`asset`) or straight from the hub (`repo`, `revision`).
+
+    `kind` is "causal" or "encoder-decoder".
+    """
 
     name: str
     licence: str
+    kind: str = "causal"
     asset: str | None = None
     repo: str | None = None
     revision: str | None = None
@@ -40,8 +57,17 @@ BASE_MODELS = {
     base.name: base
     for base in (
         BaseModel(tiny.NAME, licence="Apache-2.0"),
+        BaseModel(tiny.T5_NAME, licence="Apache-2.0", kind="encoder-decoder"),
         BaseModel("SmolLM2-135M-Instruct", licence="Apache-2.0", asset="SmolLM2-135M-Instruct"),
         BaseModel("open_llama_7b_v2", licence="Apache-2.0", repo="openlm-research/open_llama_7b_v2", revision="main"),
+        # The base of the paper's modules (Huang et al. 2023, section 4.1; claim H6).
+        BaseModel(
+            "flan-t5-large",
+            licence="Apache-2.0",
+            kind="encoder-decoder",
+            repo="google/flan-t5-large",
+            revision="main",
+        ),
     )
 }
 
@@ -66,7 +92,7 @@ def is_prepared(name: str) -> bool:
     """Whether the model can be loaded without fetching or converting anything."""
     base = get_base(name)
     if base.asset is None:
-        return base.name == tiny.NAME
+        return base.name in TINY
     return _marker(name) == _wanted_marker(base)
 
 
@@ -167,25 +193,28 @@ def quiet_transformers() -> Iterator[None]:
 def load(
     profile: Profile | str | None = None,
     *,
+    base: str = "",
     dtype: torch.dtype | str | None = None,
     device: str | None = None,
     attention: str = "sdpa",
     offline: bool = False,
 ) -> tuple[PreTrainedModel, Tokenizer]:
-    """The profile's base model, in evaluation mode, and its tokenizer.
+    """The profile's base model, or another one, in evaluation mode, and its tokenizer.
 
     Args:
         profile: a profile, its name, or None for the environment's.
+        base: a key of `BASE_MODELS`; "" takes the profile's.
         dtype: of the weights; None takes the profile's.
         device: where to; None takes the profile's.
-        attention: transformers' attention implementation ("sdpa", "eager", "packed" for packed batches).
+        attention: transformers' attention implementation ("sdpa", "eager", "packed" for packed batches of a causal
+            model).
         offline: never open a connection.
 
     Returns:
-        A `LlamaForCausalLM` and a fast tokenizer whose padding token is set.
+        A causal model or an encoder-decoder, and a fast tokenizer whose padding token is set.
 
     Raises:
-        CourseError: the model can't be had, or the device isn't there.
+        CourseError: the model can't be had, the device isn't there, or the model can't run like that.
     """
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
     dtype = getattr(torch, dtype or profile.dtype) if not isinstance(dtype, torch.dtype) else dtype
@@ -195,9 +224,12 @@ def load(
             f"Profile {profile.name!r} needs an NVIDIA GPU, and torch finds none. Choose --profile cpu, or install the "
             f"CUDA build of torch on the machine with the GPU."
         )
-    base = get_base(profile.base_model)
-    if base.name == tiny.NAME:
-        model, tokenizer = tiny.model(attention=attention), tiny.tokenizer()
+    base = get_base(base or profile.base_model)
+    if base.kind == "encoder-decoder":
+        _check_encoder_decoder(base, dtype, attention)
+    if base.name in TINY:
+        make_model, make_tokenizer, _ = TINY[base.name]
+        model, tokenizer = make_model(attention=attention), make_tokenizer()
     else:
         model, tokenizer = _load_pretrained(base, dtype, attention, offline)
     if tokenizer.pad_token_id is None:
@@ -205,23 +237,48 @@ def load(
     return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
+def _check_encoder_decoder(base: BaseModel, dtype: torch.dtype, attention: str) -> None:
+    """T5's activations pass float16's largest number, and its rows are padded, never packed."""
+    if dtype == torch.float16:
+        raise CourseError(f"{base.name} overflows in float16 and answers nonsense: load it in bfloat16 or float32.")
+    if attention == batching.PACKED_ATTENTION:
+        raise CourseError(f'{base.name} is an encoder-decoder, whose rows are not packed: take attention="sdpa".')
+
+
 def _load_pretrained(
     base: BaseModel, dtype: torch.dtype, attention: str, offline: bool
 ) -> tuple[PreTrainedModel, Tokenizer]:
-    where = prepare(base.name, offline=offline) if base.asset else base.repo
-    options = {} if base.asset else {"revision": base.revision, "local_files_only": offline}
+    options = {} if base.asset else {"revision": base.revision}
+    where = prepare(base.name, offline=offline) if base.asset else _repo_or_cached(base, offline)
+    auto = AutoModelForSeq2SeqLM if base.kind == "encoder-decoder" else AutoModelForCausalLM
     try:
         with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation=attention, **options)
+            model = auto.from_pretrained(where, dtype=dtype, attn_implementation=attention, **options)
             tokenizer = AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:  # transformers raises many kinds here, OSError and SafetensorError among them
-        if base.asset:
-            advice = f"The prepared model in {where} may be damaged: delete that folder and run lorahub-edu fetch."
-        else:
-            advice = "Check the network and free disk space, or set HF_HOME to a folder that holds the model."
+        advice = f"The prepared model in {where} may be damaged: delete that folder and run lorahub-edu fetch."
+        if base.asset is None:
+            advice = HUB_ADVICE
         raise CourseError(f"Can't load {base.name}: {type(error).__name__}: {str(error)[:300]}. {advice}") from error
     model.config._name_or_path = base.repo or base.name  # not the folder it came from, which is this machine's
     return model, tokenizer
+
+
+def _repo_or_cached(base: BaseModel, offline: bool) -> str:
+    """The name of a model on the hub, or, with no hub to ask, the folder that its cache has of it."""
+    reason = "offline was chosen" if offline else why_unreachable(assets.hub_address())
+    if reason is None:
+        return base.repo
+    from huggingface_hub import snapshot_download
+
+    # Asked by name, transformers would try each file again and again for a minute, even of a model that is here.
+    try:
+        return snapshot_download(base.repo, revision=base.revision, local_files_only=True)
+    except Exception as error:
+        raise CourseError(
+            f"Can't load {base.name}: {base.repo} is not in the hub's cache on this machine, and the hub was not asked "
+            f"({reason}). {HUB_ADVICE}"
+        ) from error
 
 
 def name_of(model: PreTrainedModel) -> str | None:
@@ -230,10 +287,10 @@ def name_of(model: PreTrainedModel) -> str | None:
     return next((base.name for base in BASE_MODELS.values() if name in (base.name, base.repo)), None)
 
 
-def load_config(name: str) -> LlamaConfig:
+def load_config(name: str) -> PreTrainedConfig:
     """A base model's configuration, without its weights."""
     base = get_base(name)
-    if base.name == tiny.NAME:
-        return tiny.config()
+    if base.name in TINY:
+        return TINY[base.name][2]()
     where = prepare(name) if base.asset else base.repo
     return AutoConfig.from_pretrained(where, **({} if base.asset else {"revision": base.revision}))

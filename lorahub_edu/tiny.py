@@ -1,16 +1,23 @@
-"""A random LLaMA of a million parameters and its tokenizer: for tests, in milliseconds, from no file and no network."""
+"""A random LLaMA of a million parameters and a smaller T5, with tokenizers: for tests, from no file and no network."""
 
 from __future__ import annotations
 
 from functools import cache
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from lorahub_edu.data import alpaca
 
 NAME = "tiny-random-llama"
+T5_NAME = "tiny-random-t5"
 # SmolLM2's own special tokens, in its own order, so that text prepared for one fits the other.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -41,6 +48,47 @@ def model(seed: int = 0, attention: str = "sdpa") -> LlamaForCausalLM:
         made = LlamaForCausalLM(settings)
     made.config._name_or_path = NAME
     return made.eval()
+
+
+def t5_config() -> T5Config:
+    """A T5 with what FLAN-T5 has: a gated feed-forward, an output head of its own, and padding apart from the end."""
+    return T5Config(
+        vocab_size=config().vocab_size,
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        eos_token_id=2,
+    )
+
+
+def t5(seed: int = 0, attention: str = "sdpa") -> T5ForConditionalGeneration:
+    """A random encoder-decoder of a fifth of a million parameters; the same seed gives the same weights."""
+    settings = t5_config()
+    settings._attn_implementation = attention
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = T5ForConditionalGeneration(settings)
+        # transformers ties every T5's head that no checkpoint fills; FLAN-T5's checkpoint holds a head of its own.
+        made.lm_head.weight = torch.nn.Parameter(torch.randn_like(made.lm_head.weight) * settings.d_model**-0.5)
+    made.config._name_or_path = T5_NAME
+    return made.eval()
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """The same tokens as a T5 wants them: the end token closes a text for the encoder, and padding is another token."""
+    unknown, start, end = SPECIAL_TOKENS
+    made = Tokenizer.from_str(_learnt())
+    made.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token=unknown, bos_token=start, eos_token=end, pad_token=unknown
+    )
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
