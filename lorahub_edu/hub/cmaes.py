@@ -65,13 +65,13 @@ class CMAES:
         self._rate_one = 2 / ((n + 1.3) ** 2 + mu_eff)  # c_1, eq. 57
         rate_mu = 2 * (1 / 4 + mu_eff + 1 / mu_eff - 2) / ((n + 2) ** 2 + mu_eff)  # c_mu, eq. 58
         self._rate_mu = min(1 - self._rate_one, rate_mu)
-        self._random_length = math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2))  # of a draw from N(0, I), on average
+        self._random_length = math.sqrt(2) * math.exp(math.lgamma((n + 1) / 2) - math.lgamma(n / 2))  # of N(0, I)
 
     def ask(self) -> np.ndarray:
         """A generation of candidates, (population, n); one beyond a bound is moved onto it.
 
-        `tell` then learns from the moved one, which is what was evaluated. On quadratics with the optimum inside, on or
-        beyond the bounds this came out ahead of reflecting it and of learning from the unmoved one.
+        `tell` then learns from the moved one, which is what was evaluated: a mean of unmoved ones could stray outside,
+        where no loss calls it back, and one of reflected candidates is slow to settle on a bound.
         """
         z = self._generator.standard_normal((self.population, len(self.mean)))  # (P, n), eq. 38
         y = (z @ self._axes * self._lengths) @ self._axes.T  # (P, n), z · C^(1/2): covariance C, eq. 39
