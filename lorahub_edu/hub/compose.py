@@ -250,8 +250,8 @@ def refactor(module: AdapterFile, rank: int) -> AdapterFile:
     for site, (A, B) in module.weights.items():
         Qb, Rb = torch.linalg.qr(B)  # (out, R), (R, R)
         Qa, Ra = torch.linalg.qr(A.mT)  # (in, R), (R, R)
-        U, S, Vt = torch.linalg.svd(Rb @ Ra.mT)  # the R x R core: B·A = Qb (Rb Raᵀ) Qaᵀ
-        root = S[:rank].sqrt()
+        U, S, Vt = torch.linalg.svd(Rb @ Ra.mT, full_matrices=False)  # the core: B·A = Qb (Rb Raᵀ) Qaᵀ
+        root = S[:rank].sqrt()  # (k,), k below `rank` where the layer is smaller
         pairs[site] = ((root[:, None] * Vt[:rank]) @ Qa.mT, Qb @ (U[:, :rank] * root))  # (k, in), (out, k)
         configs[site] = _of_rank(module.configs[site], len(root))
     return replace(module, weights=pairs, configs=configs)
