@@ -99,8 +99,8 @@ def stack(
         The stack.
 
     Raises:
-        CourseError: no module, or modules of different base model, target modules, rank, scaling, or dtype; says which
-            and how they differ.
+        CourseError: no module, a module that is not finite, or modules of different base model, target modules, rank,
+            scaling, or dtype; says which and how they differ.
 
     Source: Huang et al. 2023, section 3.2 (the modules must share one rank); claim H2.
     """
@@ -117,7 +117,7 @@ def stack(
     shapes = {site: (B.shape[0], A.shape[1]) for site, (A, B) in files[0].weights.items()}
     dtype = dtype or torch.promote_types(next(iter(files[0].weights.values()))[0].dtype, torch.float32)
     rows = []
-    for file in files:
+    for file, name in zip(files, names, strict=True):
         parts = []
         for site in sites:
             A, B = (tensor.detach().to("cpu", dtype) for tensor in file.weights[site])
@@ -127,6 +127,8 @@ def stack(
             # The stack has one scaling: a module of another scaling carries the ratio in its B.
             parts.append((F.pad(B, (0, missing)) * (own.scaling / config.scaling)).flatten())
         rows.append(torch.cat(parts))
+        if not torch.isfinite(rows[-1]).all():  # even a weight of 0 would make NaN of it, in every candidate
+            raise CourseError(f"Module {name!r} holds NaN or infinite values: leave it out, or train it again.")
     shared = replace(config, dtype=dtype, dropout=0.0)
     return ModuleStack(names, torch.stack(rows), shapes, rank, shared, files[0].base_model, files[0].base_model_sha256)
 

@@ -40,6 +40,10 @@ class PopulationLinear(nn.Module):
         self.A_all: Tensor | None = None  # (N·r, in), for the exact composition
         self.B_all: Tensor | None = None  # (out, N·r), scaled
 
+    @property
+    def weight(self) -> Tensor:
+        return self.base_layer.weight  # T5 asks its feed-forward's last layer for the dtype
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (P·b, T, in) -> (P·b, T, out)."""
         out = self.base_layer(x)
@@ -78,6 +82,7 @@ class Population:
         self.model, self.modules, self.composition, self.max_tokens = model, modules, composition, max_tokens
         self.candidates = _Candidates()
         self.layers: dict[str, PopulationLinear] = {}
+        self._was_training: bool | None = None  # None outside the block
         names = dict(model.named_modules())
         for site, (outputs, inputs) in modules.shapes.items():
             layer = names.get(site)
@@ -97,6 +102,8 @@ class Population:
 
     def __enter__(self) -> Population:
         device, dtype = self.model.device, self.model.dtype
+        self._was_training = self.model.training
+        self.model.eval()
         stacked = self.modules.split(self.modules.flat)
         for site, layer in self.layers.items():
             if self.composition == "exact":
@@ -114,16 +121,25 @@ class Population:
             self.model.set_submodule(site, layer.base_layer)
         self._flat = None
         self.use(None)
+        self.model.train(self._was_training)
+        self._was_training = None
 
     def use(self, weights: np.ndarray | Tensor | None) -> None:
         """Make these P candidates the ones that the next forward computes; None is the base model alone.
 
         Args:
             weights: (P, N); a tensor that requires a gradient keeps its graph.
+
+        Raises:
+            CourseError: these are not (P, N), or this is not in the `with` block.
         """
         self.candidates.count, self.candidates.pairs, self.candidates.weights = 0, {}, None
         if weights is None:
             return
+        if self._was_training is None:
+            raise CourseError(
+                "A population scores only inside its block: with Population(model, modules) as population."
+            )
         W = torch.as_tensor(weights, dtype=self.modules.flat.dtype, device=self.model.device)  # (P, N)
         if W.dim() != 2 or W.shape[1] != len(self.modules):
             raise CourseError(f"Candidates are (P, {len(self.modules)}), one weight a module, not {tuple(W.shape)}.")
