@@ -284,6 +284,13 @@ def test_layers_of_another_size_are_another_base(model, files) -> None:
         stack([files[0], replace(files[1], weights=cut)])
 
 
+def test_a_module_that_is_not_finite_is_named(files) -> None:
+    A, B = files[1].weights["model.layers.2.self_attn.q_proj"]
+    spoilt = files[1].weights | {"model.layers.2.self_attn.q_proj": (A, B.index_fill(0, torch.tensor([3]), torch.inf))}
+    with pytest.raises(CourseError, match="Module 'm1' holds NaN or infinite values"):
+        stack([files[0], replace(files[1], weights=spoilt), files[2]])
+
+
 def test_a_module_file_cut_short(files, tmp_path: Path) -> None:
     where = hub_modules.write(files[0], tmp_path) / "adapter_model.safetensors"
     where.write_bytes(where.read_bytes()[:5000])
