@@ -131,6 +131,8 @@ def _make_optimizer(space: Space, budget: int, seed: int, name: str) -> Any:
     # scipy corrects nevergrad's tolerance of 0 and its budget, and says so at every start
     warnings.filterwarnings("ignore", message="COBYLA: Invalid", category=UserWarning)
     n = space.dimension
+    state = np.random.get_state()  # an Array takes a draw from numpy's global generator, which is not ours to move
     weights = nevergrad.p.Array(init=[0.0] * n, lower=[space.lower] * n, upper=[space.upper] * n)
+    np.random.set_state(state)
     weights.random_state = np.random.RandomState(seed)
     return nevergrad.optimizers.registry[key](parametrization=weights, budget=budget, num_workers=1)
