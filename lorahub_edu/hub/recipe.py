@@ -66,6 +66,7 @@ def adapt_to(
     original_scale: bool = False,
     test_items: int = 100,
     profile: str | None = None,
+    base_model: str = "",
     out: str | Path = Path("runs/adapt"),
     progress: bool = True,
 ) -> Done:
@@ -84,6 +85,7 @@ def adapt_to(
         original_scale: as for `adapt`.
         test_items: how many of the task's test items to score before and after; 0 scores none.
         profile: names the base model.
+        base_model: a base to use instead of the profile's, such as "flan-t5-large".
         out: the search's log, its summary and the adapter; a search that was killed goes on from there.
         progress: show a bar.
 
@@ -103,20 +105,20 @@ def adapt_to(
         raise CourseError(f"{task} has no example to adapt to: give at least one row.")
     files = zoo.load(list(modules) or None, folder)
     dtype = torch.float32 if optimizer == "gradient" else torch.bfloat16
-    model, tokenizer = models.load(profile, dtype=dtype)
+    model, tokenizer = models.load(profile, base=base_model, dtype=dtype)
     instruction = asked.instructions[0]
     rows = rows_for(model, tokenizer, instruction, examples)
     _check_base(files, models.name_of(model))
     found = adapt(
         model, files, rows, optimizer, budget, seed,
         composition=composition, original_scale=original_scale, folder=out, progress=progress,
-        final_model=lambda: models.load(profile, dtype=torch.float32)[0],
+        final_model=lambda: models.load(profile, base=base_model, dtype=torch.float32)[0],
     )  # fmt: skip
     module = found.module
     if rank is not None:
         module = compose.refactor(module, rank)
     before = after = None
-    judged = models.load(profile, dtype=torch.float32)[0]
+    judged = models.load(profile, base=base_model, dtype=torch.float32)[0]
     if tested:
         made = _test_batches(judged, tokenizer, instruction, tested)
         before = score(judged, made)

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import date
 from pathlib import Path
 
@@ -38,11 +38,19 @@ def run(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [replace(cell, methods=wanted) for cell in cells if (wanted := _missing(cell, folder))]
-    for cell, rows in _finished(missing, executor):
+    for cell, rows in _finished(missing(cells, folder), executor):
         _store(cell, rows, folder)
         report(rows)
     return [row for cell in cells for row in _stored(cell, folder) if row["method"] in cell.methods]
+
+
+def missing(cells: Sequence[Cell], folder: str | Path) -> list[Cell]:
+    """What a folder does not hold of these cells: cells with the methods that are still to be measured.
+
+    Raises:
+        CourseError: a file in the folder is not a measured cell, or was measured with other settings.
+    """
+    return [replace(cell, methods=wanted) for cell in cells if (wanted := _missing(cell, Path(folder)))]
 
 
 def _finished(cells: Sequence[Cell], executor: Executor | None) -> Iterable[tuple[Cell, list[dict]]]:
@@ -75,7 +83,8 @@ def _stored(cell: Cell, folder: Path) -> list[dict]:
         settings, rows = content["settings"], content["rows"]
     except (ValueError, KeyError) as error:
         raise CourseError(f"{path} is not a measured cell ({error!r}): delete it and run the sweep again.") from error
-    different = [key for key, value in _settings(cell).items() if settings.get(key) != value]
+    usual = {field.name: field.default for field in fields(Cell)}  # what a file does not name
+    different = [key for key, value in _settings(cell).items() if settings.get(key, usual[key]) != value]
     if different:
         raise CourseError(
             f"{path} was measured with other settings ({', '.join(different)}): use another folder for this sweep."
