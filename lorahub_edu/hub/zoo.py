@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from lorahub_edu.findings import Table
 
 CARD_FILE = "card.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "zoo"
+PUBLISHED = Path(__file__).resolve().parent.parent / "data" / "lorahub_modules.json"
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,29 @@ def load(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPP
             files += [read_adapter(path / name) for name in names(path)]
         elif path.is_dir():
             files.append(read_adapter(path))
-        elif str(source).count("/") == 1 and not str(source).startswith((".", "/", "~")):
+        elif is_on_hub(source, folder):
             files.append(read_adapter(from_hub(str(source))))
         else:
             _module_folder(str(source), Path(folder))
     if not files:
         raise CourseError(f"There is no module in {folder}: train some with lorahub-edu zoo train.")
     return files
+
+
+def is_on_hub(source: str | Path, folder: str | Path = SHIPPED) -> bool:
+    """Whether `load` would look for this source on the hub: "owner/name" that is no folder here."""
+    text = str(source)
+    here = Path(text).is_dir() or (Path(folder) / text / adapter_files.CONFIG_FILE).is_file()
+    return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not here
+
+
+def is_fetched(repo: str) -> bool:
+    """Whether a module of the hub lies in the course's cache."""
+    return (_hub_folder(repo) / adapter_files.WEIGHTS_FILE).is_file()
+
+
+def _hub_folder(repo: str) -> Path:
+    return own_zoo() / "hub" / repo.replace("/", "--")
 
 
 def from_hub(repo: str, *, offline: bool = False) -> Path:
@@ -137,8 +155,8 @@ def from_hub(repo: str, *, offline: bool = False) -> Path:
     """
     from huggingface_hub import snapshot_download  # slow to import, and most runs never need it
 
-    target = own_zoo() / "hub" / repo.replace("/", "--")
-    if (target / adapter_files.WEIGHTS_FILE).is_file():
+    target = _hub_folder(repo)
+    if is_fetched(repo):
         return target
     try:
         found = Path(
@@ -156,8 +174,22 @@ def from_hub(repo: str, *, offline: bool = False) -> Path:
         ) from error
     target.mkdir(parents=True, exist_ok=True)
     (target / adapter_files.CONFIG_FILE).write_text(settings, encoding="utf-8")
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target / adapter_files.WEIGHTS_FILE)
+    # Under another name until it is whole: a kill must not leave half a file that counts as fetched.
+    unfinished = target / f"{adapter_files.WEIGHTS_FILE}.part"
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished)
+    os.replace(unfinished, target / adapter_files.WEIGHTS_FILE)
     return target
+
+
+def published_modules() -> tuple[str, ...]:
+    """The hub names of the modules that the paper draws its candidates from; their base is flan-t5-large.
+
+    Returns:
+        "owner/name" of each, in alphabetical order: what `load` takes.
+
+    Source: Huang et al. 2023, "LoraHub", section 4.1 (about 200 tasks of FLAN); claims H3 and H6.
+    """
+    return tuple(json.loads(PUBLISHED.read_text(encoding="utf-8"))["modules"])
 
 
 @dataclass(frozen=True)
