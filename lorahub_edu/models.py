@@ -190,6 +190,15 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def check_device(profile: Profile, device: str | None = None) -> None:
+    """Raise a CourseError unless the profile's device, or the given one, is there."""
+    if (device or profile.device).startswith("cuda") and not torch.cuda.is_available():
+        raise CourseError(
+            f"Profile {profile.name!r} needs an NVIDIA GPU, and torch finds none. Choose --profile cpu, or install the "
+            f"CUDA build of torch on the machine with the GPU."
+        )
+
+
 def load(
     profile: Profile | str | None = None,
     *,
@@ -219,11 +228,7 @@ def load(
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
     dtype = getattr(torch, dtype or profile.dtype) if not isinstance(dtype, torch.dtype) else dtype
     device = device or profile.device
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise CourseError(
-            f"Profile {profile.name!r} needs an NVIDIA GPU, and torch finds none. Choose --profile cpu, or install the "
-            f"CUDA build of torch on the machine with the GPU."
-        )
+    check_device(profile, device)
     base = get_base(base or profile.base_model)
     if base.kind == "encoder-decoder":
         _check_encoder_decoder(base, dtype, attention)

@@ -19,15 +19,18 @@ FLOORS = [
     ["errors"],
     ["profiles", "claims"],
     ["downloads", "package_index", "catalogue", "assets", "results", "lora"],
-    ["data.alpaca", "data.batching", "adapters", "tiny"],
+    ["data.alpaca", "data.batching", "data.fewshot", "adapters", "tiny"],
     ["hub.space", "hub.cmaes", "hub.nevergrads", "hub.searches"],
     ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.bbh"],
-    ["adapter_files", "models", "checkpoints", "contexts", "losses"],
+    ["adapter_files", "models", "checkpoints", "contexts", "losses", "scoring"],
     ["training", "evaluation", "doctor"],
     ["finetune", "findings"],
+    ["hub.gradient", "hub.compose", "hub.population", "hub.candidates", "hub.zoo", "hub.stand_ins"],
+    ["hub.zoo_training", "hub.workers", "hub.history", "hub.adapt", "hub.baselines"],
+    ["hub.cells", "hub.sweep", "hub.recipe", "hub.bbh_study"],
     ["plots", "checks", "checks.lesson00", "checks.lesson01", "checks.lesson02", "checks.lesson03"],
     ["widgets", "lessons"],
-    ["cli"],
+    ["terminal", "cli_hub", "cli"],
 ]
 PACKAGES = {"", "data", "hub"}  # folders whose __init__ holds nothing
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
