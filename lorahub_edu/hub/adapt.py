@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from lorahub_edu import models, results
 from lorahub_edu.adapter_files import AdapterFile
 from lorahub_edu.data.fewshot import PromptedRow
-from lorahub_edu.errors import CourseError
+from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub.compose import ModuleStack, compose, stack
 from lorahub_edu.hub.history import History, SearchLog, fingerprint, join
 from lorahub_edu.hub.population import Population
@@ -32,7 +32,8 @@ BUDGET = 40  # the paper's largest number of steps
 FINALISTS = 5
 SUMMARY_FILE = "adapt.json"
 # optimizer="auto": the composition that a sweep found best, and what it is searched with.
-AUTO = {"optimizer": "greedy", "composition": "exact", "budget": 120}
+AUTO = {"optimizer": "greedy", "composition": "exact", "budget": 120, "choose": "loss"}
+CHOICES = ("loss", "exact match")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def adapt(
     executor: Executor | None = None,
     *,
     composition: str | None = None,
+    choose: str | None = None,
     l1: float = L1,
     original_scale: bool = False,
     final_model: PreTrainedModel | Callable[[], PreTrainedModel] | None = None,
@@ -84,6 +86,8 @@ def adapt(
         executor: scores parts of each population in other processes; the modules must lie on disk then, and the model
             must be one of the course's. Only weights and losses travel.
         composition: "paper" or "exact"; None is the paper's, or exact for "auto".
+        choose: which of the scored candidates is kept: "loss", the lowest objective, or "exact match", the one that
+            answers most examples exactly and among those the lowest objective; None is "loss" unless "auto" says else.
         l1: factor of the mean of |wᵢ|.
         original_scale: divide the loss by the number of examples, as the released code does (it divides a mean once
             more, so with five examples its L1 term weighs five times as much as in the paper).
@@ -109,12 +113,16 @@ def adapt(
     optimizer = AUTO["optimizer"] if auto else optimizer
     composition = composition or (AUTO["composition"] if auto else "paper")
     budget = budget if budget is not None else (AUTO["budget"] if auto else BUDGET)
+    choose = choose or (AUTO["choose"] if auto else "loss")
+    if choose not in CHOICES:
+        raise CourseError(f"Candidates can't be chosen by {choose!r}. {near_matches(choose, CHOICES)}")
     stacked = modules if isinstance(modules, ModuleStack) else stack(modules, composition=composition)
     search, algorithm = make_search(optimizer, Space(len(stacked)), budget, seed, **options)
     scale = len(examples) if original_scale else 1.0
-    log = SearchLog(folder, fingerprint(stacked, examples, optimizer, composition, budget, seed, l1, scale, options))
+    named = optimizer if isinstance(optimizer, str) else algorithm  # a function's repr is another one in every process
+    log = SearchLog(folder, fingerprint(stacked, examples, named, composition, budget, seed, l1, scale, options))
     score = _scorer(model, modules, stacked, examples, composition, executor, needs_gradient(optimizer))
-    started = time.perf_counter()
+    started = time.perf_counter() - log.seconds
     tried: list[dict] = []
     bar = tqdm(total=budget, disable=not progress, unit="candidate", dynamic_ncols=True)
     with Population(model, stacked, composition) as population, bar:
@@ -139,7 +147,20 @@ def adapt(
                 candidates = search.send(feedback)
             except StopIteration:
                 break
-        weights, loss = _choose(history, stacked, composition, examples, final_model, population, l1, scale)
+        if not tried:
+            raise CourseError(f"The search ({algorithm}) ended without a candidate: it must yield at least one.")
+        best = _rank(history.objectives, history.strict, choose)
+        if not len(best):
+            raise CourseError(
+                f"All {len(history)} candidates gave a loss that is not finite: are the modules of this base model, "
+                f"and finite? lorahub-edu zoo verify tells."
+            )
+        weights, loss = history.weights[best[0]], float(history.losses[best[0]])
+        if final_model is not None:
+            finalists = _distinct(history.weights[best], FINALISTS)
+            weights, loss = _choose(
+                finalists, stacked, composition, examples, final_model, population, choose, l1, scale
+            )
     found = Adapted(
         stacked.names, weights, loss, compose(stacked, weights, composition), composition, algorithm, history
     )
@@ -205,48 +226,52 @@ def _scorer(
 def _with_gradient(population: Population, candidates: np.ndarray, made: list) -> dict:
     """Losses and their gradients by backpropagation through the composition: one pass forward and one back."""
     W = torch.tensor(candidates, dtype=torch.float32, requires_grad=True)  # (P, N)
-    total = torch.zeros(len(candidates))
+    total, slopes = torch.zeros(len(candidates)), torch.zeros(candidates.shape)
     labels = sum(len(batch.labels) for batch in made)
     for batch in made:
         part = population.loss(W, batch).cpu() * (len(batch.labels) / labels)  # (P,)
-        part.sum().backward()
+        slopes += torch.autograd.grad(part.sum(), W)[0]  # of w alone: the base model's weights collect none
         total += part.detach()
     population.use(None)
     strict = [float("nan")] * len(candidates)  # not looked at: a gradient step sees the loss only
-    return {"losses": total.double().tolist(), "strict": strict, "gradients": W.grad.double().tolist()}
+    return {"losses": total.double().tolist(), "strict": strict, "gradients": slopes.double().tolist()}
+
+
+def _rank(objectives: np.ndarray, strict: np.ndarray, choose: str) -> np.ndarray:
+    """Places of the candidates that did not fail, the best first; earlier ones win ties."""
+    alive = np.flatnonzero(~np.isnan(objectives))
+    exact = np.nan_to_num(strict[alive]) if choose == "exact match" else np.zeros(len(alive))
+    return alive[np.lexsort((objectives[alive], -exact))]
+
+
+def _distinct(candidates: np.ndarray, count: int) -> np.ndarray:
+    """The first few candidates that differ, in order: (<=count, N)."""
+    first = np.unique(candidates[: 3 * count], axis=0, return_index=True)[1]
+    return candidates[np.sort(first)[:count]]
 
 
 def _choose(
-    history: History,
+    finalists: np.ndarray,
     stacked: ModuleStack,
     composition: str,
     examples: Sequence[PromptedRow],
-    final_model: PreTrainedModel | Callable[[], PreTrainedModel] | None,
+    final_model: PreTrainedModel | Callable[[], PreTrainedModel],
     population: Population,
+    choose: str,
     l1: float,
     scale: float,
 ) -> tuple[np.ndarray, float]:
-    """The best candidate, after its closest rivals were scored again in float32 where that is wanted."""
-    alive = np.flatnonzero(~np.isnan(history.objectives))
-    if not len(alive):
-        raise CourseError(
-            f"All {len(history)} candidates gave a loss that is not finite: are the modules of this base model, and "
-            f"finite? lorahub-edu zoo verify tells."
-        )
-    order = alive[np.argsort(history.objectives[alive], kind="stable")]
-    if final_model is None:
-        return history.weights[order[0]], float(history.losses[order[0]])
-    finalists = np.unique(history.weights[order[: 3 * FINALISTS]], axis=0, return_index=True)[1]
-    finalists = history.weights[order[np.sort(finalists)[:FINALISTS]]]  # (<=5, N), best first
+    """The best of the finalists by the final model's scores, and its loss; the first where all of them fail."""
     judge = final_model if isinstance(final_model, PreTrainedModel) else final_model()
     if judge is population.model:
-        losses = population.score(finalists, examples).losses
+        scores = population.score(finalists, examples)
     else:
         with Population(judge, stacked, composition) as exact:
-            losses = exact.score(finalists, examples).losses
-    objectives = losses / scale + l1 * np.abs(finalists).mean(1)
-    best = int(np.nanargmin(objectives))
-    return finalists[best], float(losses[best])
+            scores = exact.score(finalists, examples)
+    objectives = scores.losses / scale + l1 * np.abs(finalists).mean(1)
+    ranking = _rank(objectives, scores.strict.mean(1), choose)
+    best = int(ranking[0]) if len(ranking) else 0
+    return finalists[best], float(scores.losses[best])
 
 
 def _show(bar: tqdm, history: History, names: Sequence[str], done: int) -> None:
