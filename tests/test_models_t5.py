@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from stand_ins import closed_address
+from t5_stand_ins import cached_base
 from transformers import T5ForConditionalGeneration
 
 from lorahub_edu import assets, models, profiles, tiny
@@ -22,16 +23,6 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_ENDPOINT", closed_address())
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     return tmp_path / "hub"
-
-
-def cached(cache: Path, repo: str, model: T5ForConditionalGeneration) -> None:
-    """Lay a model where the hub's library keeps those it has fetched."""
-    folder = cache / ("models--" + repo.replace("/", "--"))
-    commit = "0" * 40
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(commit)
-    model.save_pretrained(folder / "snapshots" / commit)
-    tiny.t5_tokenizer().save_pretrained(folder / "snapshots" / commit)
 
 
 def test_a_named_base_takes_the_place_of_the_profiles() -> None:
@@ -65,7 +56,7 @@ def test_the_tiny_t5_has_flan_t5s_parts() -> None:
 
 def test_the_hubs_model_loads_from_its_cache_with_its_own_head(hub_cache: Path) -> None:
     made = tiny.t5(seed=3)
-    cached(hub_cache, "google/flan-t5-large", made)
+    cached_base(hub_cache, "google/flan-t5-large", made)
     loaded, tokenizer = models.load("tiny", base="flan-t5-large", dtype="float32")
     assert models.name_of(loaded) == "flan-t5-large"
     assert loaded.config._name_or_path == "google/flan-t5-large"
