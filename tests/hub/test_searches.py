@@ -152,6 +152,14 @@ def test_who_asks_nevergrad_for_cma_gets_one() -> None:
     assert make_search("CMA", SPACE, 40, 0)[1] == "CMA-ES"  # the name is ours first
 
 
+def test_nevergrad_is_told_that_a_failed_candidate_is_a_little_worse_than_the_worst() -> None:
+    told = iter([1000.0, 2.0, 3.0, 4.0, 1.0, 4.0])  # 1000 while there is nothing to compare with
+    failing = iter([np.nan, 2.0, 3.0, np.nan, 1.0, np.inf])
+    one = batches(nevergrad_search(Space(3), 7), lambda X: np.array([next(failing, 1.0)]))
+    other = batches(nevergrad_search(Space(3), 7), lambda X: np.array([next(told, 1.0)]))
+    np.testing.assert_array_equal(one, other)
+
+
 def test_the_choice_that_is_named_is_the_one_that_ran() -> None:
     for name, dimension, budget in [("ngopt", 20, 40), ("shiwa", 20, 1000), ("shiwa", 40, 40), ("ngopt", 200, 40)]:
         chosen = chosen_optimizer(name, dimension, budget)
