@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.errors import CourseError
@@ -60,7 +62,7 @@ def join(tried: list[dict]) -> History:
 
 def fingerprint(stacked: ModuleStack, examples: Sequence[PromptedRow], *settings: object) -> dict[str, str]:
     """What must agree for a search to go on."""
-    digest = hashlib.sha256(stacked.flat.numpy().tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(stacked.flat.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
     rows = hashlib.sha256(repr([(row.prompt_ids, row.answer_ids) for row in examples]).encode()).hexdigest()[:16]
     keys = ("optimizer", "composition", "budget", "seed", "l1", "loss scale", "options")
     named = {key: repr(value) for key, value in zip(keys, settings, strict=True)}
@@ -75,7 +77,8 @@ class SearchLog:
         self.recorded: list[dict] = []
         if self.path is None:
             return
-        if self.path.is_file():
+        begun = self.path.is_file() and b"\n" in self.path.read_bytes()
+        if begun:  # else a kill came before the first line was whole
             self.recorded = self._read(fingerprint)
             return
         try:
@@ -84,13 +87,22 @@ class SearchLog:
         except OSError as error:
             raise CourseError(f"Can't write {self.path}: {error.strerror}. Choose another folder.") from error
 
+    @property
+    def seconds(self) -> float:
+        """How long the recorded part of the search took."""
+        return self.recorded[-1]["seconds"] if self.recorded else 0.0
+
     def _read(self, fingerprint: dict[str, str]) -> list[dict]:
-        whole = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        whole, size = [], 0
+        for line in self.path.read_bytes().splitlines(keepends=True):
             try:
-                whole.append(json.loads(line))
-            except json.JSONDecodeError:
+                entry = json.loads(line)
+            except ValueError:
                 break  # a kill in the middle of a line: what stands before it is whole
+            if not line.endswith(b"\n"):
+                break
+            whole.append(entry)
+            size += len(line)
         theirs = whole[0] if whole else {}
         different = [key for key, value in fingerprint.items() if theirs.get(key) != value]
         if different:
@@ -98,8 +110,7 @@ class SearchLog:
                 f"{self.path.parent} holds another search (different: {', '.join(different)}). Use the same settings "
                 f"to go on with it, or another folder."
             )
-        text = "".join(json.dumps(entry) + "\n" for entry in whole)
-        self.path.write_text(text, encoding="utf-8")
+        os.truncate(self.path, size)
         return whole[1:]
 
     def replay(self, candidates: np.ndarray) -> dict | None:
@@ -107,7 +118,8 @@ class SearchLog:
         if not self.recorded:
             return None
         entry = self.recorded.pop(0)
-        if not np.allclose(entry.pop("weights"), candidates, atol=1e-9):
+        recorded = np.asarray(entry.pop("weights"))
+        if recorded.shape != candidates.shape or not np.allclose(recorded, candidates, atol=1e-9):
             raise CourseError(
                 f"{self.path} was written by another version of the search: delete its folder and start again."
             )

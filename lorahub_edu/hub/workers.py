@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from lorahub_edu.hub.compose import stack
 from lorahub_edu.hub.population import Population
 from lorahub_edu.profiles import get_profile
 from lorahub_edu.scoring import scoring_batches
+
+_TURN = Lock()  # threads of one process share its model, which scores one population at a time
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,10 @@ def evaluate(job: Job, candidates: np.ndarray) -> dict[str, list[float]]:
     Returns:
         "losses" and "strict", P numbers each.
     """
-    population, made = _worker(job)
-    with population:
-        scores = population.score(candidates, made)
+    with _TURN:
+        population, made = _worker(job)
+        with population:
+            scores = population.score(candidates, made)
     return {"losses": scores.losses.tolist(), "strict": scores.strict.mean(1).tolist()}
 
 
