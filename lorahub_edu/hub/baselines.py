@@ -94,6 +94,8 @@ def tuned(
         for name, layer in list(model.named_modules()):
             if isinstance(layer, adapters.LoRALinear | IA3Layer):
                 model.set_submodule(name, layer.base_layer)
+        if hasattr(model, "peft_config"):  # PEFT would take the next tuning for a second adapter, and warn
+            del model.peft_config
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(required[name])
 
