@@ -167,6 +167,8 @@ def from_hub(repo: str, *, offline: bool = False) -> Path:
             tensors = load_file(found / adapter_files.WEIGHTS_FILE)
         else:
             tensors = torch.load(found / "adapter_model.bin", map_location="cpu", weights_only=True)
+            if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+                raise ValueError("adapter_model.bin holds something else than named tensors")
     except Exception as error:  # the hub's library raises many kinds
         raise CourseError(
             f"Can't get the module {repo!r} from the hub: {type(error).__name__}: {str(error)[:200]}. Check the name "
