@@ -23,6 +23,8 @@ from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.lora import LoRAConfig
 from lorahub_edu.scoring import label_states, scoring_batches
 
+KINDS = ("lora", "ia3", "full")
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -72,6 +74,8 @@ def tuned(
         if tuning not in TUNINGS:
             raise CourseError(f"There is no tuning {tuning!r}. {near_matches(tuning, TUNINGS)}")
         tuning = TUNINGS[tuning]
+    if tuning.kind not in KINDS:
+        raise CourseError(f"There is no kind of tuning {tuning.kind!r}. {near_matches(tuning.kind, KINDS)}")
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     if tuning.kind == "full" and model.dtype != torch.float32:
         raise CourseError(f"Full tuning in {model.dtype} loses steps this small to rounding: load it in float32.")
