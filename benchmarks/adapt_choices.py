@@ -1,0 +1,93 @@
+"""How `optimizer="auto"` was settled, on the settling targets only: rules for the final choice, and gradient descent.
+
+    python benchmarks/adapt_choices.py --save
+
+One greedy search of 120 candidates a target and draw is judged by several rules for which candidate to keep; gradient
+descent on the same exact composition starts from the same single module. The verdict targets are never looked at here.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+
+import common
+import numpy as np
+
+from lorahub_edu import results
+from lorahub_edu.data import fewshot, tasks
+from lorahub_edu.hub import cells
+from lorahub_edu.hub.adapt import adapt
+from lorahub_edu.results import Finding
+
+RULES = ("loss", "exact match", "single if as exact", "single")
+
+
+def kept(rule: str, strict: np.ndarray, objectives: np.ndarray, singles: int) -> int:
+    """Which of the scored candidates a rule keeps; the first `singles` are the modules alone."""
+    single = int(np.nanargmin(objectives[:singles]))
+    if rule == "single":
+        return single
+    if rule == "loss":
+        return int(np.nanargmin(objectives))
+    best = int(np.lexsort((objectives, -strict))[0])
+    return single if rule == "single if as exact" and strict[single] >= strict[best] else best
+
+
+def measure(target: str, draw: int, test_items: int, steps: int) -> dict[str, float]:
+    """Strict exact match on the target's test items, by rule; and processor seconds of both searches."""
+    bench = cells.bench("cpu", (), str(cells.zoo.SHIPPED))
+    task = tasks.get(target)
+    examples, items = cells.split(task, draw, 5, test_items)
+    rows = cells.rows_for(bench.model, bench.tokenizer, task.instructions[0], examples)
+    tested = cells.rows_for(bench.model, bench.tokenizer, task.instructions[0], items)
+    made = fewshot.batches(bench.model.config, sorted(tested, key=lambda row: row.tokens))
+
+    def strict(weights: np.ndarray) -> float:
+        return float(bench.test(weights, "exact", made).strict.mean())
+
+    started = time.process_time()
+    history = adapt(bench.model, bench.stacks["exact"], rows, "greedy", 120, draw, composition="exact").history
+    found = {"greedy seconds": time.process_time() - started}
+    modules = len(bench.files)
+    places = {rule: kept(rule, history.strict, history.objectives, modules) for rule in RULES}
+    scores = {place: strict(history.weights[place]) for place in set(places.values())}
+    found |= {rule: scores[place] for rule, place in places.items()}
+    found["loss, 60"] = strict(history.weights[kept("loss", history.strict[:60], history.objectives[:60], modules)])
+    started = time.process_time()
+    start = history.weights[places["single"]].tolist()
+    by_slope = adapt(
+        bench.model, bench.stacks["exact"], rows, "gradient", steps, draw, composition="exact", start=start
+    )
+    found["gradient seconds"] = time.process_time() - started
+    found["gradient"] = strict(by_slope.weights)
+    return found
+
+
+def main() -> None:
+    options = common.arguments(__doc__, draws=1, test_items=80, steps=30)
+    targets = tasks.names("settling")
+    rows = [
+        measure(target, draw, options.test_items, options.steps) for draw in range(options.draws) for target in targets
+    ]
+    note = f"settling targets {', '.join(targets)}; {options.draws} draws of five; {options.test_items} test items"
+    found = [
+        Finding(
+            f"adapt_choices.{key}",
+            tuple(row[key] for row in rows),
+            "s" if key.endswith("seconds") else "strict exact match",
+            note=f"{note}; mean {statistics.fmean(row[key] for row in rows):.3f}",
+            seeds=tuple(range(options.draws)),
+            model="SmolLM2-135M-Instruct",
+            profile="cpu",
+        )
+        for key in rows[0]
+    ]
+    if options.save:
+        results.record(found, "adapt_choices", results.committed_folder())
+    print(json.dumps({f.name: round(statistics.fmean(f.values), 4) for f in found}))
+
+
+if __name__ == "__main__":
+    main()
