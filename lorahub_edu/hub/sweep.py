@@ -81,7 +81,7 @@ def _stored(cell: Cell, folder: Path) -> list[dict]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         settings, rows = content["settings"], content["rows"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{path} is not a measured cell ({error!r}): delete it and run the sweep again.") from error
     usual = {field.name: field.default for field in fields(Cell)}  # what a file does not name
     different = [key for key, value in _settings(cell).items() if settings.get(key, usual[key]) != value]
