@@ -210,7 +210,7 @@ def test_other_settings_are_refused(tmp_path: Path, folder: Path, run: list[Cell
     assert len(run) == 1  # refused before anything was measured
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '{"settings": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"settings": {}}'])
 def test_a_file_that_is_no_cell_is_refused(tmp_path: Path, folder: Path, run: list[Cell], text: str) -> None:
     (tmp_path / f"{TARGET}.0.json").write_text(text, encoding="utf-8")
     with pytest.raises(CourseError, match="is not a measured cell .*delete it"):
