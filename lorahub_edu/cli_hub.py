@@ -143,6 +143,8 @@ def adapt_sweep(
     from lorahub_edu.hub import cells, sweep, zoo
     from lorahub_edu.profiles import get_profile
 
+    if draws < 1 or test_items < 1:
+        raise CourseError(f"{draws} draws and {test_items} test items: both must be at least 1.")
     grid = [
         cells.Cell(
             target, draw, listed(methods) or tuple(cells.METHODS), listed(modules), str(folder or zoo.SHIPPED),

@@ -81,7 +81,7 @@ def adapt_to(
         budget: candidates to score.
         draw: which five of a named task's examples.
         seed: of the search.
-        rank: brings the adapter to this rank (a truncated SVD); None keeps it exact, at rank N·r for "exact".
+        rank: brings the adapter to this rank at most (a truncated SVD); None keeps it exact, at rank N·r for "exact".
         original_scale: as for `adapt`.
         test_items: how many of the task's test items to score before and after; 0 scores none.
         profile: names the base model.
@@ -93,8 +93,10 @@ def adapt_to(
         What came out.
 
     Raises:
-        CourseError: see `adapt`, `zoo.load`, `tasks.read`, `compose.refactor`.
+        CourseError: a rank below 1, fewer than no test items, or what `adapt`, `zoo.load` and `tasks.read` refuse.
     """
+    if (rank is not None and rank < 1) or test_items < 0:
+        raise CourseError(f"rank={rank}, test_items={test_items}: take a rank of 1 or more, and 0 items for no test.")
     own = Path(task).suffix == ".jsonl" or Path(task).is_file()
     asked = tasks.read(task) if own else find_task(task)
     if own:
@@ -115,7 +117,7 @@ def adapt_to(
         final_model=lambda: models.load(profile, base=base_model, dtype=torch.float32)[0],
     )  # fmt: skip
     module = found.module
-    if rank is not None:
+    if rank is not None and rank < _rank(module):
         module = compose.refactor(module, rank)
     before = after = None
     judged = models.load(profile, base=base_model, dtype=torch.float32)[0]
@@ -131,8 +133,11 @@ def adapt_to(
         base_model=module.base_model,
         base_model_sha256=module.base_model_sha256,
     )
-    largest = max(config.rank for config in module.configs.values())
-    return Done(found, Path(out), largest, len(examples), before, after)
+    return Done(found, Path(out), _rank(module), len(examples), before, after)
+
+
+def _rank(module: adapter_files.AdapterFile) -> int:
+    return max(config.rank for config in module.configs.values())
 
 
 def _test_batches(model, tokenizer, instruction: str, items: Sequence[Item]) -> list:  # noqa: ANN001 - as rows_for
