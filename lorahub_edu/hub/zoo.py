@@ -234,15 +234,24 @@ def sha256_of(file: Path) -> str:
 
 
 def overview(folder: str | Path = SHIPPED) -> Table:
-    """Every module of a zoo with its instruction and its scores before and after training."""
-    cards = [card(name, folder) for name in names(folder)]
-    lines = [
-        (
-            c.task, c.instruction, f"{c.strict_before:.0%} → {c.strict_after:.0%}",
-            f"{c.answer_only_before:.0%} → {c.answer_only_after:.0%}", f"{c.loss_before:.2f} → {c.loss_after:.2f}",
-        )
-        for c in cards
-    ]  # fmt: skip
+    """Every module of a zoo with its instruction and its scores before and after training.
+
+    Raises:
+        CourseError: the folder holds no module.
+    """
+    found = names(folder)
+    if not found:
+        raise CourseError(f"There is no module in {folder}: train some with lorahub-edu zoo train --folder {folder}.")
+    lines = []
+    for name in found:
+        if not (Path(folder) / name / CARD_FILE).is_file():  # another tool's module
+            lines.append((name, "no card", "–", "–", "–"))
+            continue
+        c = card(name, folder)
+        strict, only = (f"{a:.0%} → {b:.0%}" for a, b in (
+            (c.strict_before, c.strict_after), (c.answer_only_before, c.answer_only_after)
+        ))  # fmt: skip
+        lines.append((name, c.instruction, strict, only, f"{c.loss_before:.2f} → {c.loss_after:.2f}"))
     return Table(("module", "instruction", "strict exact match", "answer only", "loss"), tuple(lines))
 
 

@@ -324,3 +324,10 @@ def test_what_verifying_finds(trained: Path, tmp_path: Path, damage: str, proble
         shutil.copy(trained / "upper" / zoo.CARD_FILE, card)
     verdicts = {verdict.name: verdict.problems for verdict in zoo.verify(folder)}
     assert verdicts["past"] == () and any(problem in found for found in verdicts["upper"])
+
+
+def test_overview_of_modules_without_a_card_and_of_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(CourseError, match="no module in"):
+        zoo.overview(tmp_path)
+    shutil.copytree(zoo.SHIPPED / "past", tmp_path / "theirs", ignore=shutil.ignore_patterns("card.json"))
+    assert zoo.overview(tmp_path).rows == (("theirs", "no card", "–", "–", "–"),)
