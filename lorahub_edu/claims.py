@@ -9,7 +9,7 @@ from lorahub_edu.errors import CourseError, near_matches
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim by its id: R for LoRA on LLaMA and Alpaca; its statement in one sentence and the source's figure."""
+    """A claim by its id (R: LoRA on LLaMA, Alpaca; H: LoRAHub; X: beyond), its statement, and the source's figure."""
 
     id: str
     statement: str
@@ -42,6 +42,43 @@ CLAIMS = {
             "11.95 tokens/s base, 30.76 LoRA",
         ),
         Claim("R15", "Merged inference needs less memory than unmerged.", "13.56 GB against 27.65 GB"),
+        Claim("H1", "COMPOSE: A = Σ wᵢAᵢ and B = Σ wᵢBᵢ with weights of any sign; this is not Σ wᵢBᵢAᵢ."),
+        Claim("H2", "The modules must share one rank."),
+        Claim("H3", "Candidates are drawn at random; a better choice beforehand is open.", "20 of about 200"),
+        Claim(
+            "H4",
+            "ADAPT: five examples are enough to find weights that help, by minimising cross-entropy + α·Σ|wᵢ| without "
+            "gradients.",
+            "α = 0.05, w in [-1.5, 1.5], at most 40 steps",
+        ),
+        Claim("H5", "The search is CMA-ES, which Shiwa chooses.", "CMA-ES"),
+        Claim("H6", "FLAN-T5-large is adapted with 20 of about 200 released modules.", "20 of about 200"),
+        Claim("H7", "It is judged on BIG-Bench Hard by exact match.", "27 tasks"),
+        Claim(
+            "H8",
+            "The baselines tune on the same five examples: in full, by LoRA and by IA3.",
+            "3e-5, 2e-4, 2e-4; 40 epochs, 3 runs",
+        ),
+        Claim("H9", "A query costs as many tokens as zero-shot, far fewer than in-context."),
+        Claim("H10", "LoRAHub is better than IA3 and behind LoRA and full tuning.", "+3.1 points over IA3"),
+        Claim("H11", "One-off tasks are cheaper in-context, repeated ones with LoRAHub."),
+        Claim("H12", "Composing beats retrieving the single best module."),
+        Claim("H13", "The search finds the modules that matter."),
+        Claim("H14", "It works for models that were not instruction-tuned.", "T5"),
+        Claim("H15", "The rank matters little for FLAN-T5 and more for T5."),
+        Claim("H16", "More modules bring more variance and a higher maximum."),
+        Claim("H17", "It needs memory like inference.", "about 5 GB, full fine-tuning about 40 GB"),
+        Claim("H18", "Gradient descent on the weights would need a costly hyper-network."),
+        Claim("X2", "Gradient descent on the weights does better than CMA-ES in equal time."),
+        Claim(
+            "X3", "Equal weights, random weights, random search or the best single module do not already reach LoRAHub."
+        ),
+        Claim(
+            "X5",
+            "Exact composition with a greedy search beats the paper's composition with CMA-ES, and the best single "
+            "module, at equal evaluations on fresh targets.",
+            "bar set beforehand: 8 points",
+        ),
     )
 }
 

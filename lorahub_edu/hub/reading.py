@@ -217,22 +217,17 @@ def overview(summary: Sequence[Mapping], caption: str = "") -> Table:
         A table for a page.
     """
     means = {entry["method"]: entry for entry in summary if entry["target"] == "mean"}
-    lines = []
-    for name, method in METHODS.items():
-        if name not in means:
-            continue
-        entry = means[name]
-
-        def cell(measure: str, factor: float, digits: int, entry: Mapping = entry) -> str:
-            mean, low, high = (f"{factor * entry[measure][key]:.{digits}f}" for key in ("mean", "low", "high"))
-            return mean if low == high else f"{mean} ({low}–{high})"
-
-        lines.append(
-            (
-                method.label, cell("strict", 100, 1), cell("answer_only", 100, 1), cell("loss", 1, 2),
-                f"{entry['prompt_tokens']['mean']:.0f}", f"{entry['seconds']['mean']:.0f}", f"{entry['targets']} × {entry['draws']}",
-            )
-        )  # fmt: skip
+    lines = [
+        (
+            METHODS[name].label,
+            *(_range(means[name][measure], measure) for measure in ("strict", "answer_only", "loss")),
+            f"{means[name]['prompt_tokens']['mean']:.0f}",
+            f"{means[name]['seconds']['mean']:.0f}",
+            f"{means[name]['targets']} × {means[name]['draws']}",
+        )
+        for name in METHODS
+        if name in means
+    ]
     header = (
         "method",
         "strict (%)",
@@ -243,6 +238,13 @@ def overview(summary: Sequence[Mapping], caption: str = "") -> Table:
         "targets × draws",
     )
     return Table(header, tuple(lines), caption)
+
+
+def _range(values: Mapping[str, float], measure: str) -> str:
+    """A mean with its range over the draws; exact match in points."""
+    factor, digits = (100, 1) if measure in SHARES else (1, 2)
+    mean, low, high = (f"{factor * values[key]:.{digits}f}" for key in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} ({low}–{high})"
 
 
 def finding(
