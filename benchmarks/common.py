@@ -14,20 +14,21 @@ from pathlib import Path
 from lorahub_edu import results
 
 
-def arguments(description: str, **defaults: int) -> argparse.Namespace:
-    """The options of a benchmark: --save, and whole numbers by name with their defaults."""
+def arguments(description: str, **defaults: int | str) -> argparse.Namespace:
+    """The options of a benchmark: --save, and whole numbers and words by name with their defaults."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--save", action="store_true", help="write the last line to results/ as well")
     parser.add_argument("--measure", metavar="VARIANT", help=argparse.SUPPRESS)
     for name, value in defaults.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     return parser.parse_args()
 
 
 def isolated(script: str, variant: str, options: argparse.Namespace) -> dict:
     """Measure one variant in a process of its own, so that peak memory and caches are its alone."""
-    numbers = [f"--{name.replace('_', '-')}={value}" for name, value in vars(options).items() if isinstance(value, int)]
-    command = [sys.executable, script, "--measure", variant, *[n for n in numbers if not n.startswith("--save")]]
+    own = {name: value for name, value in vars(options).items() if name not in ("save", "measure")}
+    passed = [f"--{name.replace('_', '-')}={value}" for name, value in own.items()]
+    command = [sys.executable, script, "--measure", variant, *passed]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{variant} failed:\n{done.stderr[-3000:]}")

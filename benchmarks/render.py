@@ -17,6 +17,18 @@ WORDS = {
     "lora_layer.smollm2_q": "one LoRA layer forward and backward against PEFT's, SmolLM2's q",
     "lora_layer.llama7b_q": "the same, q of a 7B LLaMA",
     "load.seconds": "loading the model again, against reading the GGUF file each time",
+    "adapt_eval.bfloat16": "scoring candidates of LoRAHub, 20 modules and five examples, against the original",
+    "adapt_eval.float32": "the same, both in float32",
+    "adapt_eval.both_bfloat16": "the same, both in bfloat16",
+    "adapt_eval.composing": "composing one candidate into the adapter, against the original",
+    "adapt_memory.peak_memory": "peak memory of scoring a population, against the original",
+    "adapt_quality.auto": "loss on the five examples after equal time, against the original's search",
+    "adapt_quality.cma": "the same, CMA-ES in the paper's composition",
+}
+FIGURES = {
+    "milliseconds": "{:.2f} ms",
+    "evaluations_per_second": "{:.1f} candidates/s",
+    "loss": "{:.2f} nats a token",
 }
 
 
@@ -38,8 +50,9 @@ def table() -> str:
 
 def _figure(side: dict, ratio: str) -> str:
     """The figure of one side that belongs to a ratio, with its unit."""
-    if "milliseconds" in side:
-        return f"{side['milliseconds'][ratio]:.2f} ms"
+    for quantity, form in FIGURES.items():
+        if ratio in side.get(quantity, {}):
+            return form.format(side[quantity][ratio])
     block = "_block" if ratio.endswith("_block") else ""
     if ratio.startswith("peak_memory"):
         return f"{side.get('peak_gb' + block, side['peak_gb']):.2f} GB"

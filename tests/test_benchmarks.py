@@ -21,7 +21,10 @@ def committed(name: str) -> dict:
     return json.loads((ROOT / "results" / f"benchmark_{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", ["train_step", "lora_layer", "load"])
+COMMITTED = sorted(path.stem.removeprefix("benchmark_") for path in (ROOT / "results").glob("benchmark_*.json"))
+
+
+@pytest.mark.parametrize("name", COMMITTED)
 def test_committed_lines_have_the_form_and_equal_results(name: str) -> None:
     line = committed(name)
     assert line.keys() >= FIELDS and line["name"] == name
