@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -47,9 +47,6 @@ def slider_panel(
 ) -> ipywidgets.VBox:
     """A slider over a few values with a picture and a sentence that follow it.
 
-    The figure is drawn once into memory and shown as an image of fixed size, which answers a key press faster than
-    a new figure in an output area.
-
     Args:
         label: names the slider, also for screen readers.
         values: what the slider can be set to.
@@ -60,26 +57,56 @@ def slider_panel(
     Returns:
         The panel; display it as the last line of a cell.
     """
+    return sliders_panel({label: values}, draw, start={} if start is None else {label: start}, size=size)
+
+
+def sliders_panel(
+    sliders: Mapping[str, Sequence[float]],
+    draw: Callable[..., str],
+    *,
+    start: Mapping[str, float] | None = None,
+    size: tuple[float, float] = (7, 3.6),
+    continuous: bool = True,
+) -> ipywidgets.VBox:
+    """Several sliders with one picture and one sentence that follow them.
+
+    The figure is drawn once into memory and shown as an image of fixed size, which answers a key press faster than
+    a new figure in an output area.
+
+    Args:
+        sliders: what each slider can be set to, by its label.
+        draw: draws a cleared figure for one value a slider and returns the sentence (HTML) that reads it.
+        start: the first values by label; a slider that is not named starts at the first of its values.
+        size: of the figure, in inches.
+        continuous: follow a slider while it is dragged; False waits until it is let go, for a slow `draw`.
+
+    Returns:
+        The panel; display it as the last line of a cell.
+    """
     figure = Figure(figsize=size, layout="constrained")
-    slider = ipywidgets.SelectionSlider(
-        options=values,
-        value=values[0] if start is None else start,
-        description=label,
-        continuous_update=True,
-        style={"description_width": "initial"},
-        layout=ipywidgets.Layout(width="60%"),
-    )
+    made = [
+        ipywidgets.SelectionSlider(
+            options=list(values),
+            value=(start or {}).get(label, values[0]),
+            description=label,
+            continuous_update=continuous,
+            style={"description_width": "initial"},
+            layout=ipywidgets.Layout(width="60%"),
+        )
+        for label, values in sliders.items()
+    ]
     image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width=f"{int(size[0] * 100)}px"))
     sentence = ipywidgets.HTML()
 
     def update(_change: object = None) -> None:
         figure.clear()
-        sentence.value = draw(figure, slider.value)
+        sentence.value = draw(figure, *(slider.value for slider in made))
         image.value = figure_png(figure)
 
-    slider.observe(update, names="value")
+    for slider in made:
+        slider.observe(update, names="value")
     update()
-    return ipywidgets.VBox([slider, image, sentence])
+    return ipywidgets.VBox([*made, image, sentence])
 
 
 class LiveCurve:

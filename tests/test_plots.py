@@ -66,6 +66,22 @@ def test_slider_panel_redraws() -> None:
     assert Image.open(io.BytesIO(image.value)).size[0] > 300
 
 
+def test_several_sliders_draw_one_picture() -> None:
+    drawn = []
+
+    def draw(figure: Figure, first: float, second: float) -> str:
+        drawn.append((first, second))
+        return f"{first} and {second}"
+
+    panel = widgets.sliders_panel({"w1": (0.0, 1.0), "w2": (-1.0, 0.5)}, draw, start={"w2": 0.5}, continuous=False)
+    first, second, _, sentence = panel.children
+    assert (first.description, second.description) == ("w1", "w2") and not first.continuous_update
+    assert sentence.value == "0.0 and 0.5"
+    first.value = 1.0
+    second.value = -1.0
+    assert drawn == [(0.0, 0.5), (1.0, 0.5), (1.0, -1.0)] and sentence.value == "1.0 and -1.0"
+
+
 def test_live_curve_counts_steps() -> None:
     curve = widgets.LiveCurve(2)
     for step in (1, 2):
