@@ -17,7 +17,21 @@ NAMES = lessons.names()
 SECONDS = 20  # what a lesson may take in the tiny profile on a quiet laptop; tests allow for a busy one
 
 
+# Claims that a lesson puts to the test: each must have a finding with a verdict once the lesson is published.
+CLAIMS = {
+    "01": {"R1", "R2", "R3", "R4", "R5", "R6"},
+    "03": {"R9", "R12", "R13", "R14", "R15"},
+    "06": {"H1", "H2", "H3"},
+}
+
+
+def is_published(name: str) -> bool:
+    return (lessons.LESSONS / f"{name}.ipynb").is_file()
+
+
 def committed(name: str) -> nbformat.NotebookNode:
+    if not is_published(name):
+        pytest.skip(f"{name} is not published yet: lorahub-edu run {name[:2]} --save")
     return nbformat.read(lessons.LESSONS / f"{name}.ipynb", as_version=4)
 
 
@@ -70,9 +84,9 @@ def test_pictures_have_a_text_and_panels_a_state(name: str) -> None:
         assert pictures and views, "a lesson has a picture and a panel"
 
 
-@pytest.mark.parametrize("name", NAMES[1:4])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_anatomy(name: str) -> None:
-    notebook = committed(name)
+    notebook = lessons.build(name)
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert "You will be able to" in prose or "you will be able to" in prose.lower()
     assert len(re.findall(r"\*\*Predict", prose, re.IGNORECASE)) >= 3
@@ -112,23 +126,23 @@ def test_runs_whole_in_the_tiny_profile(name: str, tmp_path: Path, monkeypatch: 
     assert done.seconds < 3 * SECONDS
     assert done.peak_bytes < 4e9
     assert not (tmp_path / "empty").exists()
-    if name[:2] in ("01", "02", "03"):
+    if name[:2] != "00":
         found = results.read(f"lesson_{name[:2]}", tmp_path / "results")
         assert found and all(not finding.claim or claims.get_claim(finding.claim) for finding in found)
 
 
-def test_every_claim_of_these_lessons_has_a_finding() -> None:
-    committed_claims = {
-        finding.claim
-        for number in ("01", "02", "03")
-        for finding in results.read(f"lesson_{number}", results.committed_folder())
-        if finding.claim and finding.verdict
-    }
-    assert committed_claims >= {"R1", "R2", "R3", "R4", "R5", "R6", "R9", "R12", "R13", "R14", "R15"}
+@pytest.mark.parametrize("number", CLAIMS)
+def test_every_claim_of_a_lesson_has_a_finding(number: str) -> None:
+    if not is_published(lessons.resolve(number)):
+        pytest.skip("not published yet")
+    found = results.read(f"lesson_{number}", results.committed_folder())
+    assert {finding.claim for finding in found if finding.claim and finding.verdict} >= CLAIMS[number]
 
 
-@pytest.mark.parametrize("name", NAMES[:4])
+@pytest.mark.parametrize("name", NAMES)
 def test_costs_of_the_real_run_are_within_bounds(name: str) -> None:
+    if not is_published(name):
+        pytest.skip("not published yet")
     costs = {f.name: f.value for f in results.read("lessons", results.committed_folder())}
     assert costs[f"{name}.cpu.minutes"] <= 4
     assert costs[f"{name}.cpu.memory"] <= 4
