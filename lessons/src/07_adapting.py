@@ -19,7 +19,7 @@
 # **You will be able to**
 # - write down what LoRAHub minimises, and say what its paper and its code do differently,
 # - explain CMA-ES by its three moves (sample, rank, shift) and build one generation of it yourself,
-# - score twenty compositions for little more than the price of a few, and say where the time goes,
+# - score twenty compositions in one forward pass, and say where the time goes,
 # - judge a few-shot method by its baselines, its spread over draws, and its price per query.
 #
 # **You need** lesson 06: modules, the paper's and the exact composition, strict and answer-only exact match.
@@ -431,7 +431,7 @@ widgets.show(figure, alt=f"Bars of the weights. CMA-ES uses {used['CMA-ES, 40']}
 # the named modules are found in general is counted over all targets in step 7. First, the answers:
 
 # %%
-SHOWN, TESTED = 5, 60
+SHOWN, TESTED = 5, 100
 test_rows = sorted(rows_for(model, tokenizer, instruction, task.test[:TESTED]), key=lambda row: row.tokens)
 test_batches = fewshot.batches(model.config, test_rows)
 prompts = [tasks.prompt(instruction, item.input) for item in task.test[:SHOWN]]
