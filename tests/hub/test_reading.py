@@ -141,7 +141,9 @@ def test_the_overview_has_means_and_ranges(rows: list[dict]) -> None:
         entry |= {"prompt_tokens": 18.0, "seconds": 7.0}
     table = reading.overview(sweep.summarise([r for r in rows if r["method"] == "cma_40"]))
     assert isinstance(table, findings.Table)
-    assert table.rows == (("CMA-ES, 40", "30.0 (20.0–35.0)", "40.0 (30.0–45.0)", "0.70 (0.65–0.80)", "18", "7", "2 × 3"),)
+    assert table.rows == (
+        ("CMA-ES, 40", "30.0 (20.0–35.0)", "40.0 (30.0–45.0)", "0.70 (0.65–0.80)", "18", "7", "2 × 3"),
+    )
 
 
 def test_a_finding_carries_the_sweeps_circumstances(tmp_path: Path, rows: list[dict]) -> None:
