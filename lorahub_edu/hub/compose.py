@@ -237,8 +237,8 @@ def refactor(module: AdapterFile, rank: int) -> AdapterFile:
         rank: at most the module's.
 
     Returns:
-        A module of that rank (a smaller layer gets the largest rank that it can have), with the singular values shared
-        evenly between A and B.
+        A module of that rank (a smaller layer gets the largest rank that it can have) in float32 at least, with the
+        singular values shared evenly between A and B.
 
     Raises:
         CourseError: the rank is below 1 or above the module's.
@@ -250,12 +250,14 @@ def refactor(module: AdapterFile, rank: int) -> AdapterFile:
         raise CourseError(f"A module of rank {largest} can be brought to a rank from 1 to {largest}, not to {rank}.")
     pairs, configs = {}, {}
     for site, (A, B) in module.weights.items():
+        dtype = torch.promote_types(A.dtype, torch.float32)  # torch decomposes no half-precision matrix
+        A, B = A.to(dtype), B.to(dtype)
         Qb, Rb = torch.linalg.qr(B)  # (out, R), (R, R)
         Qa, Ra = torch.linalg.qr(A.mT)  # (in, R), (R, R)
         U, S, Vt = torch.linalg.svd(Rb @ Ra.mT, full_matrices=False)  # the core: B·A = Qb (Rb Raᵀ) Qaᵀ
         root = S[:rank].sqrt()  # (k,), k below `rank` where the layer is smaller
         pairs[site] = ((root[:, None] * Vt[:rank]) @ Qa.mT, Qb @ (U[:, :rank] * root))  # (k, in), (out, k)
-        configs[site] = _of_rank(module.configs[site], len(root))
+        configs[site] = replace(_of_rank(module.configs[site], len(root)), dtype=dtype)
     return replace(module, weights=pairs, configs=configs)
 
 

@@ -179,6 +179,18 @@ def test_refactoring_leaves_the_error_of_eckart_and_young(files, rank: int) -> N
         np.testing.assert_allclose((A @ A.mT).diagonal(), (B.mT @ B).diagonal(), rtol=1e-3, atol=1e-6)  # shared evenly
 
 
+def test_a_half_precision_module_is_refactored_in_float32(files) -> None:
+    """Modules are shipped in half precision, in which torch decomposes nothing."""
+    halves = {site: (A.half(), B.half()) for site, (A, B) in files[0].weights.items()}
+    half = replace(
+        files[0], weights=halves, configs={s: replace(c, dtype=torch.float16) for s, c in files[0].configs.items()}
+    )
+    found = refactor(half, next(iter(half.configs.values())).rank)
+    assert all(A.dtype == B.dtype == torch.float32 for A, B in found.weights.values())
+    assert all(config.dtype == torch.float32 for config in found.configs.values())
+    assert_same_update(found, update_of(half), atol=1e-5)
+
+
 def test_a_refactored_module_loads(files) -> None:
     model = tiny.model()
     module = refactor(compose(stack(files), WEIGHTS, "exact"), 12)
