@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -96,7 +97,8 @@ def run(
     publish = save and chosen.name == DEFAULT
     for name in lessons.names() if every else [lessons.resolve(given) for given in lesson]:
         console.print(f"{name}: running with profile {chosen.name} …")
-        done = lessons.run(name, chosen.name, results.committed_folder() if publish else None)
+        with lessons.fresh_findings(name) if publish else nullcontext():
+            done = lessons.run(name, chosen.name, results.committed_folder() if publish else None)
         path = lessons.save(done, lessons.LESSONS if publish else out)
         if save:
             lessons.record_costs(done, chosen.base_model, results.committed_folder())

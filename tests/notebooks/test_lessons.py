@@ -162,3 +162,15 @@ def test_lessons_by_number_and_near_matches() -> None:
     with pytest.raises(CourseError, match="no profile"):
         lessons.run(NAMES[0], "enormous")
     assert profiles.DEFAULT == "cpu"
+
+
+def test_publishing_drops_findings_of_an_earlier_edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
+    old, new = (results.Finding(name, (1.0,), "s") for name in ("dropped", "kept"))
+    results.record([old, new], "lesson_07", tmp_path)
+    with pytest.raises(RuntimeError), lessons.fresh_findings("07_adapting"):
+        raise RuntimeError("a cell failed")
+    assert {f.name for f in results.read("lesson_07", tmp_path)} == {"dropped", "kept"}
+    with lessons.fresh_findings("07_adapting"):
+        results.record([new], "lesson_07", tmp_path)
+    assert {f.name for f in results.read("lesson_07", tmp_path)} == {"kept"}
