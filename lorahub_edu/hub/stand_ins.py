@@ -42,8 +42,8 @@ def modules_for(
 ) -> list[AdapterFile]:
     """Modules of the profile's base model: those of the zoo if it is of this base, else stand-ins of the same names.
 
-    A stand-in is LoRA on the query and value projections with a random B and, like the modules of a zoo trained from
-    one seed, an A near one that all share. The same name gives the same module.
+    A stand-in is LoRA on the query and value projections, in half precision like a shipped module, with a random B and,
+    as in a zoo trained from one seed, an A near one that all share. The same name gives the same module.
 
     Args:
         profile: names the base model, and the rank and alpha of stand-ins.
@@ -86,7 +86,7 @@ def _stand_in(name: str, profile: Profile) -> AdapterFile:
     settings = models.load_config(profile.base_model)
     width, head = settings.hidden_size, settings.hidden_size // settings.num_attention_heads
     outputs = {"q_proj": width, "v_proj": head * settings.num_key_value_heads}
-    config = LoRAConfig(profile.rank, profile.alpha, target_modules=tuple(outputs), dtype=torch.float32)
+    config = LoRAConfig(profile.rank, profile.alpha, target_modules=tuple(outputs), dtype=torch.float16)
     shared = torch.Generator().manual_seed(0)
     own = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     weights = {}
@@ -96,7 +96,7 @@ def _stand_in(name: str, profile: Profile) -> AdapterFile:
             moved = torch.randn(profile.rank, width, generator=own)
             A = (start + 0.5 * moved) / width**0.5  # (r, in)
             B = B_SIZE * torch.randn(rows, profile.rank, generator=own)  # (out, r)
-            weights[f"model.layers.{layer}.self_attn.{kind}"] = (A, B)
+            weights[f"model.layers.{layer}.self_attn.{kind}"] = (A.half(), B.half())
     sha256 = models.base_sha256(profile.base_model)
     return AdapterFile(Path(name), weights, dict.fromkeys(weights, config), profile.base_model, sha256)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,7 +41,9 @@ def rows(loaded):
 def loss_by_hand(file, rows) -> float:
     """The label tokens' mean loss of a model that really carries the module, row by row, without any padding."""
     model = tiny.model()
-    adapter_files.put_adapter(model, file)
+    weights = {site: (A.float(), B.float()) for site, (A, B) in file.weights.items()}
+    configs = {site: replace(config, dtype=torch.float32) for site, config in file.configs.items()}
+    adapter_files.put_adapter(model, replace(file, weights=weights, configs=configs))
     losses = []
     for row in rows:
         ids = torch.tensor([row.prompt_ids + row.answer_ids])
