@@ -187,9 +187,17 @@ def rank_correlation(sides: Sides, count: int) -> tuple[float, float]:
 
 def main() -> None:
     options = common.arguments(
-        __doc__, repeats=7, modules=20, population=20, ranked=120, profile="cpu", target="last_word_upper", zoo=""
+        __doc__,
+        threads=2,
+        repeats=7,
+        modules=20,
+        population=20,
+        ranked=120,
+        profile="cpu",
+        target="last_word_upper",
+        zoo="",
     )
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         sides = load(options, Path(scratch))
     candidates = uniform(options.population, len(sides.modules), seed=0)  # (P, N)

@@ -46,7 +46,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         variant: one of `VARIANTS`, followed by "-" and a dtype.
         options: of the command line; its `scratch` holds the modules.
     """
-    torch.set_num_threads(2)
+    torch.set_num_threads(options.threads)
     what, _, dtype = variant.partition("-")
     model, tokenizer = models.load(options.profile, dtype=dtype, offline=True)
     examples = hub_inputs.examples(tokenizer, options.target)
@@ -99,7 +99,15 @@ def growth(options: argparse.Namespace, folders: list[Path]) -> dict[str, dict[s
 
 def main() -> None:
     options = common.arguments(
-        __doc__, repeats=3, modules=20, population=20, profile="cpu", target="last_word_upper", many=MANY, scratch=""
+        __doc__,
+        threads=2,
+        repeats=3,
+        modules=20,
+        population=20,
+        profile="cpu",
+        target="last_word_upper",
+        many=MANY,
+        scratch="",
     )
     if options.measure:
         print(json.dumps(measure(options.measure, options)))

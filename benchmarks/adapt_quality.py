@@ -106,8 +106,8 @@ def warm_up(
 
 
 def main() -> None:
-    options = common.arguments(__doc__, targets=5, draw=0, modules=20, steps=40, profile="cpu", zoo="")
-    torch.set_num_threads(2)
+    options = common.arguments(__doc__, threads=2, targets=5, draw=0, modules=20, steps=40, profile="cpu", zoo="")
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         folders, kind = hub_inputs.module_folders(options.profile, options.modules, options.zoo, Path(scratch))
         exact_model, tokenizer = models.load(options.profile, dtype="float32", offline=True)

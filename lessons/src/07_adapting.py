@@ -656,9 +656,9 @@ print(f"one gradient step costs {statistics.median(gradient_cost):.1f} forwards 
 print(f"slope: {N} numbers; all {N} modules together have {modules_share:.1%} of the base's parameters")
 
 # %%
-seconds = {m: statistics.median(reading.per_draw(verdict_rows, m, "seconds").values()) for m in ("gradient_40", "cma_40", "cma_120")}
+seconds = {m: statistics.median(reading.per_draw(verdict_rows, m, "cpu_seconds").values()) for m in ("gradient_40", "cma_40", "cma_120")}
 nearest = min(("cma_40", "cma_120"), key=lambda m: abs(seconds[m] - seconds["gradient_40"]))
-print(", ".join(f"{METHODS[m].label}: {s:.0f} s" for m, s in seconds.items()) + f"; nearest in time: {METHODS[nearest].label}")
+print(", ".join(f"{METHODS[m].label}: {s:.0f} processor s" for m, s in seconds.items()) + f"; nearest in time: {METHODS[nearest].label}")
 by_gradient = {measure: reading.difference(verdict_rows, "gradient_40", nearest, measure) for measure in ("strict", "loss")}
 for measure, d in by_gradient.items():
     print(f"gradient on w minus {METHODS[nearest].label}, {measure}: {statistics.median(d.values()):+.2f} ({min(d.values()):+.2f} to {max(d.values()):+.2f})")
@@ -745,7 +745,8 @@ above_chance = {draw: value - finds[LORAHUB][1] for draw, value in finds[LORAHUB
 # best single module, and its strict exact match not below what the base model gets under answer-only without any example.
 #
 # The modules count too: those of the shipped zoo began at *one* starting $A$, which suits the paper's composition (lesson
-# 06). So the trial was run again with a second zoo, the same tasks trained from twenty different starting $A$s.
+# 06). So the trial was run again with a second zoo, the same tasks trained from twenty different starting $A$s
+# (`lorahub-edu zoo train --own-init` makes it).
 #
 # **Predict.** Does it pass, and in both zoos? Which of the three parts is the hardest?
 

@@ -209,6 +209,8 @@ def relatives_found(
 def overview(summary: Sequence[Mapping], caption: str = "") -> Table:
     """Methods down, measures across, each as the mean over targets with its range over the draws.
 
+    Time is the processor's, not the clock's: a sweep runs for hours beside other work.
+
     Args:
         summary: of `sweep.summarise`.
         caption: of the table.
@@ -222,7 +224,7 @@ def overview(summary: Sequence[Mapping], caption: str = "") -> Table:
             METHODS[name].label,
             *(_range(means[name][measure], measure) for measure in ("strict", "answer_only", "loss")),
             f"{means[name]['prompt_tokens']['mean']:.0f}",
-            f"{means[name]['seconds']['mean']:.0f}",
+            f"{means[name]['cpu_seconds']['mean']:.0f}",
             f"{means[name]['targets']} × {means[name]['draws']}",
         )
         for name in METHODS
@@ -234,7 +236,7 @@ def overview(summary: Sequence[Mapping], caption: str = "") -> Table:
         "answer only (%)",
         "loss (nats)",
         "tokens a query",
-        "seconds to adapt",
+        "processor seconds to adapt",
         "targets × draws",
     )
     return Table(header, tuple(lines), caption)

@@ -138,7 +138,7 @@ def test_relatives_among_the_largest_weights() -> None:
 
 def test_the_overview_has_means_and_ranges(rows: list[dict]) -> None:
     for entry in rows:
-        entry |= {"prompt_tokens": 18.0, "seconds": 7.0}
+        entry |= {"prompt_tokens": 18.0, "seconds": 90.0, "cpu_seconds": 7.0}
     table = reading.overview(sweep.summarise([r for r in rows if r["method"] == "cma_40"]))
     assert isinstance(table, findings.Table)
     assert table.rows == (
