@@ -20,6 +20,7 @@ from lorahub_edu.hub.sweep import MEASURES
 from lorahub_edu.results import VERDICTS, Finding
 
 SHARES = ("strict", "answer_only")
+ROUNDING = 1e-9
 FEWEST_DRAWS = 3  # one or two draws that agree agree too often by chance
 
 Rows = Sequence[Mapping]
@@ -120,7 +121,8 @@ def verdict(differences: Sequence[float] | Mapping[int, float], bar: float = 0.0
     shown, not_shown, refuted = VERDICTS
     if len(values) < FEWEST_DRAWS or any(math.isnan(value) for value in values):
         return not_shown
-    return shown if min(values) > bar else refuted if max(values) < 0 else not_shown
+    # a mean of shares that cancel is not quite zero in floating point, and no reason for a verdict
+    return shown if min(values) > bar + ROUNDING else refuted if max(values) < -ROUNDING else not_shown
 
 
 def break_even(evaluations: float, example_tokens: float, in_context_tokens: float, zero_shot_tokens: float) -> float:

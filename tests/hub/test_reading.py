@@ -175,3 +175,9 @@ def test_what_was_not_measured_is_said(rows: list[dict]) -> None:
     half = [r for r in rows if (r["target"], r["draw"]) in (("less", 0), ("superlative", 1))]
     with pytest.raises(CourseError, match="no draw in which 'cma_40' beside 'single'"):
         reading.difference(half, "cma_40", "single")
+
+
+def test_a_difference_that_is_only_rounding_decides_nothing() -> None:
+    assert reading.verdict([1e-16, 0.5, 0.7]) == "not shown here"
+    assert reading.verdict([-1e-16, -0.5, -0.7]) == "not shown here"
+    assert reading.verdict([8 + 1e-15, 9.0, 10.0], bar=8) == "not shown here"
