@@ -17,7 +17,7 @@ WORDS = {
     "lora_layer.smollm2_q": "one LoRA layer forward and backward against PEFT's, SmolLM2's q",
     "lora_layer.llama7b_q": "the same, q of a 7B LLaMA",
     "load.seconds": "loading the model again, against reading the GGUF file each time",
-    "adapt_eval.bfloat16": "scoring LoRAHub candidates (20 modules, 5 examples), ours in bfloat16, the original as released",
+    "adapt_eval.bfloat16": "scoring 20-module LoRAHub candidates, ours in bfloat16, the original in float32",
     "adapt_eval.float32": "the same, both in float32",
     "adapt_eval.both_bfloat16": "the same, both in bfloat16",
     "adapt_eval.composing": "composing one candidate into the adapter, against the original",
