@@ -115,6 +115,16 @@ def test_memory_and_growth_have_the_form(last_line, monkeypatch: pytest.MonkeyPa
     assert line["many_modules"]["modules"] == 6
 
 
+@pytest.mark.skipif(not adapt_memory.FORGET.exists(), reason="the system can't forget a peak")
+def test_a_peak_that_was_forgotten_no_longer_counts() -> None:
+    torch.ones(100_000_000)  # 0.4 GB, freed at once
+    before = adapt_memory.peak_gb()
+    adapt_memory.forget_peak()
+    assert adapt_memory.peak_gb() < before - 0.3
+    torch.ones(50_000_000)
+    assert adapt_memory.peak_gb() > before - 0.3
+
+
 def test_quality_judges_every_search_on_every_target(last_line) -> None:
     line = last_line(adapt_quality, targets=2, modules=3, steps=20)
     assert len(line["losses"]) == 2
