@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import common
 import hub_inputs
 import numpy as np
+import peak
 import torch
 
 from lorahub_edu import models
@@ -35,20 +35,6 @@ MANY = 200  # modules, in the tiny profile
 VARIANTS = ("inference", "ours", "ours_exact", "original")
 
 
-FORGET = Path("/proc/self/clear_refs")  # Linux: writing 5 starts the peak anew at what is resident now
-
-
-def forget_peak() -> None:
-    """Leave what this process has needed so far out of its peak; where the system can't, it stays in."""
-    if FORGET.exists():
-        FORGET.write_text("5", encoding="ascii")
-
-
-def peak_gb() -> float:
-    """The most memory that this process has had resident since `forget_peak`."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 4)
-
-
 def measure(variant: str, options: argparse.Namespace) -> dict:
     """Peak memory of one process that only infers, or that scores a population.
 
@@ -60,7 +46,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
     what, _, dtype = variant.partition("-")
     model, tokenizer = models.load(options.profile, dtype=dtype, offline=True)
     examples = hub_inputs.examples(tokenizer, options.target)
-    forget_peak()
+    peak.forget()
     folders = sorted(Path(options.scratch).iterdir())[: options.modules]
     weights = np.random.default_rng(0).uniform(-0.5, 0.5, (options.population, len(folders)))  # (P, N)
     if what == "inference":
@@ -80,7 +66,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         with Population(model, modules, composition) as scorer:
             for _ in range(3):
                 scorer.score(weights, examples.rows)
-    return {"peak_gb": peak_gb()}
+    return {"peak_gb": peak.gigabytes()}
 
 
 def growth(options: argparse.Namespace, folders: list[Path]) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ import adapt_memory  # noqa: E402
 import adapt_quality  # noqa: E402
 import common  # noqa: E402
 import hub_inputs  # noqa: E402
+import peak  # noqa: E402
 import render  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -115,14 +117,21 @@ def test_memory_and_growth_have_the_form(last_line, monkeypatch: pytest.MonkeyPa
     assert line["many_modules"]["modules"] == 6
 
 
-@pytest.mark.skipif(not adapt_memory.FORGET.exists(), reason="the system can't forget a peak")
+@pytest.mark.skipif(not peak.FORGET.exists(), reason="the system can't forget a peak")
 def test_a_peak_that_was_forgotten_no_longer_counts() -> None:
     torch.ones(100_000_000)  # 0.4 GB, freed at once
-    before = adapt_memory.peak_gb()
-    adapt_memory.forget_peak()
-    assert adapt_memory.peak_gb() < before - 0.3
+    before = peak.gigabytes()
+    peak.forget()
+    assert peak.gigabytes() < before - 0.3
     torch.ones(50_000_000)
-    assert adapt_memory.peak_gb() > before - 0.3
+    assert peak.gigabytes() > before - 0.3
+
+
+def test_a_peak_is_not_that_of_the_process_that_started_it() -> None:
+    assert peak.gigabytes() > 0.2  # torch is loaded here, and not there
+    child = [sys.executable, "-c", "import peak; print(peak.gigabytes())"]
+    done = subprocess.run(child, cwd=Path(peak.__file__).parent, capture_output=True, text=True, check=True)
+    assert 0 < float(done.stdout) < 0.1
 
 
 def test_quality_judges_every_search_on_every_target(last_line) -> None:
