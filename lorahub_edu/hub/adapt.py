@@ -120,7 +120,9 @@ def adapt(
     search, algorithm = make_search(optimizer, Space(len(stacked)), budget, seed, **options)
     scale = len(examples) if original_scale else 1.0
     named = optimizer if isinstance(optimizer, str) else algorithm  # a function's repr is another one in every process
-    log = SearchLog(folder, fingerprint(stacked, examples, named, composition, budget, seed, l1, scale, options))
+    base = (models.name_of(model) or type(model).__name__, str(model.dtype))  # losses in bfloat16 are other ones
+    settings = (base, named, composition, budget, seed, l1, scale, options)
+    log = SearchLog(folder, fingerprint(stacked, examples, *settings))
     score = _scorer(model, modules, stacked, examples, composition, executor, needs_gradient(optimizer))
     started = time.perf_counter() - log.seconds
     tried: list[dict] = []

@@ -64,7 +64,7 @@ def fingerprint(stacked: ModuleStack, examples: Sequence[PromptedRow], *settings
     """What must agree for a search to go on."""
     digest = hashlib.sha256(stacked.flat.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
     rows = hashlib.sha256(repr([(row.prompt_ids, row.answer_ids) for row in examples]).encode()).hexdigest()[:16]
-    keys = ("optimizer", "composition", "budget", "seed", "l1", "loss scale", "options")
+    keys = ("base model", "optimizer", "composition", "budget", "seed", "l1", "loss scale", "options")
     named = {key: repr(value) for key, value in zip(keys, settings, strict=True)}
     return named | {"modules": f"{', '.join(stacked.names)} ({digest})", "examples": rows}
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorahub_edu import adapter_files, adapters, models, results
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.data.tasks import Task
+from lorahub_edu.errors import CourseError
 from lorahub_edu.hub.zoo import CARD_FILE, Card, card, sha256_of
 from lorahub_edu.lora import LoRAConfig
 from lorahub_edu.scoring import score
@@ -153,12 +154,21 @@ def train_zoo(
 
     Returns:
         The cards, in the order of the tasks.
+
+    Raises:
+        CourseError: an unknown task, or the folder holds a module that was started from another A.
     """
     wanted = list(task_names or tasks.names("module"))
     for name in wanted:
         tasks.get(name)  # an unknown task is named before the first minute of training
     seeds = {name: 1 + tasks.names().index(name) if own_init else 0 for name in wanted}
     missing = [name for name in wanted if not (Path(folder) / name / CARD_FILE).is_file()]
+    others = [name for name in wanted if name not in missing and card(name, folder).init_seed != seeds[name]]
+    if others:
+        raise CourseError(
+            f"{folder} holds modules that were started from another A ({', '.join(others)}), so that together with new "
+            f"ones they would be neither a zoo of one start nor of starts of their own. Choose another folder."
+        )
     settings = {name: {"init_seed": seeds[name], "profile": profile} for name in missing}
     if executor is None:
         loaded = models.load(profile, dtype=torch.bfloat16, attention="eager") if missing else None

@@ -159,6 +159,12 @@ def test_other_modules_are_another_search(model, files, tmp_path: Path) -> None:
         adapt(model, files[::-1], ROWS, "random", budget=5, folder=tmp_path)
 
 
+def test_another_dtype_of_the_base_is_another_search(model, files, tmp_path: Path) -> None:
+    adapt(model, files, ROWS, "random", budget=5, folder=tmp_path)
+    with pytest.raises(CourseError, match=r"different: base model\)"):
+        adapt(tiny.model().to(torch.bfloat16), files, ROWS, "random", budget=5, folder=tmp_path)
+
+
 def test_a_log_of_other_candidates_or_no_log_at_all_is_refused(model, files, tmp_path: Path) -> None:
     adapt(model, files, ROWS, "random", budget=5, folder=tmp_path)
     header, batch = lines(tmp_path)
