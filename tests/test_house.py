@@ -24,6 +24,7 @@ FLOORS = [
     ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.bbh"],
     ["adapter_files", "models", "checkpoints", "contexts", "losses", "scoring"],
     ["training", "evaluation", "doctor"],
+    ["spectra.measures", "spectra.weights", "spectra.updates", "spectra.bases", "spectra.intruders"],
     ["finetune", "findings"],
     ["hub.gradient", "hub.compose", "hub.population", "hub.candidates", "hub.zoo", "hub.stand_ins"],
     ["hub.zoo_training", "hub.workers", "hub.history", "hub.adapt", "hub.baselines"],
@@ -41,7 +42,7 @@ FLOORS = [
     ["widgets", "lessons"],
     ["terminal", "cli_hub", "cli"],
 ]
-PACKAGES = {"", "data", "hub"}  # folders whose __init__ holds nothing
+PACKAGES = {"", "data", "hub", "spectra"}  # folders whose __init__ holds nothing
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
 
 

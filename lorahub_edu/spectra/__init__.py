@@ -1,0 +1,1 @@
+"""Spectra: what fine-tuning does to the singular vectors of a matrix, and intruder dimensions, found fast."""

@@ -1,0 +1,190 @@
+"""What fine-tuning changed, one matrix at a time: from a LoRA adapter, a model with one, or a tuned checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lorahub_edu import adapters
+from lorahub_edu.adapter_files import CONFIG_FILE, AdapterFile, read_adapter
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.spectra import weights
+from lorahub_edu.spectra.measures import factored_singular_values
+from lorahub_edu.spectra.weights import Weights
+
+
+@dataclass(frozen=True)
+class Update:
+    """One matrix and its change: either `down` A (r, in) and `up` B (out, r) with `scaling`, or `delta` (out, in).
+
+    `name` is the matrix's module path in the base, `base` is W₀ (out, in) in any float dtype. W = W₀ + scaling · B A.
+    """
+
+    name: str
+    base: Tensor
+    down: Tensor | None = None
+    up: Tensor | None = None
+    scaling: float = 1.0
+    delta: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        factored = self.down is not None and self.up is not None
+        if factored == (self.delta is not None) or (self.down is None) != (self.up is None):
+            raise CourseError(f"{self.name}: an update is either A and B, or one whole matrix; give one of the two.")
+        shape = (self.up.shape[0], self.down.shape[1]) if factored else tuple(self.delta.shape)
+        if shape != tuple(self.base.shape):
+            raise CourseError(
+                f"{self.name} is {tuple(self.base.shape)} in the base, but the update is {shape}: it belongs to "
+                f"another base model."
+            )
+        if factored and self.down.shape[0] != self.up.shape[1]:
+            raise CourseError(
+                f"{self.name}: A {tuple(self.down.shape)} and B {tuple(self.up.shape)} have different ranks."
+            )
+
+    @property
+    def factored(self) -> bool:
+        """Whether the change is kept as A and B."""
+        return self.delta is None
+
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The change ΔW, (out, in)."""
+        if not self.factored:
+            return self.delta.to(dtype)
+        return self.scaling * (self.up.to(dtype) @ self.down.to(dtype))
+
+    def weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The tuned matrix W = W₀ + ΔW, (out, in)."""
+        return self.base.to(dtype) + self.dense(dtype)
+
+    def singular_values(self) -> Tensor:
+        """The singular values of the change, (min(r, out, in),) float64, largest first."""
+        if self.factored:
+            return factored_singular_values(self.up, self.down, self.scaling)
+        delta = self.delta.double()
+        gram = delta @ delta.T if delta.shape[0] <= delta.shape[1] else delta.T @ delta
+        return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
+
+    def to(self, device: torch.device | str) -> Update:
+        """The same on another device."""
+        moved = {part: getattr(self, part) for part in ("base", "down", "up", "delta")}
+        return replace(self, **{part: t.to(device) for part, t in moved.items() if t is not None})
+
+    def is_zero(self) -> bool:
+        """Whether nothing changes."""
+        parts = (self.up, self.down) if self.factored else (self.delta,)
+        return self.scaling == 0 or any(not part.any() for part in parts)
+
+    def check_finite(self) -> None:
+        """Raise a CourseError that names the tensor which holds NaN or infinite values."""
+        for what, tensor in (("base", self.base), ("A", self.down), ("B", self.up), ("change", self.delta)):
+            # One sum is enough: a NaN or an infinity in a tensor makes it NaN or infinite.
+            if tensor is not None and not torch.isfinite(tensor.sum(dtype=torch.float64)):
+                bad = int((~torch.isfinite(tensor)).sum())
+                raise CourseError(
+                    f"{self.name}: its {what} holds {bad} NaN or infinite values: the training diverged or the file is "
+                    f"damaged. Train again with a lower learning rate, or take an earlier checkpoint."
+                )
+
+
+def iter_updates(source: AdapterFile | str | Path, base: nn.Module | Weights | str | Path) -> Iterator[Update]:
+    """The changes of an adapter or of a fine-tuned checkpoint, one matrix in memory at a time.
+
+    Args:
+        source: an adapter that was read, the folder of an adapter in PEFT's layout, or the folder of a fine-tuned
+            model in safetensors.
+        base: the model it was made from: in memory, as `Weights`, by its name in the course, or a folder.
+
+    Returns:
+        Updates in the order of the source.
+
+    Raises:
+        CourseError: source or base can't be read, or they don't belong together (checked before the first update).
+    """
+    base = base_weights(base)
+    if isinstance(source, AdapterFile):
+        return _from_adapter(source, base)
+    folder = Path(source)
+    if (folder / CONFIG_FILE).is_file() or folder.is_file():
+        return _from_adapter(read_adapter(folder), base)
+    if not folder.is_dir():
+        raise CourseError(f"There is no folder {folder}. Give an adapter's folder or that of a fine-tuned model.")
+    return _from_checkpoint(weights.of_folder(folder), base)
+
+
+def base_weights(base: nn.Module | Weights | str | Path) -> Weights:
+    """A base model as `Weights`, however it was given."""
+    if isinstance(base, nn.Module):
+        return weights.of_model(base)
+    return weights.of_base(str(base)) if isinstance(base, str | Path) else base
+
+
+def from_model(model: nn.Module, adapter: str = "default") -> Iterator[Update]:
+    """The changes of one adapter that sits on a model of this course.
+
+    Raises:
+        CourseError: the model has no such adapter.
+    """
+    layers = [(name, layer) for name, layer in adapters.lora_layers(model) if adapter in layer.configs]
+    if not layers:
+        known = {name for _, layer in adapters.lora_layers(model) for name in layer.configs}
+        raise CourseError(f"The model has no adapter {adapter!r}. {near_matches(adapter, known)}")
+    return (
+        Update(
+            name,
+            layer.weight.detach(),
+            layer.lora_A[adapter].detach(),
+            layer.lora_B[adapter].detach(),
+            layer.configs[adapter].scaling,
+        )
+        for name, layer in layers
+    )
+
+
+def _from_adapter(file: AdapterFile, base: Weights) -> Iterator[Update]:
+    if base.sha256 and file.base_model_sha256 and base.sha256 != file.base_model_sha256:
+        raise CourseError(
+            f"{file.path} was trained on another base model ({file.base_model}, SHA-256 "
+            f"{file.base_model_sha256[:12]}…), not on {base.label} ({base.sha256[:12]}…). Give that base with --base."
+        )
+    made_for = f"The adapter was made for {file.base_model!r}."
+    _check_names(file.weights, base, str(file.path), made_for)
+    for name, (A, B) in file.weights.items():
+        _check_shape(name, (B.shape[0], A.shape[1]), base, str(file.path), made_for)
+    return (Update(name, base.read(name), A, B, file.configs[name].scaling) for name, (A, B) in file.weights.items())
+
+
+def _from_checkpoint(tuned: Weights, base: Weights) -> Iterator[Update]:
+    names = tuned.names()
+    if not names:
+        raise CourseError(f"{tuned.label} holds no matrix of a numbered layer: it is no transformer's checkpoint.")
+    advice = "Give the base that it was trained from with --base."
+    _check_names(names, base, tuned.label, advice)
+    for name in names:
+        _check_shape(name, tuned.shape(name), base, tuned.label, advice)
+    return (_difference(name, base.read(name), tuned.read(name)) for name in names)
+
+
+def _difference(name: str, before: Tensor, after: Tensor) -> Update:
+    return Update(name, before, delta=after.float() - before.float())
+
+
+def _check_names(names: Iterable[str], base: Weights, label: str, advice: str) -> None:
+    missing = [name for name in names if name not in base]
+    if missing:
+        raise CourseError(
+            f"{label} changes {missing[0]!r}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which "
+            f"{base.label} does not have. {near_matches(missing[0], base.names())} {advice}"
+        )
+
+
+def _check_shape(name: str, shape: tuple[int, ...], base: Weights, label: str, advice: str) -> None:
+    if tuple(shape) != tuple(base.shape(name)):
+        raise CourseError(
+            f"{label}: {name} is {tuple(base.shape(name))} in {base.label}, but {tuple(shape)} here: another base "
+            f"model. {advice}"
+        )
