@@ -50,6 +50,17 @@ class Asset:
         return self.editions[0].sha256
 
 
+def _demo_file(name: str) -> IndexFile:
+    """One of the small data sets that come with a training library."""
+    return IndexFile(
+        project="llamafactory",
+        version="0.9.5",
+        archive="llamafactory-0.9.5.tar.gz",
+        archive_sha256="1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
+        member=f"llamafactory-0.9.5/data/{name}",
+    )
+
+
 ASSETS: dict[str, Asset] = {
     asset.name: asset
     for asset in (
@@ -93,18 +104,38 @@ ASSETS: dict[str, Asset] = {
                 Edition(
                     filename="alpaca_en_demo.json",
                     sha256="bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318",
-                    index=IndexFile(
-                        project="llamafactory",
-                        version="0.9.5",
-                        archive="llamafactory-0.9.5.tar.gz",
-                        archive_sha256="1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
-                        member="llamafactory-0.9.5/data/alpaca_en_demo.json",
-                    ),
+                    index=_demo_file("alpaca_en_demo.json"),
                 ),
             ),
             licence="CC BY-NC 4.0",
             licence_note="Non-commercial use only; its makers ask that models trained on it serve research alone.",
             non_commercial=True,
+        ),
+        Asset(
+            name="wikipedia_texts",
+            editions=(
+                Edition(
+                    filename="wiki_demo.txt",
+                    sha256="69c0c4d067a95a1a65022f2ae1efff9654b1953b09f206f8832620ebbffa0daf",
+                    size=1_028_326,
+                    index=_demo_file("wiki_demo.txt"),
+                ),
+            ),
+            licence="CC BY-SA",
+            licence_note="30 articles of the English Wikipedia; what is made from them is shared under the same licence.",
+        ),
+        Asset(
+            name="c4_texts",
+            editions=(
+                Edition(
+                    filename="c4_demo.jsonl",
+                    sha256="f51528081ef22279f2840c02c4cd7cdfc372138be0817c5b8714d200af692b78",
+                    size=747_189,
+                    index=_demo_file("c4_demo.jsonl"),
+                ),
+            ),
+            licence="ODC-BY",
+            licence_note="300 pages of Common Crawl's C4; the pages' own rights stay with their writers.",
         ),
         Asset(
             name="dolly",

@@ -21,11 +21,13 @@ FLOORS = [
     ["downloads", "package_index", "catalogue", "assets", "results", "lora"],
     ["data.alpaca", "data.batching", "data.fewshot", "adapters", "tiny"],
     ["hub.space", "hub.cmaes", "hub.nevergrads", "hub.searches"],
-    ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.bbh"],
+    ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.sequence_tasks", "data.bbh"],
     ["adapter_files", "models", "checkpoints", "contexts", "losses", "scoring"],
     ["training", "evaluation", "doctor"],
     ["spectra.measures", "spectra.weights", "spectra.updates", "spectra.bases", "spectra.intruders"],
     ["finetune", "findings"],
+    ["forgetting.hidden", "forgetting.tails", "forgetting.texts", "forgetting.sweep", "forgetting.study"],
+    ["forgetting.continual", "forgetting.interventions", "forgetting.studies"],
     ["hub.gradient", "hub.compose", "hub.population", "hub.candidates", "hub.zoo", "hub.stand_ins"],
     ["hub.zoo_training", "hub.workers", "hub.history", "hub.adapt", "hub.baselines"],
     ["hub.cells", "hub.sweep", "hub.reading", "hub.recipe", "hub.bbh_study"],
@@ -40,9 +42,9 @@ FLOORS = [
         "checks.lesson07",
     ],
     ["widgets", "lessons"],
-    ["terminal", "cli_hub", "cli"],
+    ["terminal", "cli_hub", "cli_forgetting", "cli"],
 ]
-PACKAGES = {"", "data", "hub", "spectra"}  # folders whose __init__ holds nothing
+PACKAGES = {"", "data", "hub", "spectra", "forgetting"}  # folders whose __init__ holds nothing
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
 
 

@@ -1,0 +1,1 @@
+"""Forgetting: training the last layers of a model, and what that does to the text it was trained on before."""

@@ -1,0 +1,262 @@
+"""The last layers of a LLaMA on their own, over hidden states that the layers below made once.
+
+Everything below the tail is frozen, so its output for a row never changes: it is computed once and kept. What is left
+of a training step is the tail's forward and backward and the output head at the labels. Rows of one task begin with the
+same tokens; that prefix goes through a step once, however many rows the step has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lorahub_edu.data.fewshot import PromptedRow, common_prefix
+from lorahub_edu.errors import CourseError
+from lorahub_edu.losses import chunked_cross_entropy, output_head
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+POSITIONS = 768  # of one forward without gradients; longer packed sequences waste time between rows that see nothing
+
+
+@dataclass(frozen=True)
+class HiddenBatch:
+    """What the tail reads, and what it must predict.
+
+    Attributes:
+        hidden: (b, T, d), the output of the layers below.
+        position_ids: (b, T).
+        mask: (1, 1, T, T) in the dtype of `hidden`, 0 where a position is seen and the lowest number where not.
+        places: (L,) where each label is predicted in the flattened (b x T) output.
+        labels: (L,) tokens.
+    """
+
+    hidden: Tensor
+    position_ids: Tensor
+    mask: Tensor
+    places: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class CachedRows:
+    """Rows of one task with their hidden states: the prefix that all prompts share, and what follows it, row by row.
+
+    `prefix` is (P, d); `rests[i]` is (n_i, d), up to the token before the last label.
+    """
+
+    rows: tuple[PromptedRow, ...]
+    prefix: Tensor
+    rests: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, chosen: Sequence[int]) -> HiddenBatch:
+        """Some of the rows as one packed sequence, in which the prefix stands once.
+
+        Args:
+            chosen: places of the rows.
+
+        Returns:
+            A batch with b = 1.
+        """
+        return _packed(self.prefix, [(self.rows[place], self.rests[place]) for place in chosen])
+
+    def batches(self, positions: int = POSITIONS) -> list[HiddenBatch]:
+        """All rows in batches of at most about so many positions."""
+        groups: list[list[int]] = [[]]
+        used = len(self.prefix)
+        for place, rest in enumerate(self.rests):
+            if groups[-1] and used + len(rest) > positions:
+                groups.append([])
+                used = len(self.prefix)
+            groups[-1].append(place)
+            used += len(rest)
+        return [self.batch(group) for group in groups]
+
+
+def _packed(prefix: Tensor, rows: Sequence[tuple[PromptedRow, Tensor]]) -> HiddenBatch:
+    """A prefix and rows one after the other: a position sees the prefix and its own row, up to itself."""
+    start = len(prefix)
+    positions, owner = list(range(start)), [-1] * start
+    places, labels = [], []
+    for number, (row, rest) in enumerate(rows):
+        begin = len(positions) - start
+        places += range(begin + len(row.prompt_ids) - 1, begin + len(row.prompt_ids) - 1 + len(row.answer_ids))
+        labels += row.answer_ids
+        positions += range(start, start + len(rest))
+        owner += [number] * len(rest)
+    owners, order = torch.tensor(owner), torch.arange(len(owner))
+    seen = (owners[None] == -1) | (owners[None] == owners[:, None])  # (T, T): the prefix, or the same row
+    hidden = torch.cat([prefix, *(rest for _, rest in rows)])[None]  # (1, T, d)
+    return HiddenBatch(
+        hidden=hidden,
+        position_ids=torch.tensor([positions]),
+        mask=_additive(seen & (order[None] <= order[:, None]), hidden.dtype),
+        places=torch.tensor(places),
+        labels=torch.tensor(labels),
+    )
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+    return mask[None, None]
+
+
+class Tail:
+    """The last layers of a LLaMA, their original weights, and the frozen layers below.
+
+    The tail works in the model's own layers. `weights` are what they hold now, in float32, whatever the dtype that the
+    model computes in; `original` is what they held when the tail was made.
+
+    Args:
+        model: a causal model in LLaMA's form; float32 weights are kept in float32 here before it is cast.
+        layers: how many of the last layers are the tail.
+        dtype: what the model computes in from here on; it is cast in place. None leaves it.
+
+    Raises:
+        CourseError: the model has no such layers, or not that many.
+    """
+
+    def __init__(self, model: PreTrainedModel, layers: int = 6, dtype: torch.dtype | None = torch.bfloat16) -> None:
+        decoder = model.get_decoder()
+        if not all(hasattr(decoder, part) for part in ("layers", "rotary_emb", "norm", "embed_tokens")):
+            raise CourseError(f"{type(model).__name__} is not built like a LLaMA: give a causal model of that family.")
+        if not 1 <= layers <= len(decoder.layers):
+            raise CourseError(f"A tail of {layers} layers: the model has {len(decoder.layers)}; take 1 to that many.")
+        self.model = model
+        self.layers = layers
+        self.start = len(decoder.layers) - layers
+        self.names = tuple(_projections(model, self.start))
+        self.original = {name: self._matrix(name).detach().to(torch.float32, copy=True) for name in self.names}
+        self.weights = self.original
+        model.requires_grad_(False)
+        model.eval()
+        if dtype is not None:
+            model.to(dtype)
+
+    def _matrix(self, name: str) -> Tensor:
+        return self.model.get_submodule(name).weight
+
+    @torch.no_grad()
+    def put(self, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Set the tail's matrices.
+
+        Args:
+            weights: (out, in) by name, float32; a name that is left out gets its original back; None resets them all.
+        """
+        self.weights = self.original | dict(weights or {})
+        for name, weight in self.weights.items():
+            self._matrix(name).copy_(weight)
+
+    def pattern(self) -> str:
+        """A regular expression for the tail's matrices, as `lorahub_edu.lora.LoRAConfig` takes it."""
+        return "|".join(name.replace(".", r"\.") for name in self.names)
+
+    @torch.no_grad()
+    def below(self, ids: Tensor, position_ids: Tensor, mask: Tensor) -> Tensor:
+        """The hidden states that the tail reads: ids (b, T), position_ids (b, T), mask (1, 1, T, T) -> (b, T, d)."""
+        decoder = self.model.get_decoder()
+        return self._through(decoder.layers[: self.start], decoder.embed_tokens(ids), position_ids, mask)
+
+    def _through(self, layers: Iterable, hidden: Tensor, position_ids: Tensor, mask: Tensor) -> Tensor:
+        rotary = self.model.get_decoder().rotary_emb(hidden, position_ids=position_ids)
+        for layer in layers:
+            hidden = layer(hidden, attention_mask=mask, position_ids=position_ids, position_embeddings=rotary)
+        return hidden
+
+    def summed_loss(self, batch: HiddenBatch) -> Tensor:
+        """Summed cross-entropy of a batch's labels in nats, a scalar with a gradient where the tail is trainable."""
+        decoder = self.model.get_decoder()
+        out = self._through(decoder.layers[self.start :], batch.hidden, batch.position_ids, batch.mask)
+        rows = decoder.norm(out.flatten(0, 1)[batch.places])  # (L, d)
+        return chunked_cross_entropy(rows, output_head(self.model).weight, batch.labels)
+
+    @torch.no_grad()
+    def loss(self, batches: Iterable[HiddenBatch]) -> float:
+        """Mean cross-entropy over the labels of some batches, in nats a token."""
+        total, labels = 0.0, 0
+        for batch in batches:
+            total += self.summed_loss(batch).item()
+            labels += len(batch.labels)
+        if not labels:
+            raise CourseError("There is no batch to take a loss on: give at least one row.")
+        return total / labels
+
+    def cache(self, rows: Sequence[PromptedRow]) -> CachedRows:
+        """Run rows through the layers below, once.
+
+        Args:
+            rows: of one task, so that their prompts begin alike; at least one.
+
+        Returns:
+            The rows with their hidden states.
+
+        Raises:
+            CourseError: there are no rows.
+        """
+        if not rows:
+            raise CourseError("There are no rows to cache: give at least one.")
+        prefix = common_prefix(rows)
+        width = self.model.config.hidden_size
+        ids = [torch.tensor(row.prompt_ids + row.answer_ids[:-1]) for row in rows]  # the last label is never read
+        nothing = CachedRows(
+            tuple(rows), torch.zeros(prefix, width), tuple(torch.zeros(len(i) - prefix, width) for i in ids)
+        )
+        first, rests = None, {}
+        for places in _groups([len(i) - prefix for i in ids], prefix):
+            packed = nothing.batch(places)
+            tokens = torch.cat([ids[places[0]][:prefix], *(ids[place][prefix:] for place in places)])[None]
+            hidden = self.below(tokens, packed.position_ids, packed.mask.to(self.model.dtype))[0]  # (T, d)
+            first = hidden[:prefix].clone() if first is None else first
+            parts = hidden[prefix:].split([len(ids[place]) - prefix for place in places])
+            rests |= {place: part.clone() for place, part in zip(places, parts, strict=True)}
+        return CachedRows(tuple(rows), first, tuple(rests[place] for place in range(len(rows))))
+
+    def cache_texts(self, sequences: Tensor, rows: int = 8) -> list[HiddenBatch]:
+        """Batches whose loss is that of plain text: every token but the first of a sequence is predicted.
+
+        Args:
+            sequences: (S, T) token ids, all of one length.
+            rows: sequences in a batch.
+
+        Returns:
+            The batches.
+        """
+        length = sequences.shape[1]
+        mask = _additive(torch.ones(length, length, dtype=torch.bool).tril(), self.model.dtype)
+        made = []
+        for ids in sequences.split(rows):
+            positions = torch.arange(length).repeat(len(ids), 1)
+            places = torch.arange(ids.numel()).view(len(ids), length)[:, :-1].flatten()
+            hidden = self.below(ids, positions, mask)
+            made.append(HiddenBatch(hidden, positions, mask, places, ids[:, 1:].flatten()))
+        return made
+
+
+def _projections(model: PreTrainedModel, start: int) -> Iterator[str]:
+    """Names of the seven matrices of every layer from `start` on."""
+    decoder = model.get_decoder()
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    for number in range(start, len(decoder.layers)):
+        layer = f"{prefix}.layers.{number}" if prefix else f"layers.{number}"
+        for name, _ in model.get_submodule(layer).named_modules():
+            if name.rpartition(".")[2] in PROJECTIONS:
+                yield f"{layer}.{name}"
+
+
+def _groups(lengths: Sequence[int], prefix: int) -> list[list[int]]:
+    """Places of rows, in packed sequences of at most about `POSITIONS` positions."""
+    groups: list[list[int]] = [[]]
+    used = prefix
+    for place, length in enumerate(lengths):
+        if groups[-1] and used + length > POSITIONS:
+            groups.append([])
+            used = prefix
+        groups[-1].append(place)
+        used += length
+    return groups

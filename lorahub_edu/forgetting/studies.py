@@ -1,0 +1,241 @@
+"""The studies of lessons 08 to 10: which runs each consists of, stated before they were made.
+
+What is expected of `predict` stands in `HYPOTHESES`; it was written before its runs and is kept with their results.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.forgetting import sweep
+from lorahub_edu.forgetting.continual import ContinualRun, run_continual
+from lorahub_edu.forgetting.interventions import Intervention, run_intervention
+from lorahub_edu.forgetting.study import RULES, TailRun, run_tail, scaling
+
+TASK = "reverse"
+RANKS = (1, 4, 16, 64, 192)  # 192 is the most that the key and value matrices admit
+STEPS = 60
+SEEDS = 3
+AT = (15, 30, 45)
+# One grid for all ranks and rules, and one for full fine-tuning, whose weights are changed directly.
+LORA_RATES = (1.5e-3, 5e-3, 1.5e-2)
+FULL_RATES = (3e-4, 1e-3, 3e-3)
+
+PREDICT_TASK = "pig_latin"
+PREDICT_RUNS = 42
+PREDICT_SEED = 2410
+PREDICT_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 192)
+PREDICT_STEPS = (30, 45, 60, 80)
+PREDICT_SCALINGS = (0.25, 8.0)  # drawn evenly between their logarithms, like the learning rates
+PREDICT_LORA_RATES = (1e-3, 1.2e-2)
+PREDICT_FULL_RATES = (2e-4, 2e-3)
+PREDICT_FULL_SHARE = 1 / 7
+
+HYPOTHESES = {
+    "forgetting": "pretraining loss after a run minus before it, on the 64 held sequences of text",
+    "measures": "count (ε = 0.5, all matrices), mean spike ratio, mean ‖ΔW‖/‖W₀‖, sum of the nuclear norms of ΔW",
+    "H1": "each of the four rises with forgetting over the runs: Spearman's rho above 0 with its 95 % interval",
+    "H2": "the nuclear norm has the largest rho of the four",
+    "H3": "given ‖ΔW‖/‖W₀‖, the count adds nothing: the interval of its partial rho holds 0",
+    "H4": "given the task's validation loss, the count's partial rho is below that of the nuclear norm",
+    "H5": "a run without any intruder can forget as much as the median run",
+    "tested by": "Spearman's rho, partial on ranks; 95 % bootstrap intervals over runs; diverged runs are left out and "
+    "counted; a hypothesis is held only if it holds as it is written",
+}
+
+INTERVENED = ((1, 1.5e-2), (16, 5e-3), (64, 5e-3))  # ranks with learning rates that bring intruders at scaling 2
+CONTINUAL_TASKS = ("reverse", "capitals", "lengths", "sort")
+CONTINUAL_STEPS = 40
+CONTINUAL_RANKS = (1, 16, 64, 0)
+
+
+def arms() -> list[tuple[int, str, float]]:
+    """The ways to train that `ranks` compares: (rank, rule, scaling); rank 0 is full fine-tuning.
+
+    At rank 16 the three rules are one, which stands under the first.
+    """
+    found: dict[tuple[int, float], tuple[int, str, float]] = {}
+    for rule in RULES:
+        for rank in RANKS:
+            found.setdefault((rank, scaling(rule, rank)), (rank, rule, scaling(rule, rank)))
+    return [*found.values(), (0, "", 1.0)]
+
+
+def settling_jobs() -> list[TailRun]:
+    """Every arm with every learning rate of its grid, seed 0, judged on the settling rows."""
+    return [
+        TailRun(TASK, rank, rule, scale, rate, STEPS, 0, part="settling", spectra=False)
+        for rank, rule, scale in arms()
+        for rate in (LORA_RATES if rank else FULL_RATES)
+    ]
+
+
+def chosen(rows: Sequence[Mapping]) -> dict[tuple[int, str], float]:
+    """The learning rate with the lowest settling loss for each arm.
+
+    Args:
+        rows: of the settling jobs.
+
+    Returns:
+        Learning rates by (rank, rule).
+
+    Raises:
+        CourseError: every rate of an arm diverged.
+    """
+    best: dict[tuple[int, str], tuple[float, float]] = {}
+    for row in rows:
+        run = row["run"]
+        loss = row["points"][-1]["loss"] if row["points"] else math.inf
+        arm = (run["rank"], run["rule"])
+        best[arm] = min(best.get(arm, (math.inf, 0.0)), (loss, run["learning_rate"]))
+    lost = [arm for arm, (loss, _) in best.items() if loss == math.inf]
+    if lost:
+        raise CourseError(f"Every learning rate of {lost} diverged: extend the grid downwards.")
+    return {arm: rate for arm, (_, rate) in best.items()}
+
+
+def rank_jobs(rates: Mapping[tuple[int, str], float], seeds: int = SEEDS) -> list[TailRun]:
+    """Every arm at its learning rate with several seeds, judged on the validation rows."""
+    return [
+        TailRun(TASK, rank, rule, scale, rates[rank, rule], STEPS, seed, AT)
+        for seed in range(seeds)
+        for rank, rule, scale in arms()
+    ]
+
+
+def predict_jobs(count: int = PREDICT_RUNS) -> list[TailRun]:
+    """Fresh runs on another task, drawn from the stated ranges by a fixed seed."""
+    rng = random.Random(PREDICT_SEED)
+
+    def between(low: float, high: float) -> float:
+        return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
+
+    jobs = []
+    for number in range(count):
+        full = rng.random() < PREDICT_FULL_SHARE
+        rank, rate = rng.choice(PREDICT_RANKS), between(*PREDICT_LORA_RATES)
+        factor, full_rate = between(*PREDICT_SCALINGS), between(*PREDICT_FULL_RATES)
+        steps = rng.choice(PREDICT_STEPS)
+        method = (0, "", 1.0, full_rate) if full else (rank, "drawn", factor, rate)
+        jobs.append(TailRun(PREDICT_TASK, *method, steps, 1000 + number, at=(steps // 2,)))
+    return jobs
+
+
+def intervene_jobs(seeds: int = SEEDS) -> list[Intervention]:
+    """Trained runs that have intruders, each with what scaling its parts does."""
+    return [
+        Intervention(TailRun(TASK, rank, "alpha = 2r", 2.0, rate, STEPS, seed))
+        for seed in range(seeds)
+        for rank, rate in INTERVENED
+    ]
+
+
+def continual_jobs(rates: Mapping[tuple[int, str], float], seeds: int = SEEDS) -> list[ContinualRun]:
+    """Sequences of tasks at the learning rates that settling chose on the first one."""
+    rule = {rank: "alpha = 2r" if rank else "" for rank in CONTINUAL_RANKS}
+    return [
+        ContinualRun(
+            CONTINUAL_TASKS, rank, rule[rank], 2.0 if rank else 1.0, rates[rank, rule[rank]], CONTINUAL_STEPS, seed
+        )
+        for seed in range(seeds)
+        for rank in CONTINUAL_RANKS
+    ]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's jobs and the function that does one; `jobs` is given the rows of `settling` where it asks for them."""
+
+    title: str
+    jobs: Callable[..., list]
+    work: Callable[[Any], dict]
+    after_settling: bool = False
+
+
+STUDIES = {
+    "settling": Study("learning rates for every rank and rule of scaling", settling_jobs, run_tail),
+    "ranks": Study("forgetting and intruders over ranks, at chosen rates", rank_jobs, run_tail, True),
+    "predict": Study("what foretells forgetting, on fresh runs", predict_jobs, run_tail),
+    "intervene": Study("scaling intruders, other directions, the whole update", intervene_jobs, run_intervention),
+    "continual": Study("four tasks in a row", continual_jobs, run_continual, True),
+}
+
+
+def jobs(name: str, folder: str | Path, **settings: Any) -> list:
+    """A study's jobs.
+
+    Args:
+        name: a key of `STUDIES`.
+        folder: of the sweeps; the learning rates come from the settling runs in it.
+        settings: for the study's own function, such as `seeds`.
+
+    Returns:
+        The jobs.
+
+    Raises:
+        CourseError: there is no such study, or settling is not finished.
+    """
+    if name not in STUDIES:
+        raise CourseError(f"There is no study {name!r}. {near_matches(name, STUDIES)}")
+    study = STUDIES[name]
+    if not study.after_settling:
+        return study.jobs(**settings)
+    settled = [sweep.stored(job, Path(folder)) for job in settling_jobs()]
+    if None in settled:
+        raise CourseError(
+            f"{settled.count(None)} of {len(settled)} settling runs are missing in {folder}: run the study 'settling' "
+            f"first."
+        )
+    return study.jobs(chosen(settled), **settings)
+
+
+def run(
+    name: str,
+    folder: str | Path,
+    *,
+    executor: Executor | None = None,
+    report: Callable[[Any, dict], None] = lambda job, row: None,
+) -> list[dict]:
+    """Run a study, and settling before it where it needs that; started again it goes on where it stopped.
+
+    Args:
+        name: a key of `STUDIES`.
+        folder: one JSON file a run.
+        executor: does runs in other processes; None in this one.
+        report: called with each new row.
+
+    Returns:
+        The study's rows.
+
+    Raises:
+        CourseError: as `jobs`.
+    """
+    if name in STUDIES and STUDIES[name].after_settling:
+        run("settling", folder, executor=executor, report=report)
+    return sweep.run(jobs(name, folder), STUDIES[name].work, folder, executor=executor, report=report)
+
+
+def line(row: Mapping) -> str:
+    """One row for a terminal."""
+    run = row["run"]
+    method = f"rank {run['rank']}, {run['rule']}, scaling {run['scaling']:.3g}" if run["rank"] else "full"
+    head = f"{run.get('task') or ' > '.join(run['tasks'])}: {method}, lr {run['learning_rate']:g}, seed {run['seed']}: "
+    if row["diverged"]:
+        return head + "diverged"
+    if "stages" in row:
+        return head + ", ".join(f"{stage['pretraining_loss']:.3f}" for stage in row["stages"]) + " pretraining loss"
+    if "scaled" in row:
+        return head + f"loss {row['tuned']['loss']:.3f}, {row['intruders']} intruders taken apart"
+    last = row["points"][-1]
+    parts = [f"loss {row['base']['loss']:.3f} -> {last['loss']:.3f}"]
+    if "pretraining_loss" in last:
+        parts.append(f"pretraining loss {row['base']['pretraining_loss']:.3f} -> {last['pretraining_loss']:.3f}")
+        parts.append(f"{last['intruders']['0.5']} intruders")
+    return head + ", ".join(parts)

@@ -1,0 +1,113 @@
+"""Text like that which a model was pretrained on, to see what fine-tuning makes it forget."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lorahub_edu import assets
+from lorahub_edu.errors import CourseError
+
+logger = logging.getLogger(__name__)
+
+SHIPPED_FILE = "plain_texts.json"
+SHIPPED = "the course's own plain texts (CC BY 4.0)"
+FETCHED = "encyclopaedia articles and web pages, half and half"
+WIKIPEDIA, C4 = "wikipedia_texts", "c4_texts"
+SEQUENCES, TOKENS = 64, 64
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Sequences of tokens (S, T), all of one length, and one phrase that says what they are."""
+
+    sequences: Tensor
+    label: str
+
+
+def load(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    sequences: int = SEQUENCES,
+    tokens: int = TOKENS,
+    fetch: bool = True,
+    offline: bool = False,
+) -> Texts:
+    """Sequences of plain text on which no run of this course trains.
+
+    Half of them begin articles of an encyclopaedia and half web pages; without these files, all are from the texts that
+    the course ships. The sources' articles may have been part of the model's pretraining, which is what is wanted: the
+    loss on them says what of that is lost.
+
+    Args:
+        tokenizer: the model's.
+        sequences: how many.
+        tokens: in each.
+        fetch: False takes the shipped texts.
+        offline: True opens no connection; files that are here are used.
+
+    Returns:
+        The sequences, and which texts they are of.
+
+    Raises:
+        CourseError: there are too few texts of that length.
+
+    Source: Shuttleworth et al. 2024, arXiv 2410.21228, section 5 (pseudo-loss on a sample of pretraining text).
+    """
+    if sequences < 2 or tokens < 2:
+        raise CourseError(f"{sequences} sequences of {tokens} tokens: take at least 2 of each.")
+    if fetch:
+        try:
+            half = sequences // 2
+            parts = [
+                *_cut(tokenizer, _articles(offline), half, tokens),
+                *_cut(tokenizer, _pages(offline), sequences - half, tokens),
+            ]
+            return Texts(torch.tensor(parts), FETCHED)
+        except CourseError as problem:
+            logger.warning("The fetched texts could not be used, so the shipped ones are. %s", problem)
+    return Texts(torch.tensor(_cut(tokenizer, shipped(), sequences, tokens)), SHIPPED)
+
+
+def shipped() -> list[str]:
+    """The paragraphs that come with the course, each of one subject."""
+    return json.loads((resources.files("lorahub_edu.data") / SHIPPED_FILE).read_text(encoding="utf-8"))
+
+
+def _articles(offline: bool) -> list[str]:
+    path = assets.fetch(WIKIPEDIA, offline=offline)
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _pages(offline: bool) -> list[str]:
+    path = assets.fetch(C4, offline=offline)
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], count: int, tokens: int) -> list[list[int]]:
+    """The first `tokens` tokens of each text; when the texts are used up, the next ones of each, and so on."""
+    encoded = tokenizer([text[: 400 * tokens] for text in texts], add_special_tokens=False).input_ids
+    found = []
+    for window in _windows(encoded, tokens):
+        found.append(window)
+        if len(found) == count:
+            return found
+    raise CourseError(
+        f"{len(texts)} texts hold {len(found)} sequences of {tokens} tokens, fewer than {count}: ask for fewer or "
+        f"shorter ones."
+    )
+
+
+def _windows(encoded: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
+    rounds: Iterable[int] = range(max(map(len, encoded), default=0) // tokens)
+    for number in rounds:
+        for ids in encoded:
+            if len(ids) >= (number + 1) * tokens:
+                yield ids[number * tokens : (number + 1) * tokens]
