@@ -34,6 +34,8 @@ FLOORS = [
     [
         "plots",
         "checks",
+        "checks.objects",
+        "checks.graded",
         "checks.lesson00",
         "checks.lesson01",
         "checks.lesson02",
@@ -41,6 +43,18 @@ FLOORS = [
         "checks.lesson06",
         "checks.lesson07",
     ],
+    ["grading.protocol", "grading.namespaces", "grading.answers", "grading.zygote"],
+    [
+        "grading.sandbox.no_checks",
+        "grading.sandbox.process",
+        "grading.sandbox.bubblewrap",
+        "grading.sandbox.bare",
+        "grading.sandbox.containers",
+        "grading.sandbox.choose",
+    ],
+    ["grading.assignments", "grading.repair", "grading.collect"],
+    ["grading.remote", "grading.split", "grading.journal", "grading.worker"],
+    ["grading.gradebook", "grading.feedback", "grading.runner"],
     ["widgets", "lessons"],
     ["terminal", "cli_hub", "cli_forgetting", "cli"],
 ]

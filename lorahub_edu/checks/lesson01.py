@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lorahub_edu.checks import Property, equals, holds, problem
+from lorahub_edu.checks import Property, equals, holds, objects, problem
+from lorahub_edu.checks.objects import there
 
 SCALING_LEFT_OUT = "the scaling alpha / r is left out"
 ALPHA_ONLY = "the update is multiplied by alpha, not by alpha / r"
@@ -230,3 +231,56 @@ def merge(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         if misfit:
             return
         yield holds("W is left as it was", torch.equal(W, before), misconception=IN_PLACE)
+
+
+@problem(
+    "01.5",
+    "the LoRA layer as a module",
+    hints=(
+        "What must the optimizer see, and what must it not see?",
+        "The base is frozen with requires_grad_(False); A and B are nn.Parameter attributes named lora_A and lora_B, "
+        "so that module.parameters() finds them. The forward pass adds two paths, as in lora_forward.",
+        "In __init__: self.base = base.requires_grad_(False); self.lora_A = nn.Parameter(…); self.lora_B = "
+        "nn.Parameter(torch.zeros(base.out_features, rank)). In forward: return self.base(x) + self.scaling * "
+        "(x @ self.lora_A.T @ self.lora_B.T).",
+    ),
+)
+def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
+    """Specification of LoRALayer(base, rank, alpha), an nn.Module; its parts are looked at where it lives."""
+    inputs, outputs, rank = _integer(8, 12, generator), _integer(13, 17, generator), _integer(2, 4, generator)
+    alpha = float(_integer(5, 9, generator))
+    W, A, B = (matrix.float() for matrix in _matrices(inputs, outputs, rank, generator))  # nn.Linear's own type
+    base = there(answer, nn.Linear, inputs, outputs, bias=False)
+    there(answer, objects.assign, base, {"weight": W})
+    layer = answer(base, rank, alpha)
+    found = there(answer, objects.parameters, layer)
+    trained = {name.rpartition(".")[2]: shape for name, (shape, trains) in found.items() if trains}
+    wanted = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}
+    words = "lora_A and lora_B must be nn.Parameter attributes of these shapes: a plain tensor is seen by no optimizer"
+    if set(wanted) < set(trained):
+        words = "something else is trained too: freeze the base with requires_grad_(False)"
+    yield holds("trained are lora_A (r, in) and lora_B (out, r), nothing else", trained == wanted, trained, words)
+    if trained != wanted:
+        return
+    x = torch.randn(2, 5, inputs, generator=generator)  # (rows, tokens, in)
+    name_A, name_B = (next(name for name in found if name.endswith(end)) for end in ("lora_A", "lora_B"))
+    start = there(answer, objects.state, layer)
+    yield holds(
+        "B starts at zero and A does not",
+        bool(start[name_A].any()) and not start[name_B].any(),
+        f"largest |A| {start[name_A].abs().max():.3g}, largest |B| {start[name_B].abs().max():.3g}",
+        "training must start at the pretrained model, and learn from the first step",
+    )
+    there(answer, objects.assign, layer, {name_A: A, name_B: B})
+    output = x @ W.T
+    update = x @ A.T @ B.T
+    wrong = {words: output + u for words, u in _wrong_scalings(update, alpha, rank).items()}
+    wrong |= {ONLY_THE_UPDATE: alpha / rank * update, NO_UPDATE: output}
+    yield equals(
+        "the output is W x + (alpha / r) B A x, for the A and B it has now",
+        there(answer, objects.output, layer, x),
+        output + alpha / rank * update,
+        misconceptions=wrong,
+        rtol=1e-4,
+        atol=1e-4,
+    )

@@ -1,0 +1,71 @@
+"""Working on an answer's objects, be they in this process or in the one where answers are graded.
+
+A specification that needs more than values (gradients, a module's parameters) asks for them through `there`, so that
+the same specification serves the notebook and the grading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def there(answer: object, function: Callable, *arguments: object, **named: object) -> object:
+    """Call an importable function where an answer lives.
+
+    Args:
+        answer: the learner's function, class or object, or what stands for it while grading.
+        function: of an installed library or of this package; the learner's process imports it.
+        arguments: values, or objects that live with the answer.
+        named: likewise.
+
+    Returns:
+        What the function returns; while grading, a copy of a value, and something that stands for any other object.
+    """
+    elsewhere = getattr(type(answer), "__there__", None)
+    return function(*arguments, **named) if elsewhere is None else elsewhere(answer, function, *arguments, **named)
+
+
+def parameters(module: nn.Module) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """Each parameter's shape and whether it is trained, by name."""
+    return {name: (tuple(p.shape), p.requires_grad) for name, p in module.named_parameters()}
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's parameters and buffers, by name."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def assign(module: nn.Module, values: dict[str, Tensor]) -> None:
+    """Write values into parameters, by name; the others stay.
+
+    Args:
+        module: to change.
+        values: of the parameters' shapes.
+    """
+    own = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            own[name].copy_(value)
+
+
+def output(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """A module's output, without a graph behind it."""
+    with torch.no_grad():
+        return module(*inputs)
+
+
+def gradients(module: nn.Module, *inputs: Tensor) -> dict[str, Tensor | None]:
+    """The gradient of the sum of squares of a module's output for each parameter, by name; None where there is none.
+
+    Args:
+        module: is left without gradients.
+        inputs: of its forward pass.
+    """
+    module.zero_grad(set_to_none=True)
+    module(*inputs).pow(2).sum().backward()
+    found = {name: None if p.grad is None else p.grad.detach().clone() for name, p in module.named_parameters()}
+    module.zero_grad(set_to_none=True)
+    return found

@@ -1,0 +1,1 @@
+"""Grading that the graded code can't fool: answers run in a sandbox, tests in another process, data crosses."""

@@ -1,0 +1,144 @@
+"""Linux namespaces, limits and capabilities for one answer process, inside the sandbox that was made around all of
+them.
+
+Python 3.11 has no call for them, so the C library is called. Nothing here knows what is run afterwards.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+from pathlib import Path
+
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x08000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32, 4096
+MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 24, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+CAPABILITY_VERSION_3 = 0x20080522
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def unshare_processes() -> None:
+    """Make this process's next child the first of a process namespace of its own: when it ends, all in there end.
+
+    Raises:
+        OSError: the kernel or the sandbox around does not allow it.
+    """
+    _checked(_libc().unshare(CLONE_NEWPID), "unshare processes")
+
+
+def unshare_rest() -> None:
+    """Give this process its own mounts, IPC objects and an empty network.
+
+    Raises:
+        OSError: the kernel or the sandbox around does not allow it.
+    """
+    _checked(_libc().unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET), "unshare")
+
+
+def mount_private(scratch: str, scratch_bytes: int) -> None:
+    """Fresh and empty /proc, scratch folder and shared memory, seen by this process and its children only.
+
+    Args:
+        scratch: the only folder that can be written.
+        scratch_bytes: what it holds at most.
+    """
+    libc = _libc()
+
+    def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+        arguments = (text.encode() if text is not None else None for text in (source, target, kind))
+        data = options.encode() if options else None
+        _checked(libc.mount(*arguments, flags, data), f"mount {target}")
+
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    for target in (scratch, "/dev/shm"):
+        mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, f"size={scratch_bytes},nr_inodes=20000,mode=1777")
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def limit(*, memory: int, cpu_seconds: int, processes: int | None, open_files: int, file_bytes: int) -> None:
+    """Resource limits of this process and all its children.
+
+    Args:
+        memory: bytes of address space beyond what is mapped now.
+        cpu_seconds: of each process.
+        processes: of this user; None leaves it.
+        open_files: of each process.
+        file_bytes: of each file.
+    """
+    limits = {"CPU": cpu_seconds, "NOFILE": open_files, "FSIZE": file_bytes, "CORE": 0}
+    if sys.platform == "linux":
+        limits["AS"] = mapped_bytes() + memory
+    if processes is not None:
+        limits["NPROC"] = processes
+    for name, value in limits.items():
+        which = getattr(resource, f"RLIMIT_{name}")
+        hard = resource.getrlimit(which)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (value, value))
+
+
+def drop_privileges(uid: int | None) -> None:
+    """Become an ordinary user without any capability, for good.
+
+    Args:
+        uid: the user and group to become; None keeps the present one.
+    """
+    libc = _libc()
+    for capability in range(64):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused where it may not be done or there is none such
+    if uid is not None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    _checked(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no new privileges")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends."""
+    if sys.platform == "linux":
+        _libc().prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0)
+
+
+def memory_of_others(known: set[int], shared_bytes: int) -> tuple[int, int]:
+    """How many processes there are beside the known ones, and the memory that is theirs alone.
+
+    Args:
+        known: process ids to leave out.
+        shared_bytes: what each of them shares with the process it was forked from.
+
+    Returns:
+        The number of processes, and the bytes of anonymous and shared memory in all of them together.
+    """
+    others = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in known]
+    return len(others), sum(max(0, resident_bytes(pid) - shared_bytes) for pid in others)
+
+
+def mapped_bytes() -> int:
+    """The address space of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
+def resident_bytes(pid: int) -> int:
+    """Anonymous and shared memory of a process in bytes; 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    wanted = [line.split() for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
+    return sum(int(words[1]) * 1024 for words in wanted)

@@ -1,0 +1,81 @@
+"""A zygote inside bubblewrap: no network, own processes, a read-only system, nothing of the course but the package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import lorahub_edu
+from lorahub_edu.grading.sandbox.process import SandboxError, Zygote, clean_environment, program, start
+from lorahub_edu.grading.zygote import Settings
+
+SYSTEM = ("/usr", "/etc/alternatives", "/etc/ld.so.cache", "/etc/fonts")
+LINKED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
+NEEDED = ("CAP_SYS_ADMIN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
+NOBODY = 65534
+PACKAGE = Path(lorahub_edu.__file__).resolve().parent
+INSTEAD_OF_CHECKS = Path(__file__).resolve().parent / "no_checks.py"
+
+
+def start_zygote(settings: Settings, readable: tuple[Path, ...] = ()) -> Zygote:
+    """A zygote in bubblewrap.
+
+    Args:
+        settings: preloads and limits; as root the answers become an ordinary user.
+        readable: folders that answers may read besides the system, Python and the package.
+
+    Raises:
+        SandboxError: bubblewrap is missing or may not make namespaces here.
+    """
+    found = shutil.which("bwrap")
+    if found is None:
+        raise SandboxError("bubblewrap (bwrap) is not installed: sudo apt install bubblewrap")
+    uid = NOBODY if os.geteuid() == 0 else None
+    settings = Settings(settings.preload, True, uid, "/tmp", settings.limits)
+    return start([found, *arguments(readable), "--", *program(settings)], clean_environment("/tmp"))
+
+
+def arguments(readable: tuple[Path, ...] = ()) -> list[str]:
+    """What bubblewrap is told; see bwrap(1).
+
+    The zygote keeps the capabilities with which it makes namespaces for each submission; the answer processes have
+    none.
+    """
+    as_root = os.geteuid() == 0
+    shared = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    told = [*shared, *([] if as_root else ["--unshare-user"]), "--cap-drop", "ALL"]
+    for capability in NEEDED:
+        told += ["--cap-add", capability]
+    told += ["--hostname", "grader", "--die-with-parent", "--new-session"]
+    for folder in SYSTEM:
+        told += ["--ro-bind-try", folder, folder]
+    for folder in LINKED:
+        if os.path.islink(folder):
+            told += ["--symlink", os.readlink(folder), folder]
+        elif os.path.isdir(folder):
+            told += ["--ro-bind", folder, folder]
+    told += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
+    made = {Path("/"), Path("/usr"), Path("/tmp")}
+    for folder in dict.fromkeys(map(_resolved, (sys.base_prefix, sys.prefix, PACKAGE, *readable))):
+        if any(folder.is_relative_to(seen) for seen in map(Path, ("/usr",))):
+            continue
+        for parent in reversed(folder.parents):
+            if parent not in made:  # bubblewrap would make it unreadable for others
+                told += ["--perms", "0755", "--dir", str(parent)]
+                made.add(parent)
+        told += ["--ro-bind", str(folder), str(folder)]
+    return told + _without_checks() + ["--remount-ro", "/", "--chdir", "/tmp"]
+
+
+def _resolved(folder: str | Path) -> Path:
+    return Path(os.path.abspath(folder))
+
+
+def _without_checks() -> list[str]:
+    """Hide the specifications of the checks, which hold references; notebooks that call check() go on."""
+    checks = PACKAGE / "checks"
+    there = str(checks / "objects.py")
+    told = ["--tmpfs", str(checks), "--ro-bind", str(INSTEAD_OF_CHECKS), str(checks / "__init__.py")]
+    return told + ["--ro-bind", there, there, "--remount-ro", str(checks)]
