@@ -31,6 +31,7 @@ FLOORS = [
     ["hub.gradient", "hub.compose", "hub.population", "hub.candidates", "hub.zoo", "hub.stand_ins"],
     ["hub.zoo_training", "hub.workers", "hub.history", "hub.adapt", "hub.baselines"],
     ["hub.cells", "hub.sweep", "hub.reading", "hub.recipe", "hub.bbh_study"],
+    ["hub.composed_spectra", "adapter_report"],
     [
         "plots",
         "checks",
