@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lorahub_edu import models, results
+from lorahub_edu import models
 from lorahub_edu.adapter_files import AdapterFile
 from lorahub_edu.errors import CourseError
+from lorahub_edu.forgetting import sweep
 from lorahub_edu.hub import cells, zoo
 from lorahub_edu.hub.adapt import adapt
 from lorahub_edu.hub.cells import METHODS, Bench
@@ -110,28 +111,49 @@ def measure(changes: Iterable[Update]) -> dict:
 
 def study(
     compositions: Sequence[Composition],
+    folder: str | Path,
     executor: Executor | None = None,
     report: Callable[[list[dict]], None] = lambda rows: None,
 ) -> list[dict]:
-    """The rows of every composition, one after the other or by an executor's workers."""
-    runs = executor.map(run, compositions) if executor else map(run, compositions)
-    rows: list[dict] = []
-    for found in runs:
-        report(found)
-        rows += found
-    return rows
+    """The rows of every composition; what the folder holds already is not done again.
+
+    Args:
+        compositions: what to examine.
+        folder: one file a composition.
+        executor: examines in other processes; None in this one.
+        report: called with the new rows of each composition.
+
+    Returns:
+        All rows, in the order of the compositions.
+    """
+    found = sweep.run(compositions, _job, folder, executor=executor, report=lambda job, row: report(row["rows"]))
+    return [row for kept in found for row in kept["rows"]]
 
 
-def write(rows: Sequence[dict], alone: Sequence[dict], name: str, into: Path | None = None) -> Path:
-    """Write a study with its provenance to <results>/<name>.json."""
-    content = {
-        "settings": {"epsilons": EPSILONS, "k": 10, "variants": VARIANTS},
-        "device": results.describe_device(),
-        "versions": results.library_versions(),
-        "parts": list(alone),
-        "rows": list(rows),
-    }
-    return results.write_json((into or results.folder()) / f"{name}.json", content)
+def _job(composition: Composition) -> dict:
+    return {"rows": run(composition)}
+
+
+def summarise(rows: Sequence[dict]) -> list[dict]:
+    """Per search and variant the mean and range over compositions of the intruder counts, sizes and spike ratios.
+
+    Returns:
+        One entry a search and variant: `compositions`, and for "intruders" at the first of `EPSILONS`,
+        "relative_size" and "spike_ratio" the `mean`, `low` and `high`.
+    """
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["search"], row["variant"]), []).append(row)
+    return [
+        {"search": search, "variant": variant, "compositions": len(group)}
+        | {"intruders": _spread([row["intruders"][0] for row in group])}
+        | {key: _spread([row[key] for row in group]) for key in ("relative_size", "spike_ratio")}
+        for (search, variant), group in groups.items()
+    ]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
 
 
 def _search(bench: Bench, composition: Composition) -> tuple[np.ndarray, str]:

@@ -16,7 +16,7 @@ from lorahub_edu.data import tasks
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import cells, composed_spectra
 from lorahub_edu.hub.cells import METHODS
-from lorahub_edu.hub.composed_spectra import Composition, parts, run, same_spectrum, study, write
+from lorahub_edu.hub.composed_spectra import Composition, parts, run, same_spectrum, study
 from lorahub_edu.spectra.updates import Update
 
 TARGET = tasks.names("target")[0]
@@ -80,14 +80,19 @@ def test_each_control_changes_one_thing(folder: str, short, monkeypatch, search:
     assert len({row["matrices"] for row in [*alone, *rows.values()]}) == 1
 
 
-def test_a_study_is_written_with_its_parts(folder: str, short, tmp_path: Path) -> None:
+def test_a_study_goes_on_and_is_summed_up(folder: str, short, tmp_path: Path, monkeypatch) -> None:
     seen = []
-    rows = study([Composition(TARGET, 0, "auto", folder=folder, profile="tiny")], report=seen.extend)
-    assert rows == seen and [row["variant"] for row in rows] == list(composed_spectra.VARIANTS)
+    asked = [Composition(TARGET, 0, "auto", folder=folder, profile="tiny")]
+    rows = study(asked, tmp_path / "kept", report=seen.extend)
+    assert json.loads(json.dumps(seen)) == rows and [row["variant"] for row in rows] == list(composed_spectra.VARIANTS)
     assert all(0 <= a <= b <= 10 * row["matrices"] for row in rows for a, b in [row["intruders"][:2]])
-    path = write(rows, parts(folder=folder, profile="tiny"), "composed", tmp_path)
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    assert kept["rows"] == json.loads(json.dumps(rows)) and len(kept["parts"]) == 3 and kept["versions"]["torch"] == torch.__version__
+    monkeypatch.setattr(composed_spectra, "run", lambda composition: pytest.fail("it was done already"))
+    assert study(asked, tmp_path / "kept") == rows
+    other = [row | {"intruders": [value + 4 for value in row["intruders"]]} for row in rows]
+    entry = composed_spectra.summarise([*rows, *other])[0]
+    first = rows[0]["intruders"][0]
+    assert entry["variant"] == "found" and entry["compositions"] == 2
+    assert entry["intruders"] == {"mean": first + 2, "low": first, "high": first + 4}
 
 
 def test_a_method_without_weights_is_refused(folder: str) -> None:

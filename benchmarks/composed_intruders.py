@@ -1,0 +1,39 @@
+"""Intruder dimensions of modules, of what LoRAHub composes of them, and of the controls. Claim X1.
+
+    python benchmarks/composed_intruders.py --save
+
+A search for each target, draw and method; the runs are kept in --out, so a killed study goes on.
+"""
+
+from __future__ import annotations
+
+import json
+
+import common
+import torch
+
+from lorahub_edu import results
+from lorahub_edu.forgetting import sweep
+from lorahub_edu.hub import composed_spectra
+from lorahub_edu.hub.composed_spectra import EPSILONS, VARIANTS, Composition
+
+TARGETS = ("second_word", "last_word_upper", "gerund_upper", "count_words", "less")
+SEARCHES = ("auto", "cma_120")
+
+
+def main() -> None:
+    options = common.arguments(__doc__, threads=2, draws=3, out="runs/composed_intruders")
+    torch.set_num_threads(options.threads)
+    asked = [Composition(t, draw, search) for draw in range(options.draws) for t in TARGETS for search in SEARCHES]
+    rows = composed_spectra.study(asked, options.out, report=lambda found: print(json.dumps(found[0]), flush=True))
+    alone = composed_spectra.parts()
+    settings = {"targets": TARGETS, "draws": options.draws, "epsilons": EPSILONS, "k": 10, "variants": VARIANTS}
+    summary = composed_spectra.summarise(rows)
+    where = results.committed_folder() if options.save else None
+    sweep.write(rows, "composed_intruders", settings | {"parts": alone}, summary, where)
+    for entry in summary:
+        print(json.dumps(entry))
+
+
+if __name__ == "__main__":
+    main()
