@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lorahub_edu.data.batching import Batch
+from lorahub_edu.errors import CourseError
 
 # Rows of logits that exist at one time: 128 x 49,152 float32 values are 25 MB, where a whole batch would need 400.
 CHUNK = 128
@@ -71,6 +72,48 @@ def output_head(model: PreTrainedModel) -> nn.Module:
     return model.get_output_embeddings()
 
 
+def has_virtual_tokens(model: nn.Module) -> bool:
+    """Whether a wrapper of PEFT puts trained tokens before every row, as in prompt, prefix and P-tuning."""
+    config = getattr(model, "active_peft_config", None)
+    return bool(getattr(config, "is_prompt_learning", False))
+
+
+def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """What the output head reads at every token of a batch.
+
+    Virtual tokens are put before the rows by PEFT's own forward pass; what comes out at them is left away.
+
+    Args:
+        model: a causal language model of transformers, adapted or not.
+        batch: padded or packed.
+
+    Returns:
+        (B, T, d).
+
+    Raises:
+        CourseError: the model has virtual tokens, and the batch is packed or gradient checkpointing drops them.
+    """
+    if not has_virtual_tokens(model):
+        inputs = batch.model_inputs(model.config._attn_implementation, model.dtype)
+        return model.get_decoder()(**inputs).last_hidden_state  # (B, T, d)
+    if batch.segment_lengths is not None:
+        raise CourseError(
+            "Trained tokens stand before every row, and a packed sequence has one beginning: choose batching='padded'."
+        )
+    decoder = model.get_decoder()
+    if model.training and any(getattr(m, "gradient_checkpointing", False) for m in decoder.modules()):
+        raise CourseError(
+            "transformers drops a trained prefix under gradient checkpointing: switch gradient_checkpointing off."
+        )
+    found: list[Tensor] = []
+    hook = decoder.register_forward_hook(lambda _module, _inputs, out: found.append(out.last_hidden_state))
+    try:  # one position's logits are thrown away: the loss takes its own, where there is a label
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1)
+    finally:
+        hook.remove()
+    return found[0][:, -batch.input_ids.shape[1] :]  # (B, virtual + T, d) or (B, T, d) -> (B, T, d)
+
+
 def batch_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Summed next-token loss of one batch over its labelled positions.
 
@@ -81,11 +124,24 @@ def batch_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     Returns:
         A scalar: the sum over `batch.num_labels` positions, in nats. Divide by the labels of the whole optimizer step.
     """
-    inputs = batch.model_inputs(model.config._attn_implementation, model.dtype)
-    hidden = model.get_decoder()(**inputs).last_hidden_state  # (B, T, d)
+    hidden = last_hidden_states(model, batch)  # (B, T, d)
     targets = batch.labels[:, 1:]  # position t predicts token t + 1
-    labelled = targets != -100
-    hidden, targets = hidden[:, :-1][labelled], targets[labelled]  # (N, d), (N,)
+    return labelled_loss(model, hidden, targets, (targets != -100).nonzero(as_tuple=True))
+
+
+def labelled_loss(model: PreTrainedModel, hidden: Tensor, targets: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
+    """Summed loss at chosen positions; how many there are is known here without looking at any number.
+
+    Args:
+        model: whose output head is used.
+        hidden: (B, T, d), the last hidden states.
+        targets: (B, T - 1) int64, what each position but the last must predict.
+        where: rows and columns of `targets` at which the loss is taken, (N,) int64 each.
+
+    Returns:
+        A scalar: the sum over the N positions, in nats.
+    """
+    hidden, targets = hidden[:, :-1][where], targets[where]  # (N, d), (N,)
     head = output_head(model)
     if isinstance(head, nn.Linear) and head.bias is None:
         return chunked_cross_entropy(hidden, head.weight, targets)

@@ -12,7 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lorahub_edu.data import fewshot
+from lorahub_edu.data.alpaca import IGNORED
+from lorahub_edu.data.batching import make_batches
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
+from lorahub_edu.errors import CourseError
+from lorahub_edu.losses import has_virtual_tokens, last_hidden_states
 
 LOGIT_ROWS = 64  # label positions whose logits exist at a time: 64 x 49,152 numbers, not all of a population's
 
@@ -49,7 +53,7 @@ def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[Scoring
     """Loss and exact match of a model as it is, with whatever adapter is active: P = 1.
 
     Args:
-        model: a causal language model or an encoder-decoder.
+        model: a causal language model or an encoder-decoder; one with virtual tokens takes rows only, and pads them.
         rows: encoded rows, or scoring batches made of them.
 
     Returns:
@@ -61,10 +65,36 @@ def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[Scoring
     was_training = model.training
     model.eval()
     try:
+        if has_virtual_tokens(model):
+            return score_padded(model, rows)
         made = scoring_batches(model, rows)
         return gather([[judge(model, batch, 1) for batch in made]], made)
     finally:
         model.train(was_training)
+
+
+@torch.no_grad()
+def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_time: int = 16) -> Scores:
+    """As `score`, each row whole and padded on the right, as in training: slower, and right for any method.
+
+    Args:
+        model: a causal language model in evaluation mode, adapted or not.
+        rows: encoded rows.
+        rows_at_a_time: rows in a batch.
+
+    Raises:
+        CourseError: there are no rows.
+    """
+    if not rows:
+        raise CourseError("There are no rows to score: give at least one example.")
+    groups = [rows[start : start + rows_at_a_time] for start in range(0, len(rows), rows_at_a_time)]
+    judged = []
+    for group in groups:
+        batch = make_batches([row.encoded() for row in group], "padded", len(group), 0)[0].to(model.device)
+        hidden = last_hidden_states(model, batch)[:, :-1]  # (b, T - 1, d)
+        labelled = batch.labels[:, 1:] != IGNORED
+        judged.append(_judge(model, hidden[labelled], batch.labels[:, 1:][labelled], 1))
+    return gather([judged], [fewshot.pack(group) for group in groups])  # both have the labels in the rows' order
 
 
 def label_states(model: PreTrainedModel, batch: ScoringBatch, count: int) -> Tensor:
@@ -98,7 +128,11 @@ def label_states(model: PreTrainedModel, batch: ScoringBatch, count: int) -> Ten
 def judge(model: PreTrainedModel, batch: ScoringBatch, count: int) -> tuple[Tensor, Tensor]:
     """Per label token its loss, and whether the most probable token is another one: (P, L) float32, (P, L) bool."""
     hidden = label_states(model, batch, count).flatten(0, 1)  # (P·L, d)
-    labels = batch.labels.to(hidden.device).repeat(count)  # (P·L,)
+    return _judge(model, hidden, batch.labels.to(hidden.device).repeat(count), count)
+
+
+def _judge(model: PreTrainedModel, hidden: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As `judge`, from the hidden states, (P·L, d), at which the labels, (P·L,), are predicted."""
     head = model.get_output_embeddings()
     losses, wrong = [], []
     for start in range(0, len(labels), LOGIT_ROWS):

@@ -24,6 +24,8 @@ FLOORS = [
     ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.sequence_tasks", "data.bbh"],
     ["adapter_files", "models", "checkpoints", "contexts", "losses", "scoring"],
     ["training", "evaluation", "doctor"],
+    ["methods.bottleneck", "methods.quantised", "methods.kinds", "methods.attached", "methods.budget", "methods.attach"],
+    ["methods.files"],
     ["spectra.measures", "spectra.weights", "spectra.updates", "spectra.bases", "spectra.intruders"],
     ["finetune", "findings"],
     ["forgetting.hidden", "forgetting.tails", "forgetting.texts", "forgetting.sweep", "forgetting.study"],
@@ -59,7 +61,7 @@ FLOORS = [
     ["widgets", "lessons"],
     ["terminal", "cli_hub", "cli_forgetting", "cli"],
 ]
-PACKAGES = {"", "data", "hub", "spectra", "forgetting"}  # folders whose __init__ holds nothing
+PACKAGES = {"", "data", "hub", "methods", "spectra", "forgetting"}  # folders whose __init__ holds nothing
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
 
 

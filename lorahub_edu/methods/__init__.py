@@ -1,0 +1,1 @@
+"""Every way of fine-tuning that the course compares, behind one call."""

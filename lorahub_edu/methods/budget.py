@@ -1,0 +1,96 @@
+"""How large a method must be to train about so many parameters: counted on the model's shapes, without its weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from peft.tuners.lora import LoraLayer
+from transformers import PreTrainedModel
+
+from lorahub_edu.errors import CourseError
+from lorahub_edu.methods.attached import Attached, attach_parts
+from lorahub_edu.methods.kinds import BOTTLENECK, get_method
+
+FACTOR = 2  # the nearest count must lie within this factor of the budget
+
+
+def fit_budget(model: PreTrainedModel, parts: Mapping[str, Mapping], budget: float) -> dict[str, dict[str, object]]:
+    """The same methods at the sizes whose numbers of trainable parameters come nearest to a budget.
+
+    Args:
+        model: whose shapes count; it is not touched.
+        parts: as `kinds.parts_of` gives them; each gets an equal share of the budget.
+        budget: number of parameters (1 and above) or share of the model's parameters (below 1).
+
+    Returns:
+        The parts with their sizes filled in.
+
+    Raises:
+        CourseError: the budget is not a number above 0, or a method can only train less than half or more than twice
+            as many parameters (the nearest number is given).
+    """
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < float("inf"):
+        raise CourseError(
+            f"A budget is a number of parameters (1 and above) or a share of the model's (below 1), not {budget!r}."
+        )
+    wanted = budget if budget >= 1 else budget * sum(p.numel() for p in _skeleton(model).parameters())
+    return {name: _fit(model, name, values, wanted / len(parts)) for name, values in parts.items()}
+
+
+def count_trainable(model: PreTrainedModel, parts: Mapping[str, Mapping]) -> int:
+    """How many parameters methods would train on a model, without touching it."""
+    return _measured(model, parts).trainable
+
+
+def _fit(model: PreTrainedModel, name: str, settings: Mapping, wanted: float) -> dict[str, object]:
+    method = get_method(name)
+    if not method.size:
+        count = count_trainable(model, {name: settings})
+        _check_near(name, {}, count, wanted)
+        return dict(settings)
+    one, two = (_measured(model, {name: {**settings, method.size: size}}) for size in (1, 2))
+    step = two.trainable - one.trainable  # every size adds as many as the one before: rows, tokens or neurons
+    size = min(max(1, round((wanted - one.trainable) / step) + 1), _largest(one, name))
+    _check_near(name, {method.size: size}, one.trainable + (size - 1) * step, wanted)
+    return {**settings, method.size: size}
+
+
+def _check_near(name: str, size: Mapping[str, int], count: int, wanted: float) -> None:
+    if wanted / FACTOR <= count <= wanted * FACTOR:
+        return
+    at = " with " + ", ".join(f"{key}={value}" for key, value in size.items()) if size else ", a number that is fixed"
+    raise CourseError(
+        f"{get_method(name).label} can't train about {wanted:,.0f} parameters of this model: the nearest possible is "
+        f"{count:,}{at}. Choose a budget near that, or another method."
+    )
+
+
+def _largest(made: Attached, name: str) -> int:
+    """The largest size that makes sense: a full rank, the model's width, or all of its context but one token."""
+    layers = [layer for layer in made.model.modules() if isinstance(layer, LoraLayer)]
+    if layers:
+        return min(min(layer.in_features, layer.out_features) for layer in layers)
+    config = made.base.config
+    return config.hidden_size if get_method(name).kind == BOTTLENECK else _context(config) - 1
+
+
+def _context(config: object) -> int:
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 512)
+
+
+def _measured(model: PreTrainedModel, parts: Mapping[str, Mapping]) -> Attached:
+    """Methods on the shapes of a model; "qlora" trains what "lora" does."""
+    renamed = {
+        "lora" if name == "qlora" else name: {key: value for key, value in values.items() if key != "keep_base"}
+        for name, values in parts.items()
+    }
+    renamed = {name: {**values, "keep_base": False} if name == "full" else values for name, values in renamed.items()}
+    return attach_parts(_skeleton(model), renamed)
+
+
+def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
+    """The model's shapes without numbers, in an instance of its own."""
+    with torch.device("meta"):
+        return type(model)(copy.deepcopy(model.config))

@@ -1,0 +1,194 @@
+"""Attached methods on disk: in PEFT's layout where they are PEFT's, else safetensors, with a small JSON beside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lorahub_edu import models
+from lorahub_edu.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.methods import bottleneck
+from lorahub_edu.methods.attached import Attached, attach_parts, detach
+from lorahub_edu.methods.kinds import BOTTLENECK, WHOLE, get_method, parts_of
+
+DESCRIPTION_FILE = "method.json"
+FULL_FILE = "model.safetensors"
+# PEFT's own names of what this course calls otherwise, for folders that PEFT wrote.
+PEFT_NAMES = {
+    "LORA": "lora", "IA3": "ia3", "BEFT": "bitfit", "LN_TUNING": "ln_tuning", "PROMPT_TUNING": "prompt",
+    "P_TUNING": "p_tuning", "PREFIX_TUNING": "prefix", "ADAPTION_PROMPT": "llama_adapter",
+}  # fmt: skip
+
+
+def save(made: Attached, folder: str | Path) -> Path:
+    """Write what training changed; the folder appears whole or not at all.
+
+    A single method's files lie in the folder itself, those of a combination in a sub-folder each. PEFT loads what is
+    PEFT's. Of P-tuning PEFT keeps the embeddings, not the network that made them.
+
+    Args:
+        made: what `attach` returned.
+        folder: where to; an earlier save there is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CourseError: the folder holds something else or can't be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_saved(folder))):
+        raise CourseError(f"{folder} holds something else than a saved method: choose another folder.")
+    name = models.name_of(made.base)
+    described = {
+        "methods": made.parts,
+        "base_model": name or made.base.config._name_or_path,
+        "base_model_sha256": models.base_sha256(name) if name else None,
+        "trainable": made.trainable,
+    }
+    unfinished = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        for part in made.parts:
+            _save_part(made, part, _part_folder(unfinished, part, made.parts))
+        (unfinished / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        unfinished.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
+    except (OSError, SafetensorError) as error:
+        raise CourseError(f"Can't write to {folder}: {error}. Free some space or choose another folder.") from error
+    finally:
+        if unfinished is not None:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder holds what `save` or PEFT writes."""
+    return (folder / DESCRIPTION_FILE).is_file() or (folder / CONFIG_FILE).is_file()
+
+
+def weight_bytes(folder: str | Path) -> int:
+    """Bytes of all weights that a saved method needs beside its base."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
+
+
+def _part_folder(folder: Path, name: str, parts: Mapping[str, Mapping]) -> Path:
+    return folder if len(parts) == 1 else folder / name
+
+
+def _save_part(made: Attached, name: str, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    kind = get_method(name).kind
+    if kind == WHOLE:
+        save_file(_on_disk(dict(made.base.named_parameters())), folder / FULL_FILE)
+    elif kind == BOTTLENECK:
+        save_file(_on_disk(bottleneck.adapter_parameters(made.base)), folder / WEIGHTS_FILE)
+    else:
+        wrapper = made.wrappers[name]
+        # Without this PEFT asks the hub whether the base's vocabulary has been changed.
+        wrapper.save_pretrained(folder, save_embedding_layers=False, state_dict=_without_bottlenecks(wrapper))
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def _on_disk(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
+
+
+def _without_bottlenecks(wrapper: nn.Module) -> dict[str, Tensor]:
+    """The wrapper's weights, layers behind which an adapter stands being called as they are without it."""
+    places = [name for name, layer in wrapper.named_modules() if isinstance(layer, bottleneck.WithBottleneck)]
+    state = wrapper.state_dict()
+    for place in places:
+        state = {key.replace(f"{place}.base_layer.", f"{place}.", 1): value for key, value in state.items()}
+    return state
+
+
+def load(model: PreTrainedModel, folder: str | Path) -> Attached:
+    """Put a saved method on a model, to be used: nothing is trainable afterwards.
+
+    Args:
+        model: the base that it was trained on.
+        folder: what `save` wrote, or PEFT's `save_pretrained`.
+
+    Returns:
+        What `attach` returns.
+
+    Raises:
+        CourseError: the folder holds no method or a damaged one, or it belongs to another base (the model is then as
+            before).
+    """
+    folder = Path(folder)
+    parts = _read_parts(model, folder)
+    folders = {name: _part_folder(folder, name, parts) for name in parts}
+    made = attach_parts(model, parts, saved={name: str(where) for name, where in folders.items()})
+    try:
+        for name, where in folders.items():
+            if get_method(name).kind == WHOLE:
+                _fill(dict(model.named_parameters()), where / FULL_FILE)
+            elif get_method(name).kind == BOTTLENECK:
+                _fill(bottleneck.adapter_parameters(model), where / WEIGHTS_FILE)
+    except CourseError:
+        detach(made)
+        raise
+    made.model.requires_grad_(False)
+    return made
+
+
+def _fill(parameters: Mapping[str, nn.Parameter], file: Path) -> None:
+    """Give parameters the values of a file that holds exactly them."""
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CourseError(
+            f"{file} can't be read ({error}): it is missing or damaged. Save the method again."
+        ) from error
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if found != wanted:
+        different = next(iter(set(found.items()) ^ set(wanted.items())))
+        raise CourseError(f"{file} does not belong to this model: they differ in {different[0]} {different[1]}.")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def _read_parts(model: PreTrainedModel, folder: Path) -> dict[str, dict]:
+    """Which methods a folder holds, with their settings."""
+    if not is_saved(folder):
+        raise CourseError(f"{folder} holds no saved method: neither {DESCRIPTION_FILE} nor {CONFIG_FILE} is there.")
+    file = folder / DESCRIPTION_FILE
+    try:
+        if not file.is_file():
+            return parts_of(_peft_name(folder / CONFIG_FILE), {})
+        described = json.loads(file.read_text(encoding="utf-8"))
+        parts, theirs = parts_of(described["methods"], {}), described["base_model_sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CourseError(f"{file} is damaged ({error!r}). Save the method again.") from error
+    name = models.name_of(model)
+    mine = models.base_sha256(name) if name else None
+    if mine and theirs and mine != theirs:
+        raise CourseError(f"{folder} was trained on another base, {described['base_model']}: load that one.")
+    return parts
+
+
+def _peft_name(file: Path) -> str:
+    config = json.loads(file.read_text(encoding="utf-8"))
+    kind = str(config.get("peft_type"))
+    if kind not in PEFT_NAMES:
+        raise CourseError(f"{file} describes a {kind!r} adapter. {near_matches(kind, PEFT_NAMES)}")
+    if kind == "LORA" and (config.get("use_dora") or config.get("use_rslora")):
+        return "dora" if config.get("use_dora") else "rslora"
+    return PEFT_NAMES[kind]
