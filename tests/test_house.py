@@ -45,6 +45,7 @@ FLOORS = [
         "checks.lesson03",
         "checks.lesson06",
         "checks.lesson07",
+        "checks.lesson10",
     ],
     ["grading.protocol", "grading.namespaces", "grading.answers", "grading.zygote"],
     [
