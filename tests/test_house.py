@@ -60,7 +60,7 @@ FLOORS = [
     ["grading.remote", "grading.split", "grading.journal", "grading.worker"],
     ["grading.gradebook", "grading.feedback", "grading.runner"],
     ["widgets", "lessons"],
-    ["terminal", "cli_hub", "cli_forgetting", "cli"],
+    ["terminal", "cli_hub", "cli_report", "cli_forgetting", "cli"],
 ]
 PACKAGES = {"", "data", "hub", "methods", "spectra", "forgetting"}  # folders whose __init__ holds nothing
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
