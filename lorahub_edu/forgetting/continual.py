@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -65,9 +66,9 @@ def continual(place: Lab, tasks: Sequence[str], tuning: Tuning, *, folder: str |
     kept = _Folder(Path(folder), tasks, tuning) if folder else None
     stages, weights = kept.read() if kept else ([], None)
     try:
-        place.tail.put(weights)
         if not stages:
-            stages = [_stage(place, "", tasks, (), 0.0)]
+            stages = [Stage("", {task: place.base_loss(task) for task in tasks}, place.pretraining_loss, {}, 0.0)]
+        place.tail.put(weights)
         for number in range(len(stages) - 1, len(tasks)):
             updates, spent = _train(place, tasks[number], replace(tuning, seed=tuning.seed * 1000 + number))
             weights = {update.name: update.weight() for update in updates}
@@ -93,7 +94,7 @@ def _stage(place: Lab, task: str, tasks: Sequence[str], updates: Sequence[Update
         task=task,
         losses={name: place.tail.loss(place.held(name)) for name in tasks},
         pretraining_loss=place.tail.loss(place.texts),
-        spectrum=spectrum(place.count(updates)) if updates else {},
+        spectrum=spectrum(place.count(updates)),
         cpu_seconds=round(spent, 1),
     )
 
@@ -113,7 +114,7 @@ class _Folder:
             content = json.loads(log.read_text(encoding="utf-8"))
             stages, settings = [Stage(**stage) for stage in content["stages"]], content["settings"]
             weights = load_file(self._weights(len(stages)))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             raise CourseError(f"{self.path} holds no whole sequence ({error!r}): delete it and start again.") from error
         if settings != self.settings:
             raise CourseError(f"{self.path} holds a sequence with other tasks or settings: choose another folder.")

@@ -111,8 +111,9 @@ def run_intervention(job: Intervention) -> dict:
         return row | {"diverged": str(problem)}
     report = place.count(updates)
     taken = parts(updates, report, job.epsilon)
-    row |= {"base": losses(place, run, {}), "spectrum": spectrum(report)}
-    row |= {"tuned": losses(place, run, {name: part.tuned for name, part in taken.items()})}
+    row["base"] = {"loss": place.base_loss(run.task, run.part), "pretraining_loss": place.pretraining_loss}
+    row["spectrum"] = spectrum(report)
+    row["tuned"] = losses(place, run, {name: part.tuned for name, part in taken.items()})
     row["intruders"] = sum(part.count for part in taken.values())
     row["scaled"] = [
         {"what": what, "scale": scale}

@@ -110,6 +110,7 @@ class Lab:
         self.train_rows = train_rows
         self._train: dict[str, CachedRows] = {}
         self._held: dict[tuple[str, str], list[HiddenBatch]] = {}
+        self._base: dict[tuple[str, str], float] = {}
 
     def train(self, task: str) -> CachedRows:
         """A task's rows to train on."""
@@ -126,6 +127,12 @@ class Lab:
             rows = getattr(sequence_tasks.split(task, train=1), part)
             self._held[task, part] = self.tail.cache(sequence_tasks.encode(self.tokenizer, rows)).batches()
         return self._held[task, part]
+
+    def base_loss(self, task: str, part: str = "validation") -> float:
+        """The base's loss on a task's held-out rows, in nats a token; the tail must hold its original weights."""
+        if (task, part) not in self._base:
+            self._base[task, part] = self.tail.loss(self.held(task, part))
+        return self._base[task, part]
 
     def count(self, updates: Sequence[Update]) -> Report:
         """Intruders of some changes for every ε of `EPSILONS`, with the rest of what their spectra say."""
@@ -157,7 +164,7 @@ def run_tail(run: TailRun) -> dict:
     held = place.held(run.task, run.part)
     row = {
         "run": asdict(run),
-        "base": {"loss": place.tail.loss(held), "pretraining_loss": place.pretraining_loss},
+        "base": {"loss": place.base_loss(run.task, run.part), "pretraining_loss": place.pretraining_loss},
         "texts": place.texts_label,
         "diverged": "",
     }
