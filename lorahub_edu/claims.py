@@ -30,9 +30,20 @@ CLAIMS = {
             "7B: 23 GB checkpoint, 8 MB adapter at r = 8",
         ),
         Claim(
+            "R7",
+            "LoRA is at least as good as full fine-tuning, BitFit, prompt and prefix tuning and adapters.",
+            "GPT-3 175B: 74.0 / 91.6 / 53.4 at 37.7M against 73.8 / 89.5 / 52.0 in full",
+        ),
+        Claim("R8", "LoRA can be combined with prefix tuning and with adapters."),
+        Claim(
             "R9",
             "LoRA fine-tunes LLaMA-7B on Alpaca on one 24 GB GPU.",
             "21 GB, 192 min on an A100 for 62,400 iterations",
+        ),
+        Claim(
+            "R10",
+            "LLaMA-Adapter fine-tunes LLaMA-7B at about LoRA's cost.",
+            "22 GB and 162 min; LoRA 21 GB and 192 min",
         ),
         Claim("R12", "Alpaca came from four Self-Instruct steps; 2,000 rows are held out.", "49,759 + 2,000 rows"),
         Claim("R13", "Perplexity, BLEU and ROUGE each miss something about generated text."),
@@ -69,10 +80,12 @@ CLAIMS = {
         Claim("H16", "More modules bring more variance and a higher maximum."),
         Claim("H17", "It needs memory like inference.", "about 5 GB, full fine-tuning about 40 GB"),
         Claim("H18", "Gradient descent on the weights would need a costly hyper-network."),
+        Claim("X1", "A composed LoRAHub module has more intruder dimensions than its parts, and negative weights cancel some."),
         Claim("X2", "Gradient descent on the weights does better than CMA-ES in equal time."),
         Claim(
             "X3", "Equal weights, random weights, random search or the best single module do not already reach LoRAHub."
         ),
+        Claim("X4", "Forgetting can be foretold from the weights, before any text is scored."),
         Claim(
             "X5",
             "Exact composition with a greedy search beats the paper's composition with CMA-ES, and the best single "
