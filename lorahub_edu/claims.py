@@ -80,7 +80,10 @@ CLAIMS = {
         Claim("H16", "More modules bring more variance and a higher maximum."),
         Claim("H17", "It needs memory like inference.", "about 5 GB, full fine-tuning about 40 GB"),
         Claim("H18", "Gradient descent on the weights would need a costly hyper-network."),
-        Claim("X1", "A composed LoRAHub module has more intruder dimensions than its parts, and negative weights cancel some."),
+        Claim(
+            "X1",
+            "A composed LoRAHub module has more intruder dimensions than its parts, and negative weights cancel some.",
+        ),
         Claim("X2", "Gradient descent on the weights does better than CMA-ES in equal time."),
         Claim(
             "X3", "Equal weights, random weights, random search or the best single module do not already reach LoRAHub."
