@@ -9,7 +9,7 @@ from lorahub_edu.errors import CourseError, near_matches
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim by its id (R: LoRA on LLaMA, Alpaca; H: LoRAHub; X: beyond), its statement, and the source's figure."""
+    """A claim by its id (R: LoRA on LLaMA; H: LoRAHub; I: intruders; X: beyond), its statement, the source's figure."""
 
     id: str
     statement: str
@@ -83,6 +83,35 @@ CLAIMS = {
         Claim(
             "X1",
             "A composed LoRAHub module has more intruder dimensions than its parts, and negative weights cancel some.",
+        ),
+        Claim("I1", "The cosines of tuned and pretrained singular vectors show, as a picture, how a matrix moved."),
+        Claim("I2", "That similarity is much lower after LoRA than after full fine-tuning.", "figure 2b"),
+        Claim(
+            "I3",
+            "An intruder dimension is one of the k strongest singular vectors whose largest cosine with every pretrained "
+            "one is below ε; an algorithm counts them.",
+            "k = 10, ε = 0.5 in the released code",
+        ),
+        Claim("I4", "At equal task loss LoRA has intruder dimensions and full fine-tuning has none.", "figure 5"),
+        Claim("I5", "They are there even where LoRA learns the task worse than full fine-tuning.", "figure 5"),
+        Claim("I6", "They vanish above a rank.", "still there at r = 256, gone at r = 2048"),
+        Claim(
+            "I7",
+            "The update of full fine-tuning has a higher effective rank than LoRA's, even at full rank.",
+            "figure 6",
+        ),
+        Claim("I8", "With tasks learned in a row, low ranks forget more.", "six tasks, figure 8"),
+        Claim(
+            "I9",
+            "Forgetting of the pretraining text over the rank is U-shaped.",
+            "r = 1 bad, r = 64 least, r = 768 overfits",
+        ),
+        Claim("I10", "High ranks need a rank-stabilised α.", "α = 2r"),
+        Claim("I11", "r ≤ 8 suits the task itself, r = 64 generalises better."),
+        Claim(
+            "I12",
+            "Scaling the intruders' singular values down lessens forgetting at little cost in task loss.",
+            "λ about 0.7 to 0.9",
         ),
         Claim("X2", "Gradient descent on the weights does better than CMA-ES in equal time."),
         Claim(
