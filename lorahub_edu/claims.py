@@ -88,8 +88,8 @@ CLAIMS = {
         Claim("I2", "That similarity is much lower after LoRA than after full fine-tuning.", "figure 2b"),
         Claim(
             "I3",
-            "An intruder dimension is one of the k strongest singular vectors whose largest cosine with every pretrained "
-            "one is below ε; an algorithm counts them.",
+            "An intruder dimension is one of the k strongest singular vectors whose largest cosine with all pretrained "
+            "ones is below ε; an algorithm counts them.",
             "k = 10, ε = 0.5 in the released code",
         ),
         Claim("I4", "At equal task loss LoRA has intruder dimensions and full fine-tuning has none.", "figure 5"),
