@@ -188,6 +188,33 @@ def plot_bars(axes: Axes, bars: Mapping[str, Sequence[float]], label: str, numbe
     return axes
 
 
+def plot_methods(
+    axes: Axes, groups: Mapping[str, Mapping[str, tuple[float, float, float, float]]], y_label: str
+) -> Axes:
+    """Draw scores of methods against the number of parameters they train, in families of one colour and marker.
+
+    Args:
+        axes: where to draw.
+        groups: by family and method: number of parameters, and mean, lowest and highest score, 0 to 1.
+        y_label: of the scores, which are drawn in percent.
+
+    Returns:
+        The same axes.
+    """
+    for index, (family, methods) in enumerate(groups.items()):
+        style = line_style(index) | {"linestyle": "none"}
+        if index >= len(COLOURS):
+            style |= {"color": "black", "marker": "*", "markersize": 11}
+        for place, (name, (count, *scores)) in enumerate(methods.items()):
+            mean, low, high = (100 * score for score in scores)
+            label = family if place == 0 else None
+            axes.errorbar(count, mean, [[mean - low], [high - mean]], capsize=2, label=label, **style)
+            axes.annotate(name, (count, mean), (5, 4), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", xlabel="trained parameters", ylabel=y_label)
+    axes.legend(frameon=False, fontsize=8)
+    return axes
+
+
 def plot_batches(axes: Axes, batches: Sequence[Batch]) -> Axes:
     """Draw micro-batches as bars of tokens: solid is rows, hatched is padding, a gap parts two micro-batches.
 

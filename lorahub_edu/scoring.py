@@ -85,8 +85,8 @@ def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_
     Raises:
         CourseError: there are no rows.
     """
-    if not rows:
-        raise CourseError("There are no rows to score: give at least one example.")
+    if not rows or isinstance(rows[0], ScoringBatch):
+        raise CourseError("There are no rows to score: give at least one example, and no packed batches.")
     groups = [rows[start : start + rows_at_a_time] for start in range(0, len(rows), rows_at_a_time)]
     judged = []
     for group in groups:

@@ -66,6 +66,17 @@ def test_slider_panel_redraws() -> None:
     assert Image.open(io.BytesIO(image.value)).size[0] > 300
 
 
+def test_methods_stand_at_their_size_and_score_with_a_marker_a_family() -> None:
+    axes = Figure().subplots()
+    families = {f"family {k}": {f"method {k}": (10**k, 0.4, 0.3, 0.6)} for k in range(1, 8)}
+    plots.plot_methods(axes, families | {"none": {}}, "score (%)")
+    points = [container.lines[0] for container in axes.containers]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in points] == [(10**k, 40) for k in range(1, 8)]
+    looks = [(line.get_color(), line.get_marker()) for line in points]
+    assert len(set(looks)) == 7 and axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"family {k}" for k in range(1, 8)]
+
+
 def test_several_sliders_draw_one_picture() -> None:
     drawn = []
 

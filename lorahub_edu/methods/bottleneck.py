@@ -6,6 +6,9 @@ et al. 2020, "AdapterFusion", arXiv 2005.00247 (one adapter a layer, after the f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -104,6 +107,18 @@ def remove(model: nn.Module) -> None:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, WithBottleneck):
             model.set_submodule(name, layer.base_layer)
+
+
+@contextmanager
+def set_aside(model: nn.Module) -> Iterator[None]:
+    """The model without its bottleneck adapters while the block runs; then they stand where they stood."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, WithBottleneck)}
+    remove(model)
+    try:
+        yield
+    finally:
+        for name, layer in layers.items():
+            model.set_submodule(name, layer)
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

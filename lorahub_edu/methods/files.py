@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -97,23 +98,14 @@ def _save_part(made: Attached, name: str, folder: Path) -> None:
     elif kind == BOTTLENECK:
         save_file(_on_disk(bottleneck.adapter_parameters(made.base)), folder / WEIGHTS_FILE)
     else:
-        wrapper = made.wrappers[name]
-        # Without this PEFT asks the hub whether the base's vocabulary has been changed.
-        wrapper.save_pretrained(folder, save_embedding_layers=False, state_dict=_without_bottlenecks(wrapper))
+        with bottleneck.set_aside(made.base):  # layers are then called as PEFT will find them
+            # With embedding layers PEFT would ask the hub whether the base's vocabulary has been changed.
+            made.wrappers[name].save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 def _on_disk(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
-
-
-def _without_bottlenecks(wrapper: nn.Module) -> dict[str, Tensor]:
-    """The wrapper's weights, layers behind which an adapter stands being called as they are without it."""
-    places = [name for name, layer in wrapper.named_modules() if isinstance(layer, bottleneck.WithBottleneck)]
-    state = wrapper.state_dict()
-    for place in places:
-        state = {key.replace(f"{place}.base_layer.", f"{place}.", 1): value for key, value in state.items()}
-    return state
 
 
 def load(model: PreTrainedModel, folder: str | Path) -> Attached:
@@ -133,6 +125,9 @@ def load(model: PreTrainedModel, folder: str | Path) -> Attached:
     folder = Path(folder)
     parts = _read_parts(model, folder)
     folders = {name: _part_folder(folder, name, parts) for name in parts}
+    for name, where in folders.items():
+        if get_method(name).kind != WHOLE and not (where / WEIGHTS_FILE).is_file():  # PEFT would take a pickle instead
+            raise CourseError(f"{where} has no {WEIGHTS_FILE}; pickles are not opened. Save the method again.")
     made = attach_parts(model, parts, saved={name: str(where) for name, where in folders.items()})
     try:
         for name, where in folders.items():
@@ -140,6 +135,8 @@ def load(model: PreTrainedModel, folder: str | Path) -> Attached:
                 _fill(dict(model.named_parameters()), where / FULL_FILE)
             elif get_method(name).kind == BOTTLENECK:
                 _fill(bottleneck.adapter_parameters(model), where / WEIGHTS_FILE)
+            else:
+                _check_filled(made, name, where / WEIGHTS_FILE)
     except CourseError:
         detach(made)
         raise
@@ -163,6 +160,17 @@ def _fill(parameters: Mapping[str, nn.Parameter], file: Path) -> None:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
+
+
+def _check_filled(made: Attached, name: str, file: Path) -> None:
+    """Raise unless PEFT has found a place for every tensor of a file, and a tensor for every place."""
+    with bottleneck.set_aside(made.base):
+        held = get_peft_model_state_dict(made.wrappers[name], save_embedding_layers=False)
+    mine = {key: tuple(tensor.shape) for key, tensor in held.items()}
+    theirs = {key: tuple(tensor.shape) for key, tensor in load_file(file).items()}
+    if mine != theirs:
+        different = next(iter(set(mine.items()) ^ set(theirs.items())))
+        raise CourseError(f"{file} does not belong to this model: they differ in {different[0]} {different[1]}.")
 
 
 def _read_parts(model: PreTrainedModel, folder: Path) -> dict[str, dict]:

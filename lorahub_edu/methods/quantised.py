@@ -6,7 +6,6 @@ Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, sections 2 and 3.
 from __future__ import annotations
 
 import importlib.util
-import logging
 
 from torch import nn
 
@@ -38,7 +37,6 @@ def quantise(model: nn.Module) -> dict[str, nn.Module]:
         CourseError: as `check_available`.
     """
     check_available(model)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it speaks of faster kernels that would be fetched
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     replaced = {}

@@ -1,0 +1,35 @@
+"""All methods on one page: what each trains and how many parameters that is."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from lorahub_edu import models
+from lorahub_edu.findings import Table
+from lorahub_edu.methods.budget import count_trainable
+from lorahub_edu.methods.kinds import METHODS, parts_of
+from lorahub_edu.profiles import get_profile
+
+
+def overview(profile: str | None = None) -> Table:
+    """Every method with its defaults on a profile's model, whose weights are not loaded.
+
+    Args:
+        profile: its name, or None for the environment's.
+
+    Returns:
+        Name, what it trains, settings, number of parameters and their share, whose code it is.
+    """
+    base = get_profile(profile).base_model
+    with models.quiet_transformers(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(models.load_config(base))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    rows = []
+    for name, method in METHODS.items():
+        count = count_trainable(model, parts_of(name, {}))
+        settings = {key: value for key, value in method.settings.items() if value is not None and key != "keep_base"}
+        default = ", ".join(f"{key} {value}" for key, value in settings.items())
+        rows.append((name, method.trains, default, f"{count:,}", f"{count / total:.3%}", method.made_by))
+    caption = f"Parameters are those of {base}. Sizes are settings; a budget in parameters sets them too."
+    return Table(("method", "trains", "by default", "parameters", "of all", "made by"), tuple(rows), caption)
