@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lorahub_edu import __version__, cli_hub, cli_report
+from lorahub_edu import __version__, cli_hub, cli_methods, cli_report
 from lorahub_edu.errors import CourseError
 from lorahub_edu.terminal import ProfileOption, console
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_hub.zoo_app, name="zoo")
 app.add_typer(cli_hub.adapt_app, name="adapt")
+app.add_typer(cli_methods.methods_app, name="methods")
 app.command("bbh")(cli_hub.bbh)
 app.command("report")(cli_report.report)
 

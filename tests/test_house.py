@@ -28,6 +28,7 @@ FLOORS = [
     ["methods.files"],
     ["spectra.measures", "spectra.weights", "spectra.updates", "spectra.bases", "spectra.intruders"],
     ["finetune", "findings"],
+    ["methods.overview", "methods.runs", "methods.sweep", "methods.reading"],
     ["forgetting.hidden", "forgetting.tails", "forgetting.texts", "forgetting.sweep", "forgetting.study"],
     ["forgetting.continual", "forgetting.interventions", "forgetting.studies"],
     ["hub.gradient", "hub.compose", "hub.population", "hub.candidates", "hub.zoo", "hub.stand_ins"],
@@ -43,6 +44,7 @@ FLOORS = [
         "checks.lesson01",
         "checks.lesson02",
         "checks.lesson03",
+        "checks.lesson04",
         "checks.lesson06",
         "checks.lesson07",
         "checks.lesson10",
@@ -60,7 +62,7 @@ FLOORS = [
     ["grading.remote", "grading.split", "grading.journal", "grading.worker"],
     ["grading.gradebook", "grading.feedback", "grading.runner"],
     ["widgets", "lessons"],
-    ["terminal", "cli_hub", "cli_report", "cli_forgetting", "cli"],
+    ["terminal", "cli_hub", "cli_methods", "cli_report", "cli_forgetting", "cli"],
 ]
 PACKAGES = {"", "data", "hub", "methods", "spectra", "forgetting"}  # folders whose __init__ holds nothing
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
