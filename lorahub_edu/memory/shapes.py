@@ -1,0 +1,97 @@
+"""Configurations by name: shapes that come with the course, a folder or file, or a model on the hub."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from lorahub_edu import models
+from lorahub_edu.downloads import why_unreachable
+from lorahub_edu.errors import CourseError, near_matches
+
+FILE = Path(__file__).resolve().parent.parent / "data" / "model_shapes.json"
+NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+# The course's bases and common names, by the shape that they have.
+ALIASES = {
+    "SmolLM2-135M-Instruct": "smollm2-135m",
+    "open_llama_7b_v2": "llama-7b",
+    "openlm-research/open_llama_7b_v2": "llama-7b",
+    "llama-2-7b": "llama-7b",
+    "llama-2-13b": "llama-13b",
+    "google/flan-t5-large": "flan-t5-large",
+}
+
+
+@cache
+def shapes() -> dict[str, dict]:
+    """The shipped shapes by name, as transformers' configurations spell them."""
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def names() -> list[str]:
+    """Every name that needs no file and no network."""
+    return sorted({*shapes(), *ALIASES, *models.TINY})
+
+
+def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
+    """A model's configuration; no weights are read.
+
+    Args:
+        model: a name of `names()` in any case, a folder with a config.json or such a file, or a name on the hub.
+        offline: never open a connection.
+
+    Returns:
+        The configuration of a causal language model or an encoder-decoder.
+
+    Raises:
+        CourseError: nothing of that name is known here or on the hub, or what is there is no configuration.
+    """
+    known = {name.lower(): name for name in names()}
+    name = known.get(model.lower())
+    if name in models.TINY:
+        return models.TINY[name][2]()
+    if name is not None:
+        shape = dict(shapes()[ALIASES.get(name, name)])
+        return AutoConfig.for_model(shape.pop("model_type"), **shape)
+    path = Path(model)
+    if path.exists():
+        return _from_file(path / "config.json" if path.is_dir() else path)
+    if "/" not in model or model.startswith((".", "/")):
+        raise CourseError(
+            f"There is no model {model!r}: it is no shape that comes with the course and no folder here. "
+            f"{near_matches(model.lower(), known)} A name on the hub has the form owner/name."
+        )
+    return _from_hub(model, offline)
+
+
+def _from_file(path: Path) -> PreTrainedConfig:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        kind = fields["model_type"]
+    except OSError as error:
+        raise CourseError(f"Can't read {path}: {error.strerror}. Give a folder that holds a config.json.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise CourseError(f"{path} is not the configuration of a model: it has no model_type.") from error
+    try:
+        return AutoConfig.for_model(**fields)
+    except Exception as error:  # transformers checks the fields by its own kinds of error
+        raise CourseError(
+            f"{path} is not a configuration that transformers reads ({kind}): {str(error)[:300]}"
+        ) from error
+
+
+def _from_hub(model: str, offline: bool) -> PreTrainedConfig:
+    from lorahub_edu import assets
+
+    reason = "offline was chosen" if offline else why_unreachable(assets.hub_address())
+    try:
+        return AutoConfig.from_pretrained(model, local_files_only=reason is not None)
+    except Exception as error:  # the hub library raises many kinds
+        why = f"and the hub was not asked ({reason})" if reason else f"{type(error).__name__}: {str(error)[:200]}"
+        raise CourseError(
+            f"There is no configuration of {model!r} in the hub's cache on this machine, {why}. If access to the model "
+            f"is granted by its makers, log in first (hf auth login); else give a shape: {', '.join(sorted(shapes()))}."
+        ) from error

@@ -1,0 +1,134 @@
+"""Live bytes of every tensor while code runs, their peak, and what the peak is made of."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, LOGITS = "weights", "gradients", "optimizer", "activations", "logits"
+PARTS = (WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, LOGITS)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was live at one moment, in bytes by part."""
+
+    parts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """All parts together, in bytes."""
+        return sum(self.parts.values())
+
+
+class StorageTracker(TorchDispatchMode):
+    """Counts the storage of every tensor that an operation makes, for as long as something holds it.
+
+    It works on real tensors and on fake ones, which have shapes and no memory. Tensors that were made before the block
+    are told to it with `add`. A tensor whose last dimension is the vocabulary counts as logits, a gradient of a
+    watched parameter as a gradient once it is whole; everything else belongs to the part that `making` names.
+
+    What an operation takes and gives back inside itself (the workspace of a matrix product) is not seen.
+
+    Args:
+        rounding: every storage counts as a multiple of so many bytes, as the allocator hands them out.
+        vocabulary: size of the vocabulary; 0 counts no logits.
+    """
+
+    def __init__(self, rounding: int = 1, vocabulary: int = 0) -> None:
+        super().__init__()
+        self.peaks: dict[str, Moment] = {}
+        self._rounding, self._vocabulary = rounding, vocabulary
+        self.stage = ""
+        self._part = ACTIVATIONS
+        self.events: list[tuple[int, int]] = []  # (number of a storage, its bytes, or 0 when it goes), in order
+        self._live: dict[int, list] = {}  # id of a storage -> [weak reference, bytes, part]
+        self._made = 0
+        self._bytes = dict.fromkeys(PARTS, 0)
+        self._total = self._highest = 0
+
+    @property
+    def live(self) -> Moment:
+        """What is live now."""
+        return Moment(dict(self._bytes))
+
+    @property
+    def peak(self) -> Moment:
+        """The moment of any stage at which most was live."""
+        return max(self.peaks.values(), key=lambda moment: moment.total)
+
+    def enter(self, stage: str) -> None:
+        """From here on peaks are those of `stage`; a stage may be entered again."""
+        self.stage = stage
+        self._highest = self.peaks[stage].total if stage in self.peaks else -1
+        self._look()
+
+    def add(self, tensors: Iterable[Tensor], part: str) -> None:
+        """Count tensors that exist already."""
+        for tensor in tensors:
+            self._count(tensor, part)
+        self._look()
+
+    def watch_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Count the parameters' gradients as such from the moment when they are whole."""
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(lambda p: self._move(p.grad, GRADIENTS))
+
+    @contextmanager
+    def making(self, part: str) -> Iterator[None]:
+        """What is made in the block belongs to `part`."""
+        before, self._part = self._part, part
+        try:
+            yield
+        finally:
+            self._part = before
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204 - torch's signature
+        out = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._count(leaf, self._part_of(leaf))
+        if self._total > self._highest:
+            self._look()
+        return out
+
+    def _part_of(self, tensor: Tensor) -> str:
+        is_logits = self._part == ACTIVATIONS and tensor.dim() >= 2 and tensor.shape[-1] == self._vocabulary
+        return LOGITS if is_logits else self._part
+
+    def _count(self, tensor: Tensor, part: str) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._live:
+            return
+        size = -(-storage.nbytes() // self._rounding) * self._rounding
+        number, self._made = self._made, self._made + 1
+        self.events.append((number, storage.nbytes()))
+
+        def gone(_reference: object) -> None:
+            _, freed, held_as = self._live.pop(key)
+            self.events.append((number, 0))
+            self._bytes[held_as] -= freed
+            self._total -= freed
+
+        self._live[key] = [weakref.ref(storage, gone), size, part]
+        self._bytes[part] += size
+        self._total += size
+
+    def _move(self, tensor: Tensor, part: str) -> None:
+        entry = self._live.get(id(tensor.untyped_storage()))
+        if entry is not None:
+            self._bytes[entry[2]] -= entry[1]
+            self._bytes[part] += entry[1]
+            entry[2] = part
+
+    def _look(self) -> None:
+        if self._total > self._highest:
+            self._highest = self._total
+            self.peaks[self.stage] = self.live
