@@ -9,83 +9,57 @@ import torch
 from torch import Tensor
 
 from lorahub_edu.data import sequence_tasks
-from lorahub_edu.forgetting.study import K, Lab, TailRun, lab, spectrum
+from lorahub_edu.forgetting.study import Lab, TailRun, lab, spectrum
 from lorahub_edu.forgetting.tails import DivergedError, training
-from lorahub_edu.spectra.intruders import Report
+from lorahub_edu.spectra.interventions import KINDS, scaled
 from lorahub_edu.spectra.updates import Update
 
 SCALES = (0.9, 0.7, 0.5, 0.0)
-WHAT = ("intruders", "others", "update")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A tuned matrix, and the parts of it that its intruders and as many other strong directions make up.
+    """The tuned matrices by name, and for each kind of `spectra.interventions` the same matrices without that part."""
 
-    All are (out, in) float32; a part is Σ σᵢuᵢvᵢᵀ over its singular triplets, zero where the matrix has no intruder.
-    """
+    tuned: dict[str, Tensor]
+    without: dict[str, dict[str, Tensor]]
 
-    base: Tensor
-    tuned: Tensor
-    intruders: Tensor
-    others: Tensor
-    count: int
-
-    def scaled(self, what: str, scale: float) -> Tensor:
-        """The matrix with one thing multiplied by `scale`: its "intruders", as many "others", or the whole "update"."""
-        if what == "update":
-            return self.base + scale * (self.tuned - self.base)
-        return self.tuned - (1 - scale) * getattr(self, what)
+    def scaled(self, kind: str, scale: float) -> dict[str, Tensor]:
+        """The matrices with one part multiplied by `scale`: they lie on a straight line in it."""
+        return {
+            name: weight if weight is self.tuned[name] else torch.lerp(weight, self.tuned[name], scale)
+            for name, weight in self.without[kind].items()
+        }
 
 
-@torch.no_grad()
-def parts(updates: Sequence[Update], report: Report, epsilon: float = 0.5) -> dict[str, Parts]:
-    """Every tuned matrix with its intruders and, beside them, the strongest directions that are none.
+def parts(updates: Sequence[Update], place: Lab, epsilon: float = 0.5) -> Parts:
+    """Take updates apart, once for every scale.
 
     Args:
-        updates: the changes.
-        report: of `spectra.intruders.count` on them; tells which of the k strongest vectors are intruders.
-        epsilon: below which cosine a vector is one.
+        updates: the changes of a run.
+        place: whose base they belong to.
+        epsilon: below which cosine a vector is an intruder.
 
     Returns:
-        By name. Where fewer than `count` of the k strongest vectors are no intruders, there are fewer others.
+        The matrices with and without each part, float32.
 
-    Source: Shuttleworth et al. 2024, arXiv 2410.21228 v2, section 5 (scaling intruder dimensions; claim I12). The other
-        two are controls.
+    Source: Shuttleworth et al., arXiv 2410.21228, the section on scaling intruder dimensions (claim I12). "others" and
+        "update" are controls.
     """
-    found = {}
-    for update, row in zip(updates, report.rows, strict=True):
-        weight = update.weight()
-        is_intruder = torch.tensor(row.cosines) < epsilon
-        count = int(is_intruder.sum())
-        intruders, others = torch.zeros_like(weight), torch.zeros_like(weight)
-        if count:
-            vectors = strongest(weight, report.k)
-            intruders = _projected(vectors[:, is_intruder], weight)
-            others = _projected(vectors[:, ~is_intruder][:, :count], weight)
-        found[update.name] = Parts(update.base.float(), weight, intruders, others, count)
-    return found
-
-
-def _projected(vectors: Tensor, weight: Tensor) -> Tensor:
-    """Σ uᵢuᵢᵀW = Σ σᵢuᵢvᵢᵀ for left singular vectors uᵢ, the columns of `vectors`."""
-    return vectors @ (vectors.T @ weight)
-
-
-def strongest(weight: Tensor, k: int = K) -> Tensor:
-    """The k strongest left singular vectors of a matrix, (out, k), from its short side's Gram matrix in float64."""
-    wide = weight.double()
-    if wide.shape[0] <= wide.shape[1]:
-        vectors = torch.linalg.eigh(wide @ wide.T).eigenvectors[:, -k:]
-    else:
-        vectors = wide @ torch.linalg.eigh(wide.T @ wide).eigenvectors[:, -k:]
-        vectors = vectors / vectors.norm(dim=0)
-    return vectors.flip(1).to(weight.dtype)
+    tuned = {update.name: update.weight() for update in updates}
+    without = {}
+    for kind in KINDS:
+        left = scaled(updates, place.bases, 0.0, kind, epsilon=epsilon)
+        without[kind] = {
+            after.name: tuned[after.name] if after is before else after.weight()
+            for before, after in zip(updates, left, strict=True)
+        }
+    return Parts(tuned, without)
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """A run whose change is taken apart: every `what` times every `scale`."""
+    """A run whose change is taken apart: every kind of intervention at every scale."""
 
     run: TailRun
     scales: tuple[float, ...] = SCALES
@@ -97,7 +71,7 @@ def run_intervention(job: Intervention) -> dict:
 
     Returns:
         `run` and `epsilon` (settings), `base` and `tuned` (loss and pretraining loss), `spectrum`, `scaled`: one entry
-        for each `what` and `scale` with both losses, `texts`, and `diverged`: a message in place of the rest.
+        for each `kind` and `scale` with both losses, `texts`, and `diverged`: a message in place of the rest.
     """
     run = job.run
     place = lab(run.profile, run.layers)
@@ -110,15 +84,14 @@ def run_intervention(job: Intervention) -> dict:
     except DivergedError as problem:
         return row | {"diverged": str(problem)}
     report = place.count(updates)
-    taken = parts(updates, report, job.epsilon)
+    taken = parts(updates, place, job.epsilon)
     row["base"] = {"loss": place.base_loss(run.task, run.part), "pretraining_loss": place.pretraining_loss}
     row["spectrum"] = spectrum(report)
-    row["tuned"] = losses(place, run, {name: part.tuned for name, part in taken.items()})
-    row["intruders"] = sum(part.count for part in taken.values())
+    row["tuned"] = losses(place, run, taken.tuned)
+    row["intruders"] = sum(int(cosine < job.epsilon) for matrix in report.rows for cosine in matrix.cosines)
     row["scaled"] = [
-        {"what": what, "scale": scale}
-        | losses(place, run, {name: part.scaled(what, scale) for name, part in taken.items()})
-        for what in WHAT
+        {"kind": kind, "scale": scale} | losses(place, run, taken.scaled(kind, scale))
+        for kind in KINDS
         for scale in job.scales
     ]
     return row

@@ -9,12 +9,13 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.forgetting import sweep
+from lorahub_edu.forgetting import correlation, effects, reading, sweep
 from lorahub_edu.forgetting.continual import ContinualRun, run_continual
 from lorahub_edu.forgetting.interventions import Intervention, run_intervention
 from lorahub_edu.forgetting.study import RULES, TailRun, run_tail, scaling
@@ -165,22 +166,70 @@ def continual_jobs(rates: Mapping[tuple[int, str], float], seeds: int = SEEDS) -
     ]
 
 
+def _settled(rows: Sequence[Mapping]) -> dict:
+    return {"chosen": [{"rank": rank, "rule": rule, "learning_rate": r} for (rank, rule), r in chosen(rows).items()]}
+
+
+def _over_ranks(rows: Sequence[Mapping]) -> dict:
+    loss = reading.matched_loss(reading.learned(rows))
+    entries = [
+        {"rank": rank, "rule": rule, "task_loss": at}
+        | {name: reading.by_arm(rows, name, at)[rank, rule] for name in reading.QUANTITIES}
+        for at in (loss, None)
+        for rank, rule in reading.by_arm(rows, "loss", at)
+    ]
+    return {"matched_loss": loss, "arms": entries}
+
+
+def _predicted(rows: Sequence[Mapping]) -> dict:
+    runs = reading.quantities(rows)
+    return {"runs": len(rows), "learned": len(runs), "verdicts": correlation.judge(runs)}
+
+
 @dataclass(frozen=True)
 class Study:
-    """A study's jobs and the function that does one; `jobs` is given the rows of `settling` where it asks for them."""
+    """A study's jobs, the function that does one, and what sums its rows up.
+
+    `jobs` is given the learning rates that settling chose where `after_settling` says so.
+    """
 
     title: str
     jobs: Callable[..., list]
     work: Callable[[Any], dict]
+    summary: Callable[[Sequence[Mapping]], Any]
     after_settling: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 STUDIES = {
-    "settling": Study("learning rates for every rank and rule of scaling", settling_jobs, run_tail),
-    "ranks": Study("forgetting and intruders over ranks, at chosen rates", rank_jobs, run_tail, True),
-    "predict": Study("what foretells forgetting, on fresh runs", predict_jobs, run_tail),
-    "intervene": Study("scaling intruders, other directions, the whole update", intervene_jobs, run_intervention),
-    "continual": Study("four tasks in a row", continual_jobs, run_continual, True),
+    "settling": Study("learning rates for every rank and rule of scaling", settling_jobs, run_tail, _settled),
+    "ranks": Study("forgetting and intruders over ranks, at chosen rates", rank_jobs, run_tail, _over_ranks, True),
+    "predict": Study(
+        "what foretells forgetting, on fresh runs",
+        predict_jobs,
+        run_tail,
+        _predicted,
+        settings={
+            "hypotheses": HYPOTHESES,
+            "drawn": {
+                "seed": PREDICT_SEED,
+                "full_share": PREDICT_FULL_SHARE,
+                "ranks": PREDICT_RANKS,
+                "steps": PREDICT_STEPS,
+                "strengths": PREDICT_STRENGTHS,
+                "learning_rates": PREDICT_LORA_RATES,
+                "scalings": PREDICT_SCALINGS,
+                "full_learning_rates": PREDICT_FULL_RATES,
+            },
+        },
+    ),
+    "intervene": Study(
+        "scaling intruders, other directions, the whole update",
+        intervene_jobs,
+        run_intervention,
+        effects.intervention_effects,
+    ),
+    "continual": Study("four tasks in a row", continual_jobs, run_continual, effects.continual_curves, True),
 }
 
 
@@ -236,6 +285,28 @@ def run(
     if name in STUDIES and STUDIES[name].after_settling:
         run("settling", folder, executor=executor, report=report)
     return sweep.run(jobs(name, folder), STUDIES[name].work, folder, executor=executor, report=report)
+
+
+def write(name: str, rows: Sequence[Mapping], into: Path | None = None) -> Path:
+    """Write a study's rows, settings and summary with their provenance to <results>/intruders_<name>.json."""
+    study = STUDIES[name]
+    settings = {"study": name, "title": study.title, "profile": rows[0]["run"]["profile"]} | dict(study.settings)
+    return sweep.write(rows, f"intruders_{name}", settings, study.summary(rows), into or results.folder())
+
+
+def read(name: str, source: Path | None = None) -> dict:
+    """What `write` wrote of a study: settings, device, versions, date, summary, rows.
+
+    Args:
+        name: a key of `STUDIES`.
+        source: the folder; None takes the course's own results.
+
+    Raises:
+        CourseError: there is no such study, or it was not written.
+    """
+    if name not in STUDIES:
+        raise CourseError(f"There is no study {name!r}. {near_matches(name, STUDIES)}")
+    return sweep.read(f"intruders_{name}", source)
 
 
 def line(row: Mapping) -> str:

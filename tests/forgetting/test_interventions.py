@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lorahub_edu.forgetting.interventions import WHAT, Intervention, losses, parts, run_intervention, strongest
+from lorahub_edu.forgetting.interventions import Intervention, losses, parts, run_intervention
 from lorahub_edu.forgetting.study import Lab, TailRun
 from lorahub_edu.spectra import measures
+from lorahub_edu.spectra.interventions import KINDS
 from lorahub_edu.spectra.updates import Update
 
 RUN = TailRun("reverse", 2, "alpha = 2r", 2.0, 0.2, 4, 0, profile="tiny", layers=2)
@@ -27,45 +28,36 @@ def spiked() -> list[Update]:
 
 
 def test_parts_are_the_singular_triplets_of_numpy(lab: Lab, spiked: list[Update]) -> None:
-    report = lab.count(spiked)
-    found = parts(spiked, report, epsilon=0.6)
+    found = parts(spiked, lab, epsilon=0.6)
     for update in spiked:
-        part, weight = found[update.name], update.weight().double().numpy()
-        left, values, right = np.linalg.svd(weight, full_matrices=False)
+        left, values, right = np.linalg.svd(update.weight().double().numpy(), full_matrices=False)
         cosines = measures.largest_cosines(update.base, update.weight(), 10).numpy()
         intruders = np.flatnonzero(cosines < 0.6)
         others = np.flatnonzero(cosines >= 0.6)[: len(intruders)]
-        assert part.count == len(intruders) > 0
-        for what, chosen in (("intruders", intruders), ("others", others)):
+        assert len(intruders) > 0
+        for kind, chosen in (("intruders", intruders), ("others", others)):
             kept = np.ones_like(values)
             kept[chosen] = 0.7
             expected = left @ np.diag(kept * values) @ right
-            np.testing.assert_allclose(part.scaled(what, 0.7).numpy(), expected, atol=1e-3)
-        torch.testing.assert_close(part.scaled("update", 0.7), update.base + 0.7 * update.delta)
-        for what in WHAT:
-            torch.testing.assert_close(part.scaled(what, 1.0), update.weight())
+            np.testing.assert_allclose(found.scaled(kind, 0.7)[update.name].numpy(), expected, atol=1e-3)
+        torch.testing.assert_close(found.scaled("update", 0.7)[update.name], update.base + 0.7 * update.delta)
+        for kind in KINDS:
+            torch.testing.assert_close(found.scaled(kind, 1.0)[update.name], update.weight())
 
 
 def test_a_matrix_without_intruders_is_left_as_it_is(lab: Lab, spiked: list[Update]) -> None:
     still = Update("still", spiked[0].base, delta=1e-3 * spiked[0].delta)
-    part = parts([still], lab.count([still]))["still"]
-    assert part.count == 0
-    assert torch.equal(part.scaled("intruders", 0.0), still.weight())
-    assert torch.equal(part.scaled("others", 0.0), still.weight())
-
-
-def test_the_strongest_vectors_are_torchs(spiked: list[Update]) -> None:
-    for update in spiked:
-        left = torch.linalg.svd(update.weight(), full_matrices=False).U[:, :10]
-        overlap = (strongest(update.weight(), 10).T @ left).diagonal().abs()
-        torch.testing.assert_close(overlap, torch.ones(10), atol=1e-4, rtol=0)
+    found = parts([still], lab)
+    assert torch.equal(found.scaled("intruders", 0.0)["still"], still.weight())
+    assert torch.equal(found.scaled("others", 0.0)["still"], still.weight())
+    torch.testing.assert_close(found.scaled("update", 0.0)["still"], still.base)
 
 
 def test_every_intervention_is_measured_and_none_leaves_a_trace(lab: Lab) -> None:
     row = run_intervention(Intervention(RUN, scales=(0.5, 0.0), epsilon=0.8))
-    assert [(entry["what"], entry["scale"]) for entry in row["scaled"]] == [(w, s) for w in WHAT for s in (0.5, 0.0)]
+    assert [(entry["kind"], entry["scale"]) for entry in row["scaled"]] == [(k, s) for k in KINDS for s in (0.5, 0.0)]
     assert row["intruders"] == row["spectrum"]["intruders"]["0.8"] > 0
-    gone = next(entry for entry in row["scaled"] if entry["what"] == "update" and entry["scale"] == 0.0)
+    gone = next(entry for entry in row["scaled"] if entry["kind"] == "update" and entry["scale"] == 0.0)
     for loss in ("loss", "pretraining_loss"):  # without its change a tuned model is the base
         assert gone[loss] == pytest.approx(row["base"][loss], rel=1e-5)
     assert row["tuned"]["loss"] < row["base"]["loss"]

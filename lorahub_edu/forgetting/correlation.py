@@ -1,0 +1,162 @@
+"""Rank correlations with intervals, also with other quantities held fixed, and what they say about fixed hypotheses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from lorahub_edu.errors import CourseError
+
+MEASURES = ("intruders", "spike_ratio", "relative_size", "nuclear_norm")
+RESAMPLES = 4000
+LEVEL = 95.0
+FEWEST = 5
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rho with its bootstrap interval over so many runs."""
+
+    rho: float
+    low: float
+    high: float
+    runs: int
+
+    def __str__(self) -> str:
+        return f"{self.rho:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def partial_rho(x: np.ndarray, y: np.ndarray, given: Sequence[np.ndarray] = ()) -> float:
+    """Spearman's rho of x and y; with `given`, of what is left of their ranks after a linear fit on the ranks of these.
+
+    Args:
+        x: (n,)
+        y: (n,)
+        given: any number of (n,) quantities that are held fixed.
+
+    Returns:
+        From -1 to 1; NaN where nothing is left to vary.
+    """
+    ranks = [stats.rankdata(values) for values in (x, y)]
+    if given:
+        design = np.column_stack([np.ones(len(x)), *(stats.rankdata(values) for values in given)])
+        ranks = [values - design @ np.linalg.lstsq(design, values, rcond=None)[0] for values in ranks]
+    a, b = (values - values.mean() for values in ranks)
+    scale = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / scale) if scale > 1e-9 * len(x) ** 2 else float("nan")
+
+
+def correlate(
+    x: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = (), seed: int = 0
+) -> Correlation:
+    """Spearman's rho, or the partial one, with a bootstrap interval over the runs.
+
+    Args:
+        x, y: one value a run, at least 5.
+        given: quantities that are held fixed.
+        seed: of the resampling.
+
+    Returns:
+        Rho and the middle 95 % of the resamples.
+
+    Raises:
+        CourseError: too few runs, or lists of different lengths.
+
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval).
+    """
+    columns = [np.asarray(values, dtype=float) for values in (x, y, *given)]
+    _check(columns)
+    low, high = _interval(columns, lambda c: partial_rho(c[0], c[1], c[2:]), seed)
+    return Correlation(partial_rho(columns[0], columns[1], columns[2:]), low, high, len(columns[0]))
+
+
+def compare(
+    x: Sequence[float], other: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = (), seed: int = 0
+) -> Correlation:
+    """How much more x correlates with y than `other` does: the difference of the two rhos, on the same resamples.
+
+    Args:
+        x, other, y, given: one value a run.
+        seed: of the resampling.
+
+    Returns:
+        The difference in `rho`, and the middle 95 % of the resamples.
+
+    Raises:
+        CourseError: as `correlate`.
+    """
+    columns = [np.asarray(values, dtype=float) for values in (x, other, y, *given)]
+    _check(columns)
+
+    def difference(c: list[np.ndarray]) -> float:
+        return partial_rho(c[0], c[2], c[3:]) - partial_rho(c[1], c[2], c[3:])
+
+    low, high = _interval(columns, difference, seed)
+    return Correlation(difference(columns), low, high, len(columns[0]))
+
+
+def _check(columns: Sequence[np.ndarray]) -> None:
+    lengths = {len(column) for column in columns}
+    if len(lengths) > 1 or min(lengths) < FEWEST:
+        raise CourseError(f"Lists of {sorted(lengths)} values: give one value a run, for at least {FEWEST} runs.")
+
+
+def _interval(
+    columns: Sequence[np.ndarray], statistic: Callable[[list[np.ndarray]], float], seed: int
+) -> tuple[float, float]:
+    """The middle 95 % of a statistic over resampled runs; resamples in which nothing varies are left out."""
+    rng = np.random.default_rng(seed)
+    runs = len(columns[0])
+    values = []
+    for _ in range(RESAMPLES):
+        chosen = rng.integers(0, runs, runs)
+        values.append(statistic([column[chosen] for column in columns]))
+    kept = [value for value in values if not math.isnan(value)]
+    if not kept:
+        return math.nan, math.nan
+    low, high = np.percentile(kept, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def judge(runs: Sequence[Mapping[str, float]], seed: int = 0) -> dict[str, dict]:
+    """What some runs say about the hypotheses H1 to H5 of `studies.HYPOTHESES`.
+
+    Args:
+        runs: for each run `forgetting`, `loss`, and the four measures `intruders`, `spike_ratio`, `relative_size`,
+            `nuclear_norm`.
+        seed: of the resampling.
+
+    Returns:
+        By hypothesis: `held`, and `because` in numbers.
+
+    Raises:
+        CourseError: too few runs.
+    """
+    column = {name: [float(run[name]) for run in runs] for name in (*MEASURES, "forgetting", "loss")}
+    forgotten = column["forgetting"]
+    raw = {name: correlate(column[name], forgotten, seed=seed) for name in MEASURES}
+    best = max(raw, key=lambda name: raw[name].rho)
+    given_size = correlate(column["intruders"], forgotten, [column["relative_size"]], seed)
+    lead = compare(column["nuclear_norm"], column["intruders"], forgotten, [column["loss"]], seed)
+    median = float(np.median(forgotten))
+    clean = [f for f, count in zip(forgotten, column["intruders"], strict=True) if count == 0]
+    most = max(clean, default=float("-inf"))
+    return {
+        "H1": _verdict(all(c.low > 0 for c in raw.values()), ", ".join(f"{n} {c}" for n, c in raw.items())),
+        "H2": _verdict(best == "nuclear_norm", f"largest rho: {best} {raw[best]}"),
+        "H3": _verdict(given_size.low <= 0 <= given_size.high, f"partial rho of the count {given_size}"),
+        "H4": _verdict(lead.rho > 0, f"nuclear norm's partial rho minus the count's {lead}"),
+        "H5": _verdict(
+            most >= median,
+            f"{len(clean)} of {len(runs)} runs without an intruder, the most forgetful of them {most:.3f} nats; "
+            f"median of all {median:.3f}",
+        ),
+    }
+
+
+def _verdict(held: bool, because: str) -> dict:
+    return {"held": bool(held), "because": because}
