@@ -27,7 +27,18 @@ FLOORS = [
     ["methods.bottleneck", "methods.quantised", "methods.kinds", "methods.attached", "methods.budget", "methods.attach"],
     ["methods.files"],
     ["spectra.measures", "spectra.weights", "spectra.updates", "spectra.bases", "spectra.intruders"],
-    ["finetune", "findings"],
+    [
+        "memory.tracker",
+        "memory.fake",
+        "memory.stand_ins",
+        "memory.preparing",
+        "memory.steps",
+        "memory.predict",
+        "memory.allowance",
+        "memory.advice",
+        "memory.shapes",
+    ],
+    ["findings", "memory.report", "memory.guard", "finetune"],
     ["methods.overview", "methods.runs", "methods.sweep", "methods.reading"],
     ["forgetting.hidden", "forgetting.tails", "forgetting.texts", "forgetting.sweep", "forgetting.study"],
     ["forgetting.continual", "forgetting.interventions"],
@@ -63,9 +74,9 @@ FLOORS = [
     ["grading.remote", "grading.split", "grading.journal", "grading.worker"],
     ["grading.gradebook", "grading.feedback", "grading.runner"],
     ["widgets", "lessons"],
-    ["terminal", "cli_hub", "cli_methods", "cli_report", "cli_forgetting", "cli"],
+    ["terminal", "cli_hub", "cli_memory", "cli_methods", "cli_report", "cli_forgetting", "cli"],
 ]
-PACKAGES = {"", "data", "hub", "methods", "spectra", "forgetting"}  # folders whose __init__ holds nothing
+PACKAGES = {"", "data", "hub", "memory", "methods", "spectra", "forgetting"}  # folders whose __init__ holds nothing
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
 
 

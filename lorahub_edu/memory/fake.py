@@ -39,7 +39,11 @@ def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     encoder_decoder = config.is_encoder_decoder
     auto = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
     with quiet_transformers(), torch.device("meta"):
-        return auto.from_config(config, dtype=dtype, attn_implementation="sdpa" if encoder_decoder else WHOLE_ROWS)
+        model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa" if encoder_decoder else WHOLE_ROWS)
+    if config.model_type == "t5" and config.is_gated_act:
+        # transformers ties every T5's head that no checkpoint fills; T5 1.1's and FLAN-T5's checkpoints fill it.
+        model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))
+    return model
 
 
 def whole_rows(
