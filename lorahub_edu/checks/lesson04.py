@@ -125,9 +125,8 @@ def size_for(answer: Callable, generator: torch.Generator) -> Iterator[Property]
         budget = round(places * (exact * (2 * width + 1) + width))
         m = (budget / places - width) / (2 * width + 1)
         wrong = {
-            "the biases are missing": round(budget / places / (2 * width)),
             "rounded down: the nearest count may lie above the budget": math.floor(m),
-            "rounded up: the nearest count may lie below the budget": math.ceil(m),
+            "rounded up, or the biases are missing, which comes to the same here: count them in": math.ceil(m),
             "this is one adapter for the whole model: divide the budget among the places": round(
                 (budget - width) / (2 * width + 1)
             ),

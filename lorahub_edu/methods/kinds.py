@@ -81,7 +81,8 @@ def _decomposed(model: PreTrainedModel, settings: Mapping) -> PeftConfig:
 
 
 def _biases(model: PreTrainedModel, _settings: Mapping) -> PeftConfig:
-    # BEFT adds a bias that starts at zero to each layer it is given; given every linear layer, it is BitFit.
+    # PEFT has no BitFit, but BEFT (arXiv 2509.15974), which adds a bias that starts at zero to the
+    # layers it is given. Given every linear layer, it is BitFit.
     return peft.BeftConfig(task_type=_task(model), target_modules=adapters.find_targets(model, adapters.ALL_LINEAR))
 
 
@@ -107,6 +108,7 @@ def _prompt_encoder(model: PreTrainedModel, settings: Mapping) -> PeftConfig:
 
 
 def _prefix(model: PreTrainedModel, settings: Mapping) -> PeftConfig:
+    # It starts from standard normal numbers, which `attached` multiplies by the setting "scale".
     return peft.PrefixTuningConfig(task_type=_task(model), num_virtual_tokens=settings["length"])
 
 
@@ -119,9 +121,7 @@ def _adaption_prompt(model: PreTrainedModel, settings: Mapping) -> PeftConfig:
 _LORA = {"rank": 8, "alpha": None, "dropout": 0.0, "target_modules": None}
 
 METHODS: dict[str, Method] = {
-    "full": Method(
-        "full fine-tuning", WHOLE, "every weight", {"keep_base": True}
-    ),
+    "full": Method("full fine-tuning", WHOLE, "every weight", {"keep_base": True}),
     "bitfit": Method(
         "BitFit", LAYERS, "a bias on every linear layer, added at zero where there is none (LLaMA)", {}, "", _biases,
         source="Ben Zaken et al. 2021, arXiv 2106.10199",
@@ -139,8 +139,8 @@ METHODS: dict[str, Method] = {
         source="Lester et al. 2021, arXiv 2104.08691",
     ),
     "p_tuning": Method(
-        "P-tuning", PROMPT, "such embeddings, and a small network that makes them", {"length": 20, "hidden": 128},
-        "length", _prompt_encoder, False, source="Liu et al. 2021, arXiv 2103.10385",
+        "P-tuning", PROMPT, "embeddings of tokens before the prompt, and a network that makes them",
+        {"length": 20, "hidden": 128}, "length", _prompt_encoder, False, source="Liu et al. 2021, arXiv 2103.10385",
     ),
     "prefix": Method(
         "prefix tuning", PROMPT, "keys and values of tokens before the prompt, in every layer",
@@ -163,11 +163,11 @@ METHODS: dict[str, Method] = {
         source="Hu et al. 2021, arXiv 2106.09685",
     ),
     "rslora": Method(
-        "rsLoRA", LAYERS, "the same, scaled by α / √rank", _LORA, "rank", _rank_stabilised,
+        "rsLoRA", LAYERS, "as LoRA, scaled by α / √rank instead of α / rank", _LORA, "rank", _rank_stabilised,
         source="Kalajdzievski 2023, arXiv 2312.03732",
     ),
     "dora": Method(
-        "DoRA", LAYERS, "the same, and the length of every row of the weight", _LORA, "rank", _decomposed,
+        "DoRA", LAYERS, "as LoRA, and the length of every row of the weight", _LORA, "rank", _decomposed,
         source="Liu et al. 2024, arXiv 2402.09353",
     ),
     "qlora": Method(
