@@ -12,7 +12,7 @@ from lorahub_edu.terminal import console, pool
 
 
 def sweep(
-    study: Annotated[str, typer.Option(help="settling, ranks, predict, intervene or continual.")] = "",
+    study: Annotated[str, typer.Option(help="settling, ranks, matched, predict, intervene, continual.")] = "",
     out: Annotated[Path, typer.Option(help="One file a run; a killed sweep goes on.")] = Path("runs/intruders"),
     workers: Annotated[int, typer.Option(help="Processes; 1 works in this one.")] = 1,
     plan: Annotated[bool, typer.Option("--plan", help="Only say how many runs there are and what is missing.")] = False,
@@ -28,9 +28,11 @@ def sweep(
     if plan:
         jobs = studies.jobs(study, out)
         missing = sum(room.stored(job, out) is None for job in jobs)
-        console.print(f"{study}: {studies.STUDIES[study].title}; {len(jobs)} runs, {missing} still to be done")
+        console.print(f"{study}: {studies.get(study).title}; {len(jobs)} runs, {missing} still to be done")
         return
     with pool(workers) as executor:
-        rows = studies.run(study, out, executor=executor, report=lambda job, row: console.print(studies.line(row)))
+        rows = studies.run(
+            study, out, executor=executor, report=lambda job, row: console.print(studies.line(row), markup=False)
+        )
     path = studies.write(study, rows, results.committed_folder() if save else None)
     console.print(f"written to {path}")

@@ -42,7 +42,7 @@ FLOORS = [
     ["methods.overview", "methods.runs", "methods.sweep", "methods.reading"],
     ["forgetting.hidden", "forgetting.tails", "forgetting.texts", "forgetting.sweep", "forgetting.study"],
     ["forgetting.continual", "forgetting.interventions"],
-    ["forgetting.correlation", "forgetting.reading", "forgetting.effects", "forgetting.studies"],
+    ["forgetting.correlation", "forgetting.reading", "forgetting.effects", "forgetting.plans", "forgetting.studies"],
     ["hub.gradient", "hub.compose", "hub.population", "hub.candidates", "hub.zoo", "hub.stand_ins"],
     ["hub.zoo_training", "hub.workers", "hub.history", "hub.adapt", "hub.baselines"],
     ["hub.cells", "hub.sweep", "hub.reading", "hub.recipe", "hub.bbh_study"],

@@ -123,7 +123,7 @@ def _interval(
 
 
 def judge(runs: Sequence[Mapping[str, float]], seed: int = 0) -> dict[str, dict]:
-    """What some runs say about the hypotheses H1 to H5 of `studies.HYPOTHESES`.
+    """What some runs say about the hypotheses H1 to H5 of `plans.HYPOTHESES`.
 
     Args:
         runs: for each run `forgetting`, `loss`, and the four measures `intruders`, `spike_ratio`, `relative_size`,

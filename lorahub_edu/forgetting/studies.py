@@ -1,12 +1,7 @@
-"""The studies of lessons 08 to 10: which runs each consists of, stated before they were made.
-
-What is expected of `predict` stands in `HYPOTHESES`; it was written before its runs and is kept with their results.
-"""
+"""The studies of lessons 08 to 10: each one's runs, how they are summed up, and where they are written."""
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -15,159 +10,15 @@ from typing import Any
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.forgetting import correlation, effects, reading, sweep
-from lorahub_edu.forgetting.continual import ContinualRun, run_continual
-from lorahub_edu.forgetting.interventions import Intervention, run_intervention
-from lorahub_edu.forgetting.study import RULES, TailRun, run_tail, scaling
-
-TASK = "reverse"
-RANKS = (1, 4, 16, 64, 192)  # 192 is the most that the key and value matrices admit
-STEPS = 60
-SEEDS = 3
-AT = (15, 30, 45)
-# One grid for all ranks and rules, and one for full fine-tuning, whose weights are changed directly.
-LORA_RATES = (1.5e-3, 5e-3, 1.5e-2)
-FULL_RATES = (3e-4, 1e-3, 3e-3)
-
-PREDICT_TASK = "pig_latin"
-PREDICT_RUNS = 42
-PREDICT_SEED = 2410
-PREDICT_FULL_SHARE = 1 / 7
-PREDICT_RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 192)
-PREDICT_STEPS = (30, 45, 60, 80)
-# Drawn evenly between the logarithms. The strength of a step is learning rate x scaling x √rank: above 0.1, settling
-# runs no longer learned. Draws whose scaling falls out of its range are made again.
-PREDICT_STRENGTHS = (0.004, 0.1)
-PREDICT_LORA_RATES = (1.5e-3, 1e-2)
-PREDICT_SCALINGS = (0.1, 16.0)
-PREDICT_FULL_RATES = (2e-4, 2e-3)
-
-HYPOTHESES = {
-    "forgetting": "pretraining loss after a run minus before it, on the 64 held sequences of text",
-    "measures": "count (ε = 0.5, all matrices), mean spike ratio, mean ‖ΔW‖/‖W₀‖, sum of the nuclear norms of ΔW",
-    "H1": "each of the four rises with forgetting over the runs: Spearman's rho above 0 with its 95 % interval",
-    "H2": "the nuclear norm has the largest rho of the four",
-    "H3": "given ‖ΔW‖/‖W₀‖, the count adds nothing: the interval of its partial rho holds 0",
-    "H4": "given the task's validation loss, the count's partial rho is below that of the nuclear norm",
-    "H5": "a run without any intruder can forget as much as the median run",
-    "tested by": "Spearman's rho, partial on ranks; 95 % bootstrap intervals over runs; runs that diverged or ended "
-    "above the base's loss are left out and counted; a hypothesis is held only if it holds as it is written",
-}
-
-# Rank, rule, learning rate: ways that learn the task and bring intruders, going by the first runs of `ranks`.
-INTERVENED = ((1, "rank-stabilised", 1.5e-2), (16, "alpha = 2r", 8e-3), (64, "alpha = 2r", 5e-3))
-CONTINUAL_TASKS = ("reverse", "capitals", "lengths", "sort")
-CONTINUAL_STEPS = 40
-CONTINUAL_RANKS = (1, 16, 64, 0)
-
-
-def arms() -> list[tuple[int, str, float]]:
-    """The ways to train that `ranks` compares: (rank, rule, scaling); rank 0 is full fine-tuning.
-
-    At rank 16 the three rules are one, which stands under the first.
-    """
-    found: dict[tuple[int, float], tuple[int, str, float]] = {}
-    for rule in RULES:
-        for rank in RANKS:
-            found.setdefault((rank, scaling(rule, rank)), (rank, rule, scaling(rule, rank)))
-    return [*found.values(), (0, "", 1.0)]
-
-
-def settling_jobs() -> list[TailRun]:
-    """Every arm with every learning rate of its grid, seed 0, judged on the settling rows."""
-    return [
-        TailRun(TASK, rank, rule, scale, rate, STEPS, 0, part="settling", spectra=False)
-        for rank, rule, scale in arms()
-        for rate in (LORA_RATES if rank else FULL_RATES)
-    ]
-
-
-def chosen(rows: Sequence[Mapping]) -> dict[tuple[int, str], float]:
-    """The learning rate with the lowest settling loss for each arm.
-
-    Args:
-        rows: of the settling jobs.
-
-    Returns:
-        Learning rates by (rank, rule).
-
-    Raises:
-        CourseError: every rate of an arm diverged.
-    """
-    best: dict[tuple[int, str], tuple[float, float]] = {}
-    for row in rows:
-        run = row["run"]
-        loss = row["points"][-1]["loss"] if row["points"] else math.inf
-        arm = (run["rank"], run["rule"])
-        best[arm] = min(best.get(arm, (math.inf, 0.0)), (loss, run["learning_rate"]))
-    lost = [arm for arm, (loss, _) in best.items() if loss == math.inf]
-    if lost:
-        raise CourseError(f"Every learning rate of {lost} diverged: extend the grid downwards.")
-    return {arm: rate for arm, (_, rate) in best.items()}
-
-
-def rank_jobs(rates: Mapping[tuple[int, str], float], seeds: int = SEEDS) -> list[TailRun]:
-    """Every arm at its learning rate with several seeds, judged on the validation rows."""
-    return [
-        TailRun(TASK, rank, rule, scale, rates[rank, rule], STEPS, seed, AT)
-        for seed in range(seeds)
-        for rank, rule, scale in arms()
-    ]
-
-
-def predict_jobs(count: int = PREDICT_RUNS) -> list[TailRun]:
-    """Fresh runs on another task, drawn from the stated ranges by a fixed seed."""
-    rng = random.Random(PREDICT_SEED)
-    return [
-        TailRun(
-            PREDICT_TASK,
-            *_method(rng),
-            steps=(steps := rng.choice(PREDICT_STEPS)),
-            seed=1000 + number,
-            at=(steps // 2,),
-        )
-        for number in range(count)
-    ]
-
-
-def _method(rng: random.Random) -> tuple[int, str, float, float]:
-    """Rank, rule, scaling and learning rate of one drawn run."""
-
-    def between(low: float, high: float) -> float:
-        return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
-
-    if rng.random() < PREDICT_FULL_SHARE:
-        return 0, "", 1.0, between(*PREDICT_FULL_RATES)
-    while True:
-        rank, rate = rng.choice(PREDICT_RANKS), between(*PREDICT_LORA_RATES)
-        factor = float(f"{between(*PREDICT_STRENGTHS) / (rate * math.sqrt(rank)):.3g}")
-        if PREDICT_SCALINGS[0] <= factor <= PREDICT_SCALINGS[1]:
-            return rank, "drawn", factor, rate
-
-
-def intervene_jobs(seeds: int = SEEDS) -> list[Intervention]:
-    """Trained runs that have intruders, each with what scaling its parts does."""
-    return [
-        Intervention(TailRun(TASK, rank, rule, scaling(rule, rank), rate, STEPS, seed))
-        for seed in range(seeds)
-        for rank, rule, rate in INTERVENED
-    ]
-
-
-def continual_jobs(rates: Mapping[tuple[int, str], float], seeds: int = SEEDS) -> list[ContinualRun]:
-    """Sequences of tasks at the learning rates that settling chose on the first one."""
-    rule = {rank: "alpha = 2r" if rank else "" for rank in CONTINUAL_RANKS}
-    return [
-        ContinualRun(
-            CONTINUAL_TASKS, rank, rule[rank], 2.0 if rank else 1.0, rates[rank, rule[rank]], CONTINUAL_STEPS, seed
-        )
-        for seed in range(seeds)
-        for rank in CONTINUAL_RANKS
-    ]
+from lorahub_edu.forgetting import correlation, effects, plans, reading, sweep
+from lorahub_edu.forgetting.continual import run_continual
+from lorahub_edu.forgetting.interventions import run_intervention
+from lorahub_edu.forgetting.study import run_tail
 
 
 def _settled(rows: Sequence[Mapping]) -> dict:
-    return {"chosen": [{"rank": rank, "rule": rule, "learning_rate": r} for (rank, rule), r in chosen(rows).items()]}
+    rates = plans.chosen(rows)
+    return {"chosen": [{"rank": rank, "rule": rule, "learning_rate": rate} for (rank, rule), rate in rates.items()]}
 
 
 def _over_ranks(rows: Sequence[Mapping]) -> dict:
@@ -190,75 +41,78 @@ def _predicted(rows: Sequence[Mapping]) -> dict:
 class Study:
     """A study's jobs, the function that does one, and what sums its rows up.
 
-    `jobs` is given the learning rates that settling chose where `after_settling` says so.
+    `jobs` is given the rows of the study `after`, where there is one.
     """
 
     title: str
     jobs: Callable[..., list]
     work: Callable[[Any], dict]
     summary: Callable[[Sequence[Mapping]], Any]
-    after_settling: bool = False
+    after: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 STUDIES = {
-    "settling": Study("learning rates for every rank and rule of scaling", settling_jobs, run_tail, _settled),
-    "ranks": Study("forgetting and intruders over ranks, at chosen rates", rank_jobs, run_tail, _over_ranks, True),
+    "settling": Study("learning rates for every rank and rule of scaling", plans.settling_jobs, run_tail, _settled),
+    "ranks": Study(
+        "forgetting and intruders over ranks, at chosen rates", plans.rank_jobs, run_tail, _over_ranks, "settling"
+    ),
+    "matched": Study(
+        "the same with as many steps as end at one task loss", plans.matched_jobs, run_tail, _over_ranks, "ranks"
+    ),
     "predict": Study(
         "what foretells forgetting, on fresh runs",
-        predict_jobs,
+        plans.predict_jobs,
         run_tail,
         _predicted,
-        settings={
-            "hypotheses": HYPOTHESES,
-            "drawn": {
-                "seed": PREDICT_SEED,
-                "full_share": PREDICT_FULL_SHARE,
-                "ranks": PREDICT_RANKS,
-                "steps": PREDICT_STEPS,
-                "strengths": PREDICT_STRENGTHS,
-                "learning_rates": PREDICT_LORA_RATES,
-                "scalings": PREDICT_SCALINGS,
-                "full_learning_rates": PREDICT_FULL_RATES,
-            },
-        },
+        settings={"hypotheses": plans.HYPOTHESES, "drawn": plans.PREDICT_RANGES},
     ),
     "intervene": Study(
         "scaling intruders, other directions, the whole update",
-        intervene_jobs,
+        plans.intervene_jobs,
         run_intervention,
         effects.intervention_effects,
     ),
-    "continual": Study("four tasks in a row", continual_jobs, run_continual, effects.continual_curves, True),
+    "continual": Study(
+        "four tasks in a row", plans.continual_jobs, run_continual, effects.continual_curves, "settling"
+    ),
 }
 
 
-def jobs(name: str, folder: str | Path, **settings: Any) -> list:
+def get(name: str) -> Study:
+    """The study of that name.
+
+    Raises:
+        CourseError: there is none.
+    """
+    if name not in STUDIES:
+        raise CourseError(f"There is no study {name!r}. {near_matches(name, STUDIES)}")
+    return STUDIES[name]
+
+
+def jobs(name: str, folder: str | Path) -> list:
     """A study's jobs.
 
     Args:
         name: a key of `STUDIES`.
-        folder: of the sweeps; the learning rates come from the settling runs in it.
-        settings: for the study's own function, such as `seeds`.
+        folder: of the sweeps; a study that builds on another one takes that one's rows from it.
 
     Returns:
         The jobs.
 
     Raises:
-        CourseError: there is no such study, or settling is not finished.
+        CourseError: there is no such study, or the one it builds on is not finished.
     """
-    if name not in STUDIES:
-        raise CourseError(f"There is no study {name!r}. {near_matches(name, STUDIES)}")
-    study = STUDIES[name]
-    if not study.after_settling:
-        return study.jobs(**settings)
-    settled = [sweep.stored(job, Path(folder)) for job in settling_jobs()]
-    if None in settled:
+    study = get(name)
+    if not study.after:
+        return study.jobs()
+    before = [sweep.stored(job, Path(folder)) for job in jobs(study.after, folder)]
+    if None in before:
         raise CourseError(
-            f"{settled.count(None)} of {len(settled)} settling runs are missing in {folder}: run the study 'settling' "
+            f"{before.count(None)} of {len(before)} runs of {study.after!r} are missing in {folder}: run that study "
             f"first."
         )
-    return study.jobs(chosen(settled), **settings)
+    return study.jobs(before)
 
 
 def run(
@@ -268,7 +122,7 @@ def run(
     executor: Executor | None = None,
     report: Callable[[Any, dict], None] = lambda job, row: None,
 ) -> list[dict]:
-    """Run a study, and settling before it where it needs that; started again it goes on where it stopped.
+    """Run a study, and before it the one that it builds on; started again it goes on where it stopped.
 
     Args:
         name: a key of `STUDIES`.
@@ -282,14 +136,15 @@ def run(
     Raises:
         CourseError: as `jobs`.
     """
-    if name in STUDIES and STUDIES[name].after_settling:
-        run("settling", folder, executor=executor, report=report)
-    return sweep.run(jobs(name, folder), STUDIES[name].work, folder, executor=executor, report=report)
+    study = get(name)
+    if study.after:
+        run(study.after, folder, executor=executor, report=report)
+    return sweep.run(jobs(name, folder), study.work, folder, executor=executor, report=report)
 
 
 def write(name: str, rows: Sequence[Mapping], into: Path | None = None) -> Path:
     """Write a study's rows, settings and summary with their provenance to <results>/intruders_<name>.json."""
-    study = STUDIES[name]
+    study = get(name)
     settings = {"study": name, "title": study.title, "profile": rows[0]["run"]["profile"]} | dict(study.settings)
     return sweep.write(rows, f"intruders_{name}", settings, study.summary(rows), into or results.folder())
 
@@ -304,8 +159,7 @@ def read(name: str, source: Path | None = None) -> dict:
     Raises:
         CourseError: there is no such study, or it was not written.
     """
-    if name not in STUDIES:
-        raise CourseError(f"There is no study {name!r}. {near_matches(name, STUDIES)}")
+    get(name)
     return sweep.read(f"intruders_{name}", source)
 
 
