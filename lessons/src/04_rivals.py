@@ -348,9 +348,9 @@ findings.Table(header, tuple(table), f"{STEPS} steps on {TASK}, at a usual learn
 # %%
 try:
     measured = sweep.read()
-except CourseError as error:
+except CourseError:
     measured = None
-    print(f"not measured yet: {error}")
+    print("not measured yet: lorahub-edu methods sweep --save measures it")
 if measured:
     settings = measured["settings"]
     steps = ", ".join(f"{task}: {n} steps of {settings['batch_size']} rows" for task, n in settings["tasks"].items())
