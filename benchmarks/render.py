@@ -24,8 +24,13 @@ WORDS = {
     "adapt_memory.peak_memory": "peak memory of scoring a population, against the original",
     "adapt_quality.auto": "loss on the five examples after equal time, against the original's search",
     "adapt_quality.cma": "the same, CMA-ES in the paper's composition",
+    "intruders.smollm2": "counting intruder dimensions in SmolLM2's 210 matrices, proven, against two full SVDs each",
+    "intruders.smollm2_peft": "the same, against PEFT's reduce_intruder_dimension",
+    "intruders.square_2048": "the same in one 2048 × 2048 matrix, against two full SVDs",
+    "intruders.square_4096": "the same in one 4096 × 4096 matrix",
 }
 FIGURES = {
+    "seconds_of": "{:.2f} s",
     "milliseconds": "{:.2f} ms",
     "evaluations_per_second": "{:.1f} candidates/s",
     "loss": "{:.2f} nats a token",

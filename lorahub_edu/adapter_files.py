@@ -76,13 +76,27 @@ def save_adapter(
     if not layers:
         known = {name for _, layer in adapters.lora_layers(model) for name in layer.configs}
         raise CourseError(f"The model has no adapter {adapter!r} to save. {near_matches(adapter, known)}")
+    weights = {name: (layer.lora_A[adapter].detach(), layer.lora_B[adapter].detach()) for name, layer in layers.items()}
+    configs = {name: layer.configs[adapter] for name, layer in layers.items()}
+    base_model = base_model or getattr(getattr(model, "config", None), "_name_or_path", None)
+    file = AdapterFile(Path(folder), weights, configs, base_model, base_model_sha256)
+    return write_adapter(file, folder, _short_targets(model, configs))
+
+
+def write_adapter(file: AdapterFile, folder: str | Path, targets: str | tuple[str, ...] | None = None) -> Path:
+    """Write an adapter that was read, composed or changed; folder, result and errors are those of `save_adapter`.
+
+    Args:
+        file: its weights and configs.
+        folder: where to.
+        targets: what PEFT finds its layers by; None names each.
+    """
     tensors = {}
-    for name, layer in layers.items():
-        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = layer.lora_A[adapter].detach().cpu().contiguous()
-        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = layer.lora_B[adapter].detach().cpu().contiguous()
-    described = _peft_config(model, {name: layer.configs[adapter] for name, layer in layers.items()})
-    described["base_model_name_or_path"] = base_model or getattr(getattr(model, "config", None), "_name_or_path", None)
-    metadata = {"format": "pt"} | ({BASE_HASH: base_model_sha256} if base_model_sha256 else {})
+    for name, (A, B) in file.weights.items():
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = A.cpu().contiguous()
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = B.cpu().contiguous()
+    described = _peft_config(file, targets or tuple(file.weights))
+    metadata = {"format": "pt"} | ({BASE_HASH: file.base_model_sha256} if file.base_model_sha256 else {})
 
     folder = Path(folder)
     try:
@@ -94,8 +108,8 @@ def save_adapter(
         save_file(tensors, unfinished / WEIGHTS_FILE, metadata=metadata)
         (unfinished / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         if folder.is_dir():  # replace only the two files: a README beside them is not ours to delete
-            for file in (WEIGHTS_FILE, CONFIG_FILE):
-                os.replace(unfinished / file, folder / file)
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                os.replace(unfinished / name, folder / name)
         else:
             unfinished.chmod(0o755)
             os.replace(unfinished, folder)
@@ -108,27 +122,29 @@ def save_adapter(
     return folder
 
 
-def _peft_config(model: nn.Module, configs: dict[str, LoRAConfig]) -> dict:
-    """The settings that PEFT's LoraConfig reads, for the given layers and no others."""
-    names = list(configs)
-    config = configs[names[0]]
-    targets = config.target_modules
+def _short_targets(model: nn.Module, configs: dict[str, LoRAConfig]) -> str | tuple[str, ...] | None:
+    """The targets that the adapter was made with, where they find its layers and no others in this model."""
+    targets = next(iter(configs.values())).target_modules
     try:
-        exact = adapters.find_targets(model, targets) == names
+        return targets if adapters.find_targets(model, targets) == list(configs) else None
     except CourseError:
-        exact = False
-    if not exact:
-        targets = names
+        return None
+
+
+def _peft_config(file: AdapterFile, targets: str | tuple[str, ...]) -> dict:
+    """The settings that PEFT's LoraConfig reads, for the file's layers and no others."""
+    config = next(iter(file.configs.values()))
     return {
         "peft_type": "LORA",
         "task_type": None,
+        "base_model_name_or_path": file.base_model,
         "r": config.rank,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "use_rslora": config.rank_stabilised,
         "target_modules": targets if isinstance(targets, str) else list(targets),
-        "rank_pattern": {name: c.rank for name, c in configs.items() if c.rank != config.rank},
-        "alpha_pattern": {name: c.alpha for name, c in configs.items() if c.alpha != config.alpha},
+        "rank_pattern": {name: c.rank for name, c in file.configs.items() if c.rank != config.rank},
+        "alpha_pattern": {name: c.alpha for name, c in file.configs.items() if c.alpha != config.alpha},
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

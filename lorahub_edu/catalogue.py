@@ -122,7 +122,7 @@ ASSETS: dict[str, Asset] = {
                 ),
             ),
             licence="CC BY-SA",
-            licence_note="30 articles of the English Wikipedia; what is made from them is shared under the same licence.",
+            licence_note="30 articles of the English Wikipedia; what is made of them is shared under the same licence.",
         ),
         Asset(
             name="c4_texts",

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lorahub_edu import __version__, cli_hub, cli_methods, cli_report
+from lorahub_edu import __version__, cli_forgetting, cli_hub, cli_memory, cli_methods, cli_report, cli_spectra
 from lorahub_edu.errors import CourseError
 from lorahub_edu.terminal import ProfileOption, console
 
@@ -25,8 +25,11 @@ app = typer.Typer(
 app.add_typer(cli_hub.zoo_app, name="zoo")
 app.add_typer(cli_hub.adapt_app, name="adapt")
 app.add_typer(cli_methods.methods_app, name="methods")
+cli_spectra.intruders_app.command("sweep")(cli_forgetting.sweep)
+app.add_typer(cli_spectra.intruders_app, name="intruders")
 app.command("bbh")(cli_hub.bbh)
 app.command("report")(cli_report.report)
+app.command("plan")(cli_memory.plan)
 
 
 def _show_version(wanted: bool) -> None:
@@ -117,12 +120,27 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Default the profile's.")] = None,
     batching: Annotated[str, typer.Option(help="packed, grouped or padded.")] = "packed",
     seed: Annotated[int, typer.Option(help="Fixes A, the order of rows, dropout and the split.")] = 0,
+    micro_batch: Annotated[int | None, typer.Option(help="Rows at one time; default the profile's.")] = None,
+    block: Annotated[int | None, typer.Option(help="Tokens in a row; default the profile's.")] = None,
+    checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations; default the profile's.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Run even if it does not seem to fit.")] = False,
 ) -> None:
     """Fine-tune the profile's model on Alpaca with LoRA; started again it goes on where it stopped."""
     from lorahub_edu import finetune
 
     done = finetune.finetune(
-        profile, data=data, out=out, steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, seed=seed
+        profile,
+        data=data,
+        out=out,
+        steps=steps,
+        rank=rank,
+        learning_rate=learning_rate,
+        batching=batching,
+        seed=seed,
+        micro_batch_size=micro_batch,
+        block_size=block,
+        gradient_checkpointing=checkpointing,
+        anyway=anyway,
     )
     console.print(str(done))
     if done.interrupted:

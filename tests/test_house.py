@@ -24,9 +24,17 @@ FLOORS = [
     ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.sequence_tasks", "data.bbh"],
     ["adapter_files", "models", "checkpoints", "contexts", "losses", "scoring"],
     ["training", "evaluation", "doctor"],
-    ["methods.bottleneck", "methods.quantised", "methods.kinds", "methods.attached", "methods.budget", "methods.attach"],
+    [
+        "methods.bottleneck",
+        "methods.quantised",
+        "methods.kinds",
+        "methods.attached",
+        "methods.budget",
+        "methods.attach",
+    ],
     ["methods.files"],
-    ["spectra.measures", "spectra.weights", "spectra.updates", "spectra.bases", "spectra.intruders"],
+    ["spectra.measures", "spectra.weights", "spectra.updates", "spectra.bases", "spectra.subspace", "spectra.margins"],
+    ["spectra.secular", "spectra.dense", "spectra.intruders", "spectra.interventions"],
     [
         "memory.tracker",
         "memory.fake",
@@ -46,7 +54,7 @@ FLOORS = [
     ["hub.gradient", "hub.compose", "hub.population", "hub.candidates", "hub.zoo", "hub.stand_ins"],
     ["hub.zoo_training", "hub.workers", "hub.history", "hub.adapt", "hub.baselines"],
     ["hub.cells", "hub.sweep", "hub.reading", "hub.recipe", "hub.bbh_study"],
-    ["hub.composed_spectra", "adapter_report"],
+    ["spectra.examine", "hub.composed_spectra", "adapter_report"],
     [
         "plots",
         "checks",
@@ -57,8 +65,10 @@ FLOORS = [
         "checks.lesson02",
         "checks.lesson03",
         "checks.lesson04",
+        "checks.lesson05",
         "checks.lesson06",
         "checks.lesson07",
+        "checks.lesson08",
         "checks.lesson10",
     ],
     ["grading.protocol", "grading.namespaces", "grading.answers", "grading.zygote"],
@@ -73,10 +83,31 @@ FLOORS = [
     ["grading.assignments", "grading.repair", "grading.collect"],
     ["grading.remote", "grading.split", "grading.journal", "grading.worker"],
     ["grading.gradebook", "grading.feedback", "grading.runner"],
+    ["grading.gradescope", "grading.exports"],
     ["widgets", "lessons"],
-    ["terminal", "cli_hub", "cli_memory", "cli_methods", "cli_report", "cli_forgetting", "cli"],
+    [
+        "terminal",
+        "cli_grading",
+        "cli_hub",
+        "cli_memory",
+        "cli_methods",
+        "cli_report",
+        "cli_forgetting",
+        "cli_spectra",
+        "cli",
+    ],
 ]
-PACKAGES = {"", "data", "hub", "memory", "methods", "spectra", "forgetting"}  # folders whose __init__ holds nothing
+PACKAGES = {
+    "",
+    "data",
+    "forgetting",
+    "grading",
+    "grading.sandbox",
+    "hub",
+    "memory",
+    "methods",
+    "spectra",
+}  # folders whose __init__ holds nothing
 ORDER = {room: index for index, room in enumerate(room for floor in FLOORS for room in floor)}
 
 

@@ -275,7 +275,8 @@ def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     output = x @ W.T
     update = x @ A.T @ B.T
     wrong = {words: output + u for words, u in _wrong_scalings(update, alpha, rank).items()}
-    wrong |= {ONLY_THE_UPDATE: alpha / rank * update, NO_UPDATE: output}
+    stale = "the update is missing, or it was computed once, when B was still zero"
+    wrong |= {ONLY_THE_UPDATE: alpha / rank * update, stale: output}
     yield equals(
         "the output is W x + (alpha / r) B A x, for the A and B it has now",
         there(answer, objects.output, layer, x),

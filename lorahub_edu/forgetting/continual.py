@@ -146,13 +146,17 @@ class ContinualRun:
     layers: int = 6
 
 
-def run_continual(run: ContinualRun) -> dict:
+def run_continual(run: ContinualRun, place: Lab | None = None) -> dict:
     """Train one sequence.
+
+    Args:
+        run: what to do.
+        place: where; None takes this process's lab for the run's profile.
 
     Returns:
         `run` (its settings), `stages` (the base first), `texts`, and `diverged`: a message in place of the stages.
     """
-    place = lab(run.profile, run.layers)
+    place = place or lab(run.profile, run.layers)
     tuning = Tuning(run.learning_rate, run.steps, run.rank, run.scaling, run.seed)
     row = {"run": asdict(run), "texts": place.texts_label, "diverged": "", "stages": []}
     try:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from lorahub_edu.data import sequence_tasks
 from lorahub_edu.forgetting.study import Lab, TailRun, lab, spectrum
 from lorahub_edu.forgetting.tails import DivergedError, training
 from lorahub_edu.spectra.interventions import KINDS, scaled
@@ -66,16 +65,19 @@ class Intervention:
     epsilon: float = 0.5
 
 
-def run_intervention(job: Intervention) -> dict:
+def run_intervention(job: Intervention, place: Lab | None = None) -> dict:
     """Train a run and measure it under every intervention.
+
+    Args:
+        job: what to do.
+        place: where; None takes this process's lab for the run's profile.
 
     Returns:
         `run` and `epsilon` (settings), `base` and `tuned` (loss and pretraining loss), `spectrum`, `scaled`: one entry
         for each `kind` and `scale` with both losses, `texts`, and `diverged`: a message in place of the rest.
     """
     run = job.run
-    place = lab(run.profile, run.layers)
-    sequence_tasks.get(run.task)
+    place = place or lab(run.profile, run.layers)
     row = {"run": asdict(run), "epsilon": job.epsilon, "texts": place.texts_label, "diverged": ""}
     try:
         steps = training(place.tail, place.train(run.task), run.tuning, (run.steps,))

@@ -145,11 +145,12 @@ def lab(profile: str, layers: int) -> Lab:
     return Lab(profile, layers)
 
 
-def run_tail(run: TailRun) -> dict:
+def run_tail(run: TailRun, place: Lab | None = None) -> dict:
     """Train one run and measure it.
 
     Args:
         run: what to do.
+        place: where; None takes this process's lab for the run's profile.
 
     Returns:
         `run` (its settings), `base` (losses before), `points` (step, losses, and, with spectra, totals of `spectrum`),
@@ -159,9 +160,7 @@ def run_tail(run: TailRun) -> dict:
     Raises:
         CourseError: unknown task or part.
     """
-    place = lab(run.profile, run.layers)
-    sequence_tasks.get(run.task)
-    held = place.held(run.task, run.part)
+    place = place or lab(run.profile, run.layers)
     row = {
         "run": asdict(run),
         "base": {"loss": place.base_loss(run.task, run.part), "pretraining_loss": place.pretraining_loss},
@@ -169,23 +168,25 @@ def run_tail(run: TailRun) -> dict:
         "diverged": "",
     }
     try:
-        trained, report = _train(place, run, held)
+        return row | measured(*train_run(run, place))
     except DivergedError as problem:
         return row | {"points": [], "matrices": {}, "train_losses": [], "cpu_seconds": 0.0, "diverged": str(problem)}
-    return row | {
-        "points": [
-            {"step": point.step, "loss": point.validation_loss}
-            | ({"pretraining_loss": point.pretraining_loss} if run.spectra else {})
-            | point.found
-            for point in trained.points
-        ],
-        "matrices": per_matrix(report) if report else {},
-        "train_losses": [round(loss, 4) for loss in trained.train_losses],
-        "cpu_seconds": round(trained.cpu_seconds, 1),
-    }
 
 
-def _train(place: Lab, run: TailRun, held: Sequence[HiddenBatch]) -> tuple[Trained, Report | None]:
+def train_run(run: TailRun, place: Lab) -> tuple[Trained, Report | None]:
+    """Train one run.
+
+    Args:
+        run: what to do.
+        place: where.
+
+    Returns:
+        The finished run with its updates and points, and, with spectra, the report on its last updates.
+
+    Raises:
+        CourseError: unknown task or part.
+        DivergedError: a loss is no longer finite.
+    """
     reports: list[Report] = []
 
     def look(progress: Progress) -> dict:
@@ -196,12 +197,27 @@ def _train(place: Lab, run: TailRun, held: Sequence[HiddenBatch]) -> tuple[Train
         place.tail,
         place.train(run.task),
         run.tuning,
-        validation=held,
+        validation=place.held(run.task, run.part),
         texts=place.texts if run.spectra else None,
         at=run.at,
         look=look if run.spectra else None,
     )
     return trained, reports[-1] if reports else None
+
+
+def measured(trained: Trained, report: Report | None) -> dict:
+    """What a row says of a finished run: points, matrices, losses of every step, processor seconds."""
+    return {
+        "points": [
+            {"step": point.step, "loss": point.validation_loss}
+            | ({"pretraining_loss": point.pretraining_loss} if report else {})
+            | point.found
+            for point in trained.points
+        ],
+        "matrices": per_matrix(report) if report else {},
+        "train_losses": [round(loss, 4) for loss in trained.train_losses],
+        "cpu_seconds": round(trained.cpu_seconds, 1),
+    }
 
 
 def spectrum(report: Report) -> dict:

@@ -184,6 +184,7 @@ def _shell() -> Any:
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
+    config.InteractiveShell.xmode = "Plain"  # what went wrong, without the costly context
     return InteractiveShell.instance(config=config)
 
 
@@ -227,7 +228,6 @@ def prepare(preload: tuple[str, ...]) -> None:
     Args:
         preload: names of modules; one that is not installed is left out.
     """
-    import IPython.core.interactiveshell  # noqa: F401
     import matplotlib_inline.backend_inline  # noqa: F401
 
     for name in preload:
@@ -235,6 +235,7 @@ def prepare(preload: tuple[str, ...]) -> None:
             importlib.import_module(name)
         except ImportError:
             continue
+    _shell()
 
 
 def serve(reader: int, writer: int) -> None:

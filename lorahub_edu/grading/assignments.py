@@ -14,6 +14,8 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +37,10 @@ ROLES = ("answer", "test", "manual")
 OPTIONS = {"points", "infinite", "in_kernel", "changes_inputs"}  # of a test, beside what says what it is
 HINTS = re.compile(r"\{\{hints (\S+)\}\}")
 MARKERS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
+
+
+class LockedError(CourseError):
+    """Another program holds the gradebook."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,10 @@ class Assignment:
         """What all tests and manually graded cells are worth."""
         return sum(cell.points for cell in self.cells)
 
-    def cell(self, grade_id: str) -> Cell:
-        """The cell of that id."""
-        return next(cell for cell in self.cells if cell.grade_id == grade_id)
+    @property
+    def answer_ids(self) -> frozenset[str]:
+        """The ids of the cells that a learner fills in."""
+        return frozenset(cell.grade_id for cell in self.cells if cell.role in ("answer", "manual"))
 
 
 def sources(root: Path = ROOT) -> list[str]:
@@ -203,7 +210,17 @@ def _generate(course: Path, name: str) -> None:
     config.CourseDirectory.source_directory, config.CourseDirectory.release_directory = SOURCE, RELEASE
     config.GenerateAssignment.no_database = True
     config.SaveCells.enabled = False
-    succeed(nbgrader_api(config).generate_assignment(name), f"make the learner's notebook of {name!r}")
+    with hushed():
+        done = nbgrader_api(config).generate_assignment(name)
+    succeed(done, f"make the learner's notebook of {name!r}")
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without the warnings that nbgrader's own use of its libraries gives rise to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def nbgrader_api(config: Config) -> NbGraderAPI:
@@ -211,9 +228,7 @@ def nbgrader_api(config: Config) -> NbGraderAPI:
     from nbgrader.apps import NbGraderAPI
 
     logging.getLogger("traitlets").addHandler(logging.NullHandler())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        api = NbGraderAPI(config=config)
+    api = NbGraderAPI(config=config)
     api.log.setLevel(logging.ERROR)
     return api
 
@@ -226,13 +241,14 @@ def succeed(done: dict, what: str) -> None:
         what: should have been done, after "nbgrader can't".
 
     Raises:
-        CourseError: it failed; with the first error that nbgrader logged.
+        LockedError: another program holds the gradebook.
+        CourseError: it failed otherwise; with the first error that nbgrader logged.
     """
     if done["success"]:
         return
     said = (done.get("log") or done.get("error") or "").strip()
     if "locked" in said:
-        raise CourseError(
+        raise LockedError(
             f"nbgrader can't {what}: the gradebook is locked. Close what writes it; then the same command goes on."
         )
     errors = re.findall(r"^\s*(?:\w+\.)*\w*(?:Error|Exception|Entry): (.+)$", said, flags=re.MULTILINE)

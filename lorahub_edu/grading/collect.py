@@ -16,7 +16,7 @@ from lorahub_edu.grading.repair import which_assignment
 NOTEBOOK_BYTES = 20 << 20
 ARCHIVE_BYTES = 4 << 30
 ARCHIVE_ENTRIES = 20_000
-NAME = re.compile(r"[\w@][\w.@ +-]{0,99}")
+NAME = re.compile(r"\w[\w.@ +-]{0,99}")
 EXPECTED = (
     "Expected is nbgrader's layout, STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, or a flat folder of STUDENT.ipynb, or a zip "
     "archive of either."
@@ -92,15 +92,15 @@ def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str 
         raise CourseError(f"There is no assignment {wanted!r}. {near_matches(wanted, assignments)}")
     if not place.exists():
         raise CourseError(f"There is no {place}. {EXPECTED}")
+    if (place / "submitted").is_dir():  # a course's folder: its other notebooks are nobody's submissions
+        raise CourseError(f"{place} holds more than submissions. Did you mean {place / 'submitted'}? {EXPECTED}")
     files = list(_files(place) if place.is_dir() else _entries(_archive(place)))
     notebooks = [file for file in files if file.parts[-1].endswith(".ipynb")]
     deep = [file for file in notebooks if len(file.parts) == 3]
     flat = [file for file in notebooks if len(file.parts) == 1]
     if not deep and not flat:
         seen = ", ".join("/".join(file.parts) for file in files[:3]) or "nothing"
-        inner = place / "submitted"
-        advice = f" Did you mean {inner}?" if inner.is_dir() else ""
-        raise CourseError(f"There is no submission in {place}; it holds {seen}. {EXPECTED}{advice}")
+        raise CourseError(f"There is no submission in {place}; it holds {seen}. {EXPECTED}")
     found = _deep(deep, files, assignments, wanted) if deep else _flat(flat, assignments, wanted)
     if not found.submissions:
         raise CourseError(

@@ -14,7 +14,7 @@ from nbgrader.api import MissingEntry
 from lorahub_edu.grading.assignments import Assignment, Cell
 from lorahub_edu.grading.gradebook import Course
 from lorahub_edu.grading.journal import Outcome
-from lorahub_edu.grading.split import TestResult
+from lorahub_edu.grading.split import Result
 from lorahub_edu.grading.worker import explain
 
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
@@ -107,7 +107,7 @@ def render(assignment: Assignment, outcome: Outcome, grades: Grades) -> str:
     )
 
 
-def _part(cell: Cell, test: TestResult, grade: Grade | None, spoken: Grade | None) -> dict:
+def _part(cell: Cell, test: Result, grade: Grade | None, spoken: Grade | None) -> dict:
     score = test.earned if grade is None or grade.score is None else grade.score
     changed = "" if score == test.earned else " (changed by your teacher)"
     return {

@@ -30,7 +30,7 @@ from traitlets import Unicode
 from traitlets.config import Config, PyFileConfigLoader
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.grading.assignments import RELEASE, SOURCE, Assignment, nbgrader_api, succeed
+from lorahub_edu.grading.assignments import RELEASE, SOURCE, Assignment, LockedError, hushed, nbgrader_api, succeed
 from lorahub_edu.grading.journal import Journal, Outcome
 
 BUSY_SECONDS = 20.0  # for another program to let go of the gradebook
@@ -158,7 +158,7 @@ def check(course: Course) -> None:
             database.rollback()
     except sqlite3.DatabaseError as error:
         if "locked" in str(error) or "busy" in str(error):
-            raise CourseError(
+            raise LockedError(
                 f"The gradebook {path} is locked by another program. Close formgrader or what else writes it, and "
                 "run the same command again: what was graded is kept."
             ) from None
@@ -202,8 +202,9 @@ def prepare(course: Course, assignment: Assignment) -> None:
     spare = course.work / "release"
     config = course.config.copy()
     config.CourseDirectory.release_directory = str(spare.relative_to(course.root))
-    what = f"enter {assignment.name!r} into the gradebook"
-    succeed(nbgrader_api(config).generate_assignment(assignment.name), what)
+    with hushed():
+        done = nbgrader_api(config).generate_assignment(assignment.name)
+    succeed(done, f"enter {assignment.name!r} into the gradebook")
     shutil.rmtree(spare, ignore_errors=True)
 
 
@@ -224,8 +225,9 @@ def record(course: Course, assignment: Assignment, outcome: Outcome) -> None:
     if outcome.submitted:
         (folder / "timestamp.txt").write_text(outcome.submitted, encoding="utf-8")
     try:
-        what = f"record {outcome.student}'s {outcome.assignment}"
-        succeed(course.api.autograde(outcome.assignment, outcome.student, force=True, create=True), what)
+        with hushed():
+            done = course.api.autograde(outcome.assignment, outcome.student, force=True, create=True)
+        succeed(done, f"record {outcome.student}'s {outcome.assignment}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.grading.split import TestResult
+from lorahub_edu.grading.split import Result
 from lorahub_edu.results import write_json
 
 FORM = 1  # of the files; a file of another form is graded again
@@ -27,7 +27,7 @@ class Outcome:
     student: str
     key: str
     points: float
-    tests: tuple[TestResult, ...]
+    tests: tuple[Result, ...]
     reason: str = ""
     notes: tuple[str, ...] = ()
     outputs: Mapping[int, Sequence[dict]] = field(default_factory=dict)
@@ -51,8 +51,7 @@ class Outcome:
         if content.pop("form") != FORM:
             raise ValueError("another form")
         tests = [
-            TestResult(**test | {"properties": tuple(tuple(p) for p in test["properties"])})
-            for test in content["tests"]
+            Result(**test | {"properties": tuple(tuple(p) for p in test["properties"])}) for test in content["tests"]
         ]
         outputs = {int(index): out for index, out in content["outputs"].items()}
         return cls(**content | {"tests": tuple(tests), "outputs": outputs, "notes": tuple(content["notes"])})

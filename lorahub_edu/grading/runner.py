@@ -8,12 +8,12 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.grading import assignments, gradebook
-from lorahub_edu.grading.assignments import RELEASE, SOURCE, Assignment
+from lorahub_edu.grading.assignments import RELEASE, SOURCE, Assignment, LockedError
 from lorahub_edu.grading.collect import Collected, Submission, collect
 from lorahub_edu.grading.gradebook import Course
 from lorahub_edu.grading.journal import Outcome
@@ -87,11 +87,7 @@ def _found(course: Course, place: Path, wanted: str | None) -> tuple[Collected, 
             f"There is no assignment in {course.root / SOURCE}: run this in the course's folder, or give --course."
         )
     known = {name: assignments.load(name, course.root) for name in names}
-    ids = {
-        name: frozenset(cell.grade_id for cell in loaded.cells if cell.role in ("answer", "manual"))
-        for name, loaded in known.items()
-    }
-    return collect(place, ids, wanted), known
+    return collect(place, {name: loaded.answer_ids for name, loaded in known.items()}, wanted), known
 
 
 def _secrets(course: Course) -> tuple[str, ...]:
@@ -160,7 +156,14 @@ def _recorded(course: Course, assignment: Assignment, outcome: Outcome) -> Outco
     """The outcome, after the gradebook has it."""
     if outcome.recorded:
         return outcome
-    gradebook.record(course, assignment, outcome)
+    try:
+        gradebook.record(course, assignment, outcome)
+    except LockedError:
+        raise
+    except CourseError as error:  # one submission that nbgrader can't take must not stop the others
+        note = f"nbgrader could not take the answers themselves: {error}"
+        outcome = course.journal.keep(replace(outcome, answers={}, outputs={}, notes=(*outcome.notes, note)))
+        gradebook.record(course, assignment, outcome)
     return course.journal.mark_recorded(outcome)
 
 

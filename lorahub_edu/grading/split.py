@@ -31,7 +31,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class TestResult:
+class Result:
     """One test's outcome: points, and for the learner what was wrong and the next hint (nothing of the test's source).
 
     `properties` are (name, passed, value seen, probable misconception).
@@ -68,7 +68,7 @@ class Split:
 
         Args:
             report: called with what happened to each cell as soon as it is known:
-                {"outputs": …, "cell": index} or {"test": TestResult}.
+                {"outputs": …, "cell": index} or {"test": Result}.
         """
         later = []
         for cell in self.assignment.cells:
@@ -119,10 +119,10 @@ class Split:
             except (Exception, UnansweredError) as error:
                 self.broken[name] = f"{name} can't be used: {self._words(error)}"
 
-    def _test(self, cell: Cell) -> TestResult:
+    def _test(self, cell: Cell) -> Result:
         unusable = [self.broken[name] for name in sorted(_names_read(cell.source)) if name in self.broken]
         if unusable:
-            return TestResult(cell.grade_id, cell.points, 0.0, unusable[0][:WORDS_KEPT])
+            return Result(cell.grade_id, cell.points, 0.0, unusable[0][:WORDS_KEPT])
         self.conversation.codec.finite = "infinite" not in cell.options
         self.conversation.writes_back, self.conversation.changed = True, False
         result = self._attempt(cell)
@@ -132,7 +132,7 @@ class Split:
             result = self._attempt(cell)
         return result
 
-    def _attempt(self, cell: Cell) -> TestResult:
+    def _attempt(self, cell: Cell) -> Result:
         """Run a test's source here, with what stands for the answers."""
         try:
             with quiet():
@@ -142,10 +142,10 @@ class Split:
             words = next(
                 (p.misconception or f"{p.name}: {p.seen[:300]}" for p in error.report.properties if not p.passed), ""
             )
-            return TestResult(cell.grade_id, cell.points, 0.0, self._explained(cell, words), error.report.hint, found)
+            return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, words), error.report.hint, found)
         except BaseException as error:  # a test is the instructor's; whatever ends it early earns nothing
-            return TestResult(cell.grade_id, cell.points, 0.0, self._explained(cell, self._words(error)))
-        return TestResult(cell.grade_id, cell.points, cell.points)
+            return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, self._words(error)))
+        return Result(cell.grade_id, cell.points, cell.points)
 
     def _explained(self, cell: Cell, words: str) -> str:
         """The words, with how the answer's cell failed if it did."""
@@ -159,7 +159,7 @@ class Split:
             return str(error)[:WORDS_KEPT] or "the answer is not right"
         return f"{type(error).__name__}: {error}"[:WORDS_KEPT]
 
-    def _test_in_kernel(self, cell: Cell) -> TestResult:
+    def _test_in_kernel(self, cell: Cell) -> Result:
         """A test that needs the answer's own process; its word is the answer's word, and is marked so."""
         try:
             reply, _ = self.conversation.ask({"do": "cell", "source": cell.source}, seconds=self.times.cell)
@@ -167,7 +167,7 @@ class Split:
         except UnansweredError:
             passed = False
         words = "" if passed else "the test that looks at this from inside the notebook did not pass"
-        return TestResult(cell.grade_id, cell.points, cell.points if passed else 0.0, words, in_kernel=True)
+        return Result(cell.grade_id, cell.points, cell.points if passed else 0.0, words, in_kernel=True)
 
 
 def grade(

@@ -16,7 +16,7 @@ from lorahub_edu.grading.assignments import Assignment
 from lorahub_edu.grading.journal import Outcome
 from lorahub_edu.grading.sandbox import choose
 from lorahub_edu.grading.sandbox.process import SandboxError
-from lorahub_edu.grading.split import TestResult, Times
+from lorahub_edu.grading.split import Result, Times
 from lorahub_edu.grading.zygote import Limits, Settings
 
 PRELOAD = ("torch", "transformers", "peft")
@@ -83,14 +83,14 @@ def work(job: Job) -> Outcome:
     started = time.monotonic()
     for _ in range(2):
         sandbox = SANDBOXES.get(job)
-        events, end = _tested(job, sandbox)
+        events, end = tested(job, sandbox)
         if end != "broken":
             break
         SANDBOXES.close()  # a zygote that was lost is replaced once
     return replace(outcome_of(job, events, end), seconds=time.monotonic() - started)
 
 
-def _tested(job: Job, sandbox: choose.Sandbox) -> tuple[list[dict], str]:
+def tested(job: Job, sandbox: choose.Sandbox) -> tuple[list[dict], str]:
     """Run the tests in a fork of this process: what they reported, and how that ended; "" when at their end."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -102,11 +102,14 @@ def _tested(job: Job, sandbox: choose.Sandbox) -> tuple[list[dict], str]:
         finally:
             os._exit(code)
     os.close(writer)
-    events, in_time = _listen(reader, time.monotonic() + job.times.total + MARGIN_SECONDS)
-    os.close(reader)
-    if not in_time:
-        os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    in_time = False
+    try:
+        events, in_time = _listen(reader, time.monotonic() + job.times.total + MARGIN_SECONDS)
+    finally:  # also when this process is interrupted
+        os.close(reader)
+        if not in_time:
+            os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return events, "time" if not in_time else {0: "", BROKEN: "broken"}.get(code, "died")
 
 
@@ -114,11 +117,12 @@ def _test(job: Job, sandbox: choose.Sandbox, writer: int) -> int:
     """In the fork: grade, and write each event as one line."""
 
     def tell(event: dict) -> None:
-        plain = {key: asdict(value) if isinstance(value, TestResult) else value for key, value in event.items()}
+        plain = {key: asdict(value) if isinstance(value, Result) else value for key, value in event.items()}
         data = memoryview(json.dumps(plain).encode() + b"\n")
         while data:
             data = data[os.write(writer, data) :]
 
+    namespaces.die_with_parent()
     limits = {resource.RLIMIT_CPU: int(job.times.total + MARGIN_SECONDS), resource.RLIMIT_CORE: 0}
     if sys.platform == "linux":
         limits[resource.RLIMIT_AS] = namespaces.mapped_bytes() + TESTER_MEMORY
@@ -163,7 +167,7 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
     tests = []
     for cell in job.assignment.cells:
         if cell.role == "test":
-            missing = TestResult(cell.grade_id, cell.points, 0.0, f"not reached: {explain(reason)}")
+            missing = Result(cell.grade_id, cell.points, 0.0, f"not reached: {explain(reason)}")
             tests.append(found.get(cell.grade_id, missing))
     return Outcome(
         job.assignment.name,
@@ -181,8 +185,8 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
     )
 
 
-def _result(content: dict) -> TestResult:
-    return TestResult(**content | {"properties": tuple(tuple(line) for line in content["properties"])})
+def _result(content: dict) -> Result:
+    return Result(**content | {"properties": tuple(tuple(line) for line in content["properties"])})
 
 
 def explain(reason: str) -> str:

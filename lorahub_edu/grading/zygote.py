@@ -2,7 +2,8 @@
 
 It is started inside the sandbox, before any test or secret is in memory, and runs no learner's code itself. For each
 job it is handed two sockets: one for the answer process, one for the keeper, a process that stands over it, takes its
-measure and ends it. `python -m lorahub_edu.grading.zygote SETTINGS` with the control socket as descriptor 3 starts it.
+measure and ends it. `python -m lorahub_edu.grading.zygote SETTINGS DESCRIPTOR` starts it on the control socket's
+descriptor.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass
 
 from lorahub_edu.grading import answers, namespaces
 
-CONTROL = 3  # the descriptor on which jobs come
+CHANNEL = 3  # an answer process's only descriptor beside the standard ones
 GLANCE_SECONDS = 0.05  # between two looks at memory and processes
 
 
@@ -67,16 +68,15 @@ def main() -> None:
     settings = Settings.from_json(sys.argv[1])
     namespaces.die_with_parent()
     answers.prepare(settings.preload)
-    control = socket.socket(fileno=CONTROL)
+    control = socket.socket(fileno=int(sys.argv[2]))
     control.sendall(b"r")  # ready
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers are not waited for
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        reap(block=not message)
         if not message:
             return
         answer, life = descriptors
         if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
             try:
                 keep(settings, answer, life)
@@ -86,6 +86,13 @@ def main() -> None:
                 os._exit(0)
         os.close(answer)
         os.close(life)
+
+
+def reap(block: bool) -> None:
+    """Take note of keepers that have ended, so that what they and theirs took is counted as this process's."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, 0 if block else os.WNOHANG)[0]:
+            pass
 
 
 def keep(settings: Settings, answer: int, life: int) -> None:
@@ -157,9 +164,9 @@ def run(settings: Settings, answer: int) -> None:
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if answer != CONTROL:
-            os.dup2(answer, CONTROL)
-        os.closerange(CONTROL + 1, os.sysconf("SC_OPEN_MAX"))
+        if answer != CHANNEL:
+            os.dup2(answer, CHANNEL)
+        os.closerange(CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
         limits = settings.limits
         if settings.namespaces:
             namespaces.unshare_rest()
@@ -177,7 +184,7 @@ def run(settings: Settings, answer: int) -> None:
             file_bytes=limits.file_bytes,
         )
         reseed()
-        answers.serve(CONTROL, CONTROL)
+        answers.serve(CHANNEL, CHANNEL)
         code = 0
     finally:
         os._exit(code)

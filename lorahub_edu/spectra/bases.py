@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lorahub_edu import assets
 from lorahub_edu.errors import CourseError
-from lorahub_edu.spectra.measures import NEGLIGIBLE
+from lorahub_edu.spectra.measures import NEGLIGIBLE, short_gram
 
 VERSION = "1"
 ROUNDING = 2.0**-24  # of the basis, which is computed in float64 and kept in float32
@@ -76,11 +76,13 @@ class BaseSpectra:
         """The spectrum of a base matrix W₀ (out, in), on the CPU; computed first if it is not on disk.
 
         Raises:
-            CourseError: it can't be written.
+            CourseError: the matrix holds NaN or infinite values, or its spectrum can't be written.
         """
         path = self.folder / f"{matrix_sha256(base)}.safetensors"
         found = _read(path, min(base.shape))
         if found is None:
+            if bad := int((~torch.isfinite(base)).sum()):
+                raise CourseError(f"A base matrix of shape {tuple(base.shape)} holds {bad} NaN or infinite values.")
             start = time.perf_counter()
             found = compute(base.to(self.device)).to("cpu")
             _write(path, found)
@@ -121,20 +123,6 @@ def compute(base: Tensor) -> BaseSpectrum:
     orthogonality = exact.T @ exact
     orthogonality.diagonal().sub_(1.0)
     return BaseSpectrum(basis.contiguous(), values.sqrt(), float(orthogonality.norm()), float(defect.norm()))
-
-
-def short_gram(matrix: Tensor) -> Tensor:
-    """W Wᵀ if out ≤ in, else Wᵀ W: (p, p) float64 with p = min(out, in).
-
-    It is added up over slices of the long side, so that no float64 copy of the whole matrix is made.
-    """
-    rows = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    p = rows.shape[0]
-    gram = torch.zeros(p, p, dtype=torch.float64, device=matrix.device)
-    for part in rows.split(max(p // 4, 256), dim=1):
-        part = part.double()
-        gram.addmm_(part, part.T)
-    return gram
 
 
 def nonzero(values: Tensor) -> Tensor:

@@ -9,13 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from lorahub_edu.spectra import measures
-from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum, nonzero
+from lorahub_edu.spectra import dense, measures, secular
+from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum
+from lorahub_edu.spectra.margins import Cosines
+from lorahub_edu.spectra.subspace import SPARE
 from lorahub_edu.spectra.updates import Update
 
-FULL_SVD, UNCHANGED = "full SVD", "unchanged"
+UNCHANGED, UNCERTIFIED, CERTIFIED = "unchanged", "uncertified", "certified"
+DECOMPOSED, DEFINITION = "decomposed", "two SVDs"
+SMALL = 4  # a search is worth it if it starts with at most this part of the short side's directions
+LOW_RANK = 16  # an update counts as low-rank if its rank is at most this part of the short side
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,18 @@ class MatrixReport:
     """One matrix: `cosines` are the largest |cosine| of each of its k strongest left vectors, strongest first.
 
     Attributes:
+        uncertainty: how far a cosine may be off, at most; 0 where nothing was proven.
         intruders: how many of the cosines are below each ε, in the report's order.
         spike_ratio: σ₁(ΔW)/σₖ(W₀), the strength of the update beside the k-th singular value of the base.
         relative_size: ‖ΔW‖/‖W₀‖ in the Frobenius norm.
-        decided: how the counts were found.
+        decided: "certified" by a search and its proof, "decomposed" or "two SVDs" where that left a doubt,
+            "uncertified" by the search alone, "unchanged" for an update of zero.
     """
 
     name: str
     shape: tuple[int, int]
     cosines: tuple[float, ...]
+    uncertainty: float
     intruders: tuple[int, ...]
     spike_ratio: float
     relative_size: float
@@ -76,7 +83,7 @@ def count(
         bases: the base's spectra.
         k: how many of a matrix's strongest left singular vectors are looked at.
         epsilons: a vector is an intruder when its largest |cosine| with all pretrained ones is below ε; one count each.
-        certified: prove every count.
+        certified: prove every count: it is the one that two full SVDs give. Otherwise trust the search.
         device: where to compute.
 
     Returns:
@@ -93,21 +100,23 @@ def count(
     for update in updates:
         measures.check_k(k, tuple(update.base.shape))
         update.check_finite()
-        rows.append(_row(update.to(device), bases.get(update.base).to(device), k, tuple(epsilons)))
+        rows.append(_row(update.to(device), bases.get(update.base).to(device), k, tuple(epsilons), certified))
     return Report(tuple(rows), k, tuple(epsilons))
 
 
-def _row(update: Update, spectrum: BaseSpectrum, k: int, epsilons: tuple[float, ...]) -> MatrixReport:
+def _row(update: Update, spectrum: BaseSpectrum, k: int, epsilons: tuple[float, ...], certified: bool) -> MatrixReport:
     if update.is_zero():
-        cosines, decided = torch.ones(k, dtype=torch.float64), UNCHANGED
+        ones = torch.ones(k, dtype=torch.float64)
+        cosines, decided = Cosines(ones, ones, ones), UNCHANGED
     else:
-        cosines, decided = _by_full_svd(update, spectrum, k), FULL_SVD
+        cosines, decided = largest_cosines(update, spectrum, k, epsilons, certified)
     changed = update.singular_values()
     return MatrixReport(
         name=update.name,
         shape=tuple(update.base.shape),
-        cosines=tuple(cosines.tolist()),
-        intruders=tuple(int((cosines < epsilon).sum()) for epsilon in epsilons),
+        cosines=tuple(cosines.values.tolist()),
+        uncertainty=float((cosines.upper - cosines.lower).max()) / 2,
+        intruders=tuple(int((cosines.values < epsilon).sum()) for epsilon in epsilons),
         spike_ratio=float(changed[0] / spectrum.values[k - 1]) if spectrum.values[k - 1] > 0 else float("inf"),
         relative_size=float(changed.norm() / spectrum.values.norm()),
         effective_rank=measures.effective_rank(changed),
@@ -117,27 +126,39 @@ def _row(update: Update, spectrum: BaseSpectrum, k: int, epsilons: tuple[float, 
     )
 
 
-def _by_full_svd(update: Update, spectrum: BaseSpectrum, k: int) -> Tensor:
-    """The largest cosines from a full SVD of the tuned matrix."""
-    vectors = measures.left_vectors(update.weight(torch.float64))
-    if vectors.shape[1] < k:
-        raise measures.rank_error(k, tuple(update.base.shape), vectors.shape[1])
-    return left_cosines(update.base, spectrum, vectors[:, :k]).max(dim=1).values
+def largest_cosines(
+    update: Update, spectrum: BaseSpectrum, k: int, epsilons: Sequence[float], certified: bool = True
+) -> tuple[Cosines, str]:
+    """The largest |cosine| of each of the k strongest left vectors of one tuned matrix, as cheaply as can be proven.
 
-
-def left_cosines(base: Tensor, spectrum: BaseSpectrum, vectors: Tensor) -> Tensor:
-    """The |cosine| of unit vectors with every left singular vector of W₀ whose singular value is not zero.
+    A search for the k strongest vectors comes first. Where its proof or its margins don't reach, the tuned matrix is
+    decomposed, and where even that leaves a tie, both matrices are, by the definition in `measures`.
 
     Args:
-        base: W₀, (out, in).
-        spectrum: of W₀.
-        vectors: (out, k) float64.
+        update: one matrix and its change, not zero.
+        spectrum: of its base.
+        k: how many vectors.
+        epsilons: thresholds that the cosines must be told from.
+        certified: as in `count`.
 
     Returns:
-        (k, rank of W₀) float64.
+        The cosines, and which of the ways decided.
+
+    Raises:
+        CourseError: the tuned matrix has fewer than k singular vectors.
     """
-    kept = nonzero(spectrum.values)
-    basis = spectrum.basis.double()
-    if base.shape[0] <= base.shape[1]:
-        return (vectors.T @ basis).abs()[:, kept]
-    return ((vectors.T @ base.double()) @ basis).abs()[:, kept] / spectrum.values[kept]
+    p = min(update.base.shape)
+    gram = None
+    if SMALL * (k + SPARE) <= p:
+        if update.factored and LOW_RANK * update.down.shape[0] <= p:
+            found = secular.largest_cosines(update, spectrum, k, certified)
+        else:
+            gram = dense.tuned_gram(update)
+            found = dense.largest_cosines(update, spectrum, k, gram, certified)
+        if found is not None and (found.decided(epsilons) or not certified):
+            return found, CERTIFIED if certified else UNCERTIFIED
+    found = dense.all_decomposed(update, spectrum, k, dense.tuned_gram(update) if gram is None else gram)
+    if found is not None and found.decided(epsilons):
+        return found, DECOMPOSED
+    exact = measures.largest_cosines(update.base, update.weight(torch.float64), k)
+    return Cosines(exact, exact, exact), DEFINITION

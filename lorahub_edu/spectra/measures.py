@@ -7,6 +7,8 @@ Source: Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from lorahub_edu.errors import CourseError
 # A singular value below this share of the largest one is the rounding of a float32 matrix, and its vectors are no
 # directions of that matrix: any basis of the same space would do.
 NEGLIGIBLE = 2.0**-23
+SLICE = 1024  # rows or columns that are held in float64 at a time
 
 
 def left_vectors(matrix: Tensor) -> Tensor:
@@ -84,7 +87,10 @@ def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10) -> Tensor:
     vectors = left_vectors(tuned)
     if k > vectors.shape[1]:
         raise rank_error(k, tuple(tuned.shape), vectors.shape[1])
-    return similarity(vectors[:, :k], left_vectors(pretrained)).max(dim=1).values
+    known = left_vectors(pretrained)
+    if not known.shape[1]:  # a base of zeros has no vector that could be resembled
+        return torch.zeros(k, dtype=torch.float64, device=vectors.device)
+    return similarity(vectors[:, :k], known).max(dim=1).values
 
 
 def intruder_count(pretrained: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> int:
@@ -128,6 +134,20 @@ def factored_singular_values(up: Tensor, down: Tensor, scaling: float = 1.0) -> 
     R1 = torch.linalg.qr(up.double()).R
     R2 = torch.linalg.qr(down.double().T).R
     return abs(scaling) * torch.linalg.svdvals(R1 @ R2.T)
+
+
+def short_gram(matrix: Tensor) -> Tensor:
+    """W Wᵀ if out ≤ in, else Wᵀ W: (p, p) float64 with p = min(out, in), without a float64 copy of the matrix."""
+    rows = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return sum_of_squares(part.double() for part in rows.split(SLICE, dim=1))
+
+
+def sum_of_squares(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of P Pᵀ over (p, any) float64 parts."""
+    total = None
+    for part in parts:
+        total = part @ part.T if total is None else total.addmm_(part, part.T)
+    return total
 
 
 def effective_rank(values: Tensor) -> float:

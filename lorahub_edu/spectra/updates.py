@@ -13,7 +13,7 @@ from lorahub_edu import adapters
 from lorahub_edu.adapter_files import CONFIG_FILE, AdapterFile, read_adapter
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.spectra import weights
-from lorahub_edu.spectra.measures import factored_singular_values
+from lorahub_edu.spectra.measures import SLICE, factored_singular_values, short_gram
 from lorahub_edu.spectra.weights import Weights
 
 
@@ -61,13 +61,25 @@ class Update:
         """The tuned matrix W = W₀ + ΔW, (out, in)."""
         return self.base.to(dtype) + self.dense(dtype)
 
+    def slices(self, width: int = SLICE) -> Iterator[tuple[Tensor, Tensor]]:
+        """W₀ and W, short side first and cut along the long side: pairs of (min(out, in), up to width) float64."""
+        wide = self.base.shape[0] <= self.base.shape[1]
+        base = self.base if wide else self.base.T
+        if self.factored:
+            near, far = (self.up, self.down) if wide else (self.down.T, self.up.T)
+            near = self.scaling * near.double()
+        else:
+            delta = self.delta if wide else self.delta.T
+        for start in range(0, base.shape[1], width):
+            here = slice(start, start + width)
+            before = base[:, here].double()
+            yield before, before + (near @ far[:, here].double() if self.factored else delta[:, here].double())
+
     def singular_values(self) -> Tensor:
         """The singular values of the change, (min(r, out, in),) float64, largest first."""
         if self.factored:
             return factored_singular_values(self.up, self.down, self.scaling)
-        delta = self.delta.double()
-        gram = delta @ delta.T if delta.shape[0] <= delta.shape[1] else delta.T @ delta
-        return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
+        return torch.linalg.eigvalsh(short_gram(self.delta)).clamp_min(0).sqrt().flip(0)
 
     def to(self, device: torch.device | str) -> Update:
         """The same on another device."""
@@ -151,7 +163,7 @@ def _from_adapter(file: AdapterFile, base: Weights) -> Iterator[Update]:
             f"{file.path} was trained on another base model ({file.base_model}, SHA-256 "
             f"{file.base_model_sha256[:12]}…), not on {base.label} ({base.sha256[:12]}…). Give that base with --base."
         )
-    made_for = f"The adapter was made for {file.base_model!r}."
+    made_for = f"The adapter was made for {file.base_model or 'a base that it does not name'}; give it with --base."
     _check_names(file.weights, base, str(file.path), made_for)
     for name, (A, B) in file.weights.items():
         _check_shape(name, (B.shape[0], A.shape[1]), base, str(file.path), made_for)

@@ -97,6 +97,11 @@ def of_model(model: nn.Module, sha256: str | None = None) -> ModelWeights:
     return ModelWeights(label, found, sha256 or (models.base_sha256(known) if known else None))
 
 
+def is_checkpoint(folder: str | Path) -> bool:
+    """Whether a folder holds a whole model in safetensors."""
+    return any((Path(folder) / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE))
+
+
 def of_folder(folder: str | Path, label: str = "", sha256: str | None = None) -> StoredWeights:
     """The matrices of a checkpoint in safetensors, as transformers saves it.
 

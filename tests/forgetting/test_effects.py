@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from forgetting_rows import intervened_row, point, run_row, sequence_row
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting import effects
-from tests.forgetting.rows import intervened_row, point, run_row, sequence_row
 
 
 @pytest.fixture

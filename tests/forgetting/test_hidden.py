@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
+from forgetting_rows import whole_loss
 
 from lorahub_edu import tiny
 from lorahub_edu.data import sequence_tasks
 from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.hidden import PROJECTIONS, CachedRows, Tail
-
-
-def whole_loss(model: torch.nn.Module, row: PromptedRow) -> torch.Tensor:
-    """Summed loss of one row's answer through the whole model, alone and unpacked, by torch's cross-entropy."""
-    ids = torch.tensor([row.prompt_ids + row.answer_ids])
-    logits = model(input_ids=ids, use_cache=False).logits[0, len(row.prompt_ids) - 1 : -1]
-    return F.cross_entropy(logits, torch.tensor(row.answer_ids), reduction="sum")
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

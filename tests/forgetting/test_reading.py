@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from forgetting_rows import BASE, point, run_row
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting import reading
-from tests.forgetting.rows import BASE, point, run_row
 
 RULE = "alpha = 2r"
 

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
+from forgetting_rows import point, run_row
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting import plans, studies, sweep
 from lorahub_edu.forgetting.study import Lab, TailRun
-from tests.forgetting.rows import point, run_row
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import math
 import peft
 import pytest
 import torch
+from forgetting_rows import whole_loss
 from transformers import get_linear_schedule_with_warmup
 
 from lorahub_edu.data.batching import step_rows
@@ -16,7 +17,6 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting import tails
 from lorahub_edu.forgetting.hidden import CachedRows, Tail
 from lorahub_edu.forgetting.tails import DivergedError, Tuning, train, training
-from tests.forgetting.test_hidden import whole_loss
 
 
 def reference(model: torch.nn.Module, parameters: list, rows: CachedRows, tuning: Tuning) -> list[float]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from grading_course import make_course, sandbox_or_skip
+from grading_course import NAME, make_course, sandbox_or_skip
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install lorahub-edu[teach]")
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A course's folder; tests that change it take a copy."""
-    return make_course(tmp_path_factory.mktemp("course"))
+    """A course's folder, its assignment in the gradebook; tests that change it take a copy."""
+    from lorahub_edu.grading import assignments, gradebook
+
+    root = make_course(tmp_path_factory.mktemp("course"))
+    course = gradebook.Course(root)
+    with gradebook.writing(course):
+        gradebook.prepare(course, assignments.load(NAME, root))
+    return root
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +28,17 @@ def sandbox():
     started = sandbox_or_skip()
     yield started
     started.close()
+
+
+@pytest.fixture
+def quick(sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grade in the one sandbox that is open already, for tests that are not about sandboxes."""
+    from lorahub_edu.grading import runner, worker
+
+    class Open:
+        get = staticmethod(lambda job: sandbox)
+        close = staticmethod(lambda: None)
+
+    monkeypatch.setattr(runner.choose, "choose", lambda *a, **k: "bubblewrap")
+    monkeypatch.setattr(runner, "SANDBOXES", Open)
+    monkeypatch.setattr(worker, "SANDBOXES", Open)

@@ -5,20 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from random_updates import matrix as random
+from random_updates import with_spectrum
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.spectra import measures
-
-
-def random(m: int, n: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(m, n, generator=torch.Generator().manual_seed(seed))
-
-
-def with_spectrum(values: list[float], m: int, n: int, seed: int = 0) -> torch.Tensor:
-    """A matrix with these singular values and random vectors."""
-    left = torch.linalg.qr(random(m, len(values), seed).double()).Q
-    right = torch.linalg.qr(random(n, len(values), seed + 1).double()).Q
-    return left @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ right.T
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])

@@ -18,18 +18,26 @@ PROBE_SECONDS = 60.0
 # What an answer must not be able to do; each line prints a word when it can.
 PROBE = """
 import os, socket
-if os.geteuid() == 0: print("is-root")
+if os.geteuid() == 0:
+    print("is-root")
 for place in ("/", "/usr", "/etc", {package!r}):
     try:
-        open(os.path.join(place, "probe"), "w").close(); print("writes:" + place)
-    except OSError: pass
+        open(os.path.join(place, "lorahub-edu-probe"), "w").close()
+        print("writes:" + place)
+    except OSError:
+        pass
 for secret in {secrets!r}:
-    if os.access(secret, os.R_OK): print("sees:" + secret)
-if os.path.exists("/proc/self") and len([p for p in os.listdir("/proc") if p.isdigit()]) > {processes}:
-print("sees-processes") if [name for _, name in socket.if_nameindex() if name != "lo"]: print("has-network")
+    if os.access(secret, os.R_OK):
+        print("sees:" + secret)
+if os.path.exists("/proc/self") and len([p for p in os.listdir("/proc") if p.isdigit()]) > 3:
+    print("sees-processes")
+if [name for _, name in socket.if_nameindex() if name != "lo"]:
+    print("has-network")
 try:
-    os.setuid(0); print("becomes-root")
-except OSError: pass
+    os.setuid(0)
+    print("becomes-root")
+except OSError:
+    pass
 """
 
 
@@ -105,9 +113,7 @@ def probe(kind: str, secrets: tuple[str, ...] = ()) -> list[str]:
         SandboxError: it can't be started, or doesn't answer.
     """
     sandbox = start(kind, Settings())
-    source = PROBE.format(
-        package=str(bubblewrap.PACKAGE), secrets=secrets, processes=1_000_000 if kind == CONTAINER else 3
-    )
+    source = PROBE.format(package=str(bubblewrap.PACKAGE), secrets=secrets)
     try:
         process = sandbox.open()
         deadline = time.monotonic() + PROBE_SECONDS

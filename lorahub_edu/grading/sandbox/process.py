@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.grading.protocol import Channel
-from lorahub_edu.grading.zygote import CONTROL, Settings
+from lorahub_edu.grading.zygote import Settings
 
 START_SECONDS = 180.0  # importing torch, transformers and peft on a slow disk
 STOP_SECONDS = 20.0
@@ -121,7 +121,7 @@ def start(command: Sequence[str], environment: dict[str, str], scratch: Path | N
     """Start a zygote and wait until it has its libraries.
 
     Args:
-        command: what to run; it finds the control socket as descriptor 3.
+        command: what to run; the control socket's descriptor is added to it.
         environment: all of it.
         scratch: a folder of its own that goes when it ends.
 
@@ -132,10 +132,8 @@ def start(command: Sequence[str], environment: dict[str, str], scratch: Path | N
     folder = tempfile.TemporaryDirectory(prefix="lorahub-edu-")
     errors = Path(folder.name) / "errors.txt"
     with there, open(errors, "wb") as sink:
-        # A shell puts the socket at the agreed number: Popen can only keep the number that it has.
-        moved = ["/bin/sh", "-c", f'exec "$@" {CONTROL}<&{there.fileno()}', "sh", *command]
         process = subprocess.Popen(
-            moved,
+            [*command, str(there.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=sink,

@@ -1,8 +1,13 @@
-"""Rows as the studies make them, with numbers that a test chooses."""
+"""Rows as the studies make them, with numbers that a test chooses, and a loss by torch alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from lorahub_edu.data.fewshot import PromptedRow
 
 BASE = {"loss": 4.0, "pretraining_loss": 3.0}
 
@@ -72,3 +77,10 @@ def sequence_row(rank: int, seed: int, forgotten: Sequence[float], losses: Seque
             for place, (task, value, after) in enumerate(zip(["", *tasks], forgotten, losses, strict=True))
         ],
     }
+
+
+def whole_loss(model: torch.nn.Module, row: PromptedRow) -> torch.Tensor:
+    """Summed loss of one row's answer through the whole model, alone and unpacked, by torch's cross-entropy."""
+    ids = torch.tensor([row.prompt_ids + row.answer_ids])
+    logits = model(input_ids=ids, use_cache=False).logits[0, len(row.prompt_ids) - 1 : -1]
+    return F.cross_entropy(logits, torch.tensor(row.answer_ids), reduction="sum")

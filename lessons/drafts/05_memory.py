@@ -1,0 +1,590 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Memory: will it fit in 24 GB?
+#
+# **In this lesson you learn what a training step keeps in memory and build a tool that says, before anything runs and
+# without a GPU, how much it will take.** "CUDA out of memory" then stops being a surprise.
+#
+# You will be able to
+#
+# - name the five things that memory goes to and count three of them on paper;
+# - build a tracker that counts every tensor's bytes, and run a 7B's training step through it with no memory at all;
+# - choose among five ways to make a step smaller, knowing what each saves and what it costs;
+# - tell a claim about memory from a difference of dtypes.
+#
+# *You need:* lessons 01 and 03. *Sources covered:* Raschka 2023, "Computational performance" (claims R9-R11, R15); Huang et al.
+# 2023, memory (H17); Chen et al. 2016 (checkpointing, arXiv 1604.06174); Dettmers et al. 2023 (QLoRA, arXiv 2305.14314).
+
+# %%
+import json
+import statistics
+import weakref
+from dataclasses import replace
+from functools import cache
+
+import matplotlib.pyplot as plt
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lorahub_edu import adapters, evaluation, finetune, models, plots, results, widgets
+from lorahub_edu.checks import check
+from lorahub_edu.data import batching
+from lorahub_edu.data.alpaca import Encoded
+from lorahub_edu.findings import Table, costs_table, findings_table
+from lorahub_edu.memory import advice
+from lorahub_edu.memory.predict import Setting, predict
+from lorahub_edu.memory.preparing import get_method, injected
+from lorahub_edu.memory.report import report
+from lorahub_edu.memory.shapes import read_config
+from lorahub_edu.memory.tracker import PARTS, WEIGHTS, StorageTracker
+from lorahub_edu.profiles import PROFILES, get_profile
+from lorahub_edu.results import Finding
+from lorahub_edu.training import TrainingConfig, train
+
+plots.use_style()
+profile = get_profile()
+found: list[Finding] = []
+common = {"model": profile.base_model, "profile": profile.name}
+GB = 1e9
+costs_table("05_memory")
+
+# %% [markdown]
+# ## 1 · What memory goes to
+#
+# - **Weights**: every parameter, trained or not. **Gradients**: one number for each *trained* parameter. **Optimizer**:
+#   AdamW keeps two more numbers for each trained parameter, the running means of its gradient and of the square.
+# - **Activations**: what the forward pass keeps so that the backward pass can compute gradients; they grow with the
+#   tokens in a batch. **Logits**: one number for every word of the vocabulary at every position that has a loss.
+#
+# The first three can be counted on paper. A LLaMA's parameters, from the numbers in its configuration:
+
+# %%
+config = read_config(profile.base_model)
+d, inner, vocabulary, layers = config.hidden_size, config.intermediate_size, config.vocab_size, config.num_hidden_layers
+kv = d * config.num_key_value_heads // config.num_attention_heads  # keys and values are narrower than queries
+layer = 2 * d * d + 2 * d * kv + 3 * d * inner + 2 * d  # q and o; k and v; gate, up and down; two norms
+embeddings = vocabulary * d * (1 if config.tie_word_embeddings else 2)
+parameters = layers * layer + embeddings + d
+adapter = layers * (adapters.lora_parameter_count(d, d, 8) + adapters.lora_parameter_count(d, kv, 8))
+print(f"{profile.base_model}: {parameters:,} parameters; LoRA with r = 8 on q and v adds {adapter:,}")
+meta = predict(config, Setting(method=get_method("none"), task="scoring", micro_batch=1, block=8))
+assert meta.parameters == parameters, "by hand and by the model itself"
+
+# %% [markdown]
+# **Predict.** All in float32, four bytes a number: how many times the weights' memory do weights, gradients and AdamW
+# take together in full fine-tuning? And with LoRA?
+
+# %%
+rows = []
+for name, frozen, trained in (("full fine-tuning", 0, parameters), ("LoRA, r = 8", parameters, adapter)):
+    parts = 4 * (frozen + trained), 4 * trained, 8 * trained
+    rows.append((name, *(f"{part / GB:.3f}" for part in parts), f"{sum(parts) / (4 * parameters):.2f} x the base"))
+Table(("in GB", "weights", "gradients", "optimizer", "together"), tuple(rows))
+
+# %% [markdown]
+# Full fine-tuning takes four times the weights before a single activation is there; LoRA hardly more than the weights.
+# This is the whole difference between the two: the activations, which come next, are nearly the same.
+
+# %% [markdown]
+# ### Try it
+#
+# **05.1 Bytes before any activation** · difficulty 1 of 5 · 5 minutes · *common bug:* giving frozen weights gradients and
+# moments too.
+#
+# Write `state_bytes(frozen, trained, frozen_bytes, trained_bytes)`: the bytes of weights, gradients and AdamW's moments;
+# the last two arguments are bytes a number.
+
+
+# %%
+def state_bytes(frozen: int, trained: int, frozen_bytes: int, trained_bytes: int) -> int:
+    raise NotImplementedError
+
+
+check("05.1", state_bytes)
+
+# %% [markdown]
+# <details><summary>One solution</summary>
+#
+# ```python
+# def state_bytes(frozen, trained, frozen_bytes, trained_bytes):
+#     return frozen * frozen_bytes + 4 * trained * trained_bytes
+# ```
+# </details>
+
+# %% [markdown]
+# ## 2 · A tracker from scratch
+#
+# - Activations can't be read off a configuration: torch decides what to keep. But every tensor is made by some operation, and
+#   torch lets a program watch them all: a `TorchDispatchMode` sees each operation's results.
+# - Count a **storage** (the bytes under a tensor; views share them) when it is first seen, and take it off when nobody
+#   holds it any more. The largest running total is the **peak**.
+
+
+# %%
+class Tracker(TorchDispatchMode):
+    """Live bytes of all storages that operations make, and the most that there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.count(tensor.untyped_storage())
+        return out
+
+    def count(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) not in self.known:
+            self.known.add(id(storage))
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self.gone, id(storage), storage.nbytes())
+
+    def gone(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+# %% [markdown]
+# **Predict.** A million numbers in float32 are 4 MB. How many MB are live at the peak of `(x * 2 + 1).exp()`, `x` not
+# counted, when nothing needs a gradient? And when `x` does?
+
+# %%
+peaks = {}
+for wanted in (False, True):
+    x = torch.ones(1_000_000, requires_grad=wanted)
+    with Tracker() as watch:
+        y = (x * 2 + 1).exp()
+    peaks[wanted] = watch.peak / 1e6, watch.live / 1e6
+    print(f"x requires a gradient: {wanted!s:5}  peak {watch.peak / 1e6:.0f} MB, left at the end {watch.live / 1e6:.0f} MB")
+
+# %% [markdown]
+# Two are live at a time: an operation's input and its result. The gradient changes nothing here, because `exp` needs only its own
+# result to go back, and doubling and adding one need nothing. What is kept depends on the operations, one by one.
+#
+# Now a real training step: the course's loop, LoRA on the model of this profile, two rows. The package's tracker is
+# the one above plus names for the parts; both watch the same step.
+
+# %%
+length = profile.block_size // 2
+rows_here = [Encoded([(7 * i + j) % vocabulary for j in range(length)], [1] * length) for i in range(2)]
+run = TrainingConfig(
+    steps=1, batch_size=2, micro_batch_size=2, autocast=None if profile.dtype == "float32" else profile.dtype
+)
+model, tokenizer = models.load(profile, attention=batching.PACKED_ATTENTION)
+adapters.inject(model, replace(finetune.lora_config(profile), dropout=0.0), seed=0)
+train(model, rows_here, run, progress=False)  # the first step loads what later ones find loaded
+tensors = [*model.parameters(), *model.buffers()]
+
+package = StorageTracker(vocabulary=vocabulary)
+package.add(tensors, WEIGHTS)
+with Tracker() as own, evaluation.peak_memory(profile.device) as process, package:
+    package.enter("step")
+    train(model, rows_here, run, progress=False)
+weights_held = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+print(f"own tracker {(own.peak + weights_held) / GB:.4f} GB, the package's {package.peak.total / GB:.4f} GB")
+print({part: f"{size / GB:.4f} GB" for part, size in package.peak.parts.items()})
+assert abs(own.peak + weights_held - package.peak.total) < 1e-3 * package.peak.total
+
+# %% [markdown]
+# ### Try it
+#
+# **05.2 The peak of a run** · difficulty 1 of 5 · 5 minutes · *common bug:* returning what is live at the end.
+#
+# Write `peak_of(changes)`: `changes` are bytes taken (positive) and given back (negative), in their order; return the most
+# that were live at one time.
+
+
+# %%
+def peak_of(changes: list[int]) -> int:
+    raise NotImplementedError
+
+
+check("05.2", peak_of)
+
+# %% [markdown]
+# <details><summary>One solution</summary>
+#
+# ```python
+# def peak_of(changes):
+#     live = peak = 0
+#     for change in changes:
+#         live += change
+#         peak = max(peak, live)
+#     return peak
+# ```
+# </details>
+
+# %% [markdown]
+# ## 3 · The same step without its memory
+#
+# - The tracker needs shapes, not numbers. torch has **fake tensors**: operations on them compute shapes and dtypes and hold
+#   nothing. So the very same step can be counted for a model that no machine here could load.
+# - `predict` does that: it builds the model without weights (on torch's *meta* device), puts the method on it, and runs the
+#   course's own training step and loss on fake tensors under the tracker.
+
+# %%
+method = injected(replace(finetune.lora_config(profile), dropout=0.0))
+here = Setting(
+    method=method, micro_batch=2, block=length, dtype=profile.dtype, device=torch.device(profile.device).type
+)
+fake = predict(config, here)
+print(f"predicted {fake.peak / GB:.4f} GB, counted in the real step {package.peak.total / GB:.4f} GB")
+print(f"the process itself grew by {process.added / GB:.4f} GB during that step, beside what was there before")
+fake_error = fake.peak / package.peak.total - 1
+assert abs(fake_error) < 0.02
+found.append(Finding("fake_against_tracked", (100 * fake_error,), "% off the real step's tensors", **common))
+
+# %% [markdown]
+# The count is right to the byte almost. What a *process* takes can be more than its tensors: allocators round, keep pieces
+# for later and can't always use them. The course compared the planner with the real peak of a fresh process for many
+# settings of SmolLM2, once as malloc comes and once told to give back at once what is freed:
+
+# %%
+committed = results.committed_folder()
+validation = json.loads((committed / "memory_plan.json").read_text(encoding="utf-8"))
+cases = validation["cases"]
+words = {"giving_back": "malloc gives back at once", "as_it_comes": "malloc as it comes"}
+figure, axes = plt.subplots()
+for index, (mode, label) in enumerate(words.items()):
+    of = "tensors_gb" if mode == "giving_back" else "with_allowance_gb"
+    style = plots.line_style(index) | {"linestyle": "none"}
+    axes.plot([row[mode]["real_gb"] for row in cases.values()], [row[of] for row in cases.values()], label=label, **style)
+top = 1.1 * max(row["as_it_comes"]["real_gb"] for row in cases.values())
+axes.plot([0, top], [0, top], color="#555555", linewidth=1)
+axes.fill_between([0, top], [0, 0.9 * top], [0, 1.1 * top], color="#555555", alpha=0.15, label="within a tenth")
+axes.set(xlabel="real peak of a process (GB)", ylabel="predicted (GB)")
+axes.legend(frameon=False)
+summary = validation["summary"]
+within = {mode: f"{part['within_10_percent']} of {part['cases']}" for mode, part in summary.items()}
+widgets.show(figure, alt=f"Predicted against real peak for {len(cases)} settings, close to the diagonal: {within['giving_back']} within a tenth where malloc gives back at once, {within['as_it_comes']} as it comes.")  # fmt: skip
+Table(
+    ("setting of SmolLM2", "tensors predicted", "real, giving back", "error", "with allowance", "real, as it comes", "error"),
+    tuple(
+        (
+            name, f"{row['tensors_gb']:.2f} GB", f"{row['giving_back']['real_gb']:.2f} GB",
+            f"{row['giving_back']['error_percent']:+.1f} %", f"{row['with_allowance_gb']:.2f} GB",
+            f"{row['as_it_comes']['real_gb']:.2f} GB", f"{row['as_it_comes']['error_percent']:+.1f} %",
+        )
+        for name, row in cases.items()
+    ),
+    f"Within a tenth: {within['giving_back']} where malloc gives back at once, {within['as_it_comes']} as it comes.",
+)  # fmt: skip
+
+# %% [markdown]
+# So what a step *needs* is its tensors; the rest is the allocator's habit. On a GPU torch's own allocator takes its place, with
+# rules of its own, and the planner adds a stated allowance for it (`memory/allowance.py` gives the reasons).
+
+# %% [markdown]
+# ## 4 · A 7B on a 24 GB card
+#
+# - The source's settings: LLaMA-7B, r = 8, micro-batches of 4 rows, 512 tokens, weights in bfloat16.
+#
+# **Predict** before you run the cell: how much of the peak are activations? Does it fit into 24 GB?
+
+# %%
+llama = read_config("llama-7b")
+source = Setting(method=get_method("lora"), micro_batch=4, block=512, dtype="bfloat16")
+card = advice.capacity(24)
+plan_7b = report("llama-7b", llama, source, card, "a 24 GB card without the driver's part")
+print(plan_7b.verdict())
+plan_7b.parts()
+
+# %% [markdown]
+# Where do the activations come from? By hand, for each token and layer, in bytes: two norms keep their input in float32, the
+# adapters keep the norm's output, attention keeps queries, keys, values and its result, and the MLP keeps three inner
+# vectors.
+
+# %%
+D, KV, INNER = llama.hidden_size, llama.hidden_size, llama.intermediate_size
+by_hand = 2 * 4 * D + 2 * D + 2 * (2 * D + 2 * KV) + 2 * 3 * INNER
+shorter = predict(llama, replace(source, block=256))
+per_token_layer = (plan_7b.plan.prediction.peak - shorter.peak) / (4 * 256 * llama.num_hidden_layers)
+print(f"by hand {by_hand / 1e3:.0f} KB a token and layer, by the tracker {per_token_layer / 1e3:.0f} KB")
+
+# %% [markdown]
+# **Predict** the order of these changes, from the one that saves most to the one that saves least:
+
+# %%
+changes = {
+    "as it is": source,
+    "micro-batches of 1": replace(source, micro_batch=1, accumulation=4),
+    "checkpointing": replace(source, checkpointing=True),
+    "8-bit optimizer": replace(source, optimizer="adamw-8bit"),
+    "4-bit base": replace(source, quantisation="nf4-dq"),
+    "block of 256": replace(source, block=256),
+}
+counts = {name: predict(llama, setting) for name, setting in changes.items()}
+figure, axes = plt.subplots(figsize=(8, 3.2))
+left = [0.0] * len(counts)
+for index, part in enumerate(PARTS):
+    sizes = [count.parts[part] / GB for count in counts.values()]
+    hatch = ("", "//", "xx", "..", "++")[index]
+    axes.barh(list(counts), sizes, left=left, label=part, color=plots.COLOURS[index], hatch=hatch, edgecolor="white")
+    left = [a + b for a, b in zip(left, sizes, strict=True)]
+axes.axvline(card / GB, color="black", linestyle=":")
+axes.annotate("24 GB card", (card / GB, 5.45), ha="right", fontsize=8)
+axes.invert_yaxis()
+axes.set_xlabel("GB of tensors at the peak")
+axes.legend(frameon=False, fontsize=8, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+order = sorted(counts, key=lambda name: counts[name].peak)
+widgets.show(figure, alt=f"Stacked bars of what a 7B's LoRA step takes. From least to most: {', '.join(f'{name} {counts[name].peak / GB:.1f} GB' for name in order)}. Weights and activations are nearly all of it.")  # fmt: skip
+
+# %% [markdown]
+# - **Micro-batches with accumulation** and **checkpointing** (keep each layer's input only, and run the layer again on the way
+#   back) shrink activations and leave the gradient as it is. The first costs hardly any time, the second a forward pass.
+# - A **4-bit base** shrinks the weights, and changes them a little. An **8-bit optimizer** does nothing for LoRA: there is
+#   hardly an optimizer to shrink. A **shorter block** loses the long rows.
+#
+# The planner tries changes in that order of cost and proposes the first that is enough. Move the sliders:
+
+
+# %%
+@cache
+def panel_plan(rows: int, tokens: int, checkpointing: int):
+    return predict(llama, replace(source, micro_batch=rows, block=tokens, checkpointing=bool(checkpointing)))
+
+
+def draw_plan(figure, rows: int, tokens: int, checkpointing: int) -> str:
+    """The parts of one plan as bars; returns the sentence that reads them."""
+    count = panel_plan(rows, tokens, checkpointing)
+    axes = figure.subplots()
+    plots.plot_bars(axes, {part: [count.parts[part] / GB] for part in PARTS}, "GB", "{:.2f}")
+    axes.set_title(f"{rows} x {tokens} tokens, checkpointing {'on' if checkpointing else 'off'}: {count.peak / GB:.1f} GB")
+    cards = [size for size in (12, 16, 24, 40, 48, 80) if 1.05 * count.peak < advice.capacity(size)]
+    return f"{count.peak / GB:.1f} GB of tensors: " + (f"a {cards[0]} GB card will do." if cards else "more than 80 GB.")
+
+
+widgets.sliders_panel(
+    {"rows at one time": [1, 2, 4, 8], "tokens a row": [256, 512, 1024, 2048], "checkpointing (1 is on)": [0, 1]},
+    draw_plan,
+    start={"rows at one time": 4, "tokens a row": 512},
+    continuous=False,
+    size=(7, 3),
+)
+
+# %% [markdown]
+# Without a kernel the panel shows its first position, the source's settings. On the command line:
+# `lorahub-edu plan --model llama-7b --micro-batch 4 --block 1024 --gpu 24`, and `lorahub-edu train --profile gpu24` asks the
+# planner before it loads a model. When the step does not fit, both answer like this:
+
+# %%
+long_rows = report("llama-7b", llama, replace(source, block=1024), card, "a 24 GB card without the driver's part")
+print(long_rows.verdict())
+long_rows.alternatives()
+
+# %% [markdown]
+# How good is that for a 7B? Published figures beside the planner's, with what explains each difference:
+
+# %%
+Table(
+    ("what", "published", "planner", "difference", "why"),
+    tuple(
+        (row["name"], f"{row['published_gb']:g} GB", f"{row['ours_gb']:.2f} GB", f"{row['difference_percent']:+.0f} %", row["why"])
+        for row in validation["published"]
+    ),
+    "litgpt's figures are from its resource tables; those with a claim's number from the course's sources.",
+)  # fmt: skip
+
+# %%
+adapter_7b = predict(llama, replace(source, method=get_method("llama_adapter")))
+fits = plan_7b.plan.fits
+found += [
+    Finding("lora_7b_planned", (plan_7b.plan.needed / GB,), "GB at most, 4 x 512", claim="R9", verdict="not shown here",
+            note=f"predicted to fit a 24 GB card with {plan_7b.plan.room / GB:.1f} GB to spare, not run on one; a batch of four full rows is the worst case"
+            if fits else "predicted not to fit", **common),
+    Finding("llama_adapter_7b_planned", (adapter_7b.peak / GB,), "GB of tensors, 4 x 512", claim="R10", verdict="not shown here",
+            note="predicted, not run on a GPU", **common),
+]  # fmt: skip
+step = committed / "step_7b.json"
+if step.is_file():
+    real = json.loads(step.read_text(encoding="utf-8"))
+    print(f"A real 7B step on a CPU ({real['setting']}): {real['real_gb']:.2f} GB, predicted {real['predicted_gb']:.2f} GB.")
+
+# %% [markdown]
+# ## 5 · Four bits
+#
+# - **NF4** stores a weight in four bits, a place in a table of 16 values, times a **scale** that 64 weights share. QLoRA
+#   keeps the frozen base so and trains LoRA beside it. During each product the weight is unpacked for a moment.
+# - With **double quantisation** the scales are quantised too: 0.127 bits a weight instead of 0.5.
+#
+# **05.3 Bytes of a 4-bit matrix** · difficulty 2 of 5 · 5 minutes · *common bug:* forgetting the scales.
+#
+# Write `four_bit_bytes(weights, block)`: the bytes of so many 4-bit weights with one 32-bit scale for each block.
+
+
+# %%
+def four_bit_bytes(weights: int, block: int) -> float:
+    raise NotImplementedError
+
+
+check("05.3", four_bit_bytes)
+
+# %% [markdown]
+# <details><summary>One solution</summary>
+#
+# ```python
+# def four_bit_bytes(weights, block):
+#     return weights / 2 + 4 * weights / block
+# ```
+# </details>
+
+# %%
+linear = llama.num_hidden_layers * (4 * D * D + 3 * D * INNER)
+quantised = linear * (0.5 + (8 + 32 / 256) / 64 / 8) + (counts["as it is"].parameters - linear) * 2
+measured = counts["4-bit base"].parts[WEIGHTS]
+print(f"7B: {2 * counts['as it is'].parameters / GB:.2f} GB in bfloat16; by hand {quantised / GB:.2f} GB, planner {measured / GB:.2f} GB in NF4")
+assert abs(measured / quantised - 1) < 0.01
+
+# %% [markdown]
+# ## 6 · Full fine-tuning: how much dearer?
+#
+# The source: it needs several GPUs and is 30 to 40 times dearer than LoRA. **Predict** both: GB for a 7B, and how much longer a step
+# takes when every weight is trained. (A matrix product costs as much backward as forward for the input's gradient, and as
+# much again for the weight's, which LoRA does not need.)
+
+# %%
+full = {
+    "all in bfloat16": Setting(method=get_method("full"), micro_batch=1, block=512, checkpointing=True, trained_dtype="bfloat16"),
+    "trained in float32": Setting(method=get_method("full"), micro_batch=1, block=512, checkpointing=True),
+}  # fmt: skip
+full_counts = {name: predict(llama, setting) for name, setting in full.items()}
+Table(
+    ("full fine-tuning of a 7B", *PARTS, "together", "24 GB cards at least"),
+    tuple(
+        (name, *(f"{count.parts[part] / GB:.1f}" for part in PARTS), f"{count.peak / GB:.1f} GB", f"{-(-count.peak // card)}")
+        for name, count in full_counts.items()
+    ),
+    "One row of 512 tokens, with checkpointing; the optimizer's share includes the copy that it makes while it updates.",
+)  # fmt: skip
+
+# %%
+short = [Encoded(row.input_ids[:64], row.labels[:64]) for row in rows_here]
+seconds: dict[str, list[float]] = {}
+timed = replace(run, steps=3)
+for name in ("LoRA", "full"):
+    if name == "full":
+        model = adapters.merge_and_unload(model).requires_grad_(True)
+    history = train(model, short, timed, progress=False).history
+    seconds[name] = [record["seconds"] for record in history[1:]]
+ratio = statistics.median(seconds["full"]) / statistics.median(seconds["LoRA"])
+print({name: [round(value, 2) for value in values] for name, values in seconds.items()}, f"full takes {ratio:.1f} x LoRA's time")
+cards = -(-full_counts["all in bfloat16"].peak // card)
+dearer = ratio * cards
+found += [
+    Finding("full_7b_planned", (full_counts["all in bfloat16"].peak / GB,), "GB of tensors, all in bfloat16", claim="R11",
+            verdict="shown" if full_counts["all in bfloat16"].peak > card else "refuted here",
+            note="predicted; it does not fit one 24 GB card, nor one of 48", **common),
+    Finding("full_step_time", (ratio,), "x LoRA's time a step", claim="R11",
+            verdict="refuted here" if dearer < 20 else "shown",
+            note=f"times {cards} cards of 24 GB that makes {dearer:.0f} x; the source's own times are 4 GPUs x 1,956 min against 192 min, {4 * 1956 / 192:.0f} x",
+            **common),
+]  # fmt: skip
+
+# %% [markdown]
+# The step itself is dearer by a small factor, as counting products says: three against two, and the update of all weights. The rest of the
+# source's factor must come from how four GPUs shared one model (every layer's weights are sent around for every
+# micro-batch) and from recomputing activations; it says something about that set-up, not about full fine-tuning.
+
+# %% [markdown]
+# ## 7 · Inference
+#
+# - The source saw 13.56 GB for one model and 27.65 GB for another, and says that *merging* LoRA saves memory.
+# - **Predict** what A and B of rank 8 take, as a share of the model.
+
+# %%
+generation = Setting(method=get_method("lora"), task="generation", micro_batch=1, block=100, dtype="float32")
+variants = {
+    "LoRA apart, float32": generation,
+    "merged, float32": replace(generation, method=get_method("none")),
+    "LoRA apart, bfloat16": replace(generation, dtype="bfloat16"),
+    "merged, bfloat16": replace(generation, method=get_method("none"), dtype="bfloat16"),
+}
+memory = {name: {size: predict(read_config(size), setting).peak / GB for size in (profile.base_model, "llama-7b")} for name, setting in variants.items()}  # fmt: skip
+Table(
+    ("inference, a prompt of 100 tokens", profile.base_model, "llama-7b"),
+    tuple((name, f"{row[profile.base_model]:.3f} GB", f"{row['llama-7b']:.2f} GB") for name, row in memory.items()),
+)
+
+# %%
+saved = 1 - memory["merged, float32"]["llama-7b"] / memory["LoRA apart, float32"]["llama-7b"]
+dtypes = memory["LoRA apart, float32"]["llama-7b"] / memory["LoRA apart, bfloat16"]["llama-7b"]
+adapters_held = {}
+for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+    plain, _ = models.load(profile, dtype=dtype)
+    before = sum(p.numel() * p.element_size() for p in plain.parameters())
+    adapters.inject(plain, finetune.lora_config(profile), seed=0)
+    adapters_held[name] = sum(p.numel() * p.element_size() for p in plain.parameters()) / before - 1
+print(f"7B: merging saves {saved:.2%}, bfloat16 instead of float32 a factor of {dtypes:.2f}")
+print(f"{profile.base_model}, loaded for real: A and B add {adapters_held['float32']:.2%} in float32")
+found.append(
+    Finding("merged_inference_saves", (100 * saved,), "% of a 7B's inference", claim="R15",
+            verdict="shown" if saved > 0.05 else "refuted here",
+            note=f"the source's two figures differ by a factor of {27.65 / 13.56:.2f}, float32 and bfloat16 by {dtypes:.2f}: lit-llama's LoRA script loads float32 by default, its adapter script bfloat16",
+            **common)
+)  # fmt: skip
+
+# %% [markdown]
+# The source compared two scripts with different defaults. Merging saves what A and B take, and that is next to nothing.
+#
+# LoRAHub's search only ever runs a model forward. Its authors report about 5 GB against about 40 GB for full fine-tuning of
+# FLAN-T5-large:
+
+# %%
+t5 = read_config("flan-t5-large")
+lora_t5 = injected(replace(finetune.lora_config(PROFILES["cpu"]), rank=16, dropout=0.0, target_modules=("q", "v")))
+forward = Setting(method=lora_t5, task="scoring", micro_batch=5, block=512, dtype="float32", loss="library")
+t5_counts = {
+    "inference, the base alone": predict(t5, replace(forward, method=get_method("none"))).peak / GB,
+    "LoRAHub: one composed module, scored": predict(t5, forward).peak / GB,
+    "LoRA tuning": predict(t5, replace(forward, task="training")).peak / GB,
+    "full fine-tuning": predict(t5, replace(forward, task="training", method=get_method("full"))).peak / GB,
+}
+like = t5_counts["LoRAHub: one composed module, scored"] / t5_counts["inference, the base alone"]
+times = t5_counts["full fine-tuning"] / t5_counts["LoRAHub: one composed module, scored"]
+found.append(
+    Finding("lorahub_memory_like_inference", (like,), "x plain inference", claim="H17",
+            verdict="shown" if like < 1.3 and times > 3 else "refuted here",
+            note=f"predicted for five rows of 512 tokens; full fine-tuning takes {times:.0f} x as much", model="flan-t5-large", profile=profile.name)
+)  # fmt: skip
+Table(("FLAN-T5-large in float32, five rows of 512 tokens", "GB of tensors"), tuple((name, f"{value:.1f}") for name, value in t5_counts.items()))
+
+# %% [markdown]
+# A forward pass without gradients keeps nothing but the layer that it is in. The gap to full fine-tuning is the optimizer and the
+# activations, so it grows with the batch; the modules that are composed are small beside the base.
+
+# %% [markdown]
+# ## Findings
+
+# %%
+errors = tuple(row["giving_back"]["error_percent"] for row in cases.values())
+found.append(Finding("planner_error", errors, "% off real peaks, malloc giving back", model=validation["model"], profile="cpu"))
+results.record(found, "lesson_05")
+findings_table("lesson_05", [finding for finding in found if finding.claim])
+
+# %% [markdown]
+# ## What to remember
+#
+# - Memory is weights, gradients, optimizer, activations, logits. LoRA removes the second and third; it does nothing about
+#   activations.
+# - Whether a step fits can be known before it runs: `lorahub-edu plan`. Cheapest change first: smaller micro-batches, then
+#   checkpointing; then what changes the result.
+# - A difference of two in someone's memory figures is most often a dtype.
+#
+# **Go further:** Chen et al. 2016 (arXiv 1604.06174) on checkpointing; QLoRA (arXiv 2305.14314) section 3; `lorahub-edu plan
+# --model llama-3-8b`. **Next:** 06, Composing.

@@ -1,0 +1,108 @@
+"""The strongest singular vectors of a changed matrix from its whole Gram matrix, for any change.
+
+Certificate: let U hold k orthonormal vectors and let θᵢ be any numbers ≥ 0. If S = μI − G + U diag(θ) Uᵀ is positive
+definite, then G < μI + U diag(θ) Uᵀ, whose (k+1)-th eigenvalue is μ, so λ_{k+1}(G) < μ (Weyl): no vector of a larger
+singular value was missed. S is positive definite if its Cholesky factor exists, up to rounding.
+
+Source: Horn and Johnson, "Matrix Analysis", section 4.3; Rump 2006, "Verification of positive definiteness".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lorahub_edu.spectra import margins
+from lorahub_edu.spectra.bases import BaseSpectrum
+from lorahub_edu.spectra.margins import EPSILON64, Cosines, between
+from lorahub_edu.spectra.measures import NEGLIGIBLE, SLICE, sum_of_squares
+from lorahub_edu.spectra.subspace import SPARE, Ritz, largest_eigenpairs
+from lorahub_edu.spectra.updates import Update
+
+
+def tuned_gram(update: Update) -> Tensor:
+    """W Wᵀ if out ≤ in, else Wᵀ W, of the tuned matrix: (p, p) float64, added up slice by slice."""
+    return sum_of_squares(tuned for _, tuned in update.slices())
+
+
+def largest_cosines(
+    update: Update, spectrum: BaseSpectrum, k: int, gram: Tensor, certified: bool = True
+) -> Cosines | None:
+    """The largest |cosine| of each of the k strongest left vectors, by a search for these alone.
+
+    Args:
+        update: what changed.
+        spectrum: of its base.
+        k: how many vectors, fewer than p.
+        gram: G, from `tuned_gram`.
+        certified: prove that no stronger vector was missed, and bound every cosine.
+
+    Returns:
+        As `secular.largest_cosines`.
+    """
+    start = spectrum.basis[:, : k + SPARE].double()
+    ritz = largest_eigenpairs(lambda vectors: gram @ vectors, start, k + 1)
+    if not float(ritz.values[k - 1]) > NEGLIGIBLE**2 * float(ritz.values[0]):
+        return None
+    first = Ritz(ritz.values[:k], ritz.vectors[:, :k], ritz.residuals[:k])
+    if not certified:
+        found = _bounded(update, spectrum, first, torch.zeros_like(first.values), 0.0)
+        return replace(found, lower=found.values, upper=found.values)
+    beyond = none_missed(gram, ritz)
+    if beyond is None:
+        return None
+    sines = margins.angles(first, beyond, spectrum, exact_basis=True, rounding=_rounding(gram))
+    return _bounded(update, spectrum, first, sines, _rounding(gram))
+
+
+def all_decomposed(update: Update, spectrum: BaseSpectrum, k: int, gram: Tensor) -> Cosines | None:
+    """The same from all eigenvectors of the tuned matrix's Gram matrix; None if its k-th singular value may be zero."""
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.flip(0), vectors.flip(1)[:, :k]
+    if not float(values[k - 1]) > max(NEGLIGIBLE**2 * float(values[0]), _rounding(gram)):
+        return None
+    beyond = float(values[k]) if k < len(values) else -float("inf")
+    ritz = Ritz(values[:k], vectors, torch.zeros_like(values[:k]))
+    sines = margins.angles(ritz, beyond, spectrum, exact_basis=True, rounding=_rounding(gram))
+    return _bounded(update, spectrum, ritz, sines, _rounding(gram))
+
+
+def none_missed(gram: Tensor, ritz: Ritz) -> float | None:
+    """A bound of every eigenvalue of G but the k largest, proven by a Cholesky factor; None if there is no proof."""
+    k = len(ritz.values) - 1
+    for mu in between(ritz.values):
+        shifted = (ritz.vectors[:, :k] * ritz.values[:k]) @ ritz.vectors[:, :k].T
+        shifted -= gram
+        shifted.diagonal().add_(mu)
+        lost = _rounding(shifted)
+        if int(torch.linalg.cholesky_ex(shifted).info) == 0:
+            return float(mu) + lost
+    return None
+
+
+def _rounding(symmetric: Tensor) -> float:
+    """How far float64 may move an eigenvalue of a positive matrix: a small multiple of p · 2⁻⁵³ · trace (Rump 2006)."""
+    return 4 * len(symmetric) * EPSILON64 * float(symmetric.diagonal().sum())
+
+
+def _bounded(update: Update, spectrum: BaseSpectrum, ritz: Ritz, sines: Tensor, lost: float) -> Cosines:
+    """Cosines of the tuned left vectors with the base's, from the vectors of the short side."""
+    vectors = ritz.vectors
+    if update.base.shape[0] <= update.base.shape[1]:
+        found = margins.short_side(_with_basis(spectrum, vectors), sines, spectrum, EPSILON64 * len(vectors))
+    else:
+        products = torch.zeros_like(vectors)
+        for base, tuned in update.slices():
+            products += base @ (tuned.T @ vectors)
+        found = margins.long_side(_with_basis(spectrum, products), ritz.values, sines, spectrum, lost)
+    return replace(found, vectors=vectors)
+
+
+def _with_basis(spectrum: BaseSpectrum, vectors: Tensor) -> Tensor:
+    """Sᵀ times (p, k), in float64, reading S in slices."""
+    inside = torch.zeros_like(vectors)
+    for rows, parts in zip(spectrum.basis.split(SLICE), vectors.split(SLICE), strict=True):
+        inside += rows.double().T @ parts
+    return inside

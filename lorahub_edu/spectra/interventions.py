@@ -1,0 +1,157 @@
+"""Making intruder dimensions weaker, and what that has to be compared with.
+
+The tuned matrix is W = Σ σᵢuᵢvᵢᵀ. Scaling the singular values of a set I by λ gives W − (1 − λ) Σ_I σᵢuᵢvᵢᵀ, which
+changes W₀ + ΔW by a matrix of rank |I|: an adapter of rank r stays an adapter, of rank r + |I|, and nothing is cut off.
+
+Source: Shuttleworth et al. 2025, arXiv 2410.21228v3, section 6 (claim I12); PEFT's `reduce_intruder_dimension` does the
+first of these, and cuts the result back to rank r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lorahub_edu.adapter_files import AdapterFile
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.spectra import measures
+from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum
+from lorahub_edu.spectra.intruders import largest_cosines
+from lorahub_edu.spectra.updates import Update
+
+KINDS = {
+    "intruders": "the singular values of the intruder dimensions",
+    "others": "as many singular values of other strong vectors, in the same matrices (control)",
+    "update": "the whole update, in every matrix (control)",
+}
+
+
+@torch.no_grad()
+def scaled(
+    updates: Iterable[Update],
+    bases: BaseSpectra,
+    factor: float,
+    kind: str = "intruders",
+    k: int = 10,
+    epsilon: float = 0.5,
+) -> Iterator[Update]:
+    """Updates with a part of the tuned matrices' spectrum scaled.
+
+    Args:
+        updates: what fine-tuning changed.
+        bases: the base's spectra.
+        factor: λ; 1 changes nothing, 0 removes the part.
+        kind: "intruders", "others" (as many of the strongest other vectors among the k, where there are enough) or
+            "update".
+        k: how many of a matrix's strongest vectors are looked at.
+        epsilon: below which largest |cosine| a vector is an intruder.
+
+    Returns:
+        An update for each, with A and B where it had them (float32, rank up to r + k, scaling as before).
+
+    Raises:
+        CourseError: unknown kind, a factor below 0, or as `intruders.count`.
+    """
+    if kind not in KINDS:
+        raise CourseError(f"There is no part {kind!r} of an update to scale. {near_matches(kind, KINDS)}")
+    if not 0.0 <= factor < float("inf"):
+        raise CourseError(f"The factor scales singular values and is at least 0, but it is {factor}. Try 0.7.")
+    measures.check_epsilon(epsilon)
+    return (_scaled(update, bases, factor, kind, k, epsilon) for update in updates)
+
+
+def _scaled(update: Update, bases: BaseSpectra, factor: float, kind: str, k: int, epsilon: float) -> Update:
+    measures.check_k(k, tuple(update.base.shape))
+    update.check_finite()
+    if kind == "update":
+        return _whole_scaled(update, factor)
+    if update.is_zero() or factor == 1:
+        return update
+    spectrum = bases.get(update.base)
+    found, _ = largest_cosines(update, spectrum, k, (epsilon,))
+    intruding = found.values < epsilon
+    chosen = intruding if kind == "intruders" else _others(intruding)
+    if not chosen.any():
+        return update
+    vectors = _short_vectors(update, spectrum, k) if found.vectors is None else found.vectors
+    if found.in_base:
+        vectors = spectrum.basis.double() @ vectors
+    return _without(update, vectors[:, chosen], 1 - factor)
+
+
+def _others(intruding: Tensor) -> Tensor:
+    """The strongest vectors that are no intruders, as many as there are intruders."""
+    rank = (~intruding).cumsum(0)
+    return ~intruding & (rank <= int(intruding.sum()))
+
+
+def _whole_scaled(update: Update, factor: float) -> Update:
+    if update.factored:
+        return replace(update, scaling=factor * update.scaling)
+    return replace(update, delta=factor * update.delta)
+
+
+def _short_vectors(update: Update, spectrum: BaseSpectrum, k: int) -> Tensor:
+    """The k strongest singular vectors of the tuned matrix's short side, from its whole SVD."""
+    left, _, right = torch.linalg.svd(update.weight(torch.float64), full_matrices=False)
+    return left[:, :k] if update.base.shape[0] <= update.base.shape[1] else right[:k].T
+
+
+def _without(update: Update, vectors: Tensor, share: float) -> Update:
+    """W − share · Σ σuvᵀ, from the vectors of the short side: uuᵀW = σuvᵀ = Wvvᵀ.
+
+    Args:
+        update: whose W.
+        vectors: (p, j) float64, of the short side.
+        share: 1 − λ.
+    """
+    vectors = vectors / vectors.norm(dim=0)
+    partners = torch.cat([tuned.T @ vectors for _, tuned in update.slices()])  # (q, j): σ times the long side's vectors
+    strengths = partners.norm(dim=0)
+    partners = partners / strengths
+    left, right = (vectors, partners) if update.base.shape[0] <= update.base.shape[1] else (partners, vectors)
+    weights = -share * strengths
+    if not update.factored:
+        return replace(update, delta=(update.delta.double() + (left * weights) @ right.T).float())
+    # The strength is shared evenly between the two factors, so that neither is out of scale with A and B.
+    weights = weights / update.scaling
+    root = weights.abs().sqrt()
+    return replace(
+        update,
+        up=torch.cat([update.up.float(), (left * root * weights.sign()).float()], 1),
+        down=torch.cat([update.down.float(), (right * root).T.float()]),
+    )
+
+
+def as_adapter(file: AdapterFile, changed: Iterable[Update]) -> AdapterFile:
+    """An adapter with the factors of updates, each layer with the rank that it has come to.
+
+    Args:
+        file: the adapter that the updates were made from; its base and its dropout are kept.
+        changed: with A and B.
+
+    Returns:
+        An adapter that `adapter_files.put_adapter` puts on a model.
+
+    Raises:
+        CourseError: an update is a whole matrix, or of a layer that the adapter does not have.
+    """
+    weights, configs = {}, {}
+    for update in changed:
+        if not update.factored:
+            raise CourseError(f"{update.name}: the change is a whole matrix, which no adapter of low rank can hold.")
+        if update.name not in file.configs:
+            raise CourseError(f"The adapter has no {update.name}. {near_matches(update.name, file.configs)}")
+        rank = update.down.shape[0]
+        weights[update.name] = (update.down, update.up)
+        configs[update.name] = replace(
+            file.configs[update.name],
+            rank=rank,
+            alpha=update.scaling * rank,
+            rank_stabilised=False,
+            dtype=update.down.dtype,
+        )
+    return replace(file, weights=weights, configs=configs)

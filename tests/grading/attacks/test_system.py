@@ -1,0 +1,332 @@
+"""Attacks on the machine: other people's files, processes and network, the next submission, memory, time and output."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from grading_arena import HONEST, NAME, TIMES, only, passed
+from grading_course import sandbox_or_skip, submit
+
+from lorahub_edu.grading import worker
+from lorahub_edu.grading.split import Times
+from lorahub_edu.grading.worker import Job
+
+FIND = "import re\ndef find(text):\n    return float(re.search(r'2718' + '28', text).group())\n"
+REFERENCE = """
+import importlib, types
+import lorahub_edu.checks
+def scaling(alpha, rank):
+    room = importlib.import_module("lorahub_edu.checks.lesson00")
+    drawn = iter([alpha - 0.5, rank])
+    room.torch = types.SimpleNamespace(randint=lambda *a, **k: next(drawn))
+    room.equals = lambda name, seen, expected, **k: expected
+    return next(room.scaling(lambda *a: None, None))
+"""
+
+
+@pytest.fixture
+def treasure(arena_root: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Everything that holds the answer to `hard`, by the word that stands for its place in an attack."""
+    (tmp_path / "open").mkdir()
+    other = submit(tmp_path, "ada", {}, NAME) if (tmp_path / "exercises").exists() else tmp_path / "ada.ipynb"
+    other.write_text("return 271828.0", encoding="utf-8")
+    with closing(sqlite3.connect(tmp_path / "gradebook.db")) as book:
+        book.execute("CREATE TABLE source_cell (source TEXT)")
+        book.execute("CREATE TABLE grade (auto_score REAL)")
+        book.execute("INSERT INTO source_cell VALUES ('assert hard() == 271828.0')")
+        book.execute("INSERT INTO grade VALUES (0)")
+        book.commit()
+    shared = Path("/dev/shm/lorahub-edu-arena")
+    shared.write_text("271828.0", encoding="ascii")
+    helper = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)", "answer=271828.0"], env={"ARENA_ENVIRONMENT": "271828.0"}
+    )
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.sendall(b"271828.0")
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield {
+        "SOLUTION": str(arena_root / "solutions" / NAME / f"{NAME}.ipynb"),
+        "ADA": str(other),
+        "BOOK": str(tmp_path / "gradebook.db"),
+        "ROOT": str(arena_root),
+        "SHARED": str(shared),
+        "PORT": str(server.getsockname()[1]),
+        "HELPER": str(helper.pid),
+    }
+    server.close()
+    helper.kill()
+    helper.wait()
+    shared.unlink(missing_ok=True)
+
+
+THEFTS = {
+    "the instructor's notebook": "hard = lambda x: find(open('SOLUTION').read())",
+    "another one's submission": "hard = lambda x: find(open('ADA').read())",
+    "a search through the folders": "import os\ndef hard(x):\n    for folder, _, names in os.walk('ROOT'):\n"
+    "        for name in names:\n            text = open(os.path.join(folder, name)).read()\n"
+    "            if '2718' + '28' in text:\n                return find(text)",
+    "the gradebook": "import sqlite3\n"
+    "hard = lambda x: find(sqlite3.connect('BOOK').execute('SELECT source FROM source_cell').fetchone()[0])",
+    "a command line in /proc": "hard = lambda x: find(open('/proc/HELPER/cmdline').read())",
+    "an environment in /proc": "hard = lambda x: find(open('/proc/HELPER/environ').read())",
+    "shared memory": "hard = lambda x: find(open('SHARED').read())",
+    "the network": "import socket\ndef hard(x):\n    with socket.create_connection(('127.0.0.1', PORT), 5) as c:\n"
+    "        return find(c.recv(100).decode())",
+}
+
+
+@pytest.mark.parametrize("name", THEFTS)
+def test_what_holds_the_answer_is_out_of_reach(name: str, arena, walls, no_walls, treasure) -> None:
+    code = FIND + THEFTS[name]
+    for word, value in treasure.items():
+        code = code.replace(word, value)
+    assert passed(arena, {"hard": code}, walls, "bubblewrap") == {"easy"}
+    assert passed(arena, {"hard": code}, no_walls, "none") == {"easy", "hard"}
+
+
+def test_the_checks_references_are_out_of_reach(arena, walls, no_walls) -> None:
+    assert passed(arena, {"scaling": REFERENCE}, walls, "bubblewrap") == {"easy"}
+    assert passed(arena, {"scaling": REFERENCE}, no_walls, "none") == {"easy", "scaling"}
+
+
+DETACHED = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(1.0)
+        {deed}
+    os._exit(0)
+hard = lambda x: 0.0
+"""
+
+
+@pytest.mark.parametrize("kind", ["walls", "no_walls"])
+def test_a_detached_process_does_not_live_to_write_the_gradebook(kind: str, arena, treasure, request) -> None:
+    book = f"b = sqlite3.connect({treasure['BOOK']!r})"
+    deed = f"import sqlite3; {book}; b.execute('UPDATE grade SET auto_score = 15'); b.commit()"
+    started = time.monotonic()
+    passed(arena, {"hard": DETACHED.format(deed=deed)}, request.getfixturevalue(kind), kind)
+    with closing(sqlite3.connect(treasure["BOOK"])) as book:
+        while (score := book.execute("SELECT auto_score FROM grade").fetchone()[0]) == 0:
+            if time.monotonic() - started > (3 if kind == "walls" else 60):
+                break
+            time.sleep(0.1)
+    assert score == (0 if kind == "walls" else 15)
+
+
+PLANT = """
+import os, tempfile
+for place in ("/tmp", os.path.expanduser("~"), os.path.dirname(os.getcwd()), "/dev/shm", "/", tempfile.gettempdir()):
+    try:
+        with open(os.path.join(place, "arena_plant.py"), "w") as f:
+            f.write("def tensor(x):\\n    return 3 * x + 1\\n")
+    except OSError:
+        pass
+def tensor(x):
+    return 3 * x + 1
+"""
+HARVEST = """
+import os, sys, tempfile
+for place in ("/tmp", os.path.expanduser("~"), os.path.dirname(os.getcwd()), "/dev/shm", "/", tempfile.gettempdir()):
+    sys.path.insert(0, place)
+from arena_plant import tensor
+"""
+
+
+@pytest.mark.parametrize("kind", ["walls", "no_walls"])
+def test_nothing_is_left_for_the_next_submission(kind: str, arena, request) -> None:
+    sandbox = request.getfixturevalue(kind)
+    try:
+        assert passed(arena, {"tensor": PLANT}, sandbox, kind) == {"easy", "tensor"}
+        next_ = passed(arena, {"tensor": HARVEST}, sandbox, kind)
+    finally:
+        for place in ("/tmp", "/dev/shm", "/"):
+            Path(place, "arena_plant.py").unlink(missing_ok=True)
+    assert next_ == ({"easy"} if kind == "walls" else {"easy", "tensor"})
+
+
+STARTUP = """
+import os
+for place in ("~/.ipython/profile_default/startup", "~/.local/lib/python3.11/site-packages", os.environ["IPYTHONDIR"]):
+    try:
+        os.makedirs(os.path.expanduser(place), exist_ok=True)
+        open(os.path.join(os.path.expanduser(place), "usercustomize.py"), "w").write("import builtins")
+    except OSError:
+        pass
+"""
+LOOK = """
+import os
+places = ("~/.ipython/profile_default/startup", "~/.local/lib/python3.11/site-packages", os.environ["IPYTHONDIR"])
+paths = [os.path.join(os.path.expanduser(place), "usercustomize.py") for place in places]
+print("FOUND" if any(map(os.path.exists, paths)) else "CLEAN")
+"""
+
+
+@pytest.mark.parametrize("kind", ["walls", "no_walls"])
+def test_a_planted_start_up_file_is_gone_when_the_next_one_starts(kind: str, arena, request) -> None:
+    sandbox = request.getfixturevalue(kind)
+    printed(arena, STARTUP, sandbox)
+    assert printed(arena, LOOK, sandbox) == ("CLEAN" if kind == "walls" else "FOUND")
+
+
+def printed(arena, code: str, sandbox, times: Times = TIMES) -> str:
+    """What a submission's cell for `easy` prints."""
+    return run(arena, code, sandbox, times)[0]
+
+
+def run(arena, code: str, sandbox, times: Times = TIMES) -> tuple[str, worker.Outcome]:
+    job = Job(only(arena, {"easy"}), "mallory", "", {"easy": code + "\n" + HONEST["easy"]}, seed="s", times=times)
+    outcome = worker.outcome_of(job, *worker.tested(job, sandbox))
+    texts = [output.get("text", "") for outputs in outcome.outputs.values() for output in outputs]
+    return "".join(texts).strip(), outcome
+
+
+@pytest.fixture(scope="module")
+def tight():
+    """A sandbox with little memory and few processes."""
+    started = sandbox_or_skip(memory=300 << 20, processes=12, scratch_bytes=8 << 20, file_bytes=4 << 20)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def loose():
+    """The control: the same without these limits."""
+    started = sandbox_or_skip(memory=3 << 30, processes=200, scratch_bytes=256 << 20, file_bytes=64 << 20)
+    yield started
+    started.close()
+
+
+FORKS = """
+import os, time
+made = []
+for _ in range(60):
+    try:
+        pid = os.fork()
+    except OSError:
+        break
+    if pid == 0:
+        time.sleep(20)
+        os._exit(0)
+    made.append(pid)
+print(len(made))
+for pid in made:
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+"""
+ALLOCATE = "block = bytearray(600 << 20)\nprint(len(block) >> 20)"
+FAMILY = """
+import os, time
+for _ in range(4):
+    if os.fork() == 0:
+        block = bytearray(b"x") * (150 << 20)
+        time.sleep(3)
+        os._exit(0)
+for _ in range(4):
+    os.wait()
+print("grown")
+"""
+DISK = """
+import os
+written = 0
+try:
+    for name in range(10):
+        with open(os.path.expanduser(f"~/{name}"), "wb") as f:
+            f.write(bytes(3 << 20))
+        written += 3
+except OSError:
+    pass
+print(written)
+"""
+
+
+def test_a_fork_bomb_stays_small(arena, tight, loose) -> None:
+    assert int(printed(arena, FORKS, tight)) < 12
+    assert int(printed(arena, FORKS, loose)) == 60
+
+
+def test_memory_is_limited_in_one_process(arena, tight, loose) -> None:
+    assert "MemoryError" in printed(arena, ALLOCATE, tight)
+    assert printed(arena, ALLOCATE, loose) == "600"
+
+
+def test_memory_is_limited_over_all_processes(arena, tight, loose) -> None:
+    _, outcome = run(arena, FAMILY, tight)
+    assert outcome.reason == "memory" and outcome.earned == 0
+    assert "more memory" in outcome.tests[0].message
+    text, outcome = run(arena, FAMILY, loose)
+    assert text == "grown" and outcome.reason == "" and outcome.peak_bytes > 500 << 20
+
+
+def test_the_scratch_folder_is_limited(arena, tight, loose) -> None:
+    assert int(printed(arena, DISK, tight)) <= 8
+    assert printed(arena, DISK, loose) == "30"
+
+
+ENDLESS = {
+    "a loop": ("while True:\n    pass", ""),
+    "a loop that is deaf to interrupts": (
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True:\n    pass",
+        "time",
+    ),
+    "a loop that swallows interrupts": (
+        "while True:\n    try:\n        while True:\n            pass\n    except KeyboardInterrupt:\n        pass",
+        "time",
+    ),
+    "endless output": ("while True:\n    print('x' * 1000)", ""),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_endless_things_end_and_the_next_submission_is_graded(name: str, arena, tight) -> None:
+    code, reason = ENDLESS[name]
+    started = time.monotonic()
+    text, outcome = run(arena, code, tight, Times(cell=1, call=1, total=8))
+    assert outcome.reason == reason and outcome.earned == 0
+    assert time.monotonic() - started < 8 + worker.MARGIN_SECONDS
+    assert len(text) < 50_000
+    assert run(arena, "", tight)[1].earned == 1
+
+
+def test_much_output_is_cut(arena, walls) -> None:
+    text, outcome = run(arena, "for _ in range(3000):\n    print('x' * 1000)", walls)
+    assert outcome.earned == 1 and len(text) < 21_000 and text.endswith("the rest of the output was dropped")
+
+
+def test_the_process_that_tests_has_limits_of_its_own(arena, walls) -> None:
+    code = "easy = lambda x: 10 ** 4000"
+    job = Job(only(arena, {"easy"}), "mallory", "", {"easy": code}, seed="s", times=TIMES)
+    outcome = worker.outcome_of(job, *worker.tested(job, walls))
+    assert outcome.earned == 0 and outcome.reason == ""
+
+
+def test_an_answer_process_is_an_ordinary_user_without_rights(arena, walls) -> None:
+    text = printed(
+        arena,
+        "import os\nstatus = dict(line.split(':', 1) for line in open('/proc/self/status') if ':' in line)\n"
+        "print(os.getuid() != 0, int(status['CapEff'], 16), int(status['CapPrm'], 16), status['NoNewPrivs'].strip(), "
+        "sorted(p for p in os.listdir('/proc') if p.isdigit()), sorted(os.listdir('/proc/self/fd'))[:4])",
+        walls,
+    )
+    assert text.startswith("True 0 0 1 ['1'] ['0', '1', '2', '3']")
+    assert os.getpid() != 1

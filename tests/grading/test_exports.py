@@ -1,0 +1,117 @@
+"""Grades in other programs' forms: filled into what the platform exported, nobody mixed up, nobody forgotten."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from grading_course import NAME, RIGHT, copy_of, submit
+from test_gradebook import outcome, record
+
+from lorahub_edu.errors import CourseError
+from lorahub_edu.grading import exports
+from lorahub_edu.grading.gradebook import Course
+
+
+@pytest.fixture(scope="module")
+def course(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Course:
+    made = Course(copy_of(built, tmp_path_factory.mktemp("exports") / "course"))
+    record(made, outcome("ada@x.org"), outcome("bob", 0), outcome("zoe"))
+    return made
+
+
+def table(path: Path) -> list[list[str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_canvas_gets_its_own_table_back(course, tmp_path) -> None:
+    roster = tmp_path / "canvas.csv"
+    roster.write_text(
+        f"Student,ID,SIS User ID,SIS Login ID,Section,Essay (1),{NAME} (77),Final Score\n"
+        "    Points Possible,,,,,5,10,(read only)\n"
+        '"Lovelace, Ada",1,S1,ada@x.org,A,4,,80\n"Builder, Bob",2,bob,b@x.org,A,3,9,70\n'
+        '"Other, Olga",3,S3,olga,A,1,,10\n',
+        encoding="utf-8-sig",
+    )
+    path, notes = exports.export(course, NAME, "canvas", roster, tmp_path / "out.csv")
+    assert table(path) == [
+        ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", f"{NAME} (77)"],
+        ["    Points Possible", "", "", "", "", "10"],
+        ["Lovelace, Ada", "1", "S1", "ada@x.org", "A", "6"],
+        ["Builder, Bob", "2", "bob", "b@x.org", "A", "0"],
+        ["Other, Olga", "3", "S3", "olga", "A", ""],  # handed nothing in: left as it was, not zero
+    ]
+    assert any("not in the roster: zoe" in note for note in notes)
+
+
+def test_canvas_without_a_roster(course, tmp_path) -> None:
+    path, notes = exports.export(course, NAME, "canvas", None, tmp_path / "out.csv")
+    header, possible, *rows = table(path)
+    assert header == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", NAME] and possible[-1] == "10"
+    assert [(row[3], row[-1]) for row in rows] == [("ada@x.org", "6"), ("bob", "0"), ("zoe", "6")]
+    assert "--roster" in notes[-1]
+
+
+def test_moodle_gets_its_worksheet_back(course, tmp_path) -> None:
+    roster = tmp_path / "moodle.csv"
+    roster.write_text(
+        "Identifier,Full name,Email address,Grade,Maximum Grade\n"
+        "Participant 1,Ada Lovelace,ADA@x.org,,10\nParticipant 2,zoe,z@x.org,1,10\n"
+    )
+    path, notes = exports.export(course, NAME, "moodle", roster, tmp_path / "out.csv")
+    assert [row[3] for row in table(path)] == ["Grade", "6", "6"] and any("bob" in note for note in notes)
+    plain, _ = exports.export(course, NAME, "moodle", None, tmp_path / "plain.csv")
+    assert table(plain) == [["Username", NAME], ["ada@x.org", "6"], ["bob", "0"], ["zoe", "6"]]
+
+
+def test_nbgraders_own_table(course, tmp_path) -> None:
+    path, _ = exports.export(course, NAME, "nbgrader", None, tmp_path / "out.csv")
+    header, *rows = table(path)
+    found = {row[header.index("student_id")]: row[header.index("score")] for row in rows}
+    assert found == {"ada@x.org": "6.0", "bob": "0.0", "zoe": "6.0"}
+
+
+def test_clear_words_for_what_can_not_be_exported(course, tmp_path) -> None:
+    with pytest.raises(CourseError, match="Did you mean 'canvas'"):
+        exports.export(course, NAME, "canvs", None, tmp_path / "out.csv")
+    with pytest.raises(CourseError, match=f"Did you mean '{NAME}'"):
+        exports.export(course, "01_smal", "canvas", None, tmp_path / "out.csv")
+    (tmp_path / "other.csv").write_text("name,colour\nada,red\n")
+    with pytest.raises(CourseError, match="none of the columns"):
+        exports.export(course, NAME, "canvas", tmp_path / "other.csv", tmp_path / "out.csv")
+
+
+def test_nobody_graded_is_said(built, tmp_path) -> None:
+    with pytest.raises(CourseError, match="Nobody has been graded"):
+        exports.export(Course(copy_of(built, tmp_path / "course")), NAME, "canvas", None, tmp_path / "out.csv")
+
+
+def test_the_gradescope_autograder_grades_as_it_would_there(course, sandbox, tmp_path) -> None:
+    path, _ = exports.export(course, NAME, "gradescope", None, tmp_path / "autograder.zip")
+    source = tmp_path / "autograder" / "source"
+    with zipfile.ZipFile(path) as archive:
+        assert {entry.external_attr >> 16 for entry in archive.infolist() if "/" not in entry.filename} == {0o755}
+        archive.extractall(source)
+    assert (source / "setup.sh").read_text().startswith("#!") and "apt-get" in (source / "setup.sh").read_text()
+    assert f"gradescope {NAME} --course" in (source / "run_autograder").read_text()
+    assert not [p for p in source.rglob("*") if "submitted" in p.parts or p.name == "gradebook.db"]
+    handed_in = submit(course.root, "kim", RIGHT | {"root": "root = lambda x: x"}, flat=True)
+    place = tmp_path / "autograder"
+    (place / "submission").mkdir()
+    handed_in.rename(place / "submission" / "my work.ipynb")
+    command = [sys.executable, "-W", "ignore", "-m", "lorahub_edu.grading.gradescope", NAME]
+    done = subprocess.run(
+        [*command, "--course", str(source / "course"), "--place", str(place)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((place / "results" / "results.json").read_text())
+    assert results["score"] == 3 and results["stdout_visibility"] == "hidden"
+    tests = {test["name"]: (test["score"], test["max_score"], test["status"]) for test in results["tests"]}
+    assert tests == {"double": (2, 2, "passed"), "root": (0, 3, "failed"), "guess": (1, 1, "passed")}
+    assert "the root is wrong" in next(test for test in results["tests"] if test["name"] == "root")["output"]
