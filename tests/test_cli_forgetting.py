@@ -20,7 +20,7 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Settling is two runs of two steps on the tiny model."""
     monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    jobs = [replace(job, steps=2, profile="tiny", layers=1) for job in plans.settling_jobs()[::13][:2]]
+    jobs = [replace(job, steps=2, profile="tiny", layers=1) for job in plans.settling_jobs()[:2]]
     monkeypatch.setitem(studies.STUDIES, "settling", replace(studies.STUDIES["settling"], jobs=lambda: jobs))
 
 
@@ -37,7 +37,7 @@ def test_a_study_is_planned_run_continued_and_written(tmp_path: Path, monkeypatc
     shown = run("--study", "settling")
     assert shown.count("reverse: rank ") == 2 and "loss" in shown
     written = json.loads((results.folder() / "intruders_settling.json").read_text(encoding="utf-8"))
-    assert len(written["rows"]) == 2 and len(written["summary"]["chosen"]) >= 1
+    assert len(written["rows"]) == 2 and len(written["summary"]["chosen"]) == 1
     assert len(list((tmp_path / "runs" / "intruders").glob("*.json"))) == 2
     assert "2 runs, 0 still to be done" in run("--study", "settling", "--plan")
     assert "reverse: rank" not in run("--study", "settling")  # nothing is run twice
