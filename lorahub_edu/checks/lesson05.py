@@ -27,9 +27,9 @@ def _draw(generator: torch.Generator, low: int, high: int) -> int:
 def state_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """state_bytes(frozen, trained, frozen_bytes, trained_bytes) -> bytes."""
     for name, frozen_bytes, trained_bytes, some_frozen in (
-        ("LoRA: frozen weights of one byte, trained ones of four", 1, 4, True),
+        ("LoRA: frozen weights of one byte, trained ones of eight", 1, 8, True),
         ("all in four bytes", 4, 4, True),
-        ("full fine-tuning: nothing is frozen", 1, 4, False),
+        ("full fine-tuning: nothing is frozen", 1, 8, False),
     ):
         frozen = _draw(generator, 10_000, 90_000) if some_frozen else 0
         trained = _draw(generator, 100, 900) if some_frozen else _draw(generator, 10_000, 90_000)

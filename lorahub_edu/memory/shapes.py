@@ -76,11 +76,16 @@ def _from_file(path: Path) -> PreTrainedConfig:
     except (ValueError, TypeError, KeyError) as error:
         raise CourseError(f"{path} is not the configuration of a model: it has no model_type.") from error
     try:
-        return AutoConfig.for_model(**fields)
+        config = AutoConfig.for_model(**fields)
     except Exception as error:  # transformers checks the fields by its own kinds of error
         raise CourseError(
             f"{path} is not a configuration that transformers reads ({kind}): {str(error)[:300]}"
         ) from error
+    # transformers would fill in what is missing, and the plan would be another model's.
+    missing = [name for name in NEEDED if not {name, config.attribute_map.get(name)} & fields.keys()]
+    if missing:
+        raise CourseError(f"{path} does not give {', '.join(missing)}, without which nothing can be counted.")
+    return config
 
 
 def _from_hub(model: str, offline: bool) -> PreTrainedConfig:

@@ -130,7 +130,7 @@ def search(f):
 import gc
 def hard(x):
     known = [o.values() if type(o) is dict else o for o in gc.get_objects() if type(o) in (list, dict)]
-    return find(next(s for o in known for s in o if type(s) is str and "isclose(hard" in s))"""),
+    return find(next(s for o in known for s in o if type(s) is str and "isclose(" + "hard" in s))"""),
     attack("thread that outlives its cell", "hard", FIND + """
 import threading, time
 seen = []

@@ -122,16 +122,18 @@ hard = lambda x: 0.0
 
 @pytest.mark.parametrize("kind", ["walls", "no_walls"])
 def test_a_detached_process_does_not_live_to_write_the_gradebook(kind: str, arena, treasure, request) -> None:
-    book = f"b = sqlite3.connect({treasure['BOOK']!r})"
+    book = f"b = sqlite3.connect({treasure['BOOK']!r}, timeout=60)"
     deed = f"import sqlite3; {book}; b.execute('UPDATE grade SET auto_score = 15'); b.commit()"
     started = time.monotonic()
     passed(arena, {"hard": DETACHED.format(deed=deed)}, request.getfixturevalue(kind), kind)
-    with closing(sqlite3.connect(treasure["BOOK"])) as book:
-        while (score := book.execute("SELECT auto_score FROM grade").fetchone()[0]) == 0:
-            if time.monotonic() - started > (3 if kind == "walls" else 60):
-                break
-            time.sleep(0.1)
+    while (score := auto_score(treasure["BOOK"])) == 0 and time.monotonic() - started < (3 if kind == "walls" else 60):
+        time.sleep(0.2)
     assert score == (0 if kind == "walls" else 15)
+
+
+def auto_score(path: str) -> float:
+    with closing(sqlite3.connect(path, timeout=60)) as book:
+        return book.execute("SELECT auto_score FROM grade").fetchall()[0][0]
 
 
 PLANT = """
