@@ -161,6 +161,7 @@ def _picture(k: int, epsilon: float, generator: torch.Generator) -> tuple[Tensor
     for _ in range(50 * OFTEN):
         picture = epsilon * torch.rand(tuned, pretrained, generator=generator, dtype=torch.float64)
         known = torch.rand(tuned, generator=generator) < 0.6
+        known[k - 1 : k + 1] = False  # so that looking at one vector more or less shows
         same = torch.rand(tuned, generator=generator) < 0.5
         places = torch.where(same, torch.arange(tuned), torch.randint(pretrained, (tuned,), generator=generator))
         high = epsilon + (1 - epsilon) * torch.rand(tuned, generator=generator, dtype=torch.float64)
