@@ -10,7 +10,16 @@ from typing import Annotated
 
 import typer
 
-from lorahub_edu import __version__, cli_forgetting, cli_hub, cli_memory, cli_methods, cli_report, cli_spectra
+from lorahub_edu import (
+    __version__,
+    cli_forgetting,
+    cli_grading,
+    cli_hub,
+    cli_memory,
+    cli_methods,
+    cli_report,
+    cli_spectra,
+)
 from lorahub_edu.errors import CourseError
 from lorahub_edu.terminal import ProfileOption, console
 
@@ -28,6 +37,10 @@ app.add_typer(cli_methods.methods_app, name="methods")
 cli_spectra.intruders_app.command("sweep")(cli_forgetting.sweep)
 app.add_typer(cli_spectra.intruders_app, name="intruders")
 app.command("bbh")(cli_hub.bbh)
+app.command("build")(cli_grading.build)
+app.command("grade")(cli_grading.grade)
+app.command("feedback")(cli_grading.feedback)
+app.command("export")(cli_grading.export)
 app.command("report")(cli_report.report)
 app.command("plan")(cli_memory.plan)
 
