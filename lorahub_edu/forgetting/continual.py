@@ -57,7 +57,7 @@ def continual(place: Lab, tasks: Sequence[str], tuning: Tuning, *, folder: str |
         CourseError: no or unknown tasks, or the folder holds another sequence.
         DivergedError: a stage's loss is no longer finite.
 
-    Source: Shuttleworth et al. 2024, arXiv 2410.21228, section 6 (continual learning; claim I8).
+    Source: Shuttleworth et al. 2024, arXiv 2410.21228, figure 8 (claim I8).
     """
     if not tasks or len(set(tasks)) < len(tasks):
         raise CourseError(f"A sequence of the tasks {list(tasks)}: give at least one, and none twice.")

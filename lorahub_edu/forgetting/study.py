@@ -45,7 +45,7 @@ def scaling(rule: str, rank: int) -> float:
     Raises:
         CourseError: there is no such rule.
 
-    Source: Kalajdzievski 2023, arXiv 2312.03732 (rank-stabilised); arXiv 2410.21228, section 3 (alpha = 2r).
+    Source: Kalajdzievski 2023, arXiv 2312.03732 (rank-stabilised); claim I10 (alpha = 2r).
     """
     if rule not in RULES:
         raise CourseError(f"There is no rule of scaling {rule!r}. {near_matches(rule, RULES)}")

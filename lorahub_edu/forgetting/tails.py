@@ -143,7 +143,7 @@ def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) ->
         DivergedError: the loss is no longer finite.
 
     Source: Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence", arXiv 2410.21228,
-        section 3 (LoRA on all matrices and full fine-tuning, compared); Hu et al. 2021, arXiv 2106.09685.
+        figure 5 (LoRA and full fine-tuning at equal task loss; claim I4); Hu et al. 2021, arXiv 2106.09685.
     """
     method = _LoRA(tail, tuning) if tuning.rank else _Full(tail)
     losses: list[float] = []

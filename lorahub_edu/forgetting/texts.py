@@ -59,7 +59,7 @@ def load(
     Raises:
         CourseError: there are too few texts of that length.
 
-    Source: Shuttleworth et al. 2024, arXiv 2410.21228, section 5 (pseudo-loss on a sample of pretraining text).
+    Source: Shuttleworth et al. 2024, arXiv 2410.21228, figure 9 (pseudo-loss; claim I9).
     """
     if sequences < 2 or tokens < 2:
         raise CourseError(f"{sequences} sequences of {tokens} tokens: take at least 2 of each.")
