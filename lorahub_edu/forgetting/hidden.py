@@ -68,14 +68,7 @@ class CachedRows:
 
     def batches(self, positions: int = POSITIONS) -> list[HiddenBatch]:
         """All rows in batches of at most about so many positions."""
-        groups: list[list[int]] = [[]]
-        used = len(self.prefix)
-        for place, rest in enumerate(self.rests):
-            if groups[-1] and used + len(rest) > positions:
-                groups.append([])
-                used = len(self.prefix)
-            groups[-1].append(place)
-            used += len(rest)
+        groups = _groups([len(rest) for rest in self.rests], len(self.prefix), positions)
         return [self.batch(group) for group in groups]
 
 
@@ -208,7 +201,7 @@ class Tail:
             tuple(rows), torch.zeros(prefix, width), tuple(torch.zeros(len(i) - prefix, width) for i in ids)
         )
         first, rests = None, {}
-        for places in _groups([len(i) - prefix for i in ids], prefix):
+        for places in _groups([len(i) - prefix for i in ids], prefix, POSITIONS):
             packed = nothing.batch(places)
             tokens = torch.cat([ids[places[0]][:prefix], *(ids[place][prefix:] for place in places)])[None]
             hidden = self.below(tokens, packed.position_ids, packed.mask.to(self.model.dtype))[0]  # (T, d)
@@ -249,12 +242,12 @@ def _projections(model: PreTrainedModel, start: int) -> Iterator[str]:
                 yield f"{layer}.{name}"
 
 
-def _groups(lengths: Sequence[int], prefix: int) -> list[list[int]]:
-    """Places of rows, in packed sequences of at most about `POSITIONS` positions."""
+def _groups(lengths: Sequence[int], prefix: int, positions: int) -> list[list[int]]:
+    """Places of rows, in their order, in packed sequences of a prefix and at most about so many positions in all."""
     groups: list[list[int]] = [[]]
     used = prefix
     for place, length in enumerate(lengths):
-        if groups[-1] and used + length > POSITIONS:
+        if groups[-1] and used + length > positions:
             groups.append([])
             used = prefix
         groups[-1].append(place)
