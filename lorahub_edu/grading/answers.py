@@ -229,6 +229,7 @@ def prepare(preload: tuple[str, ...]) -> None:
         preload: names of modules; one that is not installed is left out.
     """
     import matplotlib_inline.backend_inline  # noqa: F401
+    import numpy.random  # noqa: F401
 
     for name in preload:
         try:

@@ -163,8 +163,10 @@ def main() -> None:
     parser.add_argument("assignment")
     parser.add_argument("--course", type=Path, default=ROOT)
     parser.add_argument("--place", type=Path, default=PLACE)
+    parser.add_argument("--sandbox", help="one kind; default the first that works of " + ", ".join(KINDS))
     options = parser.parse_args()
-    grade(options.course, options.assignment, options.place)
+    kinds = (options.sandbox,) if options.sandbox else KINDS
+    grade(options.course, options.assignment, options.place, kinds)
 
 
 if __name__ == "__main__":

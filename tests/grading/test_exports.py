@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
-from grading_course import NAME, RIGHT, copy_of, submit
+from grading_course import NAME, copy_of
 from test_gradebook import outcome, record
 
 from lorahub_edu.errors import CourseError
@@ -90,28 +86,3 @@ def test_clear_words_for_what_can_not_be_exported(course, tmp_path) -> None:
 def test_nobody_graded_is_said(built, tmp_path) -> None:
     with pytest.raises(CourseError, match="Nobody has been graded"):
         exports.export(Course(copy_of(built, tmp_path / "course")), NAME, "canvas", None, tmp_path / "out.csv")
-
-
-def test_the_gradescope_autograder_grades_as_it_would_there(course, sandbox, tmp_path) -> None:
-    path, _ = exports.export(course, NAME, "gradescope", None, tmp_path / "autograder.zip")
-    source = tmp_path / "autograder" / "source"
-    with zipfile.ZipFile(path) as archive:
-        assert {entry.external_attr >> 16 for entry in archive.infolist() if "/" not in entry.filename} == {0o755}
-        archive.extractall(source)
-    assert (source / "setup.sh").read_text().startswith("#!") and "apt-get" in (source / "setup.sh").read_text()
-    assert f"gradescope {NAME} --course" in (source / "run_autograder").read_text()
-    assert not [p for p in source.rglob("*") if "submitted" in p.parts or p.name == "gradebook.db"]
-    handed_in = submit(course.root, "kim", RIGHT | {"root": "root = lambda x: x"}, flat=True)
-    place = tmp_path / "autograder"
-    (place / "submission").mkdir()
-    handed_in.rename(place / "submission" / "my work.ipynb")
-    command = [sys.executable, "-W", "ignore", "-m", "lorahub_edu.grading.gradescope", NAME]
-    done = subprocess.run(
-        [*command, "--course", str(source / "course"), "--place", str(place)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads((place / "results" / "results.json").read_text())
-    assert results["score"] == 3 and results["stdout_visibility"] == "hidden"
-    tests = {test["name"]: (test["score"], test["max_score"], test["status"]) for test in results["tests"]}
-    assert tests == {"double": (2, 2, "passed"), "root": (0, 3, "failed"), "guess": (1, 1, "passed")}
-    assert "the root is wrong" in next(test for test in results["tests"] if test["name"] == "root")["output"]

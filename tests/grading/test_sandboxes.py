@@ -43,9 +43,10 @@ def none_works(monkeypatch, tmp_path):
 def test_without_a_sandbox_nothing_is_run(none_works, built, tmp_path) -> None:
     root = copy_of(built, tmp_path / "course")
     submit(root, "ada", RIGHT | {"double": f"open({str(tmp_path / 'ran')!r}, 'w')\n{RIGHT['double']}"})
+    before = (root / "gradebook.db").read_bytes()
     with pytest.raises(CourseError, match="No submission was run.*bubblewrap.*not installed.*podman.*docker.*--unsafe"):
         runner.grade(Course(root), root / "submitted", settings={"preload": ()})
-    assert not (tmp_path / "ran").exists() and not (root / "gradebook.db").exists()
+    assert not (tmp_path / "ran").exists() and (root / "gradebook.db").read_bytes() == before
 
 
 def test_unsafe_must_be_asked_for(none_works, built, tmp_path) -> None:
