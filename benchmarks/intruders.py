@@ -23,7 +23,7 @@ from torch import Tensor
 K, EPSILON = 10, 0.5
 EPSILONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-RANK, STEPS, LEARNING_RATE = 16, 30, 5e-3
+RANK, SCALE, STEPS, LEARNING_RATE = 16, 8.0, 30, 5e-3
 BASE = "SmolLM2-135M-Instruct"
 # Matrices of a 7B LLaMA: (out, in) and how many of them.
 LLAMA_7B = {"4096x4096": ((4096, 4096), 128), "11008x4096": ((11008, 4096), 64), "4096x11008": ((4096, 11008), 32)}
@@ -39,7 +39,12 @@ def trained_adapter(scratch: Path) -> Path:
     adapter = scratch / "run" / "adapter"
     if not adapter.is_dir():
         profile = replace(
-            get_profile("cpu"), target_modules=PROJECTIONS, rank=RANK, alpha=2.0 * RANK, batch_size=4, validation_rows=8
+            get_profile("cpu"),
+            target_modules=PROJECTIONS,
+            rank=RANK,
+            alpha=SCALE * RANK,
+            batch_size=4,
+            validation_rows=8,
         )
         finetune(profile, out=scratch / "run", steps=STEPS, learning_rate=LEARNING_RATE, progress=False, offline=True)
     return adapter
@@ -247,8 +252,8 @@ def main() -> None:
             "tolerance": 0,
         },
         save=options.save,
-        settings=f"k = {K}, ε = {EPSILON}, float32 weights, {options.threads} thread(s), rank {RANK}, {STEPS} steps, "
-        f"learning rate {LEARNING_RATE}, medians of {options.repeats} rounds (one SVD pair at 4096)",
+        settings=f"k = {K}, ε = {EPSILON}, float32 weights, {options.threads} thread(s), rank {RANK}, "
+        f"scale {SCALE}, {STEPS} steps at learning rate {LEARNING_RATE}, medians of {options.repeats} rounds (one SVD pair at 4096)",
     )
 
 
