@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lorahub_edu import results
 from lorahub_edu.claims import get_claim
 from lorahub_edu.errors import CourseError
+from lorahub_edu.profiles import Profile, get_profile
 from lorahub_edu.results import Finding
 
 
@@ -34,6 +36,41 @@ class Table:
         return "\n".join(lines) + (f"\n{self.caption}" if self.caption else "")
 
     __repr__ = __str__
+
+
+def verdict(shown: bool, refuted: bool = False) -> str:
+    """What a measured condition leads to: "shown", else "refuted here", else "not shown here"."""
+    return "shown" if shown else "refuted here" if refuted else "not shown here"
+
+
+def of_run(name: str, values: Sequence[float], unit: str, verdict: str, note: str, profile: Profile) -> Finding:
+    """A finding of a lesson's own run; the part of its name before the first dot is the claim."""
+    return _finding(name, values, unit, verdict, note, seeds=(0,), model=profile.base_model, profile=profile.name)
+
+
+def of_study(
+    name: str, values: Sequence[float], unit: str, verdict: str, note: str, study: Mapping[str, Any]
+) -> Finding:
+    """A finding from a committed study, with the device, versions and date that the study was made with.
+
+    Args:
+        name: the part before the first dot is the claim.
+        values: one a seed, run or matrix.
+        unit: of the values.
+        verdict: of `results.VERDICTS`.
+        note: what the verdict rests on.
+        study: of `forgetting.sweep.read`.
+    """
+    profile = get_profile(study["settings"].get("profile", "cpu"))
+    seeds = {row["run"]["seed"] for row in study["rows"] if "seed" in row.get("run", {})}
+    circumstances = {key: study[key] for key in ("device", "versions", "date")}
+    circumstances |= {"seeds": tuple(sorted(seeds)), "model": profile.base_model, "profile": profile.name}
+    return _finding(name, values, unit, verdict, note, **circumstances)
+
+
+def _finding(name: str, values: Sequence[float], unit: str, verdict: str, note: str, **circumstances: Any) -> Finding:
+    claim = name.partition(".")[0]
+    return Finding(name, tuple(float(v) for v in values), unit, claim, verdict, note, **circumstances)
 
 
 def findings_table(group: str, mine: Sequence[Finding]) -> Table:

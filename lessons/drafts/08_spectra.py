@@ -43,12 +43,12 @@ from lorahub_edu import findings, models, plots, results, widgets
 from lorahub_edu.checks import check
 from lorahub_edu.data import sequence_tasks
 from lorahub_edu.errors import CourseError
-from lorahub_edu.findings import Table
+from lorahub_edu.findings import Table, verdict
 from lorahub_edu.forgetting import reading, studies
 from lorahub_edu.forgetting.hidden import Tail
 from lorahub_edu.forgetting.study import scaling
 from lorahub_edu.forgetting.tails import Tuning, train
-from lorahub_edu.profiles import PROFILES, get_profile
+from lorahub_edu.profiles import get_profile
 from lorahub_edu.results import Finding
 from lorahub_edu.spectra import measures, secular
 from lorahub_edu.spectra.bases import BaseSpectra
@@ -547,7 +547,7 @@ def strengths_in(study: dict | None) -> list[tuple[float, bool]]:
     return [(s, n > 0) for end in ends for s, n in zip(end["spike_ratio"], end["intruders"][str(EPSILON)], strict=True)]
 
 
-over_ranks, foretold = study_of("ranks"), study_of("predict")
+over_ranks, matched, foretold = study_of("ranks"), study_of("matched"), study_of("predict")
 by_source = {
     "this notebook": [(row.spike_ratio, has_intruder(row)) for found in report.values() for row in found.rows],
     "study of ranks": strengths_in(over_ranks),
@@ -613,31 +613,32 @@ print(f"trained matrices with an intruder: {summary}")
 # - **rank-stabilised**, $\gamma = 8/\sqrt r$: what the adapter does to an activation does not grow with the rank;
 # - **fixed α** $= 32$, $\gamma = 32/r$, what one gets by raising the rank alone.
 #
-# All intruders are counted at *one* task loss that every run reaches.
+# Each run got as many steps as bring it to *one* task loss at the end of its schedule; there the intruders are counted.
 #
 # **Predict.** In which rows are there none? Is it the rank that decides?
 
 # %%
-study_rows = reading.learned(over_ranks["rows"]) if over_ranks else []
-common = reading.matched_loss(study_rows) if study_rows else 0.0
-reading.arms_table(study_rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if study_rows else "not measured yet"
+study_rows = reading.learned(over_ranks["rows"]) if over_ranks else []  # all with as many steps
+equal_rows = reading.learned(matched["rows"]) if matched else []  # each with as many as end at one loss
+common = reading.matched_loss(equal_rows) if equal_rows else 0.0
+reading.arms_table(equal_rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if equal_rows else "not measured yet"
 
 # %%
-if study_rows:
-    rules = list(dict.fromkeys(row["run"]["rule"] for row in study_rows if row["run"]["rule"]))
+if equal_rows:
+    rules = list(dict.fromkeys(row["run"]["rule"] for row in equal_rows if row["run"]["rule"]))
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4))
     for axes, quantity in zip(panels, ("intruders", "spike_ratio"), strict=True):
         for place, rule in enumerate(rules):
-            curve = {rank: v for rank, v in reading.rank_curve(study_rows, quantity, rule, common).items() if rank}
+            curve = {rank: v for rank, v in reading.rank_curve(equal_rows, quantity, rule, common).items() if rank}
             middle = [statistics.fmean(values) for values in curve.values()]
             ends = np.array([[m - min(v), max(v) - m] for m, v in zip(middle, curve.values(), strict=True)]).T  # (2, ranks)
             axes.errorbar(list(curve), middle, ends, label=rule, capsize=3, **plots.line_style(place))
-        full = reading.by_arm(study_rows, quantity, common)[0, ""]
+        full = reading.by_arm(equal_rows, quantity, common)[0, ""]
         axes.axhline(statistics.fmean(full), color="black", linewidth=1, label="full fine-tuning")
         axes.set(xlabel="rank", ylabel=reading.LABELS[quantity])
         axes.set_xscale("log", base=2)
     panels[0].legend(frameon=False, fontsize=8)
-    by_rule = {rule: reading.rank_curve(study_rows, "intruders", rule, common) for rule in rules}
+    by_rule = {rule: reading.rank_curve(equal_rows, "intruders", rule, common) for rule in rules}
     widgets.show(
         figure,
         alt="Intruders and strength against the rank at one task loss. Mean intruders: "
@@ -645,7 +646,7 @@ if study_rows:
             f"{rule} " + ", ".join(f"r = {rank} {statistics.fmean(v):.0f}" for rank, v in curve.items() if rank)
             for rule, curve in by_rule.items()
         )
-        + f"; full {statistics.fmean(reading.by_arm(study_rows, 'intruders', common)[0, '']):.0f}.",
+        + f"; full {statistics.fmean(reading.by_arm(equal_rows, 'intruders', common)[0, '']):.0f}.",
     )
 
 # %% [markdown]
@@ -731,27 +732,7 @@ Table(("way", "intruders", "processor time", "times as fast"), tuple(lines))
 # **I6** if from some rank on no seed has any while below it all have (refuted if a higher rank has them again); **I10**
 # if at every rank above 16 the fixed α ends with a higher loss than both other rules, in every seed.
 
-
 # %%
-def verdict(shown: bool, refuted: bool = False) -> str:
-    """What a measured condition leads to."""
-    return "shown" if shown else "refuted here" if refuted else "not shown here"
-
-
-def finding(key: str, values: list[float], unit: str, outcome: str, note: str) -> Finding:
-    """A finding of this run; the part of its name before the dot is the claim."""
-    circumstances = {"model": profile.base_model, "profile": profile.name}
-    return Finding(key, tuple(float(v) for v in values), unit, key.partition(".")[0], outcome, note, (0,), **circumstances)
-
-
-def study_finding(key: str, values: list[float], unit: str, outcome: str, note: str) -> Finding:
-    """A finding from the study of ranks, with the device and versions that it was made on."""
-    settings = {name: over_ranks[name] for name in ("device", "versions", "date")}
-    seeds = tuple(sorted({row["run"]["seed"] for row in study_rows}))
-    model_of = PROFILES[over_ranks["settings"]["profile"]].base_model
-    return Finding(key, tuple(float(v) for v in values), unit, key.partition(".")[0], outcome, note, seeds, model_of, over_ranks["settings"]["profile"], **settings)  # fmt: skip
-
-
 LORA = (R1, HURRY, STABLE, PATIENT)
 lora_gaps = [statistics.fmean(by_matrix[FULL]) - statistics.fmean(by_matrix[label]) for label in LORA]
 gaps = [full - low for full, low in zip(by_matrix[FULL], by_matrix[R1], strict=True)]
@@ -760,77 +741,79 @@ by_run = {label: total(found) for label, found in report.items()}
 highest_rank = max(LORA, key=lambda label: statistics.fmean(effective[label]))
 ranks_apart = [full - high for full, high in zip(effective[FULL], effective[highest_rank], strict=True)]
 found = [
-    finding(
+    findings.of_run(
         "I1.rows_like_nothing", [corner[R1] - corner[FULL]], f"of the first {K} rows, r = 1 minus full",
         verdict(corner[R1] > 0 and corner[FULL] == 0, corner[R1] == 0 and corner[FULL] > 0),
-        f"{shown}; shown if the picture has such rows for r = 1 and none for full",
+        f"{shown}; shown if the picture has such rows for r = 1 and none for full", profile,
     ),
-    finding(
+    findings.of_run(
         "I2.gap_of_r_1", gaps, f"mean cosine of full minus r = 1, {K} strongest", verdict(min(gaps) > 0, max(gaps) < 0),
-        f"matrix by matrix, lower after r = 1 in {sum(g > 0 for g in gaps)} of {len(gaps)}; {statistics.fmean(by_matrix[R1]):.3f} against {statistics.fmean(by_matrix[FULL]):.3f} on average",
+        f"matrix by matrix, lower after r = 1 in {sum(g > 0 for g in gaps)} of {len(gaps)}; {statistics.fmean(by_matrix[R1]):.3f} against {statistics.fmean(by_matrix[FULL]):.3f} on average", profile,
     ),
-    finding(
+    findings.of_run(
         "I2.gap_of_all_lora_runs", lora_gaps, "mean cosine of full minus a LoRA run", verdict(min(lora_gaps) > 0, max(lora_gaps) < 0),
-        f"mean over matrices; {', '.join(f'{label} {gap:+.3f}' for label, gap in zip(LORA, lora_gaps, strict=True))}",
+        f"mean over matrices; {', '.join(f'{label} {gap:+.3f}' for label, gap in zip(LORA, lora_gaps, strict=True))}", profile,
     ),
-    finding(
+    findings.of_run(
         "I3.matrices_that_agree", [agreeing], f"of {len(slow)} matrices", verdict(slow == fast, True),
-        f"algorithm 1 by two SVDs in float64 against the certified count; {sum(slow)} intruders",
+        f"algorithm 1 by two SVDs in float64 against the certified count; {sum(slow)} intruders", profile,
     ),
-    finding(
+    findings.of_run(
         "I4.r_1_and_full", [by_run[R1] - by_run[FULL]], "intruders, r = 1 minus full",
         verdict(by_run[R1] > 0 and by_run[FULL] == 0 and apart < 0.1, by_run[R1] == 0 and by_run[FULL] > 0),
-        f"r = 1 {by_run[R1]}, full {by_run[FULL]}; losses at most {apart:.2f} nats apart (shown if below 0.1)",
+        f"r = 1 {by_run[R1]}, full {by_run[FULL]}; losses at most {apart:.2f} nats apart (shown if below 0.1)", profile,
     ),
-    finding(
+    findings.of_run(
         "I4.all_lora_runs", [by_run[label] for label in LORA], "intruders",
         verdict(min(by_run[label] for label in LORA) > 0, max(by_run[label] for label in LORA) == 0),
-        ", ".join(f"{label} {by_run[label]}" for label in LORA) + "; shown if every run has some",
+        ", ".join(f"{label} {by_run[label]}" for label in LORA) + "; shown if every run has some", profile,
     ),
-    finding(
+    findings.of_run(
         "I7.effective_rank", ranks_apart, "full minus the highest of LoRA", verdict(min(ranks_apart) > 0, max(ranks_apart) < 0),
-        f"every matrix; full {statistics.fmean(effective[FULL]):.0f}, {highest_rank} {statistics.fmean(effective[highest_rank]):.1f} on average",
+        f"every matrix; full {statistics.fmean(effective[FULL]):.0f}, {highest_rank} {statistics.fmean(effective[highest_rank]):.1f} on average", profile,
     ),
 ]  # fmt: skip
 
 # %%
 ends_of = {(reading.arm(row["run"]), row["run"]["seed"]): reading.last(row) for row in study_rows}
-if study_rows:
-    counts = reading.by_arm(study_rows, "intruders", common)  # {(rank, rule): one value a seed}, at the common loss
+if equal_rows:
+    counts = reading.by_arm(equal_rows, "intruders", common)  # {(rank, rule): one value a seed}, at the common loss
     of_full = counts.pop((0, ""))
     lora = [n for values in counts.values() for n in values]
     everywhere = sum(min(values) > 0 for values in counts.values())
-    found.append(study_finding(
-        "I4.full_at_one_loss", of_full, "intruders", verdict(max(of_full) == 0, min(of_full) > 0), f"full fine-tuning, task loss {common:.2f}",
+    found.append(findings.of_study(
+        "I4.full_at_one_loss", of_full, "intruders", verdict(max(of_full) == 0, min(of_full) > 0), f"full fine-tuning, task loss {common:.2f}", matched,
     ))  # fmt: skip
-    found.append(study_finding(
+    found.append(findings.of_study(
         "I4.lora_at_one_loss", lora, "intruders", verdict(min(lora) > 0, max(lora) == 0),
-        f"{len(counts)} ways to train with LoRA, task loss {common:.2f}; {everywhere} of them have intruders in every seed",
+        f"{len(counts)} ways to train with LoRA, task loss {common:.2f}; {everywhere} of them have intruders in every seed", matched,
     ))  # fmt: skip
+if study_rows:
+    rules = list(dict.fromkeys(row["run"]["rule"] for row in study_rows if row["run"]["rule"]))
     worse = [
         end["intruders"] for ((rank, rule), seed), end in ends_of.items() if rank and end["loss"] > ends_of[(0, ""), seed]["loss"]
     ]  # fmt: skip
     if worse:
-        found.append(study_finding(
+        found.append(findings.of_study(
             "I5.lora_that_learned_less", worse, "intruders", verdict(min(worse) > 0, max(worse) == 0),
-            f"{len(worse)} runs ended worse than full of their seed; {sum(n > 0 for n in worse)} of them have intruders",
+            f"{len(worse)} runs ended worse than full of their seed; {sum(n > 0 for n in worse)} of them have intruders", over_ranks,
         ))  # fmt: skip
     for rule in rules:
         curve = {rank: values for rank, values in reading.rank_curve(study_rows, "intruders", rule).items() if rank}
         none, some = ([rank for rank, v in curve.items() if test(v)] for test in (lambda v: max(v) == 0, lambda v: min(v) > 0))
         vanish = bool(none and some) and len(none) + len(some) == len(curve) and max(some) < min(none)
         back = any(low < high for low in none for high in some)
-        found.append(study_finding(
+        found.append(findings.of_study(
             f"I6.at_the_highest_rank.{rule}", curve[max(curve)], f"intruders at r = {max(curve)}", verdict(vanish, back),
-            ", ".join(f"r = {rank}: {reading.spread(values, 0)}" for rank, values in curve.items()) + ", after the last step",
+            ", ".join(f"r = {rank}: {reading.spread(values, 0)}" for rank, values in curve.items()) + ", after the last step", over_ranks,
         ))  # fmt: skip
     ranks_of_lora = {one: v for one, v in reading.by_arm(study_rows, "effective_rank").items() if one[0]}
     of_full = reading.by_arm(study_rows, "effective_rank")[0, ""]
     most = max(ranks_of_lora, key=lambda one: max(ranks_of_lora[one]))
     above = [value - max(ranks_of_lora[most]) for value in of_full]
-    found.append(study_finding(
+    found.append(findings.of_study(
         "I7.over_ranks", above, "full minus the highest of LoRA", verdict(min(above) > 0, max(above) < 0),
-        f"mean over matrices; full {reading.spread(of_full, 0)}, at most {max(ranks_of_lora[most]):.0f}: {reading.label(*most)}",
+        f"mean over matrices; full {reading.spread(of_full, 0)}, at most {max(ranks_of_lora[most]):.0f}: {reading.label(*most)}", over_ranks,
     ))  # fmt: skip
     high_ranks = sorted({rank for rank, _ in ranks_of_lora if rank > 16})
     FIXED, STABLE = "fixed alpha", [rule for rule in rules if rule != "fixed alpha"]
@@ -841,9 +824,9 @@ if study_rows:
             if rule == FIXED and rank in high_ranks and None not in rivals:
                 behind.append(ends_of[(rank, rule), seed][quantity] - max(end[quantity] for end in rivals))
         if behind:
-            found.append(study_finding(
+            found.append(findings.of_study(
                 f"I10.fixed_alpha.{quantity}", behind, f"{unit}, fixed α minus the worse of the others", verdict(min(behind) > 0, max(behind) <= 0),
-                f"ranks {', '.join(map(str, high_ranks))}, every seed, after the last step; each at its own learning rate",
+                f"ranks {', '.join(map(str, high_ranks))}, every seed, after the last step; each at its own learning rate", over_ranks,
             ))  # fmt: skip
 else:
     print("I4 to I6 and I10 need the study of ranks: not measured yet.")

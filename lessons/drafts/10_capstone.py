@@ -381,29 +381,21 @@ examine(ADAPTER, task=TASK, test_items=30, sequences=32)
 
 
 # %%
-def study_finding(content: dict, name: str, values: list[float], unit: str, verdict: str, note: str) -> Finding:
-    """A finding from a committed study, with the device and versions that the study was made on."""
-    return Finding(
-        name, tuple(float(v) for v in values), unit, name.partition(".")[0], verdict, note, model=profile.base_model,
-        profile=content["settings"].get("profile", "cpu"), device=content["device"], versions=content["versions"], date=content["date"],
-    )  # fmt: skip
-
-
 found = []
 if composed["rows"]:
     mean_part = statistics.fmean(shipped_parts)
     for search in sorted({row["search"] for row in composed["rows"]}):
         more = [row["intruders"][0] - mean_part for row in composed["rows"] if row["search"] == search and row["variant"] == "found"]
         shown = "shown" if min(more) > 0 else "refuted here" if max(more) <= 0 else "not shown here"
-        found.append(study_finding(composed, f"X1.more_than_its_parts.{search}", more, "intruders above a single module's mean", shown, f"{len(more)} compositions; shown if every one has more"))
+        found.append(findings.of_study(f"X1.more_than_its_parts.{search}", more, "intruders above a single module's mean", shown, f"{len(more)} compositions; shown if every one has more", composed))
         saved = [-gap for gap in paired("no signs", search)]
         cancel = "shown" if min(saved) > 0 else "refuted here" if statistics.median(saved) <= 0 else "not shown here"
-        found.append(study_finding(composed, f"X1.negative_weights_cancel.{search}", saved, "intruders more without the signs", cancel, "shown if every composition has more intruders once its weights are all positive"))
+        found.append(findings.of_study(f"X1.negative_weights_cancel.{search}", saved, "intruders more without the signs", cancel, "shown if every composition has more intruders once its weights are all positive", composed))
 for name in MEASURES if runs else ():
     rho = rhos[name]
-    found.append(study_finding(predicted, f"X4.rho.{name}", [rho.rho], "Spearman's rho with forgetting over fresh runs", "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here", f"{len(runs)} runs, 95 % interval {rho.low:.2f} to {rho.high:.2f}"))
+    found.append(findings.of_study(f"X4.rho.{name}", [rho.rho], "Spearman's rho with forgetting over fresh runs", "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here", f"{len(runs)} runs, 95 % interval {rho.low:.2f} to {rho.high:.2f}", predicted))
 for key, v in verdicts.items():
-    found.append(study_finding(predicted, f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{studies.HYPOTHESES[key]}: {v['because']}"))
+    found.append(findings.of_study(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{studies.HYPOTHESES[key]}: {v['because']}", predicted))
 for label, rho in zoo_rho.items():
     sure = "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here"
     found.append(Finding(f"X4.zoo.{label}", (rho.rho,), "Spearman's rho over the zoo's modules", "X4", sure, f"95 % interval {rho.low:.2f} to {rho.high:.2f}", model=profile.base_model, profile=profile.name))

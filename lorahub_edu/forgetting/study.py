@@ -97,9 +97,12 @@ class Lab:
         profile: names the base model; it computes in bfloat16, or in float32 for profile tiny.
         layers: of the tail.
         train_rows: rows of a task that runs draw from.
+        validation_rows: rows of a task that are reported on.
     """
 
-    def __init__(self, profile: str = "cpu", layers: int = 6, train_rows: int = 960) -> None:
+    def __init__(
+        self, profile: str = "cpu", layers: int = 6, train_rows: int = 960, validation_rows: int = 256
+    ) -> None:
         small = get_profile(profile).name == "tiny"
         model, self.tokenizer = models.load(profile, dtype=torch.float32)
         self.tail = Tail(model, layers, None if small else torch.bfloat16)
@@ -107,7 +110,7 @@ class Lab:
         self.texts, self.texts_label = self.tail.cache_texts(loaded.sequences), loaded.label
         self.pretraining_loss = self.tail.loss(self.texts)  # of the base
         self.bases = BaseSpectra()
-        self.train_rows = train_rows
+        self.train_rows, self.validation_rows = train_rows, validation_rows
         self._train: dict[str, CachedRows] = {}
         self._held: dict[tuple[str, str], list[HiddenBatch]] = {}
         self._base: dict[tuple[str, str], float] = {}
@@ -115,7 +118,7 @@ class Lab:
     def train(self, task: str) -> CachedRows:
         """A task's rows to train on."""
         if task not in self._train:
-            rows = sequence_tasks.split(task, train=self.train_rows).train
+            rows = sequence_tasks.split(task, train=self.train_rows, validation=self.validation_rows).train
             self._train[task] = self.tail.cache(sequence_tasks.encode(self.tokenizer, rows))
         return self._train[task]
 
@@ -124,7 +127,7 @@ class Lab:
         if part not in PARTS:
             raise CourseError(f"There is no part {part!r} of held-out rows. {near_matches(part, PARTS)}")
         if (task, part) not in self._held:
-            rows = getattr(sequence_tasks.split(task, train=1), part)
+            rows = getattr(sequence_tasks.split(task, train=1, validation=self.validation_rows), part)
             self._held[task, part] = self.tail.cache(sequence_tasks.encode(self.tokenizer, rows)).batches()
         return self._held[task, part]
 

@@ -1,0 +1,506 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 09 · What it costs
+#
+# **Promise.** You measure what fine-tuning makes a model forget, compare ways to train at *one* task loss, and put the
+# story that intruder dimensions are to blame through the controls that it needs.
+#
+# **You will be able to**
+# - measure forgetting by the loss on text like that of the pretraining, and say how large it is beside its noise,
+# - compare ranks and scalings fairly: a learning rate of their own, one task loss, several seeds,
+# - judge an intervention by what the same price buys elsewhere,
+# - say what a sequence of tasks does to a model.
+#
+# **You need** lesson 08 (intruder dimensions, strength, scaling rules). Its words are used here without explanation.
+#
+# **It covers** the paper's claims I8 (tasks in a row), I9 (forgetting over the rank is U-shaped), I11 (which rank for what)
+# and I12 (scaling the intruders down): Shuttleworth et al. 2024, arXiv 2410.21228.
+#
+# **It takes:**
+
+# %%
+import math
+import statistics
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from IPython.display import display
+
+from lorahub_edu import findings, plots, results, widgets
+from lorahub_edu.checks import check
+from lorahub_edu.errors import CourseError
+from lorahub_edu.findings import Table, verdict
+from lorahub_edu.forgetting import effects, reading, studies
+from lorahub_edu.forgetting.interventions import losses, parts
+from lorahub_edu.forgetting.study import Lab, TailRun, scaling
+from lorahub_edu.forgetting.tails import Tuning, train
+from lorahub_edu.profiles import get_profile
+
+plots.use_style()
+findings.costs_table("09_forgetting")
+
+# %% [markdown]
+# ## Step 1. Measure what is lost
+#
+# A model that learns one thing may lose another. What it lost we ask where it came from: plain text, like that of its
+# pretraining. Its loss there before and after is what the paper calls a *pseudo-loss*, and
+#
+# $$\text{forgetting} = \text{loss on the text after} - \text{loss on the text before},$$
+#
+# in nats a token. The text is never trained on.
+#
+# **Predict.** A forgetting of 0.3 nats: by what factor does the model's perplexity on plain text rise?
+
+# %%
+profile = get_profile()
+TASK, STEPS = "reverse", min(60, 5 * profile.train_steps)
+LAYERS = 2 if profile.name == "tiny" else 6
+place = Lab(profile.name, LAYERS, train_rows=8 * STEPS, validation_rows=96)
+base_loss = place.base_loss(TASK)
+print(f"{len(place.texts)} batches of {place.texts_label}")
+print(f"before: {place.pretraining_loss:.2f} nats a token on the text, perplexity {math.exp(place.pretraining_loss):.1f}; {base_loss:.2f} on the task")
+print(f"0.3 nats more is a perplexity times {math.exp(0.3):.2f}")
+
+# %% [markdown]
+# ### Try it 09.1: forgetting
+# *Difficulty 2 of 5, five minutes. Common bug: the mean of the texts' means, which counts the tokens of short texts twice.*
+
+
+# %%
+def forgetting(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
+    """Forgetting in nats a token, from the losses of every token: one tensor a text, of different lengths."""
+    raise NotImplementedError
+
+
+check("09.1", forgetting)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def forgetting(before, after):
+#     return float(torch.cat(after).mean() - torch.cat(before).mean())
+# ```
+# </details>
+#
+# ## Step 2. One task loss, three models
+#
+# Three runs of lesson 08 again, with a second eye on the text: the lowest rank, rank 64 in a hurry, and full
+# fine-tuning. Each stops at the first look at which its held-out task loss has halved.
+#
+# **Predict.** Which of the three forgets most? And is it the one with the most intruders?
+
+# %%
+R1, HURRY, FULL = "r = 1", "r = 64, hurry", "full"
+RUNS = {
+    R1: Tuning(1.5e-2, STEPS, rank=1, scaling=scaling("alpha = 2r", 1)),
+    HURRY: Tuning(5e-3, STEPS, rank=64 if profile.name != "tiny" else 16, scaling=scaling("alpha = 2r", 64)),
+    FULL: Tuning(1e-3, STEPS),
+}
+trained = {
+    label: train(
+        place.tail, place.train(TASK), tuning, validation=place.held(TASK), texts=place.texts,
+        at=range(12, STEPS + 1, 6), target_loss=base_loss / 2,
+    )
+    for label, tuning in RUNS.items()
+}  # fmt: skip
+ended = {label: run.points[-1] for label, run in trained.items()}
+forgot = {label: point.pretraining_loss - place.pretraining_loss for label, point in ended.items()}
+report = {label: place.count(run.updates) for label, run in trained.items()}
+
+# %%
+EPSILON = 0.5
+
+
+def by_batch() -> np.ndarray:
+    """The loss of every batch of text with the weights as they are: (batches,)."""
+    return np.array([place.tail.loss([batch]) for batch in place.texts])
+
+
+before, noise = by_batch(), {}
+for label, run in trained.items():
+    place.tail.put({update.name: update.weight() for update in run.updates})
+    differences = by_batch() - before
+    noise[label] = float(differences.std(ddof=1) / math.sqrt(len(differences)))  # standard error of the mean
+    place.tail.put()
+lines = [
+    (
+        label, f"{ended[label].step}", f"{ended[label].validation_loss:.2f}", f"{forgot[label]:+.3f} ± {noise[label]:.3f}",
+        f"{report[label].intruders[0]}", f"{statistics.fmean(row.relative_size for row in report[label].rows):.3f}",
+        f"{sum(row.nuclear_norm for row in report[label].rows):.0f}",
+    )
+    for label in RUNS
+]  # fmt: skip
+Table(("run", "steps", "task loss", "forgetting (nats a token)", f"intruders (ε = {EPSILON})", "mean ‖ΔW‖/‖W₀‖", "nuclear norm of ΔW"), tuple(lines), "± is the standard error over the batches of text.")
+
+# %%
+figure, axes = plt.subplots()
+for i, (label, run) in enumerate(trained.items()):
+    xs = [base_loss, *(point.validation_loss for point in run.points)]
+    ys = [0.0, *(point.pretraining_loss - place.pretraining_loss for point in run.points)]
+    axes.plot(xs, ys, label=label, **plots.line_style(i))
+axes.axvline(base_loss / 2, color="black", linewidth=0.8)
+axes.set(xlabel="task loss (nats a token; training goes to the left)", ylabel="forgetting\n(nats a token)")
+axes.invert_xaxis()
+axes.legend(frameon=False)
+widgets.show(
+    figure,
+    alt="Forgetting against the task loss along three runs, from the base at the left to half its loss at the right. At "
+    "their ends: " + ", ".join(f"{label} {value:+.3f} nats" for label, value in forgot.items()) + ".",
+)
+
+# %% [markdown]
+# **Read it.** A path that climbs early pays for every step; one that stays low and rises at the end pays for the last bit of
+# the task. Compare at one place on the horizontal axis, never at one step. And three single runs say little: what another
+# seed would do is the next step's question.
+#
+# ## Step 3. Which rank forgets least?
+#
+# The paper's picture is a U: rank 1 forgets much, a rank near 64 least, and the highest ranks overfit and forget again (I9).
+# Its advice: $r \le 8$ for the task itself, $r = 64$ to generalise (I11). In the study below
+#
+# - every rank is trained under three rules of scaling (lesson 08, step 7), with **three seeds**;
+# - the learning rate of each way was chosen beforehand from the same three values, by its loss on other rows;
+# - each run then got as many steps as bring it, **at the end of its schedule**, to a task loss that all of them reach. In
+#   the middle of a schedule the learning rate is high and a model has forgotten more than it will have at the end.
+#
+# **Predict.** Draw forgetting over rank 1, 4, 16, 64, 192 and full.
+
+
+# %%
+def study_of(name: str) -> dict | None:
+    """A committed study, or None (said so) where it has not been made yet."""
+    try:
+        return studies.read(name, results.committed_folder())
+    except CourseError:
+        print(f"The study {name!r}: not measured yet.")
+        return None
+
+
+over_ranks, matched = study_of("ranks"), study_of("matched")
+rows = reading.learned(matched["rows"]) if matched else []
+common = reading.matched_loss(rows) if rows else 0.0
+reading.arms_table(rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if rows else "not measured yet"
+
+# %%
+if rows:
+    rules = list(dict.fromkeys(row["run"]["rule"] for row in rows if row["run"]["rule"]))
+    curves = {rule: reading.rank_curve(rows, "forgetting", rule, common) for rule in rules}
+    figure, axes = plt.subplots()
+    for i, (rule, curve) in enumerate(curves.items()):
+        ranks = [rank for rank in curve if rank]
+        middle = [statistics.fmean(curve[rank]) for rank in ranks]
+        ends = np.array([[m - min(curve[r]), max(curve[r]) - m] for m, r in zip(middle, ranks, strict=True)]).T  # (2, ranks)
+        axes.errorbar([r * 1.06 ** (i - 1) for r in ranks], middle, ends, label=rule, capsize=3, **plots.line_style(i))
+    full = next(iter(curves.values()))[0]
+    axes.axhspan(min(full), max(full), color="#888888", alpha=0.3, label="full fine-tuning")
+    axes.set(xlabel="rank", ylabel="forgetting\n(nats a token)", ylim=(0, None))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([r for r in next(iter(curves.values())) if r], [str(r) for r in next(iter(curves.values())) if r])
+    axes.legend(frameon=False, fontsize=8)
+    widgets.show(
+        figure,
+        alt=f"Forgetting over the rank at a task loss of {common:.2f}, mean and range of the seeds: "
+        + "; ".join(f"{rule} " + ", ".join(f"r = {r} {statistics.fmean(v):.2f}" for r, v in curve.items() if r) for rule, curve in curves.items())
+        + f"; full {statistics.fmean(full):.2f}.",
+    )
+
+# %%
+if rows:
+    lines = []
+    for rule in rules:
+        best = reading.least_forgetting(rows, rule, common)
+        task = {rank: v for rank, v in reading.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
+        seeds = range(min(map(len, task.values())))
+        lines.append((rule, ", ".join(map(str, best)), ", ".join(str(min(task, key=lambda r: task[r][seed])) for seed in seeds)))
+    display(Table(("rule of scaling", "rank that forgets least, by seed", "rank with the lowest task loss, by seed"), tuple(lines), "The second column at one task loss, the third after equal steps."))
+
+# %% [markdown]
+# **Read it.** First look at the ranges: a difference between two ranks counts only if it is larger than that between two seeds
+# of one. Then ask whether the rank does it, or the scaling: within a rank the three rules differ, and they differ in
+# nothing but how far a step goes. A U in one curve that is none in the others is not a law of the rank.
+#
+# ## Step 4. Are the intruders to blame?
+#
+# They come with forgetting; do they cause it? The paper's test (I12) is to act on them: multiply the singular values of the
+# intruders by $\lambda$, and see what comes back. With $I$ the intruders of a tuned matrix,
+#
+# $$W_\lambda = W - (1 - \lambda) \sum_{i \in I} \sigma_i u_i v_i^\top.$$
+#
+# ### Try it 09.2: weaken the intruders
+# *Difficulty 3 of 5, fifteen minutes. Common bug: all k strongest vectors, or the update alone, are scaled.*
+
+
+# %%
+def scale_intruders(W0: torch.Tensor, W: torch.Tensor, k: int, epsilon: float, factor: float) -> torch.Tensor:
+    """The tuned W (out, in) with the singular values of its intruders among the k strongest multiplied by factor."""
+    raise NotImplementedError
+
+
+check("09.2", scale_intruders)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def scale_intruders(W0, W, k, epsilon, factor):
+#     U0 = torch.linalg.svd(W0, full_matrices=False).U
+#     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+#     intruding = (U[:, :k].T @ U0).abs().max(dim=1).values < epsilon
+#     S[:k] = torch.where(intruding, factor * S[:k], S[:k])
+#     return (U * S) @ Vh
+# ```
+# </details>
+#
+# An experiment of this kind always "works" a little: undo a part of what training did, and a part of what it cost comes
+# back. So the question is not whether forgetting falls, but whether it falls by **more than the same price buys elsewhere**.
+# Two controls:
+#
+# - **as many others**: the same number of the strongest singular values that are *no* intruders, in the same matrices;
+# - **the whole update**: $W_0 + \lambda\,\Delta W$. It knows nothing of spectra, and costs one multiplication.
+#
+# ### Try it 09.3: the control
+# *Difficulty 1 of 5, two minutes. Common bug: λW, which shrinks the pretrained weights too.*
+
+
+# %%
+def shrink_update(W0: torch.Tensor, W: torch.Tensor, factor: float) -> torch.Tensor:
+    """The model between base and tuned: all of the update multiplied by factor."""
+    raise NotImplementedError
+
+
+check("09.3", shrink_update)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def shrink_update(W0, W, factor):
+#     return W0 + factor * (W - W0)
+# ```
+# </details>
+#
+# **Predict.** For $\lambda = 0.7$ on the run in a hurry: which of the three takes most of the forgetting away, and which
+# costs the task most?
+
+# %%
+NAMES = {"intruders": "the intruders", "others": "as many others", "update": "the whole update"}
+LAMBDAS = (1.0, 0.9, 0.7, 0.5, 0.25, 0.0)
+tested = TailRun(TASK, 64, "alpha = 2r", RUNS[HURRY].scaling, RUNS[HURRY].learning_rate, STEPS, 0)
+apart = parts(trained[HURRY].updates, place, EPSILON)
+paths = {
+    kind: [losses(place, tested, apart.scaled(kind, scale)) for scale in LAMBDAS] for kind in NAMES
+}  # each with the task's loss and the text's
+prices = {kind: [at["loss"] - path[0]["loss"] for at in path] for kind, path in paths.items()}
+returned = {  # share of the forgetting that is gone
+    kind: [(path[0]["pretraining_loss"] - at["pretraining_loss"]) / forgot[HURRY] for at in path]
+    for kind, path in paths.items()
+}
+lines = [
+    (f"{scale:g}", *(f"{100 * returned[kind][i]:.0f} % at {prices[kind][i]:+.2f}" for kind in NAMES))
+    for i, scale in enumerate(LAMBDAS)
+    if i
+]
+Table(("λ", *NAMES.values()), tuple(lines), f"Share of {forgot[HURRY]:.2f} nats of forgetting that is gone, at what rise of the task loss (nats); {report[HURRY].intruders[0]} intruders.")
+
+
+# %%
+def draw_price(figure: plt.Figure, allowed: float) -> str:
+    """What each way gives back against what it costs the task, and the best that a price buys."""
+    axes = figure.subplots()
+    found = {}
+    for i, (kind, label) in enumerate(NAMES.items()):
+        axes.plot(prices[kind], [100 * share for share in returned[kind]], label=label, **plots.line_style(i))
+        found[label] = max(share for share, price in zip(returned[kind], prices[kind], strict=True) if price <= allowed + 1e-9)
+    axes.axvline(allowed, color="black", linewidth=0.8)
+    axes.set(xlabel="rise of the task loss (nats a token)", ylabel="forgetting undone (%)", xlim=(-0.1, 1.2), ylim=(-10, 105))
+    axes.legend(frameon=False)
+    return f"For at most {allowed:g} nats of task loss: " + ", ".join(f"{label} {100 * share:.0f} %" for label, share in found.items())
+
+
+figure = plt.figure()
+widgets.show(figure, alt="What three interventions undo of the forgetting against what they cost. " + draw_price(figure, 0.1))
+
+# %%
+widgets.slider_panel("price", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], draw_price, start=0.1)
+
+# %% [markdown]
+# One run again. The study took nine runs apart, of ranks 1, 16 and 64 with three seeds each:
+
+# %%
+taken_apart = study_of("intervene")
+apart_rows = [row for row in taken_apart["rows"] if not row["diverged"]] if taken_apart else []
+effects.interventions_table(apart_rows, "Share of the forgetting that is gone, at what rise of the task loss: mean and range of the seeds.") if apart_rows else "not measured yet"
+
+# %%
+COSTS = (0.02, 0.05, 0.1, 0.2)
+if apart_rows:
+    lines = [
+        (f"{cost:g}", *(reading.spread([100 * share for share in effects.removed_at_cost(apart_rows, kind, cost)], 0) + " %" for kind in NAMES))
+        for cost in COSTS
+    ]
+    display(Table(("allowed rise of the task loss (nats)", *NAMES.values()), tuple(lines), f"The most that each gives back at that price: mean and range of {len(apart_rows)} runs, λ from {max(e['scale'] for e in apart_rows[0]['scaled'])} to 0."))
+
+# %% [markdown]
+# **Read it.** Compare the columns of the last table: one price, three ways to spend it. If the intruders were the carriers of
+# forgetting, taking them out would buy more than any control. A control that knows nothing of intruders and buys as much or more
+# says that forgetting belongs to the update as a whole.
+#
+# ## Step 5. One task after the other
+#
+# Fine-tune on a task, merge, start a fresh adapter for the next one. The paper tests six tasks in a row and finds that low
+# ranks forget more (I8). Ours are four, over words.
+#
+# **Predict.** After the fourth task: which has forgotten the text most, rank 1, 16, 64 or full? And does each merged adapter
+# add its intruders to the others'?
+
+# %%
+in_a_row = study_of("continual")
+sequence_rows = [row for row in in_a_row["rows"] if row["stages"]] if in_a_row else []
+effects.continual_table(sequence_rows, "Nats a token: mean and range over the seeds.") if sequence_rows else "not measured yet"
+
+# %%
+if sequence_rows:
+    by_rank = effects.continual_curves(sequence_rows)
+    tasks = sequence_rows[0]["run"]["tasks"]
+    figure, axes = plt.subplots()
+    for i, (rank, seeds) in enumerate(by_rank.items()):
+        middle = [statistics.fmean(seed[n] for seed in seeds) for n in range(len(tasks) + 1)]
+        ends = np.array([[m - min(s[n] for s in seeds), max(s[n] for s in seeds) - m] for n, m in enumerate(middle)]).T  # (2, n)
+        axes.errorbar(range(len(middle)), middle, ends, label=f"r = {rank}" if rank else "full", capsize=3, **plots.line_style(i))
+    axes.set(xlabel="after task", ylabel="text forgotten\n(nats a token)")
+    axes.set_xticks(range(len(tasks) + 1), ["base", *tasks])
+    axes.legend(frameon=False)
+    widgets.show(
+        figure,
+        alt="Forgetting of the text after each of four tasks in a row, mean and range over the seeds. At the end: "
+        + ", ".join(f"{'r = ' + str(rank) if rank else 'full'} {statistics.fmean(seed[-1] for seed in seeds):.2f}" for rank, seeds in by_rank.items()) + ".",
+    )  # fmt: skip
+
+# %% [markdown]
+# **Read it.** Read the table from left to right for the text, then its last columns: what a method lost of the *earlier tasks*,
+# and how many intruders the merged model has. A method that learns each task less well has less to lose; that is why the loss
+# of a task just trained stands beside it.
+#
+# ## Step 6. With or without intruders
+#
+# Put all runs of the study of ranks beside each other, each at its end: forgetting against its intruders, and against the
+# size of its update.
+#
+# **Predict.** How much does the most forgetful run *without a single intruder* forget?
+
+# %%
+ends = reading.quantities(over_ranks["rows"]) if over_ranks else []
+if ends:
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    for axes, quantity in zip(panels, ("intruders", "nuclear_norm"), strict=True):
+        axes.scatter([end[quantity] for end in ends], [end["forgetting"] for end in ends], s=20, color=plots.COLOURS[0])
+        axes.set(xlabel=reading.LABELS[quantity])
+    panels[0].set_ylabel("forgetting\n(nats a token)")
+    clean = [end["forgetting"] for end in ends if end["intruders"] == 0]
+    intruded = [end["forgetting"] for end in ends if end["intruders"] > 0]
+    summary = f"{len(clean)} runs without an intruder forget {min(clean):.2f} to {max(clean):.2f} nats, {len(intruded)} with some {min(intruded):.2f} to {max(intruded):.2f}"
+    widgets.show(figure, alt=f"Forgetting against the intruders and against the nuclear norm of the update, one point a run; {summary}.")
+    print(summary)
+
+# %% [markdown]
+# **Read it.** Points on the left edge of the left panel have no intruder. If some of them lie as high as the others, intruders
+# are not *necessary* for forgetting; step 4 asked whether they are enough. Whether a count says anything that the size of the
+# update does not is a question for runs that nobody has looked at yet: lesson 10.
+#
+# ## Findings
+#
+# What each verdict asks: **I8** holds if in every seed the lower of two LoRA ranks has forgotten more of the text after the last
+# task than the higher one, and every LoRA rank more than full (refuted if rank 1 forgets least of all in every seed). **I9** holds
+# for a rule of scaling if in every seed a rank strictly between the lowest and the highest forgets least (refuted if in no
+# seed). **I11** asks two things: the rank with the lowest task loss is at most 8, the rank that forgets least is 64, in
+# every seed. **I12** as it is written: at λ = 0.7 every run gets some forgetting back for at most 0.1 nats of task loss;
+# and with its control: the intruders give back more than shrinking the whole update does at a price of 0.1 nats, in every run.
+
+# %%
+found = [
+    findings.of_run(
+        "I12.this_run", [returned["intruders"][LAMBDAS.index(0.7)]], "share of the forgetting undone at λ = 0.7",
+        verdict(returned["intruders"][2] > 0 and prices["intruders"][2] <= 0.1, returned["intruders"][2] <= 0),
+        f"{report[HURRY].intruders[0]} intruders; task loss {prices['intruders'][2]:+.3f} nats; the whole update by 0.7: "
+        f"{100 * returned['update'][2]:.0f} % at {prices['update'][2]:+.3f}", profile,
+    ),
+]  # fmt: skip
+for rule in rules if rows else ():
+    best = reading.least_forgetting(rows, rule, common)
+    inner = [1 < rank < 192 for rank in best]
+    curve = {rank: values for rank, values in curves[rule].items() if rank}
+    within = max(max(values) - min(values) for values in curve.values())
+    between = max(map(statistics.fmean, curve.values())) - min(map(statistics.fmean, curve.values()))
+    found.append(findings.of_study(
+        f"I9.least_forgetting.{rule}", best, "rank that forgets least", verdict(all(inner), not any(inner)),
+        f"at task loss {common:.2f}; the ranks' means differ by {between:.2f} nats, seeds of one rank by up to {within:.2f}", matched,
+    ))  # fmt: skip
+    task = {rank: v for rank, v in reading.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
+    best_task = [min(task, key=lambda r: task[r][seed]) for seed in range(min(map(len, task.values())))]
+    found.append(findings.of_study(
+        f"I11.task.{rule}", best_task, "rank with the lowest task loss", verdict(max(best_task) <= 8, min(best_task) > 8),
+        "after equal steps, each rank at its own learning rate", over_ranks,
+    ))  # fmt: skip
+    found.append(findings.of_study(
+        f"I11.text.{rule}", best, "rank that forgets least", verdict(set(best) == {64}, 64 not in best), f"at task loss {common:.2f}", matched,
+    ))  # fmt: skip
+if apart_rows:
+    by_kind = {kind: [e for e in effects.intervention_effects(apart_rows) if e["kind"] == kind and e["scale"] == 0.7] for kind in NAMES}
+    of_intruders = [entry["removed"] for entry in by_kind["intruders"]]
+    dear = max(entry["task"] for entry in by_kind["intruders"])
+    found.append(findings.of_study(
+        "I12.as_written", of_intruders, "share of the forgetting undone at λ = 0.7", verdict(min(of_intruders) > 0 and dear <= 0.1, max(of_intruders) <= 0),
+        f"{len(of_intruders)} runs; task loss rises by at most {dear:.3f} nats", taken_apart,
+    ))  # fmt: skip
+    bought = {kind: effects.removed_at_cost(apart_rows, kind, 0.1) for kind in NAMES}
+    for control in ("others", "update"):
+        gaps = [a - b for a, b in zip(bought["intruders"], bought[control], strict=True)]
+        found.append(findings.of_study(
+            f"I12.against.{control}", gaps, f"share undone for 0.1 nats, intruders minus {NAMES[control]}", verdict(min(gaps) > 0, max(gaps) <= 0),
+            f"intruders {reading.spread(bought['intruders'])}, {NAMES[control]} {reading.spread(bought[control])}", taken_apart,
+        ))  # fmt: skip
+if sequence_rows:
+    final = {rank: [seed[-1] for seed in seeds] for rank, seeds in by_rank.items()}
+    lora = sorted(rank for rank in final if rank)
+    order = [*lora, 0]  # the claim: forgetting falls along it
+    seeds = range(min(map(len, final.values())))
+    falls = [all(final[a][s] > final[b][s] for a, b in zip(order, order[1:], strict=False)) for s in seeds]
+    least = [min(final, key=lambda r: final[r][s]) == lora[0] for s in seeds]
+    found.append(findings.of_study(
+        "I8.rank_1_minus_full", [final[lora[0]][s] - final[0][s] for s in seeds], "nats of text forgotten after four tasks", verdict(all(falls), all(least)),
+        "; ".join(f"{'r = ' + str(r) if r else 'full'} {reading.spread(v)}" for r, v in final.items()), in_a_row,
+    ))  # fmt: skip
+results.record(found, "lesson_09")
+findings.findings_table("lesson_09", found)
+
+# %% [markdown]
+# ## What to remember
+#
+# - Forgetting is measured on text, beside its noise, at one task loss. A method that learned less has forgotten less: that is
+#   no merit.
+# - The rank by itself says little. Each rank needs a learning rate of its own, and the scaling changes more than the rank.
+# - Undoing a part of training always gives something back. Ask what the same price buys by the plainest control: here,
+#   shrinking the whole update.
+#
+# ## Go further
+#
+# - Shuttleworth et al. 2024, arXiv 2410.21228: sections 5 and 6.
+# - Biderman et al. 2024, *LoRA Learns Less and Forgets Less*, arXiv 2405.09673: the same trade-off on large models.
+# - The studies: `lorahub-edu intruders sweep --study matched` (or `intervene`, `continual`); an adapter of yours with its
+#   intruders weakened: `lorahub-edu intruders scale`.
+#
+# **Next:** lesson 10, the capstone: hypotheses fixed before the runs, and your own adapter through all of the course's
+# instruments.
