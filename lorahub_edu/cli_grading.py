@@ -1,4 +1,4 @@
-"""Assignments on the command line: build, grade, feedback, export."""
+"""Assignments on the command line: build, lint-exercises, grade, feedback, export."""
 
 from __future__ import annotations
 
@@ -34,6 +34,22 @@ def build(
             console.print(str(path), markup=False)
 
 
+def lint_exercises(
+    assignment: Annotated[list[str] | None, typer.Argument(help="Names; default all.")] = None,
+    course: CourseOption = HERE,
+) -> None:
+    """Check the checks: right answers must be accepted, wrong ones refused by name; exit code 1 if not."""
+    _nbgrader_or_error()
+    from lorahub_edu.grading import lint
+
+    found = list(lint.verdicts(course, assignment))
+    _print_rows(("problem", "assignment", "right answers", "wrong answers", "verdict"), lint.table(found))
+    for line in lint.faults(found):
+        console.print(line, markup=False)
+    console.print(lint.summary(found))
+    raise typer.Exit(0 if all(verdict.sound for verdict in found) else 1)
+
+
 def grade(
     submissions: Annotated[Path, typer.Argument(help="submitted/, a flat folder of NAME.ipynb, or a zip.")],
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Submissions at a time.")] = 1,
@@ -64,7 +80,7 @@ def grade(
     for name in sorted({outcome.assignment for outcome in graded.outcomes}):
         own = [outcome for outcome in graded.outcomes if outcome.assignment == name]
         feedback.write(place, assignments.load(name, place.root), own)
-    _print_rows(runner.table(graded.outcomes))
+    _print_rows(("student", "assignment", "points from tests", "what happened"), runner.table(graded.outcomes))
     for line in graded.ignored:
         console.print(f"not graded: {line}", markup=False)
     console.print(f"{len(graded.outcomes)} submissions, {graded.new} newly graded; sandbox: {graded.sandbox}.")
@@ -123,10 +139,10 @@ def _workers(jobs: int) -> Iterator[Executor | None]:
         yield executor
 
 
-def _print_rows(rows: list[tuple[str, str, str, str]]) -> None:
+def _print_rows(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     from rich.table import Table
 
-    table = Table("student", "assignment", "points from tests", "what happened")
+    table = Table(*titles)
     for row in rows:
         table.add_row(*(cell.replace("[", "\\[") for cell in row))
     console.print(table)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lorahub_edu.checks import Property, equals, holds, objects, problem
 from lorahub_edu.checks.objects import there
+from lorahub_edu.checks.predictions import number
 
 SCALING_LEFT_OUT = "the scaling alpha / r is left out"
 ALPHA_ONLY = "the update is multiplied by alpha, not by alpha / r"
@@ -285,3 +286,24 @@ def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+@problem(
+    "01.6",
+    "the break-even rank of a square layer",
+    hints=(
+        "Write down both counts, the layer's and the adapter's, with the rank as the unknown.",
+        "The layer has d * d numbers, the adapter r * (d + d). At which r are the two equal?",
+        "r * 2 * d = d * d, so r is d / 2; put 4096 in.",
+    ),
+)
+def break_even_rank(answer: object, _generator: torch.Generator) -> Iterator[Property]:
+    """Specification of break_even_rank, a number: where an adapter on a 4096 x 4096 layer is as large as the layer."""
+    mistakes = {
+        "only one of A and B is counted: together they have r * (in + out) numbers": 4096,
+        "this is the root of the side: solve r * (in + out) = in * out for r": 64,
+        "this is a usual rank: it has far fewer numbers than the layer": 8,
+        "at this rank the adapter has half as many numbers as the layer": 1024,
+        "this is the number of weights, not a rank": 4096**2,
+    }
+    yield from number(answer, "the adapter has as many numbers as the layer", 2048, mistakes)

@@ -208,6 +208,8 @@ require("01.5", LoRALayer)
 # layer itself? Set `break_even_rank` before you run anything, then run the cell below.
 #
 # **Expected:** a whole number.
+#
+# {{hints 01.6}}
 
 # %% answer="break_even_rank"
 break_even_rank = None
@@ -221,10 +223,11 @@ for rank in (8, 256, 1024, 2048, 4096):
     print(f"rank {rank:5d}: {share:7.2%} of the layer's numbers")
 
 # %% test="test_break_even_rank" points=1
-assert isinstance(break_even_rank, int), "break_even_rank is a whole number"
+check("01.6", break_even_rank)
 ### BEGIN HIDDEN TESTS
-assert break_even_rank != 4096, "at rank 4096 the adapter has twice the layer's numbers: A and B both count"
-assert break_even_rank == 2048, "rank * (in + out) = in * out: solve it for rank"
+from lorahub_edu.checks.graded import require
+
+require("01.6", break_even_rank)
 ### END HIDDEN TESTS
 
 # %% [markdown]
