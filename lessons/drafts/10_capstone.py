@@ -43,7 +43,7 @@ from lorahub_edu.checks import check
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.errors import CourseError
 from lorahub_edu.findings import Table
-from lorahub_edu.forgetting import reading, studies, sweep, texts
+from lorahub_edu.forgetting import plans, reading, sweep, texts
 from lorahub_edu.forgetting.correlation import MEASURES, correlate, judge
 from lorahub_edu.hub import compose, stand_ins
 from lorahub_edu.hub.composed_spectra import VARIANTS
@@ -215,7 +215,7 @@ def random_twin(delta: torch.Tensor, generator: torch.Generator) -> torch.Tensor
     raise NotImplementedError
 
 
-check("10.3", random_twin)
+check("10.1", random_twin)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -238,7 +238,7 @@ check("10.3", random_twin)
 # were fixed first, and the runs are fresh: another task, and rank, learning rate, scaling and length drawn at random.
 
 # %%
-for key, text in studies.HYPOTHESES.items():
+for key, text in plans.HYPOTHESES.items():
     print(f"{key:12s} {text}")
 
 # %% [markdown]
@@ -274,14 +274,14 @@ if runs:
 verdicts = judge(runs) if runs else {}
 Table(
     ("hypothesis", "held", "because"),
-    tuple((f"{key}. {studies.HYPOTHESES[key]}", "yes" if v["held"] else "no", v["because"]) for key, v in verdicts.items()),
+    tuple((f"{key}. {plans.HYPOTHESES[key]}", "yes" if v["held"] else "no", v["because"]) for key, v in verdicts.items()),
 )
 
 # %% [markdown]
 # **Read it.** A point is a run. Look for runs on the left edge of the first panel, without any intruder: how much did they
 # forget?
 #
-# ### Try it 10.2: a rank correlation, and what one measure adds
+# ### Try it 10.2 and 10.3: a rank correlation, and what one measure adds
 # *Difficulty 2 and 3 of 5, fifteen minutes. Common bug: `argsort` lists places, it is no rank.*
 #
 # Forgetting has a long tail: a few runs lose everything. So take ranks.
@@ -293,7 +293,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
     raise NotImplementedError
 
 
-check("10.1", rank_correlation)
+check("10.2", rank_correlation)
 
 
 # %%
@@ -302,7 +302,7 @@ def partial_rank_correlation(x: np.ndarray, y: np.ndarray, given: np.ndarray) ->
     raise NotImplementedError
 
 
-check("10.2", partial_rank_correlation)
+check("10.3", partial_rank_correlation)
 
 # %% [markdown]
 # <details><summary>Solutions</summary>
@@ -326,7 +326,7 @@ check("10.2", partial_rank_correlation)
 # same measures order *them*? This part runs here.
 
 # %%
-plain = texts.load(tokenizer, sequences=16)
+plain = texts.load(tokenizer, sequences=16, fetch=profile.name != "tiny")
 held = [Encoded(ids, ids) for ids in map(tuple, plain.sequences.tolist())]
 print(f"{len(held)} sequences of {plain.sequences.shape[1]} tokens: {plain.label}")
 judged, _ = models.load(profile, dtype="bfloat16")  # a difference of two losses: bfloat16 does
@@ -379,7 +379,6 @@ examine(ADAPTER, task=TASK, test_items=30, sequences=32)
 # %% [markdown]
 # ## Findings
 
-
 # %%
 found = []
 if composed["rows"]:
@@ -395,7 +394,7 @@ for name in MEASURES if runs else ():
     rho = rhos[name]
     found.append(findings.of_study(f"X4.rho.{name}", [rho.rho], "Spearman's rho with forgetting over fresh runs", "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here", f"{len(runs)} runs, 95 % interval {rho.low:.2f} to {rho.high:.2f}", predicted))
 for key, v in verdicts.items():
-    found.append(findings.of_study(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{studies.HYPOTHESES[key]}: {v['because']}", predicted))
+    found.append(findings.of_study(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{plans.HYPOTHESES[key]}: {v['because']}", predicted))
 for label, rho in zoo_rho.items():
     sure = "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here"
     found.append(Finding(f"X4.zoo.{label}", (rho.rho,), "Spearman's rho over the zoo's modules", "X4", sure, f"95 % interval {rho.low:.2f} to {rho.high:.2f}", model=profile.base_model, profile=profile.name))
@@ -418,4 +417,4 @@ findings.findings_table("lesson_10", found)
 # - Make the studies again: `python benchmarks/composed_intruders.py`, `lorahub-edu intruders sweep --study predict`.
 # - On a 24 GB GPU: the same lesson with `LORAHUB_EDU_PROFILE=gpu24`.
 #
-# That was the course. If a figure of yours disagrees with a published one, that is a finding: keep it, with its spread.
+# **Next:** a question of your own. If a figure of yours disagrees with a published one, that is a finding: keep it, with its spread.

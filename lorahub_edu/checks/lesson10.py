@@ -28,7 +28,7 @@ def _order(x: np.ndarray) -> np.ndarray:
 
 
 @problem(
-    "10.1",
+    "10.2",
     "a rank correlation",
     hints=(
         "One very large value must not decide. What is left of a value when only its place among the others counts?",
@@ -90,7 +90,7 @@ def _rest(y: np.ndarray, given: np.ndarray) -> np.ndarray:
 
 
 @problem(
-    "10.2",
+    "10.3",
     "what one measure adds to another",
     hints=(
         "If two measures rise together, how can one tell which of them forgetting follows?",
@@ -132,7 +132,7 @@ def partial_rank_correlation(answer: Callable, generator: torch.Generator) -> It
 
 
 @problem(
-    "10.3",
+    "10.1",
     "a random update of the same spectrum",
     hints=(
         "What of an update do you want to keep, and what must be drawn anew?",

@@ -78,13 +78,13 @@ def twin_of_the_package(delta: Tensor, generator: torch.Generator) -> Tensor:
 
 
 RIGHT: dict[str, dict[str, Callable]] = {
-    "10.1": {
+    "10.2": {
         "reference": lambda x, y: pearson(ranks(x), ranks(y)),
         "scipy": lambda x, y: stats.spearmanr(x, y).statistic,
         "by hand": spearman_by_hand,
     },
-    "10.2": {"reference": partial_by_residuals, "inverse": partial_by_inverse, "formula": partial_by_formula},
-    "10.3": {"reference": twin, "rotation": twin_by_rotation, "the package": twin_of_the_package},
+    "10.3": {"reference": partial_by_residuals, "inverse": partial_by_inverse, "formula": partial_by_formula},
+    "10.1": {"reference": twin, "rotation": twin_by_rotation, "the package": twin_of_the_package},
 }
 
 
@@ -143,33 +143,33 @@ def fixed_draw(delta: Tensor, generator: torch.Generator) -> Tensor:
 
 # Named wrong answers: problem, the mistake, the answer, and words of the message that must name it.
 WRONG: list[tuple[str, str, Callable, str]] = [
-    ("10.1", "values", pearson, "correlation of the values"),
-    ("10.1", "argsort", by_order, "argsort is used as a rank"),
-    ("10.1", "one ranked", lambda x, y: pearson(ranks(x), y), "only one of the two"),
-    ("10.1", "sign", lambda x, y: -pearson(ranks(x), ranks(y)), "sign is turned"),
-    ("10.1", "squared", lambda x, y: pearson(ranks(x), ranks(y)) ** 2, "squared correlation"),
-    ("10.1", "products", lambda x, y: np.mean(ranks(x) * ranks(y)), "without taking their means off"),
-    ("10.1", "covariance", lambda x, y: np.cov(ranks(x), ranks(y))[0, 1], "covariance"),
-    ("10.1", "Kendall", lambda x, y: stats.kendalltau(x, y).statistic, "Kendall"),
-    ("10.1", "ordinal", ordinal, "got different ranks"),
-    ("10.1", "lowest", lowest, "their lowest rank"),
-    ("10.1", "no return", lambda x, y: None, "is a return missing"),
-    ("10.2", "plain", lambda x, y, z: pearson(ranks(x), ranks(y)), "not taken out"),
-    ("10.2", "values", lambda x, y, z: pearson(rest(x, z), rest(y, z)), "rank all three first"),
-    ("10.2", "x only", lambda x, y, z: pearson(rest(ranks(x), ranks(z)), ranks(y)), "out of x only"),
-    ("10.2", "y only", lambda x, y, z: pearson(ranks(x), rest(ranks(y), ranks(z))), "out of y only"),
-    ("10.2", "numerator", numerator, "numerator alone"),
-    ("10.2", "added", added, "was added"),
-    ("10.2", "swapped", lambda x, y, z: partial_by_formula(x, z, y), "changed places"),
-    ("10.3", "same norm", same_norm, "the norm is delta's"),
-    ("10.3", "left kept", lambda d, g: one_side(d, g, "left"), "the left singular vectors are still delta's"),
-    ("10.3", "right kept", lambda d, g: one_side(d, g, "right"), "the right singular vectors are still delta's"),
-    ("10.3", "delta itself", lambda d, g: d, "still delta's"),
-    ("10.3", "not orthonormal", loose, "not orthonormal"),
-    ("10.3", "squared", squared, "are squared"),
-    ("10.3", "global draw", global_draw, "does not come from the generator"),
-    ("10.3", "fixed draw", fixed_draw, "the generator is not used"),
-    ("10.3", "turned", lambda d, g: twin(d, g).T, "the shape must be that of delta"),
+    ("10.2", "values", pearson, "correlation of the values"),
+    ("10.2", "argsort", by_order, "argsort is used as a rank"),
+    ("10.2", "one ranked", lambda x, y: pearson(ranks(x), y), "only one of the two"),
+    ("10.2", "sign", lambda x, y: -pearson(ranks(x), ranks(y)), "sign is turned"),
+    ("10.2", "squared", lambda x, y: pearson(ranks(x), ranks(y)) ** 2, "squared correlation"),
+    ("10.2", "products", lambda x, y: np.mean(ranks(x) * ranks(y)), "without taking their means off"),
+    ("10.2", "covariance", lambda x, y: np.cov(ranks(x), ranks(y))[0, 1], "covariance"),
+    ("10.2", "Kendall", lambda x, y: stats.kendalltau(x, y).statistic, "Kendall"),
+    ("10.2", "ordinal", ordinal, "got different ranks"),
+    ("10.2", "lowest", lowest, "their lowest rank"),
+    ("10.2", "no return", lambda x, y: None, "is a return missing"),
+    ("10.3", "plain", lambda x, y, z: pearson(ranks(x), ranks(y)), "not taken out"),
+    ("10.3", "values", lambda x, y, z: pearson(rest(x, z), rest(y, z)), "rank all three first"),
+    ("10.3", "x only", lambda x, y, z: pearson(rest(ranks(x), ranks(z)), ranks(y)), "out of x only"),
+    ("10.3", "y only", lambda x, y, z: pearson(ranks(x), rest(ranks(y), ranks(z))), "out of y only"),
+    ("10.3", "numerator", numerator, "numerator alone"),
+    ("10.3", "added", added, "was added"),
+    ("10.3", "swapped", lambda x, y, z: partial_by_formula(x, z, y), "changed places"),
+    ("10.1", "same norm", same_norm, "the norm is delta's"),
+    ("10.1", "left kept", lambda d, g: one_side(d, g, "left"), "the left singular vectors are still delta's"),
+    ("10.1", "right kept", lambda d, g: one_side(d, g, "right"), "the right singular vectors are still delta's"),
+    ("10.1", "delta itself", lambda d, g: d, "still delta's"),
+    ("10.1", "not orthonormal", loose, "not orthonormal"),
+    ("10.1", "squared", squared, "are squared"),
+    ("10.1", "global draw", global_draw, "does not come from the generator"),
+    ("10.1", "fixed draw", fixed_draw, "the generator is not used"),
+    ("10.1", "turned", lambda d, g: twin(d, g).T, "the shape must be that of delta"),
 ]
 
 
