@@ -1,14 +1,17 @@
 """Instant feedback: `check("01.3", my_function)` says what holds, what doesn't, and what was probably meant.
 
 A specification draws fresh inputs, compares with an independent reference under a stated tolerance, and names the
-misconception whose result the answer equals. One file a lesson registers the problems of that lesson.
+misconception whose result the answer equals. A lesson's problems are registered by
+lessonNN.py and, where there are many, lessonNN_*.py.
 """
 
 from __future__ import annotations
 
 import html
 import importlib
+import pkgutil
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -107,11 +110,11 @@ def get_problem(id: str) -> Problem:
     """
     lesson = id.partition(".")[0]
     if id not in _PROBLEMS and lesson.isdigit():
-        try:
-            importlib.import_module(f"lorahub_edu.checks.lesson{lesson}")
-        except ModuleNotFoundError:
-            if not any(known.startswith(lesson + ".") for known in _PROBLEMS):
-                raise CourseError(f"There are no checks for a lesson {lesson!r} (asked for {id!r}).") from None
+        for room in pkgutil.iter_modules(__path__):
+            if re.fullmatch(rf"lesson{lesson}(_.+)?", room.name):
+                importlib.import_module(f"{__name__}.{room.name}")
+        if not any(known.startswith(lesson + ".") for known in _PROBLEMS):
+            raise CourseError(f"There are no checks for a lesson {lesson!r} (asked for {id!r}).")
     if id not in _PROBLEMS:
         raise CourseError(f"There is no problem {id!r}. {near_matches(id, _PROBLEMS)}")
     return _PROBLEMS[id]
