@@ -22,7 +22,7 @@ FLOORS = [
     ["data.alpaca", "data.batching", "data.fewshot", "adapters", "tiny"],
     ["hub.space", "hub.cmaes", "hub.nevergrads", "hub.searches"],
     ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.sequence_tasks", "data.bbh"],
-    ["adapter_files", "models", "checkpoints", "contexts", "losses", "scoring"],
+    ["adapter_files", "processes", "base_models", "models", "checkpoints", "contexts", "losses", "scoring"],
     ["training", "evaluation", "doctor"],
     [
         "methods.bottleneck",
@@ -70,6 +70,7 @@ FLOORS = [
         "checks.lesson06",
         "checks.lesson07",
         "checks.lesson08",
+        "checks.lesson09",
         "checks.lesson10",
     ],
     ["grading.protocol", "grading.namespaces", "grading.answers", "grading.zygote"],
