@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,9 +25,10 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from lorahub_edu import assets, tiny
+from lorahub_edu.base_models import BASE_MODELS, BaseModel, access, get_base
 from lorahub_edu.data import batching  # noqa: F401 - importing it registers the attention "packed"
 from lorahub_edu.downloads import why_unreachable
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.profiles import Profile, get_profile
 
 MARKER = "prepared.json"
@@ -36,51 +37,6 @@ TINY = {
     tiny.NAME: (tiny.model, tiny.tokenizer, tiny.config),
     tiny.T5_NAME: (tiny.t5, tiny.t5_tokenizer, tiny.t5_config),
 }
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """A base model of the course: from one pinned file (`asset`) or straight from the hub (`repo`, `revision`).
-
-    `kind` is "causal" or "encoder-decoder".
-    """
-
-    name: str
-    licence: str
-    kind: str = "causal"
-    asset: str | None = None
-    repo: str | None = None
-    revision: str | None = None
-
-
-BASE_MODELS = {
-    base.name: base
-    for base in (
-        BaseModel(tiny.NAME, licence="Apache-2.0"),
-        BaseModel(tiny.T5_NAME, licence="Apache-2.0", kind="encoder-decoder"),
-        BaseModel("SmolLM2-135M-Instruct", licence="Apache-2.0", asset="SmolLM2-135M-Instruct"),
-        BaseModel("open_llama_7b_v2", licence="Apache-2.0", repo="openlm-research/open_llama_7b_v2", revision="main"),
-        # The base of the paper's modules (Huang et al. 2023, section 4.1; claim H6).
-        BaseModel(
-            "flan-t5-large",
-            licence="Apache-2.0",
-            kind="encoder-decoder",
-            repo="google/flan-t5-large",
-            revision="main",
-        ),
-    )
-}
-
-
-def get_base(name: str) -> BaseModel:
-    """The course's base model of that name.
-
-    Raises:
-        CourseError: there is none.
-    """
-    if name not in BASE_MODELS:
-        raise CourseError(f"There is no base model {name!r}. {near_matches(name, BASE_MODELS)}")
-    return BASE_MODELS[name]
 
 
 def folder(name: str) -> Path:
@@ -207,6 +163,7 @@ def load(
     device: str | None = None,
     attention: str = "sdpa",
     offline: bool = False,
+    revision: str = "",
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """The profile's base model, or another one, in evaluation mode, and its tokenizer.
 
@@ -218,6 +175,7 @@ def load(
         attention: transformers' attention implementation ("sdpa", "eager", "packed" for packed batches of a causal
             model).
         offline: never open a connection.
+        revision: commit, tag or branch on the hub; "" takes the course's.
 
     Returns:
         A causal model or an encoder-decoder, and a fast tokenizer whose padding token is set.
@@ -230,6 +188,7 @@ def load(
     device = device or profile.device
     check_device(profile, device)
     base = get_base(base or profile.base_model)
+    base = replace(base, revision=revision) if revision and base.repo else base
     if base.kind == "encoder-decoder":
         _check_encoder_decoder(base, dtype, attention)
     if base.name in TINY:
@@ -263,7 +222,7 @@ def _load_pretrained(
     except Exception as error:  # transformers raises many kinds here, OSError and SafetensorError among them
         advice = f"The prepared model in {where} may be damaged: delete that folder and run lorahub-edu fetch."
         if base.asset is None:
-            advice = HUB_ADVICE
+            advice = access(base) or HUB_ADVICE
         raise CourseError(f"Can't load {base.name}: {type(error).__name__}: {str(error)[:300]}. {advice}") from error
     model.config._name_or_path = base.repo or base.name  # not the folder it came from, which is this machine's
     return model, tokenizer
@@ -282,7 +241,7 @@ def _repo_or_cached(base: BaseModel, offline: bool) -> str:
     except Exception as error:
         raise CourseError(
             f"Can't load {base.name}: {base.repo} is not in the hub's cache on this machine, and the hub was not asked "
-            f"({reason}). {HUB_ADVICE}"
+            f"({reason}). {HUB_ADVICE} {access(base)}".rstrip()
         ) from error
 
 

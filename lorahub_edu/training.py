@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
-from lorahub_edu import adapters, checkpoints
+from lorahub_edu import adapters, checkpoints, processes
 from lorahub_edu.contexts import autocast, gradient_checkpointing, interrupts, seeded
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import make_batches, step_rows
@@ -116,17 +116,17 @@ def train(
     Source: Hu et al. 2021, section 4.2; loss over the labels of a whole step, as transformers' Trainer has it.
     """
     run = _Run(model, rows, config, list(validation), Path(folder) if folder else None)
-    run.resume()
+    with processes.first_goes_first():
+        run.resume()
     started = time.perf_counter()
     was_training = model.training
     model.train()
     try:
         with gradient_checkpointing(model, config.gradient_checkpointing), interrupts() as interrupted:
-            bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
-            with bar:
+            shown = progress and processes.is_first()
+            with tqdm(total=config.steps, initial=run.step, disable=not shown, unit="step", dynamic_ncols=True) as bar:
                 while run.step < config.steps and run.result.stopped != "early":
-                    record = run.one_step(interrupted)
-                    if record is None:
+                    if (record := run.one_step(interrupted)) is None:
                         run.result.stopped = "interrupted"
                         break
                     bar.update()
@@ -137,7 +137,7 @@ def train(
         model.train(was_training)
     run.finish()
     run.result.seconds = time.perf_counter() - started
-    if run.result.stopped == "interrupted":
+    if run.result.stopped == "interrupted" and processes.is_first():
         _say_how_to_go_on(run)
     return run.result
 
@@ -190,8 +190,7 @@ class _Run:
         """Take up the newest checkpoint of the folder, if there is one."""
         if self.folder is None:
             return
-        checkpoint = checkpoints.load_latest(self.folder)
-        if checkpoint is None:
+        if (checkpoint := checkpoints.load_latest(self.folder)) is None:
             # The starting weights are kept too: an A that was drawn at random would be another one after a restart.
             self.save()
             self._write_log()
@@ -222,7 +221,7 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless it is there already."""
-        if self.folder is None or self.saved_step == self.step:
+        if self.folder is None or self.saved_step == self.step or not processes.is_first():
             return
         tensors = {f"parameter.{name}": p for name, p in self.parameters.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
@@ -243,6 +242,8 @@ class _Run:
     def one_step(self, interrupted: threading.Event) -> dict | None:
         """One optimizer step; None when an interrupt came before it was whole (the weights are as before it)."""
         config, started = self.config, time.perf_counter()
+        if processes.any_of(interrupted.is_set(), self.device):
+            return None
         picked = [self.rows[i] for i in step_rows(len(self.rows), config.batch_size, self.step, config.seed)]
         batches = make_batches(picked, config.batching, config.micro_batch_size, self.pad_token_id)
         labels = sum(batch.num_labels for batch in batches)
@@ -250,18 +251,19 @@ class _Run:
             raise CourseError(f"Step {self.step + 1} has no labelled token: are the answers cut off by the block size?")
         learning_rate = self.optimizer.param_groups[0]["lr"] = config.learning_rate * self.multiplier(self.step)
         total = 0.0
-        # Dropout draws from a generator that only the step decides, so a resumed step repeats it exactly.
-        with seeded(config.seed * 1_000_003 + self.step, self.device):
-            for batch in batches:
-                if interrupted.is_set():
+        # Dropout draws from a generator that only step and process decide, so a resumed step repeats it exactly.
+        with seeded(config.seed * 1_000_003 + self.step + (processes.number() << 32), self.device):
+            for batch in processes.share(batches):
+                if interrupted.is_set() and processes.count() == 1:  # several stop together, before a step
                     self.optimizer.zero_grad(set_to_none=True)
                     return None
                 with autocast(self.device, config.autocast):
                     loss = batch_loss(self.model, batch.to(self.device)) / labels
                 total += loss.item()
-                if not math.isfinite(total):
-                    raise self._diverged(f"The loss became {total}", learning_rate)
                 loss.backward()
+        total = processes.add_up(self.parameters.values(), total)
+        if not math.isfinite(total):
+            raise self._diverged(f"The loss became {total}", learning_rate)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm or math.inf).item()
         if not math.isfinite(norm):
             raise self._diverged(f"A gradient became {norm}", learning_rate)
@@ -280,7 +282,7 @@ class _Run:
         }
         self._validate(record)
         self.result.history.append(record)
-        if self.folder is not None:
+        if self.folder is not None and processes.is_first():
             with (self.folder / LOG_FILE).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(record) + "\n")
             if self.step % config.checkpoint_every == 0 or self.step == config.steps or self.result.stopped == "early":
@@ -301,7 +303,7 @@ class _Run:
             return
         with autocast(self.device, config.autocast):
             batches = make_batches(self.validation, config.batching, config.micro_batch_size, self.pad_token_id)
-            record["validation_loss"] = mean_loss(self.model, batches)
+            record["validation_loss"] = processes.from_first(mean_loss(self.model, batches), self.device)
         if config.patience is None:
             return
         earlier = self.result.validation_losses
@@ -321,10 +323,7 @@ class _Run:
 
 
 def _say_how_to_go_on(run: _Run) -> None:
-    done = f"Stopped after step {run.step} of {run.config.steps}; the model holds that step's weights."
-    go_on = (
-        f"They are saved in {run.folder}: the same call goes on from there."
-        if run.folder
-        else "Nothing is on disk: call train(..., folder='runs/name') to be able to go on after an interrupt."
-    )
-    tqdm.write(f"{done} {go_on}")
+    go_on = "Nothing is on disk: call train(..., folder='runs/name') to be able to go on after an interrupt."
+    if run.folder:
+        go_on = f"They are saved in {run.folder}: the same call goes on from there."
+    tqdm.write(f"Stopped after step {run.step} of {run.config.steps}; the model holds that step's weights. {go_on}")

@@ -56,7 +56,7 @@ def whole_rows(
     scaling: float | None = None,
     **_more: object,
 ) -> tuple[Tensor, None]:
-    """Causal attention of rows without padding: what "packed" and "sdpa" do once they have read the mask's numbers.
+    """Causal attention of rows without padding: what "packed" does once it has read where rows end.
 
     Args:
         module: the attention layer.
@@ -73,7 +73,8 @@ def whole_rows(
         query, key, value, dropout_p=dropout, is_causal=query.shape[2] > 1, scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
-    return out.transpose(1, 2).contiguous(), None
+    # "packed" joins what its runs of rows give. That is a copy, and a trained output projection keeps it beside `out`.
+    return torch.cat([out.transpose(1, 2)]), None
 
 
 AttentionInterface.register(WHOLE_ROWS, whole_rows)

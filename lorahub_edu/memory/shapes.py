@@ -20,6 +20,8 @@ ALIASES = {
     "open_llama_7b_v2": "llama-7b",
     "openlm-research/open_llama_7b_v2": "llama-7b",
     "llama-2-7b": "llama-7b",
+    "meta-llama/Llama-2-7b-hf": "llama-7b",
+    "meta-llama/Meta-Llama-3-8B": "llama-3-8b",
     "llama-2-13b": "llama-13b",
     "google/flan-t5-large": "flan-t5-large",
 }
