@@ -71,6 +71,7 @@ FLOORS = [
         "checks.lesson07",
         "checks.lesson08",
         "checks.lesson09",
+        "checks.lesson09_studies",
         "checks.lesson10",
     ],
     ["grading.protocol", "grading.namespaces", "grading.answers", "grading.zygote"],
