@@ -75,7 +75,8 @@ def describe_device() -> str:
         return torch.cuda.get_device_name()
     if torch.backends.mps.is_available():
         return f"Apple GPU ({platform.machine()})"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def library_versions() -> dict[str, str]:
