@@ -64,6 +64,8 @@ FLOORS = [
         "checks.lesson00",
         "checks.lesson01",
         "checks.lesson02",
+        "checks.lesson02_models",
+        "checks.lesson02_serving",
         "checks.lesson03",
         "checks.lesson04",
         "checks.lesson05",

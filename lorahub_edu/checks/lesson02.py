@@ -11,14 +11,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorahub_edu import adapters
 from lorahub_edu.checks import Property, equals, holds, problem
+from lorahub_edu.checks.objects import there
 from lorahub_edu.lora import LoRAConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 
-def _integer(low: int, high: int, generator: torch.Generator) -> int:
-    """A whole number from low to high, both included."""
+def integer(low: int, high: int, generator: torch.Generator) -> int:
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
@@ -34,7 +34,7 @@ def _integer(low: int, high: int, generator: torch.Generator) -> int:
 )
 def rms_norm(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """rms_norm(x, weight, eps) against torch's own."""
-    width = _integer(5, 12, generator)
+    width = integer(5, 12, generator)
     weight = 0.5 + torch.rand(width, generator=generator)
     vector = 1.0 + torch.randn(width, generator=generator)  # a mean far from 0 tells RMSNorm from LayerNorm
     batch = 1.0 + torch.randn(2, 3, width, generator=generator) * torch.tensor([0.5, 1.0, 4.0])[:, None]
@@ -97,8 +97,8 @@ def _wrong_norms(x: Tensor, weight: Tensor, eps: float) -> dict[str, Tensor]:
 )
 def apply_rope(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """apply_rope(x, positions, theta) in the rotate-half layout, against multiplication by complex numbers."""
-    width, tokens = 2 * _integer(3, 6, generator), 4
-    theta = float(_integer(10, 30, generator))
+    width, tokens = 2 * integer(3, 6, generator), 4
+    theta = float(integer(10, 30, generator))
     q, k = torch.randn(2, 2, 3, tokens, width, generator=generator)  # each (batch, heads, tokens, width)
     start = torch.zeros(tokens, dtype=torch.long)
     places = torch.randperm(20, generator=generator)[:tokens] + 2  # neither sorted nor consecutive
@@ -108,7 +108,7 @@ def apply_rope(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         "position 0 leaves a vector as it is",
         answer(q, start, theta),
         q,
-        misconceptions={"positions count from 1: the first token stands at 0": _rotate(q, start + 1, theta)},
+        misconceptions=_wrong_rotations(q, start, theta),
         **close,
     )
     yield equals(
@@ -189,7 +189,7 @@ def _wrong_rotations(x: Tensor, positions: Tensor, theta: float) -> dict[str, Te
 )
 def grouped_query_attention(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """grouped_query_attention(q, k, v) against torch's scaled_dot_product_attention."""
-    tokens, width = _integer(4, 7, generator), 2 * _integer(2, 4, generator)
+    tokens, width = integer(4, 7, generator), 2 * integer(2, 4, generator)
 
     def draw(heads: int) -> Tensor:
         return torch.randn(2, heads, tokens, width, generator=generator)
@@ -267,39 +267,39 @@ def _wrong_attentions(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
 def adapter_parameters(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """adapter_parameters(config, rank, targets) against the layers of a real model with adapters injected."""
     # Sizes for which no two mistakes give the same count: 1 / layers, 1 / rank and A's or B's share all differ.
-    kv_heads, layers = _integer(2, 3, generator), _integer(7, 9, generator)
-    heads, head_dim = kv_heads * _integer(2, 4, generator), 2 * _integer(4, 8, generator)
-    config = _config(layers, heads, kv_heads, head_dim, heads * head_dim)
-    first, second = 6, _integer(3, 5, generator)
+    kv_heads, layers = integer(2, 3, generator), integer(7, 9, generator)
+    heads, head_dim = kv_heads * integer(2, 4, generator), 2 * integer(4, 8, generator)
+    sizes = _sizes(layers, heads, kv_heads, head_dim, heads * head_dim)
+    first, second = 6, integer(3, 5, generator)
     for name, rank, targets in (
         ("adapters on k_proj", first, ("k_proj",)),
         ("adapters on q_proj and v_proj, the LoRA article's choice", first, ("q_proj", "v_proj")),
         ("adapters on the three matrices of the MLP", first, MLP),
         ("adapters on all seven, at another rank", second, ATTENTION + MLP),
     ):
-        yield _count(name, answer, config, rank, targets)
-    wide = _config(layers, heads, kv_heads, head_dim + 2, heads * head_dim)
+        yield _count(name, answer, sizes, rank, targets)
+    wide = _sizes(layers, heads, kv_heads, head_dim + 2, heads * head_dim)
     yield _count("heads * head_dim need not be hidden_size", answer, wide, first, ATTENTION)
 
 
-def _config(layers: int, heads: int, kv_heads: int, head_dim: int, hidden: int) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=32,
-        hidden_size=hidden,
-        intermediate_size=3 * hidden + 1,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=head_dim,
-        pad_token_id=0,
-    )
+def _sizes(layers: int, heads: int, kv_heads: int, head_dim: int, hidden: int) -> dict[str, int]:
+    return {
+        "vocab_size": 32,
+        "hidden_size": hidden,
+        "intermediate_size": 3 * hidden + 1,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+    }
 
 
-def _count(name: str, answer: Callable, config: LlamaConfig, rank: int, targets: Sequence[str]) -> Property:
-    with torch.device("meta"):  # shapes without numbers
-        model = LlamaForCausalLM(config)
+def _count(name: str, answer: Callable, sizes: dict[str, int], rank: int, targets: Sequence[str]) -> Property:
+    config = LlamaConfig(**sizes)
+    with torch.device("meta"):  # shapes without numbers; one layer, since all are alike
+        model = LlamaForCausalLM(LlamaConfig(**sizes | {"num_hidden_layers": 1}))
     adapters.inject(model, LoRAConfig(rank=rank, target_modules=tuple(targets)), seed=0)
-    expected = adapters.count_parameters(model).adapter
+    expected = config.num_hidden_layers * adapters.count_parameters(model).adapter
     d, f, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     q, kv = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
 
@@ -312,7 +312,7 @@ def _count(name: str, answer: Callable, config: LlamaConfig, rank: int, targets:
     full = sum(ins[t] * outs[t] for t in targets)
     return equals(
         name,
-        answer(config, rank, targets),
+        answer(there(answer, LlamaConfig, **sizes), rank, targets),
         expected,
         misconceptions={
             "only one layer was counted: every layer has its own adapters": expected // layers,

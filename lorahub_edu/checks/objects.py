@@ -69,3 +69,36 @@ def gradients(module: nn.Module, *inputs: Tensor) -> dict[str, Tensor | None]:
     found = {name: None if p.grad is None else p.grad.detach().clone() for name, p in module.named_parameters()}
     module.zero_grad(set_to_none=True)
     return found
+
+
+def logits(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """A language model's logits, without a graph behind them.
+
+    Args:
+        model: one of transformers'.
+        input_ids: (rows, tokens) int64.
+
+    Returns:
+        (rows, tokens, vocabulary).
+    """
+    with torch.no_grad():
+        return model(input_ids=input_ids, use_cache=False).logits
+
+
+def tree(kinds: dict[str, str]) -> nn.Module:
+    """A module with small submodules of given names, which computes nothing.
+
+    Args:
+        kinds: "linear", "embedding" or "norm" by dotted name; what stands between the dots is made as well.
+    """
+    made = {"linear": lambda: nn.Linear(2, 2), "embedding": lambda: nn.Embedding(2, 2), "norm": lambda: nn.LayerNorm(2)}
+    root = nn.Module()
+    for name, kind in kinds.items():
+        *path, last = name.split(".")
+        parent = root
+        for part in path:
+            if part not in dict(parent.named_children()):
+                parent.add_module(part, nn.Module())
+            parent = parent.get_submodule(part)
+        parent.add_module(last, made[kind]())
+    return root
