@@ -72,6 +72,7 @@ FLOORS = [
         "checks.lesson06",
         "checks.lesson07",
         "checks.lesson08",
+        "checks.lesson08_updates",
         "checks.lesson09",
         "checks.lesson09_studies",
         "checks.lesson10",

@@ -121,8 +121,8 @@ def rotate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         A = torch.randn(rank, inputs, generator=generator, dtype=torch.float64)
         B = torch.randn(outputs, rank, generator=generator, dtype=torch.float64)
         Q = torch.linalg.qr(torch.randn(rank, rank, generator=generator, dtype=torch.float64))[0]
-        before = A.clone(), B.clone()
-        made = answer(A, B, Q)
+        given = A.clone(), B.clone()
+        made = answer(*given, Q)
         pair = _pair(made)
         yield holds("two tensors come back" + name, pair is not None, type(made).__name__, NOT_A_PAIR)
         if pair is None:
@@ -140,7 +140,7 @@ def rotate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         yield equals("B becomes B Qᵀ" + name, pair[1], B @ Q.T, misconceptions=turned_B)
         same = pair[1].shape[-1] == pair[0].shape[0] and torch.allclose(pair[1] @ pair[0], B @ A)
         yield holds("the update B A stays the same" + name, same, misconception="this is another module than before")
-        unchanged = torch.equal(A, before[0]) and torch.equal(B, before[1])
+        unchanged = torch.equal(A, given[0]) and torch.equal(B, given[1])
         yield holds("leaves the module as it was" + name, unchanged, misconception=LEFT_ALONE)
 
 
@@ -157,8 +157,8 @@ def exact_composition(answer: Callable, generator: torch.Generator) -> Iterator[
     """Specification of exact_composition(As, Bs, weights) -> A (Σr, in), B (out, Σr)."""
     for name, ranks in {"three modules of one rank": [4, 4, 4], "modules of ranks 2, 5 and 3": [2, 5, 3]}.items():
         As, Bs, weights = _modules(ranks, generator)
-        before = [tensor.clone() for tensor in (*As, *Bs)]
-        made = answer(As, Bs, weights)
+        given = [tensor.clone() for tensor in As], [tensor.clone() for tensor in Bs]
+        made = answer(*given, weights)
         pair = _pair(made)
         yield holds(f"two tensors come back for {name}", pair is not None, type(made).__name__, NOT_A_PAIR)
         if pair is None:
@@ -195,5 +195,5 @@ def exact_composition(answer: Callable, generator: torch.Generator) -> Iterator[
             rtol=1e-6,
             atol=1e-9,
         )
-        unchanged = all(torch.equal(a, b) for a, b in zip(before, (*As, *Bs), strict=True))
+        unchanged = all(torch.equal(a, b) for a, b in zip((*given[0], *given[1]), (*As, *Bs), strict=True))
         yield holds(f"leaves the modules as they were for {name}", unchanged, misconception=LEFT_ALONE)
