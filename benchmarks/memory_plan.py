@@ -157,17 +157,23 @@ def predicted(name: str, model: str) -> dict:
     }
 
 
-def row_of(name: str, options: argparse.Namespace) -> dict:
-    """One case: predicted, real in both modes, and the errors in percent of the real peak."""
-    row = {"setting": {key: value for key, value in CASES[name].items()}} | predicted(name, options.model)
-    for mode, of in zip(MODES, ("tensors_gb", "with_allowance_gb"), strict=True):
+def measured(name: str, options: argparse.Namespace) -> dict:
+    """The real peaks of one case, in both modes."""
+    row = {"setting": dict(CASES[name])}
+    for mode in MODES:
         run = isolated(name, mode, options)
-        row[mode] = {
-            "real_gb": round(run["real_gb"], 4),
-            "error_percent": round(100 * (row[of] / run["real_gb"] - 1), 2),
-            "seconds": round(run["seconds"], 1),
-        }
+        row[mode] = {"real_gb": round(run["real_gb"], 4), "seconds": round(run["seconds"], 1)}
     return row
+
+
+def compared(name: str, row: dict, model: str) -> dict:
+    """A case with what the planner says of it now, and the errors in percent of the real peaks."""
+    found = predicted(name, model)
+    errors = {
+        mode: row[mode] | {"error_percent": round(100 * (found[of] / row[mode]["real_gb"] - 1), 2)}
+        for mode, of in zip(MODES, ("tensors_gb", "with_allowance_gb"), strict=True)
+    }
+    return row | found | errors
 
 
 def plan_seconds() -> dict:
@@ -212,10 +218,13 @@ def main() -> None:
     for name in wanted if options.real_runs else ():
         if line["cases"].get(name, {}).get("setting") == CASES[name]:
             continue
-        line["cases"][name] = row_of(name, options)
+        line["cases"][name] = measured(name, options)
         print(name, line["cases"][name], flush=True)
         if options.save:
             results.write_json(path, kept | line)
+    line["cases"] = {
+        name: compared(name, line["cases"][name], options.model) for name in CASES if name in line["cases"]
+    }
     line |= {
         "summary": summary(line["cases"]) if line["cases"] else {},
         "published": memory_published.compare(),

@@ -128,39 +128,65 @@ def run(
 
 @app.command()
 def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name or file; default the profile's own run.")
+    ] = None,
     profile: ProfileOption = None,
     data: Annotated[Path | None, typer.Option(help="Rows in Alpaca's or Dolly's form; default Alpaca.")] = None,
-    out: Annotated[Path, typer.Option(help="Checkpoints, log and the finished adapter.")] = Path("runs/alpaca"),
+    out: Annotated[Path | None, typer.Option(help="Checkpoints, log and adapter; default a folder in runs/.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; default the profile's.")] = None,
     rank: Annotated[int | None, typer.Option(help="Default the profile's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default the profile's.")] = None,
-    batching: Annotated[str, typer.Option(help="packed, grouped or padded.")] = "packed",
+    batching: Annotated[str | None, typer.Option(help="packed (the default), grouped or padded.")] = None,
     seed: Annotated[int, typer.Option(help="Fixes A, the order of rows, dropout and the split.")] = 0,
     micro_batch: Annotated[int | None, typer.Option(help="Rows at one time; default the profile's.")] = None,
     block: Annotated[int | None, typer.Option(help="Tokens in a row; default the profile's.")] = None,
     checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations; default the profile's.")] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Run even if it does not seem to fit.")] = False,
 ) -> None:
-    """Fine-tune the profile's model on Alpaca with LoRA; started again it goes on where it stopped."""
-    from lorahub_edu import finetune
+    """Fine-tune the profile's model on Alpaca with LoRA, or carry out a recipe; started again it goes on.
 
-    done = finetune.finetune(
-        profile,
-        data=data,
-        out=out,
-        steps=steps,
-        rank=rank,
-        learning_rate=learning_rate,
-        batching=batching,
-        seed=seed,
-        micro_batch_size=micro_batch,
-        block_size=block,
-        gradient_checkpointing=checkpointing,
-        anyway=anyway,
-    )
-    console.print(str(done))
-    if done.interrupted:
+    A recipe runs on the GPU that it is for; with --profile cpu its small twin runs on a laptop. Several processes share
+    the work: torchrun --nproc-per-node 2 -m lorahub_edu.cli train …, or accelerate launch -m lorahub_edu.cli train ….
+    """
+    from lorahub_edu import finetune, processes, recipe_runs
+    from lorahub_edu.profiles import get_profile
+
+    changes = {
+        "data": data,
+        "steps": steps,
+        "rank": rank,
+        "learning_rate": learning_rate,
+        "batching": batching,
+        "micro_batch_size": micro_batch,
+        "block_size": block,
+        "gradient_checkpointing": checkpointing,
+    }
+    device = "cuda" if recipe and profile is None else get_profile(profile).device
+    with processes.started(device):
+        if recipe:
+            done = recipe_runs.run(recipe, profile, out=out, seed=seed, anyway=anyway, report=console.print, **changes)
+        else:
+            given = {name: value for name, value in changes.items() if value is not None}
+            done = finetune.finetune(profile, out=out or Path("runs/alpaca"), seed=seed, anyway=anyway, **given)
+        if processes.is_first():
+            console.print(str(done))
+    if getattr(done, "interrupted", False):
         raise typer.Exit(130)
+
+
+@app.command("export-llamafactory")
+def export_llamafactory(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or file.")],
+    out: Annotated[Path, typer.Option(help="A folder for rows, dataset_info.json and the YAML.")],
+    profile: ProfileOption = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+) -> None:
+    """Write a recipe for LLaMA-Factory: what it trains from it loads here."""
+    from lorahub_edu import llamafactory
+
+    path = llamafactory.export(recipe, out, profile=profile, offline=offline)
+    console.print(f"Train it with: llamafactory-cli train {path}", markup=False)
 
 
 def main() -> None:

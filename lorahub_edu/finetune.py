@@ -151,7 +151,7 @@ def finetune(
     config = training_config(
         profile, steps=steps, learning_rate=learning_rate, batching=batching, seed=seed, schedule=schedule
     )
-    training, validation = _split_rows(profile, data, seed, offline, progress)
+    training, validation = split_rows(profile, data, seed, offline, progress)
     models.check_device(profile)
     with memory_watched(
         profile.base_model,
@@ -235,25 +235,21 @@ def _loss(model: nn.Module, rows: list[alpaca.Encoded], profile: Profile, config
         return evaluation.loss(model, rows, profile.micro_batch_size, config.batching)
 
 
-def _split_rows(
+def split_rows(
     profile: Profile, data: str | Path | None, seed: int, offline: bool, progress: bool
 ) -> tuple[list[alpaca.Example], list[alpaca.Example]]:
-    """Rows to train on and rows that are held back."""
-    rows, source = alpaca.load_rows(data or profile.name, offline=offline)
-    if progress and processes.is_first():
-        print(f"{len(rows):,} rows: {source}")
-    if len(rows) <= profile.validation_rows:
-        raise CourseError(
-            f"{len(rows)} rows are too few: profile {profile.name!r} holds back {profile.validation_rows} of them."
-        )
-    training_rows = min(profile.train_rows, len(rows) - profile.validation_rows)
-    return alpaca.split(rows, profile.validation_rows, seed, training_rows)
+    """Rows to train on and rows that are held back.
 
+    Args:
+        profile: how many of each.
+        data: as for `finetune`.
+        seed: of the split.
+        offline: never open a connection.
+        progress: say which rows they are.
 
-def _split_rows(
-    profile: Profile, data: str | Path | None, seed: int, offline: bool, progress: bool
-) -> tuple[list[alpaca.Example], list[alpaca.Example]]:
-    """Rows to train on and rows that are held back."""
+    Raises:
+        CourseError: the rows can't be had, or are too few.
+    """
     rows, source = alpaca.load_rows(data or profile.name, offline=offline)
     if progress and processes.is_first():
         print(f"{len(rows):,} rows: {source}")

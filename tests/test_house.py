@@ -46,7 +46,7 @@ FLOORS = [
         "memory.advice",
         "memory.shapes",
     ],
-    ["findings", "memory.report", "memory.guard", "finetune"],
+    ["findings", "memory.report", "memory.guard", "finetune", "recipe_values", "recipes", "llamafactory"],
     ["methods.overview", "methods.runs", "methods.sweep", "methods.reading"],
     ["forgetting.hidden", "forgetting.tails", "forgetting.texts", "forgetting.sweep", "forgetting.study"],
     ["forgetting.continual", "forgetting.interventions"],
@@ -54,7 +54,7 @@ FLOORS = [
     ["hub.gradient", "hub.compose", "hub.population", "hub.candidates", "hub.zoo", "hub.stand_ins"],
     ["hub.zoo_training", "hub.workers", "hub.history", "hub.adapt", "hub.baselines"],
     ["hub.cells", "hub.sweep", "hub.reading", "hub.recipe", "hub.bbh_study"],
-    ["spectra.examine", "hub.composed_spectra", "adapter_report"],
+    ["spectra.examine", "hub.composed_spectra", "adapter_report", "recipe_runs"],
     [
         "plots",
         "checks",
