@@ -547,7 +547,7 @@ def strengths_in(study: dict | None) -> list[tuple[float, bool]]:
     return [(s, n > 0) for end in ends for s, n in zip(end["spike_ratio"], end["intruders"][str(EPSILON)], strict=True)]
 
 
-over_ranks, matched, foretold = study_of("ranks"), study_of("matched"), study_of("predict")
+over_ranks, foretold = study_of("ranks"), study_of("predict")
 by_source = {
     "this notebook": [(row.spike_ratio, has_intruder(row)) for found in report.values() for row in found.rows],
     "study of ranks": strengths_in(over_ranks),
@@ -613,32 +613,31 @@ print(f"trained matrices with an intruder: {summary}")
 # - **rank-stabilised**, $\gamma = 8/\sqrt r$: what the adapter does to an activation does not grow with the rank;
 # - **fixed α** $= 32$, $\gamma = 32/r$, what one gets by raising the rank alone.
 #
-# Each run got as many steps as bring it to *one* task loss at the end of its schedule; there the intruders are counted.
+# Intruders are counted at *one* task loss, the lowest that every run reaches, between two recorded steps of a run.
 #
 # **Predict.** In which rows are there none? Is it the rank that decides?
 
 # %%
-study_rows = reading.learned(over_ranks["rows"]) if over_ranks else []  # all with as many steps
-equal_rows = reading.learned(matched["rows"]) if matched else []  # each with as many as end at one loss
-common = reading.matched_loss(equal_rows) if equal_rows else 0.0
-reading.arms_table(equal_rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if equal_rows else "not measured yet"
+study_rows = reading.learned(over_ranks["rows"]) if over_ranks else []
+common = reading.matched_loss(study_rows) if study_rows else 0.0
+reading.arms_table(study_rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if study_rows else "not measured yet"
 
 # %%
-if equal_rows:
-    rules = list(dict.fromkeys(row["run"]["rule"] for row in equal_rows if row["run"]["rule"]))
+if study_rows:
+    rules = list(dict.fromkeys(row["run"]["rule"] for row in study_rows if row["run"]["rule"]))
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4))
     for axes, quantity in zip(panels, ("intruders", "spike_ratio"), strict=True):
         for place, rule in enumerate(rules):
-            curve = {rank: v for rank, v in reading.rank_curve(equal_rows, quantity, rule, common).items() if rank}
+            curve = {rank: v for rank, v in reading.rank_curve(study_rows, quantity, rule, common).items() if rank}
             middle = [statistics.fmean(values) for values in curve.values()]
             ends = np.array([[m - min(v), max(v) - m] for m, v in zip(middle, curve.values(), strict=True)]).T  # (2, ranks)
             axes.errorbar(list(curve), middle, ends, label=rule, capsize=3, **plots.line_style(place))
-        full = reading.by_arm(equal_rows, quantity, common)[0, ""]
+        full = reading.by_arm(study_rows, quantity, common)[0, ""]
         axes.axhline(statistics.fmean(full), color="black", linewidth=1, label="full fine-tuning")
         axes.set(xlabel="rank", ylabel=reading.LABELS[quantity])
         axes.set_xscale("log", base=2)
     panels[0].legend(frameon=False, fontsize=8)
-    by_rule = {rule: reading.rank_curve(equal_rows, "intruders", rule, common) for rule in rules}
+    by_rule = {rule: reading.rank_curve(study_rows, "intruders", rule, common) for rule in rules}
     widgets.show(
         figure,
         alt="Intruders and strength against the rank at one task loss. Mean intruders: "
@@ -646,7 +645,7 @@ if equal_rows:
             f"{rule} " + ", ".join(f"r = {rank} {statistics.fmean(v):.0f}" for rank, v in curve.items() if rank)
             for rule, curve in by_rule.items()
         )
-        + f"; full {statistics.fmean(reading.by_arm(equal_rows, 'intruders', common)[0, '']):.0f}.",
+        + f"; full {statistics.fmean(reading.by_arm(study_rows, 'intruders', common)[0, '']):.0f}.",
     )
 
 # %% [markdown]
@@ -776,20 +775,18 @@ found = [
 
 # %%
 ends_of = {(reading.arm(row["run"]), row["run"]["seed"]): reading.last(row) for row in study_rows}
-if equal_rows:
-    counts = reading.by_arm(equal_rows, "intruders", common)  # {(rank, rule): one value a seed}, at the common loss
+if study_rows:
+    counts = reading.by_arm(study_rows, "intruders", common)  # {(rank, rule): one value a seed}, at the common loss
     of_full = counts.pop((0, ""))
     lora = [n for values in counts.values() for n in values]
     everywhere = sum(min(values) > 0 for values in counts.values())
     found.append(findings.of_study(
-        "I4.full_at_one_loss", of_full, "intruders", verdict(max(of_full) == 0, min(of_full) > 0), f"full fine-tuning, task loss {common:.2f}", matched,
+        "I4.full_at_one_loss", of_full, "intruders", verdict(max(of_full) == 0, min(of_full) > 0), f"full fine-tuning, task loss {common:.2f}", over_ranks,
     ))  # fmt: skip
     found.append(findings.of_study(
         "I4.lora_at_one_loss", lora, "intruders", verdict(min(lora) > 0, max(lora) == 0),
-        f"{len(counts)} ways to train with LoRA, task loss {common:.2f}; {everywhere} of them have intruders in every seed", matched,
+        f"{len(counts)} ways to train with LoRA, task loss {common:.2f}; {everywhere} of them have intruders in every seed", over_ranks,
     ))  # fmt: skip
-if study_rows:
-    rules = list(dict.fromkeys(row["run"]["rule"] for row in study_rows if row["run"]["rule"]))
     worse = [
         end["intruders"] for ((rank, rule), seed), end in ends_of.items() if rank and end["loss"] > ends_of[(0, ""), seed]["loss"]
     ]  # fmt: skip
