@@ -45,6 +45,11 @@ CLAIMS = {
             "LLaMA-Adapter fine-tunes LLaMA-7B at about LoRA's cost.",
             "22 GB and 162 min; LoRA 21 GB and 192 min",
         ),
+        Claim(
+            "R11",
+            "Full fine-tuning of LLaMA-7B needs several GPUs and is 30 to 40 times dearer than LoRA.",
+            "4 GPUs with 22 GB each for 1,956 min; LoRA one with 21 GB for 192 min",
+        ),
         Claim("R12", "Alpaca came from four Self-Instruct steps; 2,000 rows are held out.", "49,759 + 2,000 rows"),
         Claim("R13", "Perplexity, BLEU and ROUGE each miss something about generated text."),
         Claim(

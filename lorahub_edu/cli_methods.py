@@ -26,7 +26,7 @@ def methods_sweep(
     tasks: Annotated[str, typer.Option(help="Names by commas; default the comparison's two.")] = "",
     seeds: Annotated[int, typer.Option(help="Runs at the chosen rate.")] = 3,
     steps: Annotated[int | None, typer.Option(help="Of every run; default the task's.")] = None,
-    test_items: Annotated[int, typer.Option(help="Held-out items of each task.")] = 100,
+    test_items: Annotated[int, typer.Option(help="Held-out items of each task.")] = 60,
     profile: ProfileOption = None,
     out: Annotated[Path, typer.Option(help="One file a run; a killed sweep goes on.")] = Path("runs/methods"),
     workers: Annotated[int, typer.Option(help="Processes; 1 works in this one.")] = 1,

@@ -107,8 +107,11 @@ def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         )
     found: list[Tensor] = []
     hook = decoder.register_forward_hook(lambda _module, _inputs, out: found.append(out.last_hidden_state))
-    try:  # one position's logits are thrown away: the loss takes its own, where there is a label
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1)
+    # No position's logits: the loss takes its own. Even one a row would copy the head for every row: the slice is not
+    # contiguous, so torch multiplies it in a batch.
+    nowhere = batch.input_ids.new_empty(0)
+    try:
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=nowhere)
     finally:
         hook.remove()
     return found[0][:, -batch.input_ids.shape[1] :]  # (B, virtual + T, d) or (B, T, d) -> (B, T, d)

@@ -13,7 +13,7 @@ from peft.tuners.adaption_prompt import AdaptedAttention
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorahub_edu.contexts import seeded
 from lorahub_edu.errors import CourseError
@@ -128,7 +128,7 @@ def _attach_one(made: Attached, name: str, settings: Mapping, folder: str | None
 def _wrap(made: Attached, name: str, settings: Mapping, folder: str | None) -> None:
     """Attach a method of PEFT, which freezes whatever is not its own."""
     base = made.base
-    _check_fits(base, name)
+    _check_fits(base, name, settings)
     config = None if folder else get_method(name).config(base, settings)
     if name == "qlora":
         replaced = quantised.quantise(base)
@@ -144,7 +144,7 @@ def _wrap(made: Attached, name: str, settings: Mapping, folder: str | None) -> N
     made.wrappers[name] = made.model = wrapper
 
 
-def _check_fits(model: PreTrainedModel, name: str) -> None:
+def _check_fits(model: PreTrainedModel, name: str, settings: Mapping) -> None:
     """Refuse what PEFT would accept and this course can't run."""
     method = get_method(name)
     if method.kind == PROMPT and model.config.is_encoder_decoder:
@@ -152,6 +152,16 @@ def _check_fits(model: PreTrainedModel, name: str) -> None:
             f"{method.label} is trained here on decoder-only models, and a {type(model).__name__} is an "
             f"encoder-decoder: take lora, ia3, bitfit or houlsby."
         )
+    context, length = context_of(model.config), settings.get("length", 0)
+    if length >= context:
+        raise CourseError(
+            f"{method.label} with length {length} leaves no room for a text: the model's context is {context} tokens."
+        )
+
+
+def context_of(config: PreTrainedConfig) -> int:
+    """The most tokens that a model of this configuration takes."""
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 512)
 
 
 def _cast_added(made: Attached, dtype: torch.dtype) -> None:

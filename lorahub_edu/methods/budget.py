@@ -10,7 +10,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.methods.attached import Attached, attach_parts
+from lorahub_edu.methods.attached import Attached, attach_parts, context_of
 from lorahub_edu.methods.kinds import BOTTLENECK, get_method
 
 FACTOR = 2  # the nearest count must lie within this factor of the budget
@@ -73,11 +73,7 @@ def _largest(made: Attached, name: str) -> int:
     if layers:
         return min(min(layer.in_features, layer.out_features) for layer in layers)
     config = made.base.config
-    return config.hidden_size if get_method(name).kind == BOTTLENECK else _context(config) - 1
-
-
-def _context(config: object) -> int:
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 512)
+    return config.hidden_size if get_method(name).kind == BOTTLENECK else context_of(config) - 1
 
 
 def _measured(model: PreTrainedModel, parts: Mapping[str, Mapping]) -> Attached:

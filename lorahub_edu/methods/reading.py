@@ -45,6 +45,26 @@ def duels(summary: Sequence[dict], champion: str = "lora", measure: str = "stric
     }
 
 
+def gains(summary: Sequence[dict], pairs: Sequence[str], measure: str = "strict") -> dict[str, float]:
+    """What combining brings: per pair ("lora+prefix") its mean score less that of its better part alone.
+
+    A pair is left out where it, or none of its parts, was measured.
+    """
+    entries = by_variant(summary)
+    found = {}
+    for pair in pairs:
+        parts = [mean_score(entries[name], measure) for name in pair.split("+") if name in entries]
+        if pair in entries and parts:
+            found[pair] = mean_score(entries[pair], measure) - max(parts)
+    return found
+
+
+def ratio(summary: Sequence[dict], one: str, other: str, key: str) -> float | None:
+    """A cost ("step_cpu_seconds", "peak_bytes", …) of one line divided by another's; None where either is missing."""
+    costs = {entry["variant"]: entry[key] for entry in summary if key in entry}
+    return costs[one] / costs[other] if one in costs and other in costs else None
+
+
 def best_verdict(found: dict[str, dict[str, int]]) -> str:
     """The verdict on "the champion is at least as good as every rival".
 

@@ -19,8 +19,9 @@ from lorahub_edu.methods.runs import VARIANTS, Run, cost, get_variant, run_one
 from lorahub_edu.profiles import get_profile
 
 MEASURES = ("strict", "answer_only", "loss", "answer_loss", "cpu_seconds")
-# Steps of 16 rows a task: an untuned base answers neither, and LoRA neither fails nor solves either.
-TASKS = {"antonym": 10, "upper": 20}
+# Steps of 8 rows a task. Chosen before any rival was looked at, with a seed that no run here has: the base answers
+# none of their items, and after so many steps LoRA at its middle rate between a tenth and nine tenths of them.
+TASKS = {"num2words": 8, "upper": 10}
 SEEDS = (0, 1, 2)  # the rate is chosen at the first
 RESULT = "methods"
 
@@ -33,8 +34,8 @@ class Grid:
     tasks: tuple[tuple[str, int], ...] = tuple(TASKS.items())
     seeds: tuple[int, ...] = SEEDS
     profile: str = "cpu"
-    batch_size: int = 16
-    test_items: int = 100
+    batch_size: int = 8
+    test_items: int = 60
     costs: bool = True
 
     def __post_init__(self) -> None:
@@ -63,7 +64,7 @@ def make_grid(
     tasks: Sequence[str] = (),
     seeds: int = len(SEEDS),
     steps: int | None = None,
-    test_items: int = 100,
+    test_items: int = 60,
     profile: str | None = None,
     costs: bool = True,
 ) -> Grid:
@@ -123,10 +124,15 @@ def sweep(
         The rows of all runs: of each line and task the searches, and the chosen rate at every seed.
 
     Raises:
-        CourseError: a file in the folder is damaged or was measured with other settings.
+        CourseError: the folder can't be made, or a file in it is damaged or was measured with other settings.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(
+            f"Can't make the folder {folder}: {error.strerror}. Choose another one with --out."
+        ) from error
     searched = _measure(grid.searches(), folder, executor, report)
     chosen = chosen_rates(searched)
     repeats = [

@@ -18,6 +18,7 @@ from attached_methods import (
     stir,
 )
 from peft import PeftModel
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from lorahub_edu import adapters, tiny
 from lorahub_edu.errors import CourseError
@@ -214,6 +215,8 @@ def test_dropout_is_off_in_a_model_that_evaluates() -> None:
         ("lora", {"rank": 0}, "at least 1, but it is 0"),
         ("prefix", {"length": -3}, "at least 1, but it is -3"),
         ("prompt", {"length": 2.5}, "whole number"),
+        ("prefix", {"length": 1024}, "context is 1024 tokens"),
+        ("llama_adapter", {"layers": 0}, "at least 1, but it is 0"),
         ("houlsby", {"bottleneck": 500}, "width 128"),
         ("lora", {"target_modules": ["q_porj"]}, "Did you mean 'q_proj'"),
         ("llama_adapter", {"layers": 9}, "can't be attached"),
@@ -237,6 +240,16 @@ def test_a_method_that_the_architecture_does_not_take_is_said(name: str) -> None
     base = tiny.t5()
     before = snapshot(base)
     with pytest.raises(CourseError, match="T5ForConditionalGeneration"):
+        attach(base, name)
+    assert_same(snapshot(base), before)
+
+
+@pytest.mark.parametrize("name", ["houlsby", "pfeiffer", "llama_adapter"])
+def test_a_family_whose_layers_a_method_does_not_know_is_said(name: str) -> None:
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    base = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=32, **size))
+    before = snapshot(base)
+    with pytest.raises(CourseError, match="GPTNeoXForCausalLM"):
         attach(base, name)
     assert_same(snapshot(base), before)
 

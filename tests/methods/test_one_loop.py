@@ -108,7 +108,7 @@ def _row(ids: list[int]):
     return type(rows()[0])(ids, [IGNORED] * len(ids))
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "llama_adapter", "houlsby", "ia3"])
+@pytest.mark.parametrize("method", [*IN_LAYERS, ["lora", "houlsby"]])
 def test_padded_scoring_is_packed_scoring(method) -> None:
     made = stirred(method)
     packed, padded = scoring.score(made.model, items()), scoring.score_padded(made.model.eval(), items(), 3)
@@ -130,6 +130,14 @@ def test_scoring_with_tokens_in_front_is_the_loss_row_by_row(name: str) -> None:
             assert scores.row_losses[0, place] == pytest.approx(
                 batch_loss(made.model, one).item() / one.num_labels, rel=1e-4
             )
+
+
+@pytest.mark.parametrize("method", [*IN_FRONT, ["lora", "prefix"]])
+def test_the_head_sees_no_position_that_has_no_label(method) -> None:
+    made, given, seen = stirred(method), batch(), []
+    made.base.get_output_embeddings().register_forward_hook(lambda _head, inputs, _out: seen.append(inputs[0].shape[1]))
+    last_hidden_states(made.model, given)
+    assert seen == [0]
 
 
 @pytest.mark.parametrize("name", IN_FRONT)

@@ -55,3 +55,16 @@ def test_a_line_that_does_not_run_has_no_duel_and_no_point() -> None:
     assert reading.duels([LORA, broken]) == {}
     assert reading.points([LORA, broken]) == {"LORA": (10, pytest.approx(0.45), pytest.approx(0.4), pytest.approx(0.5))}
     assert reading.mean_score(LORA) == pytest.approx(0.45)
+
+
+def test_a_gain_is_over_the_better_part() -> None:
+    prefix, both = entry("prefix", a=(0, 0.8, 1), b=(0, 0.2, 1)), entry("lora+prefix", a=(0, 0.5, 1), b=(0, 0.3, 1))
+    found = reading.gains([LORA, prefix, both], ("lora+prefix", "lora+houlsby"))
+    assert found == {"lora+prefix": pytest.approx(0.4 - 0.5)}  # means of the tasks: LoRA 0.45, prefix 0.5
+    assert reading.gains([LORA], ("lora+prefix",)) == {}
+
+
+def test_a_ratio_of_costs_wants_both() -> None:
+    summary = [LORA | {"peak_bytes": 4}, entry("full") | {"peak_bytes": 6}, entry("ia3")]
+    assert reading.ratio(summary, "full", "lora", "peak_bytes") == 1.5
+    assert reading.ratio(summary, "ia3", "lora", "peak_bytes") is None

@@ -109,6 +109,13 @@ def test_a_line_can_be_added_later_and_another_grid_is_refused(tmp_path, fast) -
         sweep.sweep(one, tmp_path)
 
 
+def test_a_folder_that_is_a_file_is_refused(tmp_path, fast) -> None:
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    with pytest.raises(CourseError, match="taken.*--out"):
+        sweep.sweep(GRID, tmp_path / "taken")
+    assert not fast
+
+
 def test_the_summary_is_written_with_its_circumstances_and_read(tmp_path, fast) -> None:
     grid = Grid(("lora",), (("upper", 2),), (0,), "tiny", costs=False)
     path = sweep.write(sweep.sweep(grid, tmp_path / "runs"), grid, tmp_path)
