@@ -70,6 +70,7 @@ FLOORS = [
         "checks.lesson04",
         "checks.lesson05",
         "checks.lesson06",
+        "checks.lesson06_modules",
         "checks.lesson07",
         "checks.lesson08",
         "checks.lesson08_updates",
