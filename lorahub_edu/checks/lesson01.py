@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lorahub_edu.checks import Property, equals, holds, objects, problem
+from lorahub_edu.checks.draws import integer
 from lorahub_edu.checks.objects import there
 from lorahub_edu.checks.predictions import number
 
@@ -27,11 +28,6 @@ SHAPES_DO_NOT_FIT = (
 IN_PLACE = "W was changed in place (+=, add_): the base weight must survive, other adapters need it"
 ONLY_THE_UPDATE = "the update is right, but the base weight W is missing"
 NO_UPDATE = "only the base weight acts: the update is missing"
-
-
-def _integer(low: int, high: int, generator: torch.Generator) -> int:
-    """A whole number from low to high, both included."""
-    return int(torch.randint(low, high + 1, (1,), generator=generator))
 
 
 def _matrices(inputs: int, outputs: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,10 +68,10 @@ def _value(answer: Callable, *inputs: object) -> tuple[object, Property | None]:
 )
 def count_parameters(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of count(in_features, out_features, rank)."""
-    inputs, outputs = _integer(40, 90, generator), _integer(100, 200, generator)
+    inputs, outputs = integer(40, 90, generator), integer(100, 200, generator)
     for name, (i, o, r) in {
         "the source's example: 100 inputs, 500 outputs, rank 5": (100, 500, 5),
-        "a freshly drawn layer": (inputs, outputs, _integer(3, 9, generator)),
+        "a freshly drawn layer": (inputs, outputs, integer(3, 9, generator)),
     }.items():
         yield equals(
             name,
@@ -106,7 +102,7 @@ def count_parameters(answer: Callable, generator: torch.Generator) -> Iterator[P
 )
 def lora_forward(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of lora_forward(x, W, A, B, alpha)."""
-    rank, alpha = _integer(3, 6, generator), float(_integer(10, 20, generator))
+    rank, alpha = integer(3, 6, generator), float(integer(10, 20, generator))
     square = 7  # rank = in = out: here A @ B has a legal shape, so that the mistake shows as a value
     for name, (i, o, r) in {
         "W x + (alpha / r) B A x on freshly drawn matrices": (12, 17, rank),
@@ -143,7 +139,7 @@ def lora_forward(answer: Callable, generator: torch.Generator) -> Iterator[Prope
 )
 def init_lora(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of init_lora(in_features, out_features, rank) -> (A, B)."""
-    inputs, outputs, rank = 16 * _integer(20, 30, generator), _integer(200, 300, generator), _integer(8, 12, generator)
+    inputs, outputs, rank = 16 * integer(20, 30, generator), integer(200, 300, generator), integer(8, 12, generator)
     made = answer(inputs, outputs, rank)
     pair = isinstance(made, tuple | list) and len(made) == 2 and all(isinstance(m, Tensor) for m in made)
     yield holds("two tensors come back", pair, type(made).__name__, "return the pair A, B (is the return missing?)")
@@ -210,7 +206,7 @@ def init_lora(answer: Callable, generator: torch.Generator) -> Iterator[Property
 )
 def merge(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of merge(W, A, B, alpha) -> W'."""
-    rank, alpha = _integer(3, 6, generator), float(_integer(10, 20, generator))
+    rank, alpha = integer(3, 6, generator), float(integer(10, 20, generator))
     square = 7
     for name, (i, o, r) in {
         "W' = W + (alpha / r) B A": (12, 17, rank),
@@ -248,8 +244,8 @@ def merge(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
 )
 def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of LoRALayer(base, rank, alpha), an nn.Module; its parts are looked at where it lives."""
-    inputs, outputs, rank = _integer(8, 12, generator), _integer(13, 17, generator), _integer(2, 4, generator)
-    alpha = float(_integer(5, 9, generator))
+    inputs, outputs, rank = integer(8, 12, generator), integer(13, 17, generator), integer(2, 4, generator)
+    alpha = float(integer(5, 9, generator))
     W, A, B = (matrix.float() for matrix in _matrices(inputs, outputs, rank, generator))  # nn.Linear's own type
     base = there(answer, nn.Linear, inputs, outputs, bias=False)
     there(answer, objects.assign, base, {"weight": W})

@@ -11,15 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorahub_edu import adapters
 from lorahub_edu.checks import Property, equals, holds, problem
+from lorahub_edu.checks.draws import integer
 from lorahub_edu.checks.objects import there
 from lorahub_edu.lora import LoRAConfig
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
-
-
-def integer(low: int, high: int, generator: torch.Generator) -> int:
-    return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 @problem(

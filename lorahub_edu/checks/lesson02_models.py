@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorahub_edu import adapters
 from lorahub_edu.checks import Property, equals, holds, objects, problem
-from lorahub_edu.checks.lesson02 import integer
+from lorahub_edu.checks.draws import integer
 from lorahub_edu.checks.objects import there
 from lorahub_edu.lora import LoRAConfig
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lorahub_edu import adapters
 from lorahub_edu.checks import Property, equals, holds, objects, problem
-from lorahub_edu.checks.lesson02 import integer
+from lorahub_edu.checks.draws import integer
 from lorahub_edu.checks.lesson02_models import UPDATE_BY_ALPHA, UPDATE_UNSCALED, small_llama
 from lorahub_edu.checks.objects import there
 from lorahub_edu.checks.predictions import choice

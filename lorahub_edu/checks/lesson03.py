@@ -34,8 +34,8 @@ def labels_for(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         prompt, response = (_ids(generator, _count(generator, 4, 9)) for _ in range(2))
         eos, n = 2, len(prompt)
         whole = [*prompt, *response, eos]
-        kept = list(prompt), list(response)
-        seen = answer(prompt, response, eos)
+        given = list(prompt), list(response)
+        seen = answer(*given, eos)
         yield equals(
             "-100 on the prompt, the tokens themselves on response and end",
             seen,
@@ -63,7 +63,7 @@ def labels_for(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         )
         yield holds(
             "leaves its arguments as they were",
-            (prompt, response) == kept,
+            given == (prompt, response),
             "a list that was passed in has changed",
             "lists are changed in place by append, extend and +=: build a new one",
         )
