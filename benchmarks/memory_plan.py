@@ -147,12 +147,13 @@ def isolated(name: str, mode: str, options: argparse.Namespace) -> dict:
 
 
 def predicted(name: str, model: str) -> dict:
-    """What the planner says of a case, in GB: tensors by part, and the allowance for malloc as it comes."""
+    """What the planner says of a case, in GB: tensors by part, with workspaces, and with malloc's part as it comes."""
     config, setting = read_config(model), setting_of(CASES[name])
     found = predict(config, setting)
+    beyond = allowance(config, setting, found)
     return {
-        "tensors_gb": round(found.peak / 1e9, 4),
-        "with_allowance_gb": round((found.peak + allowance(config, setting, found).total) / 1e9, 4),
+        "tensors_gb": round((found.peak + beyond.workspace) / 1e9, 4),
+        "with_allowance_gb": round((found.peak + beyond.total) / 1e9, 4),
         "parts_gb": {part: round(size / 1e9, 4) for part, size in found.parts.items()},
     }
 

@@ -81,6 +81,7 @@ class LoRALinear(nn.Module):
         self.register_state_dict_post_hook(_write_unmerged_weight)
         self.register_load_state_dict_pre_hook(_unmerge_before_load)
         self.add_adapter(adapter, config, generator)
+        self.train(base_layer.training)  # a model in evaluation mode must not drop anything because it was adapted
 
     @property
     def weight(self) -> Tensor:

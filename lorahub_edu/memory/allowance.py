@@ -36,10 +36,12 @@ def allowance(config: PreTrainedConfig, setting: Setting, prediction: Prediction
     step, with 4 to 16 layers, through those rules; they have not been measured on a GPU by this project.
     The driver's own memory is not among them: it comes off the card's capacity (`advice.CONTEXT`).
 
-    On a CPU: glibc's malloc keeps freed pieces below 32 MiB for later and can't always use them. In the course's own
-    runs that came to about a quarter of everything but the weights, and it keeps up to 64 MiB free at the end of its
-    heap; no rule was found that fits every run (`results/memory_plan.json` has them). With the environment variable
-    MALLOC_MMAP_THRESHOLD_=65536 it gives pieces back at once, for some more time, and this allowance falls away.
+    On a CPU: half precision multiplies the last position's hidden states by the output head row by row, and copies
+    the head for each (a slice of a batch is not contiguous, and the kernel wants it so). glibc's malloc keeps freed
+    pieces below 32 MiB for later and can't always use them. In the course's own runs that came to about a quarter of
+    everything but the weights, and it keeps up to 64 MiB free at the end of its heap; no rule was found that fits
+    every run (`results/memory_plan.json` has them). With the environment variable MALLOC_MMAP_THRESHOLD_=65536 it
+    gives pieces back at once, for some more time, and this allowance falls away.
 
     Args:
         config: of the model.
@@ -48,7 +50,9 @@ def allowance(config: PreTrainedConfig, setting: Setting, prediction: Prediction
     """
     others = prediction.peak - prediction.parts[WEIGHTS]
     if setting.device == "cpu":
-        return Allowance(0, 64 * MIB + round(0.25 * others))
+        copies = setting.task == "generation" and setting.dtype != "float32" and not config.is_encoder_decoder
+        head = 2 * config.vocab_size * config.hidden_size if copies else 0
+        return Allowance(setting.micro_batch * head, 64 * MIB + round(0.25 * others))
     tokens = setting.micro_batch * setting.block
     accumulators = 4 * tokens * config.hidden_size if setting.task == "training" else 0
     return Allowance(32 * MIB + accumulators, 128 * MIB + round(0.025 * prediction.peak))

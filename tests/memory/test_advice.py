@@ -50,6 +50,17 @@ def test_allowances_follow_what_they_stand_for() -> None:
     assert allowance(CONFIG, SETTING, prediction).allocator == 128 * MIB + round(0.025 * prediction.peak)
 
 
+def test_a_cpu_copies_the_head_for_every_row_that_it_generates_in_half_precision() -> None:
+    """What `torch.nn.functional.linear` does with the last position of a bfloat16 batch; float32 needs no copy."""
+    prediction = predict(CONFIG, SETTING)
+    generating = replace(SETTING, task="generation", device="cpu", micro_batch=4)
+    head = CONFIG.vocab_size * CONFIG.hidden_size * 2
+    for dtype, copies in (("bfloat16", 4), ("float32", 0)):
+        beyond = allowance(CONFIG, replace(generating, dtype=dtype), prediction)
+        assert beyond.workspace == copies * head
+    assert allowance(CONFIG, replace(SETTING, device="cpu"), prediction).workspace == 0  # training takes no such slice
+
+
 def test_the_first_that_fits_is_taken_in_the_order_of_cost() -> None:
     tried = []
     change = cheapest_change(plan(CONFIG, SETTING, needed(micro_batch=2, accumulation=2)), report=tried.append)
