@@ -199,20 +199,48 @@ def plot_methods(
         y_label: of the scores, which are drawn in percent.
 
     Returns:
-        The same axes.
+        The same axes. Methods of nearly the same size stand side by side about it.
     """
+    places = side_by_side({name: point[0] for methods in groups.values() for name, point in methods.items()})
+    top = 0.0
     for index, (family, methods) in enumerate(groups.items()):
         style = line_style(index) | {"linestyle": "none"}
         if index >= len(COLOURS):
             style |= {"color": "black", "marker": "*", "markersize": 11}
-        for place, (name, (count, *scores)) in enumerate(methods.items()):
+        for place, (name, (_, *scores)) in enumerate(methods.items()):
             mean, low, high = (100 * score for score in scores)
             label = family if place == 0 else None
-            axes.errorbar(count, mean, [[mean - low], [high - mean]], capsize=2, label=label, **style)
-            axes.annotate(name, (count, mean), (5, 4), textcoords="offset points", fontsize=7)
-    axes.set(xscale="log", xlabel="trained parameters", ylabel=y_label)
-    axes.legend(frameon=False, fontsize=8)
+            axes.errorbar(places[name], mean, [[mean - low], [high - mean]], capsize=2, label=label, **style)
+            above = {"textcoords": "offset points", "ha": "center", "va": "bottom", "rotation": 90, "fontsize": 8}
+            axes.annotate(name, (places[name], high), (0, 6), **above)
+            top = max(top, high)
+    axes.set(xscale="log", xlabel="trained parameters", ylabel=y_label, ylim=(-3, 1.3 * top + 5))
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return axes
+
+
+def side_by_side(sizes: Mapping[str, float], near: float = 1.1, apart: float = 1.2) -> dict[str, float]:
+    """Places on a logarithmic axis at which names don't cover each other.
+
+    Args:
+        sizes: a positive number by name.
+        near: names belong together whose sizes, in their order, differ by less than this factor.
+        apart: the factor between two names that belong together, about the middle of their own sizes.
+
+    Returns:
+        A place by name, in the order of the sizes.
+    """
+    groups: list[list[str]] = []
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        if groups and sizes[name] < near * sizes[groups[-1][-1]]:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    places = {}
+    for names in groups:
+        middle = (sizes[names[0]] * sizes[names[-1]]) ** 0.5
+        places |= {name: middle * apart ** (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
+    return places
 
 
 def plot_batches(axes: Axes, batches: Sequence[Batch]) -> Axes:

@@ -71,10 +71,19 @@ def test_methods_stand_at_their_size_and_score_with_a_marker_a_family() -> None:
     families = {f"family {k}": {f"method {k}": (10**k, 0.4, 0.3, 0.6)} for k in range(1, 8)}
     plots.plot_methods(axes, families | {"none": {}}, "score (%)")
     points = [container.lines[0] for container in axes.containers]
-    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in points] == [(10**k, 40) for k in range(1, 8)]
+    found = [(line.get_xdata()[0], line.get_ydata()[0]) for line in points]
+    assert found == [pytest.approx((10**k, 40)) for k in range(1, 8)]
     looks = [(line.get_color(), line.get_marker()) for line in points]
     assert len(set(looks)) == 7 and axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"family {k}" for k in range(1, 8)]
+
+
+def test_methods_of_one_size_stand_side_by_side() -> None:
+    sizes = {"c": 460.0, "far": 10.0, "a": 440.0, "b": 450.0}
+    places = plots.side_by_side(sizes)
+    assert list(places) == ["far", "a", "b", "c"] and places["far"] == pytest.approx(10)
+    assert places["b"] == pytest.approx((440 * 460) ** 0.5)
+    assert places["b"] / places["a"] == pytest.approx(1.2) == places["c"] / places["b"]
 
 
 def test_several_sliders_draw_one_picture() -> None:

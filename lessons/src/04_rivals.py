@@ -380,7 +380,7 @@ if entries:
         family: {name: where[entries[name]["label"]] for name in names if name in entries}
         for family, names in FAMILIES.items()
     }
-    figure, axes = plt.subplots(figsize=(8.5, 4.6))
+    figure, axes = plt.subplots(figsize=(9.5, 4.8))
     plots.plot_methods(axes, groups, "strict exact match (%), mean of the tasks")
     ranked = sorted(where.items(), key=lambda point: -point[1][1])
     best, last = ranked[0], ranked[-1]
@@ -391,8 +391,8 @@ if entries:
     )
 
 # %% [markdown]
-# **Read it.** Look for what the number of parameters does *not* explain: methods of equal size far apart, and methods of
-# very different size together. Then look at the bars before you call one the winner: three seeds are few.
+# **Read it.** Methods that train about as many parameters stand side by side. Look for what their number does *not* explain:
+# methods of equal size far apart, and methods of very different size together. Then look at the bars before you call one the winner: three seeds are few.
 
 # %% [markdown]
 # ## Step 8. Combining
