@@ -445,12 +445,14 @@ if "lora" in entries:
     alone = {name: tasks for name, tasks in duels.items() if "+" not in name and name not in FAMILIES["LoRA and kin"]}
     every = [value for tasks in alone.values() for value in tasks.values()]
     better, worse = sum(v > 0 for v in every), sum(v < 0 for v in every)
-    ahead = ", ".join(runs.get_variant(name).label for name, tasks in alone.items() if min(tasks.values()) < 0)
+    by_loss = [value for name in alone for value in reading.duels(measured["summary"], measure="loss")[name].values()]
+    ahead = ", ".join(runs.get_variant(name).label for name, tasks in alone.items() if max(tasks.values()) < 0)
     found.append(
         Finding(
             "R7.lora_against_rivals", (float(better - worse),), f"wins less losses of {len(every)} (rival, task)", "R7",
             reading.best_verdict(alone),
-            f"beyond the spread of the seeds LoRA is better in {better}, worse in {worse} ({ahead or 'no rival ahead'})",
+            f"beyond the spread of the seeds LoRA is better in {better}, worse in {worse}; by held-out loss in "
+            f"{sum(v > 0 for v in by_loss)} and {sum(v < 0 for v in by_loss)}; ahead on both tasks: {ahead or 'none'}",
             **common,
         )
     )  # fmt: skip

@@ -31,5 +31,9 @@ def overview(profile: str | None = None) -> Table:
         settings = {key: value for key, value in method.settings.items() if value is not None and key != "keep_base"}
         default = ", ".join(f"{key} {value}" for key, value in settings.items())
         rows.append((name, method.trains, default, f"{count:,}", f"{count / total:.3%}", method.made_by))
-    caption = f"Parameters are those of {base}. Sizes are settings; a budget in parameters sets them too."
+    caption = (
+        f"Parameters are those of {base}. Sizes are settings; a budget in parameters sets them too. PEFT has no "
+        f"bottleneck adapters; the library adapters (1.3.0) has them, but asks for transformers 4.57 and does not run "
+        f"with this course's, so both are lorahub_edu's own."
+    )
     return Table(("method", "trains", "by default", "parameters", "of all", "made by"), tuple(rows), caption)
