@@ -60,6 +60,27 @@ def test_the_gpu24_settings_on_a_small_model(tmp_path: Path) -> None:
     assert any(B.abs().max() > 0 for _, B in weights.values())
 
 
+def test_rank_stabilised_lora_is_the_courses_own(tmp_path: Path) -> None:
+    done = finetune.finetune("tiny", out=tmp_path, steps=1, method="rslora", progress=False)
+    configs = adapter_files.read_adapter(done.adapter).configs.values()
+    assert all(config.rank_stabilised and config.scaling == 8.0 / 4**0.5 for config in configs)
+
+
+def test_a_method_of_peft_with_tokens_before_the_rows_pads_them(tmp_path: Path) -> None:
+    done = finetune.finetune(
+        "tiny", out=tmp_path, steps=2, method="prefix", settings={"length": 4, "scale": 0.1}, progress=False
+    )
+    assert done.training.losses[1] < done.training.losses[0] + 0.1
+    loaded = peft.PeftModel.from_pretrained(tiny.model(), done.adapter)
+    assert loaded.active_peft_config.num_virtual_tokens == 4
+
+
+def test_an_unknown_method(tmp_path: Path) -> None:
+    with pytest.raises(CourseError, match="no method 'lorra'. Did you mean 'lora'"):
+        finetune.finetune("tiny", out=tmp_path, method="lorra", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_too_few_rows(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "a", "output": "b"}\n' * 5)

@@ -10,8 +10,9 @@ import peft
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
-from lorahub_edu import adapter_files, recipe_runs, recipes, tiny
+from lorahub_edu import adapter_files, cli, recipe_runs, recipes, tiny
 from lorahub_edu.errors import CourseError
 from lorahub_edu.profiles import PROFILES
 
@@ -190,6 +191,20 @@ def test_what_is_no_recipe(tmp_path: Path) -> None:
         recipes.read(path)
     with pytest.raises(CourseError, match="no profile 'cpuu'.*'cpu'"):
         recipe_runs.run(LORA_7B, "cpuu", out=tmp_path, progress=False)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    """What the user typed reaches the run; a change that a recipe does not take is refused."""
+    runner = CliRunner()
+    done = runner.invoke(
+        cli.app, ["train", LORA_7B, "-p", "tiny", "--steps", "1", "--seed", "3", "--out", str(tmp_path / "run")]
+    )
+    assert done.exit_code == 0 and "after 1 steps" in done.stdout
+    assert adapter_files.read_adapter(tmp_path / "run" / "adapter").base_model == tiny.NAME
+    wrong = runner.invoke(cli.app, ["train", "flan_t5_large_lorahub", "-p", "tiny", "--rank", "4"])
+    assert isinstance(wrong.exception, CourseError) and "rank can't be changed" in str(wrong.exception)
+    wrong = runner.invoke(cli.app, ["export-llamafactory", LORA_7B, "-p", "tiny", "--out", str(tmp_path / "there")])
+    assert isinstance(wrong.exception, CourseError) and not (tmp_path / "there").exists()
 
 
 def test_a_rate_written_as_yaml_does_not_want_it_is_still_a_number(tmp_path: Path) -> None:
