@@ -258,7 +258,10 @@ generations = 3
 # %%
 for count in (1, 5, 20, 100):
     population = default_population(count)
-    print(f"{count:3d} weights: {population:2d} candidates a generation; of 40 evaluations {40 % population} are left over")
+    print(
+        f"{count:3d} weights: 3 ln N = {3 * np.log(count):5.2f}, so {population:2d} candidates a generation; "
+        f"of 40 evaluations {40 % population} are left over"
+    )
 
 # %% test="test_generations" points=1
 check("07.8", generations)
