@@ -95,7 +95,7 @@ FLOORS = [
         "grading.sandbox.containers",
         "grading.sandbox.choose",
     ],
-    ["grading.assignments", "grading.lint", "grading.repair", "grading.collect"],
+    ["grading.assignments", "grading.lint", "grading.overview", "grading.repair", "grading.collect"],
     ["grading.remote", "grading.split", "grading.journal", "grading.worker"],
     ["grading.gradebook", "grading.feedback", "grading.runner"],
     ["grading.gradescope", "grading.exports"],

@@ -14,7 +14,7 @@
 # # Assignment 02 · Injection and merging
 #
 # Eight problems on lesson 02: count adapters on a LLaMA, find the layers they go to, put them in, count what trains, merge
-# them, load them safely, serve many customers in one batch, and predict what a subtraction brings back. About 100 minutes;
+# them, load them safely, serve many customers in one batch, and predict what a subtraction brings back. About 110 minutes;
 # everything runs in seconds on any laptop, on models of a few thousand parameters.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell

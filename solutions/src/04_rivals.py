@@ -14,7 +14,7 @@
 # # Assignment 04 · LoRA among its rivals
 #
 # Ten problems on lesson 04: a bottleneck, a gated prompt, a prefix, IA3's scales, DoRA's weight, a soft prompt, what each
-# method trains, biases, and two predictions. About 120 minutes; everything runs in seconds on any laptop.
+# method trains, biases, and two predictions. About 125 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
