@@ -27,9 +27,9 @@ def _draw(generator: torch.Generator, low: int, high: int) -> int:
 def state_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """state_bytes(frozen, trained, frozen_bytes, trained_bytes) -> bytes."""
     for name, frozen_bytes, trained_bytes, some_frozen in (
-        ("LoRA: frozen weights of one byte, trained ones of eight", 1, 8, True),
+        ("LoRA: frozen weights of two bytes, trained ones of eight", 2, 8, True),
         ("all in four bytes", 4, 4, True),
-        ("full fine-tuning: nothing is frozen", 1, 8, False),
+        ("full fine-tuning: nothing is frozen", 2, 8, False),
     ):
         frozen = _draw(generator, 10_000, 90_000) if some_frozen else 0
         trained = _draw(generator, 100, 900) if some_frozen else _draw(generator, 10_000, 90_000)
@@ -68,6 +68,7 @@ def peak_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """peak_of(changes) -> the most bytes that were live at one time; a negative change frees."""
     for length in (4, 7):
         sizes = (100 * torch.randperm(50, generator=generator)[:length] + 100).tolist()
+        sizes.append(sizes.pop(sizes.index(min(sizes))))  # what is left at the end is not the largest
         # Up, partly down, higher up, and down to a little: peak, end, sum and largest all differ.
         changes = [sizes[0], sizes[1], -sizes[0]]
         changes += sizes[2:] + [-size for size in sizes[1:-1]]
@@ -104,7 +105,7 @@ def peak_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
 )
 def four_bit_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """four_bit_bytes(weights, block) -> bytes with one 32-bit scale for each block of weights."""
-    for block in (64, 128):
+    for block in (128, 64):  # at 64 two of the mistakes below come to the same
         weights = block * 2 * _draw(generator, 100, 1000)
         blocks = weights // block
         yield equals(

@@ -252,10 +252,14 @@ def faults(found: list[Verdict]) -> list[str]:
 
 
 def summary(found: list[Verdict]) -> str:
-    """How many problems there are, and how many false accepts and false rejects."""
+    """How many problems and answers there are, and how many of these were judged wrongly."""
     counts = {
         "problem": len(found),
+        "right answer": sum(verdict.right for verdict in found),
+        "wrong answer": sum(verdict.wrong for verdict in found),
         "false accept": sum(len(verdict.false_accepts) for verdict in found),
         "false reject": sum(len(verdict.false_rejects) for verdict in found),
     }
-    return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items()) + "."
+    words = sum(len(verdict.other_words) for verdict in found)
+    counted = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
+    return f"{counted}, {words} refused with other words."

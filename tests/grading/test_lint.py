@@ -142,7 +142,11 @@ def test_the_command_prints_a_table_and_fails_when_a_check_does(course: Path, mo
         return ended.value.code or 0, capsys.readouterr().out
 
     code, said = typed()
-    assert code == 0 and "98.3" in said and "1 problem, 0 false accepts, 0 false rejects" in said
+    assert (
+        code == 0
+        and "98.3" in said
+        and "1 problem, 3 right answers, 5 wrong answers, 0 false accepts, 0 false rejects, 0 refused" in said
+    )
     write(course, SOUND.replace("x + x", "x + x + 1").replace("lambda x: x**2", "lambda x: 2 * x"))
     code, said = typed()
     assert code == 1 and "1 false accept, 1 false reject" in said and "98.3: accepted though wrong: squared" in said

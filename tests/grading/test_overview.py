@@ -10,7 +10,7 @@ from grading_course import NAME, SMALL, make_course
 from lorahub_edu.grading import assignments, overview
 from lorahub_edu.grading.assignments import ROOT
 
-CARD = "# | difficulty | minutes | source | the common bug |\n# |---|---|---|---|\n# | 2 of 5 | {} | a paper | a bug |\n"
+CARD = "# | difficulty | minutes | source | the bug |\n# |---|---|---|---|\n# | 2 of 5 | {} | a paper | a bug |\n"
 
 
 def test_a_line_counts_tests_words_points_and_minutes(tmp_path: Path) -> None:
