@@ -310,6 +310,7 @@ Table(
 llama = read_config("llama-7b")
 source = Setting(method=get_method("lora"), micro_batch=4, block=512, dtype="bfloat16")
 card = advice.capacity(24)
+counted = cache(lambda setting: predict(llama, setting))  # each setting once
 plan_7b = report("llama-7b", llama, source, card, "a 24 GB card without the driver's part")
 print(plan_7b.verdict())
 plan_7b.parts()
@@ -322,7 +323,7 @@ plan_7b.parts()
 # %%
 D, KV, INNER = llama.hidden_size, llama.hidden_size, llama.intermediate_size
 by_hand = 2 * 4 * D + 2 * D + 2 * (2 * D + 2 * KV) + 2 * 3 * INNER
-shorter = predict(llama, replace(source, block=256))
+shorter = counted(replace(source, block=256))
 per_token_layer = (plan_7b.plan.prediction.peak - shorter.peak) / (4 * 256 * llama.num_hidden_layers)
 print(f"by hand {by_hand / 1e3:.0f} KB a token and layer, by the tracker {per_token_layer / 1e3:.0f} KB")
 
@@ -338,7 +339,7 @@ changes = {
     "4-bit base": replace(source, quantisation="nf4-dq"),
     "block of 256": replace(source, block=256),
 }
-counts = {name: predict(llama, setting) for name, setting in changes.items()}
+counts = {name: counted(setting) for name, setting in changes.items()}
 figure, axes = plt.subplots(figsize=(8, 3.2))
 left = [0.0] * len(counts)
 for index, part in enumerate(PARTS):
@@ -364,14 +365,9 @@ widgets.show(figure, alt=f"Stacked bars of what a 7B's LoRA step takes. From lea
 
 
 # %%
-@cache
-def panel_plan(rows: int, tokens: int, checkpointing: int):
-    return predict(llama, replace(source, micro_batch=rows, block=tokens, checkpointing=bool(checkpointing)))
-
-
 def draw_plan(figure, rows: int, tokens: int, checkpointing: int) -> str:
     """The parts of one plan as bars; returns the sentence that reads them."""
-    count = panel_plan(rows, tokens, checkpointing)
+    count = counted(replace(source, micro_batch=rows, block=tokens, checkpointing=bool(checkpointing)))
     axes = figure.subplots()
     plots.plot_bars(axes, {part: [count.parts[part] / GB] for part in PARTS}, "GB", "{:.2f}")
     axes.set_title(f"{rows} x {tokens} tokens, checkpointing {'on' if checkpointing else 'off'}: {count.peak / GB:.1f} GB")
@@ -389,8 +385,8 @@ widgets.sliders_panel(
 
 # %% [markdown]
 # Without a kernel the panel shows its first position, the source's settings. On the command line:
-# `lorahub-edu plan --model llama-7b --micro-batch 4 --block 1024 --gpu 24`, and `lorahub-edu train --profile gpu24` asks the
-# planner before it loads a model. When the step does not fit, both answer like this:
+# `lorahub-edu plan --model llama-7b --micro-batch 4 --block 1024 --gpu 24`, and `lorahub-edu train
+# llama_7b_lora_alpaca` asks the planner before it loads a model. When the step does not fit, both answer like this:
 
 # %%
 long_rows = report("llama-7b", llama, replace(source, block=1024), card, "a 24 GB card without the driver's part")
@@ -411,7 +407,7 @@ Table(
 )  # fmt: skip
 
 # %%
-adapter_7b = predict(llama, replace(source, method=get_method("llama_adapter")))
+adapter_7b = counted(replace(source, method=get_method("llama_adapter")))
 fits = plan_7b.plan.fits
 found += [
     Finding("lora_7b_planned", (plan_7b.plan.needed / GB,), "GB at most, 4 x 512", claim="R9", verdict="not shown here",
@@ -472,7 +468,7 @@ full = {
     "all in bfloat16": Setting(method=get_method("full"), micro_batch=1, block=512, checkpointing=True, trained_dtype="bfloat16"),
     "trained in float32": Setting(method=get_method("full"), micro_batch=1, block=512, checkpointing=True),
 }  # fmt: skip
-full_counts = {name: predict(llama, setting) for name, setting in full.items()}
+full_counts = {name: counted(setting) for name, setting in full.items()}
 Table(
     ("full fine-tuning of a 7B", *PARTS, "together", "24 GB cards at least"),
     tuple(
