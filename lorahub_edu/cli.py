@@ -189,6 +189,15 @@ def export_llamafactory(
     console.print(f"Train it with: llamafactory-cli train {path}", markup=False)
 
 
+@app.command()
+def progress() -> None:
+    """Lessons run, checks passed, points: kept in a file on this machine, sent nowhere."""
+    from lorahub_edu import progress_overview
+
+    for table in progress_overview.tables():
+        console.print(f"{table}\n", markup=False)
+
+
 def main() -> None:
     """Run the command line; a problem that the user can act on is printed without a traceback and exits with 1."""
     # transformers warns about what the course does on purpose; a learner's terminal shows the course's own words.

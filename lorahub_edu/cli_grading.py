@@ -64,6 +64,7 @@ def grade(
 
     from lorahub_edu.grading import assignments, feedback, runner
     from lorahub_edu.grading.gradebook import Course
+    from lorahub_edu.progress import graded as note_points
 
     place = Course(course.resolve())
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -77,6 +78,7 @@ def grade(
         graded = runner.grade(
             place, submissions, assignment=assignment, sandbox=sandbox, unsafe=unsafe, executor=executor, report=show
         )
+    note_points(graded.outcomes)
     for name in sorted({outcome.assignment for outcome in graded.outcomes}):
         own = [outcome for outcome in graded.outcomes if outcome.assignment == name]
         feedback.write(place, assignments.load(name, place.root), own)

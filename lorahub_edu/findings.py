@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorahub_edu import results
+from lorahub_edu import progress, results
 from lorahub_edu.claims import get_claim
 from lorahub_edu.errors import CourseError
 from lorahub_edu.profiles import Profile, get_profile
@@ -76,6 +76,8 @@ def _finding(name: str, values: Sequence[float], unit: str, verdict: str, note: 
 def findings_table(group: str, mine: Sequence[Finding]) -> Table:
     """The findings of a lesson: one row a claim, the course's committed figure beside the one just measured.
 
+    It stands at a lesson's end, so the lesson counts as run from then on.
+
     Args:
         group: the committed results of the lesson, for example "lesson_01".
         mine: what this run measured, each with its claim and verdict.
@@ -83,6 +85,7 @@ def findings_table(group: str, mine: Sequence[Finding]) -> Table:
     Returns:
         Claim, source's figure, the course's figure with its spread, this run's figure, verdict and note.
     """
+    progress.lesson_run(group.rpartition("_")[2])
     try:
         committed = {finding.name: finding for finding in results.read(group, results.committed_folder())}
     except CourseError:

@@ -20,7 +20,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from lorahub_edu import profiles, results
+from lorahub_edu import profiles, progress, results
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.results import Finding
 
@@ -142,6 +142,8 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
         # Threads that wait sleep instead of spinning: a lesson beside other programs was several times faster so.
         "OMP_WAIT_POLICY": "passive",
     }
+    if results_folder is not None:  # what is published shows nobody's progress
+        environment[progress.VARIABLE] = progress.OFF
     started = time.perf_counter()
     peak = 0
     try:
@@ -175,6 +177,8 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
         ) from error
     seconds = time.perf_counter() - started
     _strip_volatile(notebook)
+    if results_folder is None:
+        progress.lesson_run(name[:2])
     return Run(name, chosen, seconds, peak, notebook)
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorahub_edu import models, results
+from lorahub_edu import models, progress, results
 
 
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Findings go to a scratch folder, and a test leaves torch's threads and generator as they were."""
     monkeypatch.setenv(results.FOLDER_VARIABLE, str(tmp_path / "results"))
+    monkeypatch.setenv(progress.VARIABLE, progress.OFF)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     yield
     torch.set_rng_state(state)

@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 FLOORS = [
     ["errors"],
     ["profiles", "claims"],
-    ["downloads", "package_index", "catalogue", "assets", "results", "lora"],
+    ["downloads", "package_index", "catalogue", "assets", "results", "lora", "progress"],
     ["data.alpaca", "data.batching", "data.fewshot", "adapters", "tiny"],
     ["hub.space", "hub.cmaes", "hub.nevergrads", "hub.searches"],
     ["data.word_pools", "data.task_rows", "data.task_recipes", "data.tasks", "data.sequence_tasks", "data.bbh"],
@@ -99,7 +99,7 @@ FLOORS = [
     ["grading.remote", "grading.split", "grading.journal", "grading.worker"],
     ["grading.gradebook", "grading.feedback", "grading.runner"],
     ["grading.gradescope", "grading.exports"],
-    ["widgets", "lessons"],
+    ["widgets", "lessons", "progress_overview"],
     [
         "terminal",
         "cli_grading",

@@ -31,7 +31,7 @@
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from lorahub_edu import doctor, lessons, models, plots, widgets
+from lorahub_edu import doctor, lessons, models, plots, progress_overview, widgets
 from lorahub_edu.checks import check
 from lorahub_edu.findings import Table, costs_table
 from lorahub_edu.profiles import PROFILES, get_profile
@@ -180,7 +180,21 @@ check("00.1", lambda alpha, rank: alpha)
 #   that does not hold at this size is reported so; none is tuned until it holds.
 
 # %% [markdown]
-# ## 5 · Notation
+# ## 5 · Where you are
+#
+# - The course notes on your own machine which lessons you have run to their end, which checks you have passed, and the points of
+#   assignments that you graded yourself. There is no account and nothing is sent. `lorahub-edu progress` shows the same; set
+#   `LORAHUB_EDU_PROGRESS=off` if you want nothing kept.
+
+# %%
+of_lessons, of_assignments = progress_overview.tables()
+of_lessons
+
+# %%
+of_assignments
+
+# %% [markdown]
+# ## 6 · Notation
 #
 # The course writes what the PEFT library writes. The sources differ:
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lorahub_edu import progress
 from lorahub_edu.errors import CourseError, near_matches
 
 
@@ -147,6 +148,8 @@ def check(id: str, answer: object, seed: int | None = None) -> Report:
     report = Report(id, asked.title, tuple(found))
     if report.passed:
         _ATTEMPTS.pop(id, None)
+        if seed is None:  # a learner's own check; tests fix their inputs
+            progress.check_passed(id)
         return report
     hint = asked.hints[min(_ATTEMPTS[id], len(asked.hints) - 1)]
     _ATTEMPTS[id] += 1

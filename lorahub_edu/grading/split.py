@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lorahub_edu import progress
 from lorahub_edu.checks.graded import SEED_VARIABLE, NotSatisfiedError
 from lorahub_edu.grading.assignments import Assignment, Cell
 from lorahub_edu.grading.protocol import ProtocolError
@@ -189,7 +190,7 @@ def grade(
         times: how long things may take.
         seed: fixes the inputs of the tests.
     """
-    os.environ[SEED_VARIABLE] = seed
+    os.environ |= {SEED_VARIABLE: seed, progress.VARIABLE: progress.OFF}
     conversation = Conversation(process, times.call, time.monotonic() + times.total)
     Split(assignment, answers, conversation, times).run(report)
     ending = process.stop()
