@@ -162,7 +162,7 @@ def train(
         "block_size": block,
         "gradient_checkpointing": checkpointing,
     }
-    device = "cuda" if recipe and profile is None else get_profile(profile).device
+    device = get_profile(recipe_runs.machine(profile) if recipe else profile).device
     with processes.started(device):
         if recipe:
             done = recipe_runs.run(recipe, profile, out=out, seed=seed, anyway=anyway, report=console.print, **changes)

@@ -147,6 +147,10 @@ def finetune(
     }
     profile = replace(profile, **{name: value for name, value in given.items() if value is not None})
     kind, settings = kinds.get_method(method).kind, dict(settings or {})
+    if rank is not None and method not in OWN:
+        raise CourseError(
+            f"rank={rank} is for {' and '.join(OWN)}; {method} has settings of its own: change them there."
+        )
     batching = "padded" if kind == kinds.PROMPT and batching == "packed" else batching
     config = training_config(
         profile, steps=steps, learning_rate=learning_rate, batching=batching, seed=seed, schedule=schedule

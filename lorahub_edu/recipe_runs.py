@@ -17,6 +17,11 @@ from lorahub_edu.profiles import ENVIRONMENT_VARIABLE
 from lorahub_edu.recipes import BIG, Recipe, planned, read, setting, twin
 
 
+def machine(profile: str | None = None) -> str:
+    """The profile that a recipe runs with: the one that is named, the environment's, else that of its own GPU."""
+    return profile or os.environ.get(ENVIRONMENT_VARIABLE) or BIG
+
+
 def run(
     recipe: str | Path | Recipe,
     profile: str | None = None,
@@ -50,8 +55,7 @@ def run(
         CourseError: the recipe is wrong, it does not fit, a change does not apply to it, or whatever the run refuses.
     """
     found = recipe if isinstance(recipe, Recipe) else read(recipe)
-    chosen = profile or os.environ.get(ENVIRONMENT_VARIABLE) or BIG
-    found = twin(found, chosen)
+    found = twin(found, machine(profile))
     big = found.profile.name == BIG
     folder = Path(out) if out else Path("runs") / (found.name if big else f"{found.name}-{found.profile.name}")
     if big and processes.is_first():

@@ -78,6 +78,8 @@ def test_a_method_of_peft_with_tokens_before_the_rows_pads_them(tmp_path: Path) 
 def test_an_unknown_method(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="no method 'lorra'. Did you mean 'lora'"):
         finetune.finetune("tiny", out=tmp_path, method="lorra", progress=False)
+    with pytest.raises(CourseError, match="rank=4 is for lora and rslora; qlora has settings of its own"):
+        finetune.finetune("tiny", out=tmp_path, method="qlora", rank=4, progress=False)
     assert not list(tmp_path.iterdir())
 
 
