@@ -168,9 +168,15 @@ def _metadata(cell: NotebookNode, where: str, seen: set[str]) -> dict:
 def _hints(problem: str) -> str:
     """The three hints of a check, each folded away."""
     words = ("Hint 1, a nudge", "Hint 2, the concept", "Hint 3, a worked step")
-    hints = [html.escape(hint, quote=False) for hint in get_problem(problem).hints]
-    pairs = zip(words, hints, strict=True)
+    pairs = zip(words, map(_as_markdown, get_problem(problem).hints), strict=True)
     return "\n".join(f"<details><summary>{title}</summary>\n\n{hint}\n\n</details>" for title, hint in pairs)
+
+
+def _as_markdown(hint: str) -> str:
+    """A hint as it reads: stars are products and powers, not emphasis; what stands in backticks stays code."""
+    parts = hint.split("`")
+    parts[::2] = [html.escape(part, quote=False).replace("*", "&#42;") for part in parts[::2]]
+    return "`".join(parts)
 
 
 def build(name: str, root: Path = ROOT, into: Path | None = None) -> tuple[Path, Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
+import mistune  # what nbconvert renders Markdown with
 import nbformat
 import pytest
 from grading_course import HEADER, NAME, SMALL, make_course
@@ -83,9 +85,14 @@ def test_roles_points_and_names(tmp_path: Path) -> None:
 
 
 def test_hints_come_from_the_check(tmp_path: Path) -> None:
-    course = make_course(tmp_path / "one", SMALL.replace("# # A small assignment", "# # Small\n#\n# {{hints 01.2}}"))
+    """As they read: a power is no bold type, and a comparison no tag, but code in backticks stays as it is."""
+    course = make_course(tmp_path / "one", SMALL.replace("# # A small assignment", "# # Small\n#\n# {{hints 03.14}}"))
     text = nbformat.read(course / "exercises" / NAME / f"{NAME}.ipynb", as_version=4).cells[0].source
-    assert all(hint.replace("<", "&lt;") in text for hint in get_problem("01.2").hints) and text.count("<details>") == 3
+    hints = get_problem("03.14").hints
+    assert text.count("<details>") == 3 and hints[2].count("**") > 1
+    shown = html.unescape(mistune.html(text))
+    assert all(hint in shown for hint in hints)
+    assert assignments._as_markdown("if a < b: `a * b < 1`") == "if a &lt; b: `a * b < 1`"
 
 
 @pytest.mark.parametrize(
