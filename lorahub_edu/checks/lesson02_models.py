@@ -119,7 +119,7 @@ def inject(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         layer = here.get_submodule(name)
         wanted |= {f"{name}.lora_A": (rank, layer.in_features), f"{name}.lora_B": (layer.out_features, rank)}
     yield holds(
-        "trained are lora_A and lora_B of each q_proj and v_proj", trained == wanted, *_untrained(wanted, trained)
+        "trained are lora_A and lora_B of each q_proj and v_proj", trained == wanted, *_wrongly_trained(wanted, trained)
     )
     if trained != wanted:
         return
@@ -146,7 +146,7 @@ def inject(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     )
 
 
-def _untrained(wanted: dict, trained: dict) -> tuple[str, str]:
+def _wrongly_trained(wanted: dict, trained: dict) -> tuple[str, str]:
     """What is trained instead of what should be, and the mistake that it comes from."""
     seen = f"{len(trained)} tensors, such as {next(iter(trained), 'none')}"
     if not trained:

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Assignment 02 · Injection and merging
 #
-# Eight problems on lesson 02: count adapters on a LLaMA, find the layers they go to, put them in, count what trains, merge
-# them, load them safely, serve many customers in one batch, and predict what a subtraction brings back. About 110 minutes;
-# everything runs in seconds on any laptop, on models of a few thousand parameters.
+# Nine problems on lesson 02: count adapters on a LLaMA, find the layers they go to, put them in, count what trains, merge
+# them, load them safely, serve many customers in one batch, predict what a subtraction brings back, and say when not to
+# merge. About 110 minutes; everything runs in seconds on any laptop, on models of a few thousand parameters.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
@@ -332,3 +332,16 @@ from lorahub_edu.checks.graded import require
 
 require("02.11", brought_back)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Problem 9. In your own words
+#
+# A merged adapter costs nothing at inference. Name two situations in which you would keep it apart all the same, and what
+# each of them needs that a merged model can't give. Three sentences. A person reads this one.
+
+# %% [markdown] manual="when_not_to_merge" points=2
+# ### BEGIN SOLUTION
+# Many customers share one base in memory: each row of a batch needs its own adapter, and a merged weight has room for one.
+# Or the adapter is still to be trained, compared, switched off or composed with others: then the base must be there
+# unchanged, and W + ΔW - ΔW is not W in bfloat16. Full points: two different situations, each with its reason.
+# ### END SOLUTION

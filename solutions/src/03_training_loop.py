@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Assignment 03 · The training loop
 #
-# Eight problems on lesson 03's second half: the loss on the labels, one step from many micro-batches, a learning rate that
-# warms up and cools down, clipping, a step of AdamW, the loop itself, perplexity, and how many steps a run has. About 110
-# minutes; everything runs in seconds on any laptop.
+# Nine problems on lesson 03's second half: the loss on the labels, one step from many micro-batches, a learning rate that
+# warms up and cools down, clipping, a step of AdamW, the loop itself, perplexity, how many steps a run has, and a loss that
+# misleads. About 110 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
@@ -305,3 +305,16 @@ from lorahub_edu.checks.graded import require
 
 require("03.16", optimizer_steps)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Problem 9. In your own words
+#
+# Two runs on the same rows report their mean training loss. One takes the loss on responses only, the other on every token, and the
+# second reports the lower number. Why does that say nothing about which model answers better? Three sentences. A person reads this one.
+
+# %% [markdown] manual="two_losses" points=2
+# ### BEGIN SOLUTION
+# The two means go over different tokens: the second counts the prompt's as well, and the template, which is the same in every row, is
+# soon predicted almost perfectly. That pulls its mean down without a better response. To compare them, take both losses over the same
+# response tokens of rows that neither was trained on. Full points: different tokens, why the prompt's are easy, a fair comparison.
+# ### END SOLUTION

@@ -13,8 +13,9 @@
 # %% [markdown]
 # # Assignment 04 · LoRA among its rivals
 #
-# Ten problems on lesson 04: a bottleneck, a gated prompt, a prefix, IA3's scales, DoRA's weight, a soft prompt, what each
-# method trains, biases, and two predictions. About 125 minutes; everything runs in seconds on any laptop.
+# Eleven problems on lesson 04: a bottleneck, a gated prompt, a prefix, IA3's scales, DoRA's weight, a soft prompt, what
+# each method trains, biases, two predictions, and a comparison to judge. About 125 minutes; everything runs in seconds on
+# any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
@@ -396,3 +397,16 @@ from lorahub_edu.checks.graded import require
 
 require("04.11", not_mergeable)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# ## Problem 11. In your own words
+#
+# A report says: "Method X beats LoRA by one point. Both trained with the learning rate 3e-4 and the seed 0." Name two things that
+# you would ask for before you believe it, and say how each could turn the result round. Three sentences. A person reads this one.
+
+# %% [markdown] manual="a_comparison" points=2
+# ### BEGIN SOLUTION
+# Each method needs a learning rate of its own: at one common rate the comparison measures whom the rate suits, and LoRA's best may
+# lie elsewhere. Several seeds are needed: if seeds alone move a score by a point, the difference is no difference. Also good: equal
+# numbers of trained parameters, or the same rows and steps. Full points: two of these, each with how it could turn the result.
+# ### END SOLUTION

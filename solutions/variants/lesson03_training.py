@@ -184,10 +184,7 @@ WRONG = {
     },
     "03.12": {
         "from the start": (rate(cosine, share=lambda s, w, t: s / t), "it begins when the warm-up ends"),
-        "no warm-up": (
-            rate(cosine, warm=lambda s, w: 1.0, share=lambda s, w, t: s / t),
-            "largest difference",
-        ),
+        "no warm-up": (lambda s, w, t, peak: peak * cosine(s / t), "there is no warm-up"),
         "a straight line": (rate(lambda done: 1 - done), "in a straight line"),
         "not halved": (rate(lambda done: 2 * cosine(done)), "isn't halved"),
         "a quarter": (rate(lambda done: math.cos(math.pi / 2 * done)), "a quarter of a wave"),

@@ -33,7 +33,8 @@ def test_no_solution_is_left_in_what_learners_get(name: str) -> None:
             assert cell.stub != cell.source
             inside = cell.source.partition("BEGIN SOLUTION")[2].partition("### END SOLUTION")[0]
             for line in inside.strip().splitlines():
-                assert line.strip() not in written
+                if any(character.isalnum() for character in line):  # a bracket alone gives nothing away
+                    assert line.strip() not in written
 
 
 @pytest.mark.parametrize("name", assignments.names())
