@@ -39,7 +39,6 @@ def lint_exercises(
     course: CourseOption = HERE,
 ) -> None:
     """Check the checks: right answers must be accepted, wrong ones refused by name; exit code 1 if not."""
-    _nbgrader_or_error()
     from lorahub_edu.grading import lint
 
     found = list(lint.verdicts(course, assignment))

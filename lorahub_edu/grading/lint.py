@@ -221,7 +221,7 @@ def verdicts(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Verd
         for problem in asked(assignments.load(name, root)):
             seen.add(problem.problem)
             yield verdict(given.get(problem.problem, Variants(problem.problem, {}, {})), problem)
-    if names is None:
+    if not names:
         for id in given:
             if id not in seen:
                 yield verdict(given[id], None)

@@ -8,7 +8,6 @@ import pytest
 
 from lorahub_edu.grading import assignments, lint
 
-pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install lorahub-edu[teach]")
 VARIANTS = lint.variants()
 
 
