@@ -261,6 +261,7 @@ class _Run:
                     loss = batch_loss(self.model, batch.to(self.device)) / labels
                 total += loss.item()
                 loss.backward()
+                del loss  # it holds gradients of its own, which the next micro-batch has no use for
         total = processes.add_up(self.parameters.values(), total)
         if not math.isfinite(total):
             raise self._diverged(f"The loss became {total}", learning_rate)
