@@ -94,7 +94,7 @@ def variants(root: Path = ROOT) -> dict[str, Variants]:
             if id in found:
                 raise CourseError(f"{path} holds answers to {id}, but another file does so too: put them together.")
             found[id] = Variants(id, right.get(id, {}), wrong.get(id, {}))
-    return dict(sorted(found.items()))
+    return {id: found[id] for id in sorted(found, key=lambda id: [int(part) for part in id.split(".")])}
 
 
 def asked(assignment: Assignment) -> list[Asked]:
