@@ -67,7 +67,7 @@ findings.costs_table("09_forgetting")
 profile = get_profile()
 TASK, STEPS = "reverse", min(60, 5 * profile.train_steps)
 LAYERS = 2 if profile.name == "tiny" else 6
-place = Lab(profile.name, LAYERS, train_rows=8 * STEPS, validation_rows=96)
+place = Lab(profile.name, LAYERS, train_rows=8 * STEPS, validation_rows=64)
 base_loss = place.base_loss(TASK)
 print(f"{len(place.texts)} batches of {place.texts_label}")
 print(f"before: {place.pretraining_loss:.2f} nats a token on the text, perplexity {math.exp(place.pretraining_loss):.1f}; {base_loss:.2f} on the task")
@@ -112,7 +112,7 @@ RUNS = {
 trained = {
     label: train(
         place.tail, place.train(TASK), tuning, validation=place.held(TASK), texts=place.texts,
-        at=range(12, STEPS + 1, 6), target_loss=base_loss / 2,
+        at=range(12, STEPS + 1, 8), target_loss=base_loss / 2,
     )
     for label, tuning in RUNS.items()
 }  # fmt: skip
@@ -308,12 +308,11 @@ check("09.3", shrink_update)
 
 # %%
 NAMES = {"intruders": "the intruders", "others": "as many others", "update": "the whole update"}
-LAMBDAS = (1.0, 0.9, 0.7, 0.5, 0.25, 0.0)
+LAMBDAS = (1.0, 0.9, 0.7, 0.5, 0.0)
 tested = TailRun(TASK, 64, "alpha = 2r", RUNS[HURRY].scaling, RUNS[HURRY].learning_rate, STEPS, 0)
 apart = parts(trained[HURRY].updates, place, EPSILON)
-paths = {
-    kind: [losses(place, tested, apart.scaled(kind, scale)) for scale in LAMBDAS] for kind in NAMES
-}  # each with the task's loss and the text's
+as_tuned = losses(place, tested, apart.tuned)  # the task's loss and the text's
+paths = {kind: [as_tuned, *(losses(place, tested, apart.scaled(kind, scale)) for scale in LAMBDAS[1:])] for kind in NAMES}
 prices = {kind: [at["loss"] - path[0]["loss"] for at in path] for kind, path in paths.items()}
 returned = {  # share of the forgetting that is gone
     kind: [(path[0]["pretraining_loss"] - at["pretraining_loss"]) / forgot[HURRY] for at in path]
@@ -367,12 +366,13 @@ if apart_rows:
 # %% [markdown]
 # **Read it.** Taken alone, the paper's test comes out as published: at $\lambda = 0.7$ the intruders give some forgetting back and
 # cost the task next to nothing. How much depends on the rank: much of it at rank 1, where an intruder is nearly all that the
-# update of a matrix is; little at the higher ranks.
+# update of a matrix is; little at the higher ranks. (The run of this notebook was stopped in the middle of its schedule, the nine
+# of the study were not.)
 #
 # The controls tell why. *As many other* strong directions belong to the pretrained model, and scaling those destroys it. *The
-# whole update*, shrunk by the same $\lambda$, gives back on average as much as the intruders or more, at every rank and for no
-# higher a price, and knows nothing of spectra. So what gives the text back is less of the *update*; that a part of it is an intruder adds
-# nothing that this experiment can see.
+# whole update*, shrunk by the same $\lambda$, gives back on average as much as the intruders or more, at every rank, and that for
+# next to nothing as well; and it knows nothing of spectra. So what gives the text back is less of the *update*; that a part of
+# it is an intruder adds nothing that this experiment can see.
 #
 # ## Step 5. One task after the other
 #
@@ -466,16 +466,16 @@ for rule in rules if rows else ():
     between = max(map(statistics.fmean, curve.values())) - min(map(statistics.fmean, curve.values()))
     found.append(findings.of_study(
         f"I9.least_forgetting.{rule}", best, "rank that forgets least", verdict(all(inner), not any(inner)),
-        f"at task loss {common:.2f}; the ranks' means differ by {between:.2f} nats, seeds of one rank by up to {within:.2f}", over_ranks,
+        f"{rule}, at task loss {common:.2f}; the ranks' means differ by {between:.2f} nats, seeds of one rank by up to {within:.2f}", over_ranks,
     ))  # fmt: skip
     task = {rank: v for rank, v in reading.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
     best_task = [min(task, key=lambda r: task[r][seed]) for seed in range(min(map(len, task.values())))]
     found.append(findings.of_study(
         f"I11.task.{rule}", best_task, "rank with the lowest task loss", verdict(max(best_task) <= 8, min(best_task) > 8),
-        "after equal steps, each rank at its own learning rate", over_ranks,
+        f"{rule}, after equal steps, each rank at its own learning rate", over_ranks,
     ))  # fmt: skip
     found.append(findings.of_study(
-        f"I11.text.{rule}", best, "rank that forgets least", verdict(set(best) == {64}, 64 not in best), f"at task loss {common:.2f}", over_ranks,
+        f"I11.text.{rule}", best, "rank that forgets least", verdict(set(best) == {64}, 64 not in best), f"{rule}, at task loss {common:.2f}", over_ranks,
     ))  # fmt: skip
 if apart_rows:
     by_kind = {kind: [e for e in effects.intervention_effects(apart_rows) if e["kind"] == kind and e["scale"] == 0.7] for kind in NAMES}

@@ -149,7 +149,7 @@ def least_forgetting(rows: Rows, rule: str, loss: float | None = None) -> list[i
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Mean, and lowest to highest where they differ."""
     mean, low, high = (f"{v:.{digits}f}" for v in (statistics.fmean(values), min(values), max(values)))
-    return mean if low == high else f"{mean} ({low}–{high})"
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def arms_table(rows: Rows, loss: float | None = None, caption: str = "") -> Table:

@@ -65,7 +65,7 @@ def test_an_intervention_removes_a_share_of_the_forgetting_at_a_price(intervened
     assert [line[:2] for line in table.rows] == [
         ("LoRA, r = 1", "0.7"), ("LoRA, r = 1", "0"), ("LoRA, r = 64", "0.7"), ("LoRA, r = 64", "0"),
     ]  # fmt: skip
-    assert table.rows[0][2:] == ("25 % at 0.00", "-20 % at 1.00", "55 (50–60) % at 0.04")
+    assert table.rows[0][2:] == ("25 % at 0.00", "-20 % at 1.00", "55 (50 to 60) % at 0.04")
 
 
 def test_sequences_forget_the_text_and_the_tasks_before() -> None:
@@ -83,6 +83,6 @@ def test_sequences_forget_the_text_and_the_tasks_before() -> None:
     assert effects.task_forgetting(rows[0]) == {"sort": 2.0, "caps": 1.0}
     table = effects.continual_table(rows)
     assert table.rows[0] == (
-        "LoRA, r = 1, alpha = 2r", "0.100", "0.700 (0.200–1.200)", "0.400", "1.50", "1.50", "12.0",
+        "LoRA, r = 1, alpha = 2r", "0.100", "0.700 (0.200 to 1.200)", "0.400", "1.50", "1.50", "12.0",
     )  # fmt: skip
     assert table.rows[1][0] == "full fine-tuning"

@@ -83,8 +83,8 @@ def test_a_curve_over_the_rank_takes_rank_16_under_every_rule(rows: list[dict]) 
 
 def test_tables_say_mean_and_spread(rows: list[dict]) -> None:
     table = reading.arms_table(rows, caption="at the end")
-    assert table.rows[0][:5] == ("LoRA, r = 1, alpha = 2r", "2", "0.001", "2", "2.10 (2.00–2.20)")
-    assert table.rows[0][5:7] == ("0.500 (0.400–0.600)", "7.0 (6.0–8.0)")
+    assert table.rows[0][:5] == ("LoRA, r = 1, alpha = 2r", "2", "0.001", "2", "2.10 (2.00 to 2.20)")
+    assert table.rows[0][5:7] == ("0.500 (0.400 to 0.600)", "7.0 (6.0 to 8.0)")
     assert table.rows[-1][:2] == ("full fine-tuning", "–")
     matched = reading.arms_table(rows, loss=2.5)
     assert matched.header[4] == "step" and matched.rows[-1][4] == "15"
