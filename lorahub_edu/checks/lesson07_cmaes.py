@@ -127,9 +127,9 @@ def _sigma_mistakes(sigma: float, path: np.ndarray, c: float, d: float) -> dict[
 )
 def new_sigma(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of new_sigma(sigma, path, c, d) -> number."""
-    for size, stretch in ((5, 2.2), (8, 1.7)):
-        sigma, d = 0.2 + 0.3 * _share(generator), 1.4
-        c = 0.35 + 0.1 * _share(generator)
+    for size, stretch in ((8, 2.2), (11, 1.7)):
+        sigma, d = 0.2 + 0.3 * _share(generator), 1.3
+        c = 0.8 + 0.08 * _share(generator)  # here each mistake has a value of its own
         direction = _numbers(size, generator=generator)
         path = stretch * _random_length(size) * direction / np.linalg.norm(direction)
         expected = sigma * math.exp(c / d * (stretch - 1))

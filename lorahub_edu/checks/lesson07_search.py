@@ -5,6 +5,7 @@ Source: Huang et al. 2023, arXiv 2307.13269, section 3.3, for the black-box sett
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -90,6 +91,15 @@ def coordinate_search(answer: Callable, generator: torch.Generator) -> Iterator[
         f"{len(counted.points)} calls",
         "the start's own loss takes the first evaluation, and then the budget is used up",
     )
+    for mirrored in (target, 2 * start - target):  # whichever way it goes first, one of the two is the wrong way
+        counted = _Counted(mirrored, np.ones(size))
+        made = answer(counted.ask, start.copy(), STEP, 2)
+        seen = counted.of(made[0]) if _is_pair("", made, size).passed else math.inf
+        best = min((counted.of(point) for point in counted.points), default=-math.inf)
+        words = "the last candidate comes back, not the best of all that were tried"
+        yield holds(
+            "with a budget of 2 it returns the better of the two", abs(seen - best) < 1e-9, f"{seen:.4g}", words
+        )
 
 
 def _is_pair(name: str, made: object, size: int) -> Property:
