@@ -1,6 +1,5 @@
 """Right and wrong answers to the problems of lesson 07."""
 
-
 import numpy as np
 import torch
 

@@ -1,6 +1,5 @@
 """Right and wrong answers to the problems of lesson 08."""
 
-
 import numpy as np
 import torch
 from scipy import stats
