@@ -253,8 +253,8 @@ def main() -> None:
         },
         save=options.save,
         settings=f"k = {K}, ε = {EPSILON}, float32 weights, {options.threads} thread(s), rank {RANK}, "
-        f"scale {SCALE}, {STEPS} steps at learning rate {LEARNING_RATE}, medians of {options.repeats} rounds (one SVD pair "
-        "at 4096)",
+        f"scale {SCALE}, {STEPS} steps at learning rate {LEARNING_RATE}, medians of {options.repeats} rounds "
+        "(one SVD pair at 4096)",
     )
 
 
