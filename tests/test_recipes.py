@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from lorahub_edu import adapter_files, cli, recipe_runs, recipes, tiny
+from lorahub_edu import adapter_files, cli, recipe_runs, recipes, results, tiny
 from lorahub_edu.errors import CourseError
 from lorahub_edu.profiles import PROFILES
 
@@ -191,6 +192,17 @@ def test_what_is_no_recipe(tmp_path: Path) -> None:
         recipes.read(path)
     with pytest.raises(CourseError, match="no profile 'cpuu'.*'cpu'"):
         recipe_runs.run(LORA_7B, "cpuu", out=tmp_path, progress=False)
+
+
+def test_twins_that_have_run_for_real() -> None:
+    """What benchmarks/recipe_twins.py wrote belongs to recipes as they are now."""
+    line = json.loads((results.committed_folder() / "recipe_twins.json").read_text(encoding="utf-8"))
+    assert line["twins"] and set(line["twins"]) <= set(SHIPPED)
+    for name, run in line["twins"].items():
+        small = recipes.twin(recipes.read(name), line["profile"])
+        assert (run["model"], run["method"]) == (small.profile.base_model, small.method)
+        assert abs(run["loss_after"] - run["loss_before"]) < 1 and run["adapter_mb"] > 0
+        assert run.get("steps") or run["candidates"] == small.settings["candidates"]
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:
