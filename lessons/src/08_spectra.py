@@ -238,7 +238,8 @@ pictures = {label: (left_vectors(of[shown].weight()).T @ before).abs() for label
 
 # %%
 WINDOW = 24
-figure, panels = plt.subplots(1, len(pictures), figsize=(12.5, 2.9), sharey=True)
+figure, panels = plt.subplots(1, len(pictures), figsize=(12.5, 2.9), sharey=True, layout="none")
+figure.subplots_adjust(left=0.06, right=0.92, bottom=0.2, wspace=0.15)
 for axes, (label, picture) in zip(panels, pictures.items(), strict=True):
     image = axes.imshow(picture[:WINDOW, :WINDOW], cmap="cividis", vmin=0, vmax=1)
     strange = (picture[:WINDOW].max(1).values < EPSILON).nonzero().flatten().tolist()
@@ -246,8 +247,8 @@ for axes, (label, picture) in zip(panels, pictures.items(), strict=True):
     axes.set(title=label, xlabel="pretrained vector", xlim=(-0.5, WINDOW - 0.5))
     axes.title.set_fontsize(9)
     axes.grid(False)
-panels[0].set_ylabel("tuned vector (0: the strongest)")
-figure.colorbar(image, ax=panels, label="|cosine|")
+panels[0].set_ylabel("tuned vector\n(0: the strongest)")
+figure.colorbar(image, ax=panels, label="|cosine|", fraction=0.012, pad=0.03)
 diagonal = {label: float(picture.diagonal()[:WINDOW].mean()) for label, picture in pictures.items()}
 likeness = {label: picture.max(1).values for label, picture in pictures.items()}  # (p,) of each tuned vector
 unlike = {label: int((best[:WINDOW] < EPSILON).sum()) for label, best in likeness.items()}
@@ -384,7 +385,7 @@ Table(("run", "held-out loss", f"intruders of {K * len(tail.names)} vectors", f"
 # what ε would a *random* direction not count as one?
 
 # %%
-every_epsilon = [round(e, 2) for e in np.arange(0.1, 0.96, 0.05)]
+every_epsilon = [round(float(e), 2) for e in np.arange(0.1, 0.96, 0.05)]
 MOST = 30
 deeper = {label: count(trained[label].updates, spectra, k=MOST) for label in (R1, HURRY, FULL)}
 
@@ -636,6 +637,7 @@ if study_rows:
         axes.axhline(statistics.fmean(full), color="black", linewidth=1, label="full fine-tuning")
         axes.set(xlabel="rank", ylabel=reading.LABELS[quantity])
         axes.set_xscale("log", base=2)
+        axes.set_xticks(list(curve), list(map(str, curve)))
     panels[0].legend(frameon=False, fontsize=8)
     by_rule = {rule: reading.rank_curve(study_rows, "intruders", rule, common) for rule in rules}
     widgets.show(
@@ -802,7 +804,7 @@ if study_rows:
         back = any(low < high for low in none for high in some)
         found.append(findings.of_study(
             f"I6.at_the_highest_rank.{rule}", curve[max(curve)], f"intruders at r = {max(curve)}", verdict(vanish, back),
-            ", ".join(f"r = {rank}: {reading.spread(values, 0)}" for rank, values in curve.items()) + ", after the last step", over_ranks,
+            f"{rule}: " + ", ".join(f"r = {rank} {reading.spread(values, 0)}" for rank, values in curve.items()) + ", after the last step", over_ranks,
         ))  # fmt: skip
     ranks_of_lora = {one: v for one, v in reading.by_arm(study_rows, "effective_rank").items() if one[0]}
     of_full = reading.by_arm(study_rows, "effective_rank")[0, ""]

@@ -279,7 +279,12 @@ Table(
 
 # %% [markdown]
 # **Read it.** A point is a run. Look for runs on the left edge of the first panel, without any intruder: how much did they
-# forget?
+# forget? Then for the triangles, which change a matrix in many directions at once: their nuclear norm is large, and they
+# forget little. The first runs had made the nuclear norm the favourite; on fresh ones it does worst, and that is what
+# hypotheses are written down for.
+#
+# The plain relative size of the update foretells forgetting best, and a count of intruders adds nothing to it that these runs
+# could show (the middle column of the table). One need not take a single SVD.
 #
 # ### Try it 10.2 and 10.3: a rank correlation, and what one measure adds
 # *Difficulty 2 and 3 of 5, fifteen minutes. Common bug: `argsort` lists places, it is no rank.*
