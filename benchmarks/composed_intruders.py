@@ -30,6 +30,7 @@ def main() -> None:
     settings = {"targets": TARGETS, "draws": options.draws, "epsilons": EPSILONS, "k": 10, "variants": VARIANTS}
     summary = composed_spectra.summarise(rows)
     where = results.committed_folder() if options.save else None
+    rows = [{key: value for key, value in row.items() if key != "folder"} for row in rows]  # a path of this machine
     sweep.write(rows, "composed_intruders", settings | {"parts": alone}, summary, where)
     for entry in summary:
         print(json.dumps(entry))
