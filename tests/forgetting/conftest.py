@@ -31,7 +31,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
     monkeypatch.setenv("LORAHUB_EDU_HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.setattr(study.sequence_tasks, "split", _few(sequence_tasks.split))
     monkeypatch.setattr(study.texts, "load", partial(texts.load, sequences=6, tokens=12))
-    made = study.Lab("tiny", layers=2, train_rows=8)
+    made = study.Lab("tiny", layers=2, train_rows=8, validation_rows=3)
     monkeypatch.setattr(study, "lab", lambda profile, layers: made)
     for room in ("continual", "interventions"):
         monkeypatch.setattr(f"lorahub_edu.forgetting.{room}.lab", lambda profile, layers: made)
@@ -39,4 +39,4 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
 
 
 def _few(split):  # noqa: ANN001, ANN202
-    return lambda name, train: split(name, train=train, settling=2, validation=3)
+    return lambda name, train, validation: split(name, train=train, settling=2, validation=validation)
