@@ -100,7 +100,7 @@ def examine(
     tokens: int = 64,
     profile: str | None = None,
     base_model: str = "",
-    fetch: bool = True,
+    fetch: bool | None = None,
 ) -> AdapterReport:
     """Put an adapter through everything that the course measures.
 
@@ -112,7 +112,7 @@ def examine(
         tokens: in each.
         profile: names the base model.
         base_model: a base to use instead of the profile's.
-        fetch: False takes the shipped plain texts.
+        fetch: False takes the shipped plain texts; None does so for the profile tiny, which needs no file.
 
     Returns:
         The report.
@@ -122,12 +122,14 @@ def examine(
     """
     asked = tasks.get(task) if task else None
     file = adapter if isinstance(adapter, AdapterFile) else adapter_files.read_adapter(adapter)
-    name = base_model or get_profile(profile).base_model
+    chosen = get_profile(profile)
+    name = base_model or chosen.base_model
     spectrum = count(updates.iter_updates(file, name), BaseSpectra(), epsilons=EPSILONS)
     model, tokenizer = models.load(profile, base=base_model, dtype=torch.float32)
     total = adapters.count_parameters(model).total
     adapter_files.put_adapter(model, file, "adapter", base_model_sha256=models.base_sha256(name))
     adapter_files.put_adapter(model, _shrunk(file, SHRUNK), "shrunk")
+    fetch = chosen.name != "tiny" if fetch is None else fetch
     plain = texts.load(tokenizer, sequences=sequences, tokens=tokens, fetch=fetch)
     rows = rows_for(model, tokenizer, asked.instructions[0], asked.test[:test_items]) if asked else []
     scores, losses = {}, {}

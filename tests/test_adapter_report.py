@@ -21,7 +21,7 @@ from lorahub_edu.forgetting import texts
 from lorahub_edu.spectra.measures import intruder_count
 
 TASK = tasks.names("target")[0]
-SETTINGS = {"sequences": 4, "tokens": 16, "profile": "tiny", "fetch": False}
+SETTINGS = {"sequences": 4, "tokens": 16, "profile": "tiny"}
 
 
 @pytest.fixture(scope="module")

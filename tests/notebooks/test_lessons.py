@@ -126,11 +126,13 @@ def test_the_shipped_rows_are_not_alpacas(smollm) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_whole_in_the_tiny_profile(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "empty"))  # tiny needs no file
+    home = tmp_path / "empty"
+    monkeypatch.setenv(assets.HOME_VARIABLE, str(home))
     done = lessons.run(name, "tiny", tmp_path / "results")
     assert done.seconds < 3 * SECONDS
     assert done.peak_bytes < 4e9
-    assert not (tmp_path / "empty").exists()
+    written = {path.relative_to(home).parts[0] for path in home.rglob("*")}
+    assert written <= {"spectra"}, "computed here, nothing fetched"
     if name[:2] != "00":
         found = results.read(f"lesson_{name[:2]}", tmp_path / "results")
         assert found and all(not finding.claim or claims.get_claim(finding.claim) for finding in found)
