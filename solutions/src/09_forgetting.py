@@ -170,7 +170,7 @@ require("09.2", scale_intruders)
 # |---|---|---|---|
 # | 3 of 5 | 10 | lesson 09, *are the intruders to blame?* | the strongest change that can be paid instead of the best one |
 #
-# Undoing a part of the training always brings a part of the text back, and costs a part of the task. To compare two ways of
+# Undoing a part of the training may bring a part of the text back, and costs a part of the task. To compare two ways of
 # doing so, ask what each buys at one price. `base` is the base model's text loss; `tuned` is the tuned model's pair (task loss,
 # text loss); `changed` holds such a pair for each change to the tuned model. Return the largest share of the forgetting that a
 # change removes while the task loss rises by at most `cost`.
@@ -244,7 +244,7 @@ require("09.7", rank_after)
 
 # %% [markdown] manual="what_is_missing" points=2
 # ### BEGIN SOLUTION
-# A control: any step back towards the pretrained weights takes some forgetting away, so the same must be tried with as many
+# A control: any step back towards the pretrained weights may take some forgetting away, so the same must be tried with as many
 # other singular values, or with the whole update. And the price: the three have to be compared at the same loss on the task,
 # over several seeds. Full points: a control and the equal price are both named.
 # ### END SOLUTION
