@@ -98,6 +98,19 @@ def only(assignment: Assignment, problems: set[str]) -> Assignment:
     return replace(assignment, cells=tuple(cells))
 
 
+def printed(assignment: Assignment, code: str, sandbox: choose.Sandbox, times: Times = TIMES) -> str:
+    """What a submission's cell for `easy` prints."""
+    return run(assignment, code, sandbox, times)[0]
+
+
+def run(assignment: Assignment, code: str, sandbox: choose.Sandbox, times: Times = TIMES) -> tuple[str, worker.Outcome]:
+    """What a submission's cell for `easy` prints, and its outcome; the honest answer follows the code."""
+    job = Job(only(assignment, {"easy"}), "mallory", "", {"easy": code + "\n" + HONEST["easy"]}, seed="s", times=times)
+    outcome = worker.outcome_of(job, *worker.tested(job, sandbox))
+    texts = [output.get("text", "") for outputs in outcome.outputs.values() for output in outputs]
+    return "".join(texts).strip(), outcome
+
+
 def sharing(assignment: Assignment) -> Assignment:
     """The same assignment with every test in the process of the answers, as other graders have it."""
     cells = (replace(c, options=frozenset({"in_kernel"})) if c.role == "test" else c for c in assignment.cells)
