@@ -128,6 +128,8 @@ def _test(job: Job, sandbox: choose.Sandbox, writer: int) -> int:
         limits[resource.RLIMIT_AS] = namespaces.mapped_bytes() + TESTER_MEMORY
     for which, value in limits.items():
         resource.setrlimit(which, (value, resource.getrlimit(which)[1]))
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # a fork has none of the threads that its parent has computed with, and would wait
     try:
         split.grade(job.assignment, job.answers, sandbox.open(), tell, times=job.times, seed=job.seed)
     except SandboxError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from grading_course import sandbox_or_skip
 
 from lorahub_edu.grading import assignments, worker
@@ -37,3 +38,12 @@ def test_the_reference_earns_all_points_and_an_empty_hand_in_none(name: str, gra
     }, full.tests
     empty = graded(assignment, {cell.grade_id: cell.stub for cell in answers})
     assert not empty.reason and empty.earned == 0 and len(empty.tests) >= 5
+
+
+def test_a_process_that_has_computed_with_threads_can_grade(graded) -> None:
+    """A fork has only one thread: a team that its parent's arithmetic has started would be waited for without end."""
+    torch.set_num_threads(2)
+    torch.randn(1000, 1000).sort()
+    assignment = assignments.load("01_lora_layer")
+    outcome = graded(assignment, {cell.grade_id: cell.source for cell in assignment.cells if cell.role == "answer"})
+    assert not outcome.reason and outcome.earned > 0
