@@ -1,4 +1,7 @@
-"""Finds submissions: nbgrader's layout, a flat folder, or a zip archive of either; links are not followed."""
+"""Finds submissions: nbgrader's layout, a flat folder, what Canvas and Moodle give out, or a zip archive of any.
+
+Links are not followed.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.grading.platforms import canvas_students, moodle_students
 from lorahub_edu.grading.repair import which_assignment
 
 NOTEBOOK_BYTES = 20 << 20
@@ -18,8 +22,8 @@ ARCHIVE_BYTES = 4 << 30
 ARCHIVE_ENTRIES = 20_000
 NAME = re.compile(r"\w[\w.@ +-]{0,99}")
 EXPECTED = (
-    "Expected is nbgrader's layout, STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, or a flat folder of STUDENT.ipynb, or a zip "
-    "archive of either."
+    "Expected is nbgrader's layout, STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, or a flat folder of STUDENT.ipynb, or what "
+    "Canvas or Moodle gives out, or a zip archive of any of these."
 )
 
 
@@ -78,7 +82,7 @@ def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str 
     """Every submission in a folder or archive.
 
     Args:
-        place: nbgrader's layout, a flat folder, or a zip archive of either.
+        place: nbgrader's layout, a flat folder, what Canvas or Moodle gives out, or a zip archive of any.
         assignments: the ids of each assignment's answers, by its name.
         wanted: one assignment; needed for a flat folder only where notebooks don't tell.
 
@@ -97,7 +101,7 @@ def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str 
     files = list(_files(place) if place.is_dir() else _entries(_archive(place)))
     notebooks = [file for file in files if file.parts[-1].endswith(".ipynb")]
     deep = [file for file in notebooks if len(file.parts) == 3]
-    flat = [file for file in notebooks if len(file.parts) == 1]
+    flat = _by_student(notebooks)
     if not deep and not flat:
         seen = ", ".join("/".join(file.parts) for file in files[:3]) or "nothing"
         raise CourseError(f"There is no submission in {place}; it holds {seen}. {EXPECTED}")
@@ -126,16 +130,28 @@ def _deep(
     return Collected(tuple(found), tuple(ignored))
 
 
-def _flat(notebooks: list[Found], assignments: Mapping[str, frozenset[str]], wanted: str | None) -> Collected:
-    """One notebook a student, named after the student; which assignment it is, its cells tell."""
+def _by_student(notebooks: list[Found]) -> list[tuple[str, Found]]:
+    """Notebooks side by side, named after students by the teacher or by Canvas; or in Moodle's folders."""
+    side_by_side = [file for file in notebooks if len(file.parts) == 1]
+    names = [file.parts[0] for file in side_by_side]
+    students = canvas_students(names) or [name.removesuffix(".ipynb") for name in names]
+    in_folders = [file for file in notebooks if len(file.parts) == 2]
+    owners = moodle_students([file.parts[0] for file in in_folders]) or []
+    return [*zip(students, side_by_side, strict=True), *(zip(owners, in_folders, strict=True) if owners else ())]
+
+
+def _flat(
+    notebooks: list[tuple[str, Found]], assignments: Mapping[str, frozenset[str]], wanted: str | None
+) -> Collected:
+    """One notebook a student; which assignment it is, its cells tell."""
     found, ignored = [], []
-    for file in notebooks:
+    for student, file in notebooks:
         only = next(iter(assignments)) if len(assignments) == 1 else None
         assignment = wanted or which_assignment(file.read()[0], assignments) or only
         if assignment is None:
             ignored.append(f"{file.parts[-1]} does not tell which assignment it is for: give --assignment NAME")
         else:
-            found.append(Submission(_safe(file.parts[-1].removesuffix(".ipynb")), assignment, file))
+            found.append(Submission(_safe(student), assignment, file))
     return Collected(tuple(found), tuple(ignored))
 
 
@@ -209,8 +225,16 @@ def _entries(archive: zipfile.ZipFile) -> Iterator[Found]:
         unsafe = not parts or any(part in ("/", "..", "__MACOSX") or part.startswith(".") for part in parts)
         if not entry.is_dir() and not unsafe and ":" not in parts[0]:
             found.append((parts, entry))
-    outer = {parts[0] for parts, _ in found}
-    depths = {len(parts) for parts, _ in found if parts[-1].endswith(".ipynb")}
-    shift = 1 if len(outer) == 1 and depths and depths <= {2, 4} else 0
+    shift = 1 if _has_outer_folder([parts for parts, _ in found if parts[-1].endswith(".ipynb")]) else 0
     for parts, entry in found:
         yield Found(parts[shift:], archive=archive, entry=entry)
+
+
+def _has_outer_folder(notebooks: Sequence[tuple[str, ...]]) -> bool:
+    """Whether all notebooks of an archive lie in one folder that says nothing, around one of the layouts."""
+    outer, depths = {parts[0] for parts in notebooks}, {len(parts) for parts in notebooks}
+    if len(outer) != 1 or len(depths) != 1:
+        return False
+    if depths == {3}:  # a student, or what is around Moodle's folders
+        return moodle_students([parts[1] for parts in notebooks]) is not None
+    return depths == {4} or (depths == {2} and moodle_students(sorted(outer)) is None)

@@ -13,6 +13,7 @@ from nbgrader.plugins.export import CsvExportPlugin
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.grading import assignments, gradescope
 from lorahub_edu.grading.gradebook import Course
+from lorahub_edu.grading.platforms import names_in_rosters
 
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 CANVAS_KEYS = ("SIS Login ID", "SIS User ID", "ID", "Student")
@@ -160,7 +161,7 @@ def _fill(header: list[str], lines: list[list[str]], column: int, found: list[Ro
     by_name = {line[place].strip().casefold(): line for place in reversed(places) for line in lines if line[place]}
     missing = []
     for row in found:
-        line = by_name.get(row.student.casefold()) or by_name.get(row.student.casefold().partition("@")[0])
+        line = next(filter(None, (by_name.get(name.casefold()) for name in names_in_rosters(row.student))), None)
         if line is None:
             missing.append(row.student)
         else:

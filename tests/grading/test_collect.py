@@ -64,6 +64,51 @@ def test_a_zip_archive_of_either(flat: bool, outer: bool, course, known) -> None
     assert collect(Path(packed), known).submissions[0].read()[0].startswith(b"{")
 
 
+def canvas_names(place: Path, built: Path) -> None:
+    """What Canvas gives out: all files side by side; one was late, one was handed in again."""
+    place.mkdir(parents=True)
+    for name in ("lovelaceada_4711_90210", "zuseconrad_LATE_4712_90211", "o'neillshane_4713_90212"):
+        again = "-2" if name.startswith("zuse") else ""
+        shutil.copyfile(built / "exercises" / NAME / f"{NAME}.ipynb", place / f"{name}_{NAME}{again}.ipynb")
+
+
+def moodle_names(place: Path, built: Path) -> None:
+    """What Moodle gives out: a folder a student."""
+    for name in ("Ada Lovelace_4711_assignsubmission_file_", "Conrad Zuse_4712_assignsubmission_file"):
+        (place / name).mkdir(parents=True)
+        shutil.copyfile(built / "exercises" / NAME / f"{NAME}.ipynb", place / name / "my answers.ipynb")
+
+
+@pytest.mark.parametrize("packed", ["", "zip", "zip with an outer folder"])
+@pytest.mark.parametrize(
+    ("platform", "expected"),
+    [
+        (canvas_names, ["4711-lovelaceada", "4712-zuseconrad", "4713-oneillshane"]),
+        (moodle_names, ["4711-Ada Lovelace", "4712-Conrad Zuse"]),
+    ],
+)
+def test_what_a_platform_gives_out(packed: str, platform, expected, built, known, tmp_path) -> None:
+    place = tmp_path / "all" / "download"
+    platform(place, built)
+    if packed:
+        around = place.parent if "outer" in packed else place
+        place = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", around))
+    assert students(place, known) == [(NAME, student) for student in expected]
+
+
+def test_one_hand_in_of_moodle_keeps_its_student(built, known, tmp_path) -> None:
+    moodle_names(tmp_path / "all", built)
+    shutil.rmtree(tmp_path / "all" / "Conrad Zuse_4712_assignsubmission_file")
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "all")
+    assert students(Path(packed), known) == [(NAME, "4711-Ada Lovelace")]
+
+
+def test_a_platforms_name_among_others_is_only_a_name(built, known, tmp_path) -> None:
+    canvas_names(tmp_path / "all", built)
+    shutil.copyfile(built / "exercises" / NAME / f"{NAME}.ipynb", tmp_path / "all" / "zoe.ipynb")
+    assert (NAME, f"lovelaceada_4711_90210_{NAME}") in students(tmp_path / "all", known)
+
+
 def test_a_notebook_of_another_name_gets_a_row_and_the_reason(course, known) -> None:
     path = submit(course, "ada", RIGHT)
     path.rename(path.with_name("my homework.ipynb"))

@@ -66,6 +66,19 @@ def test_moodle_gets_its_worksheet_back(course, tmp_path) -> None:
     assert table(plain) == [["Username", NAME], ["ada@x.org", "6"], ["bob", "0"], ["zoe", "6"]]
 
 
+def test_students_that_a_platform_has_numbered_are_found_in_its_table(built, tmp_path) -> None:
+    made = Course(copy_of(built, tmp_path / "course"))
+    record(made, outcome("4711-lovelaceada"), outcome("4712-Zoe Zuse", 0))
+    roster = tmp_path / "canvas.csv"
+    roster.write_text('Student,ID,SIS Login ID\n"Lovelace, Ada",4711,al\n"Zuse, Zoe",4712,zz\n"Gone, Gus",471,gg\n')
+    path, notes = exports.export(made, NAME, "canvas", roster, tmp_path / "out.csv")
+    assert [row[-1] for row in table(path)] == [NAME, "6", "0", ""] and not any("roster" in note for note in notes)
+    sheet = tmp_path / "moodle.csv"
+    sheet.write_text("Identifier,Full name,Grade\nParticipant 4712,Zoe Zuse,\nParticipant 4711,Ada Lovelace,\n")
+    path, _ = exports.export(made, NAME, "moodle", sheet, tmp_path / "sheet.csv")
+    assert [row[-1] for row in table(path)] == ["Grade", "0", "6"]
+
+
 def test_nbgraders_own_table(course, tmp_path) -> None:
     path, _ = exports.export(course, NAME, "nbgrader", None, tmp_path / "out.csv")
     header, *rows = table(path)
