@@ -50,7 +50,7 @@ def lint_exercises(
 
 
 def grade(
-    submissions: Annotated[Path, typer.Argument(help="submitted/, a flat folder of NAME.ipynb, or your platform's zip.")],
+    submissions: Annotated[Path, typer.Argument(help="submitted/, a folder of STUDENT.ipynb, or a platform's zip.")],
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Submissions at a time.")] = 1,
     assignment: Annotated[str | None, typer.Option(help="Only this one; needed where notebooks don't tell.")] = None,
     course: CourseOption = HERE,

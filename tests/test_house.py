@@ -86,7 +86,7 @@ FLOORS = [
         "checks.lesson09_studies",
         "checks.lesson10",
     ],
-    ["grading.protocol", "grading.namespaces", "grading.answers", "grading.zygote"],
+    ["grading.protocol", "grading.platforms", "grading.namespaces", "grading.answers", "grading.zygote"],
     [
         "grading.sandbox.no_checks",
         "grading.sandbox.process",
