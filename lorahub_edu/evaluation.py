@@ -159,10 +159,11 @@ def peak_memory(device: str | torch.device = "cpu") -> Iterator[PeakMemory]:
 
 @dataclass(frozen=True)
 class Generation:
-    """Generated texts and what they cost: seconds in all, new tokens in all, peak memory in bytes."""
+    """Generated texts and what they cost: seconds and processor seconds, new tokens, all in all, and peak bytes."""
 
     texts: list[str]
     seconds: float
+    cpu_seconds: float
     new_tokens: int
     memory: PeakMemory = field(repr=False)
 
@@ -177,6 +178,7 @@ def generate(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[str],
     max_new_tokens: int = 50,
+    min_new_tokens: int = 0,
 ) -> Generation:
     """Continue prompts greedily, one batch, padded on the left.
 
@@ -185,6 +187,7 @@ def generate(
         tokenizer: with a padding token.
         prompts: at least one text.
         max_new_tokens: at most so many a prompt; a row that ends earlier counts only its own tokens.
+        min_new_tokens: a row does not end earlier; speeds are compared over the same number of tokens.
 
     Returns:
         The new text of each prompt without special tokens, and the cost.
@@ -205,17 +208,19 @@ def generate(
     was_training = model.training
     model.eval()
     with torch.no_grad(), peak_memory(model.device) as memory:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         out = model.generate(
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],
             max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
         )
-        seconds = time.perf_counter() - started
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     model.train(was_training)
     new = out[:, length:]  # (rows, <= max_new_tokens)
     ended = (new == tokenizer.eos_token_id).cumsum(dim=1)
     new_tokens = int(((ended == 0) | ((ended == 1) & (new == tokenizer.eos_token_id))).sum())
-    return Generation(tokenizer.batch_decode(new, skip_special_tokens=True), seconds, new_tokens, memory)
+    texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+    return Generation(texts, seconds, cpu_seconds, new_tokens, memory)

@@ -72,6 +72,17 @@ def test_generation_of_a_batch_equals_each_alone() -> None:
     assert together.new_tokens <= 16 and together.tokens_per_second > 0
 
 
+def test_generation_goes_on_past_the_end_where_speed_is_measured() -> None:
+    model, tokenizer = tiny.model(attention="packed"), tiny.tokenizer()
+    prompt = "Name a colour."
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    first = int(model(ids).logits[0, -1].argmax())
+    model.generation_config.eos_token_id = first  # so that greedy decoding ends at once
+    assert model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0).shape[1] == ids.shape[1] + 1
+    went_on = evaluation.generate(model, tokenizer, [prompt], 8, min_new_tokens=8)
+    assert went_on.new_tokens == 8 and went_on.cpu_seconds > 0
+
+
 def test_tokens_after_the_end_are_not_counted() -> None:
     tokenizer = tiny.tokenizer()
 
