@@ -101,11 +101,11 @@ def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str 
     files = list(_files(place) if place.is_dir() else _entries(_archive(place)))
     notebooks = [file for file in files if file.parts[-1].endswith(".ipynb")]
     deep = [file for file in notebooks if len(file.parts) == 3]
-    flat = _by_student(notebooks)
+    flat, from_platform = _by_student(notebooks)
     if not deep and not flat:
         seen = ", ".join("/".join(file.parts) for file in files[:3]) or "nothing"
         raise CourseError(f"There is no submission in {place}; it holds {seen}. {EXPECTED}")
-    found = _deep(deep, files, assignments, wanted) if deep else _flat(flat, assignments, wanted)
+    found = _deep(deep, files, assignments, wanted) if deep else _flat(flat, assignments, wanted, from_platform)
     if not found.submissions:
         raise CourseError(
             f"There is no submission in {place} that can be graded. {'; '.join(found.ignored[:3])}. {EXPECTED}"
@@ -130,28 +130,36 @@ def _deep(
     return Collected(tuple(found), tuple(ignored))
 
 
-def _by_student(notebooks: list[Found]) -> list[tuple[str, Found]]:
-    """Notebooks side by side, named after students by the teacher or by Canvas; or in Moodle's folders."""
+def _by_student(notebooks: list[Found]) -> tuple[list[tuple[str, Found]], bool]:
+    """Notebooks side by side or in Moodle's folders, with their students, and whether a platform named them."""
     side_by_side = [file for file in notebooks if len(file.parts) == 1]
-    names = [file.parts[0] for file in side_by_side]
-    students = canvas_students(names) or [name.removesuffix(".ipynb") for name in names]
     in_folders = [file for file in notebooks if len(file.parts) == 2]
-    owners = moodle_students([file.parts[0] for file in in_folders]) or []
-    return [*zip(students, side_by_side, strict=True), *(zip(owners, in_folders, strict=True) if owners else ())]
+    names = [file.parts[0] for file in side_by_side]
+    if students := moodle_students([file.parts[0] for file in in_folders]):
+        return list(zip(students, in_folders, strict=True)), True
+    if students := canvas_students(names):
+        return list(zip(students, side_by_side, strict=True)), True
+    return [(name.removesuffix(".ipynb"), file) for name, file in zip(names, side_by_side, strict=True)], False
 
 
 def _flat(
-    notebooks: list[tuple[str, Found]], assignments: Mapping[str, frozenset[str]], wanted: str | None
+    notebooks: list[tuple[str, Found]],
+    assignments: Mapping[str, frozenset[str]],
+    wanted: str | None,
+    from_platform: bool,
 ) -> Collected:
-    """One notebook a student; which assignment it is, its cells tell."""
+    """One notebook a student; which assignment it is, its cells tell.
+
+    One that does not tell is for the others' assignment if a platform gave them out together.
+    """
+    told = [wanted or which_assignment(file.read()[0], assignments) for _, file in notebooks]
+    possible = (set(told) - {None} if from_platform else set()) or set(assignments)
     found, ignored = [], []
-    for student, file in notebooks:
-        only = next(iter(assignments)) if len(assignments) == 1 else None
-        assignment = wanted or which_assignment(file.read()[0], assignments) or only
-        if assignment is None:
-            ignored.append(f"{file.parts[-1]} does not tell which assignment it is for: give --assignment NAME")
+    for (student, file), assignment in zip(notebooks, told, strict=True):
+        if assignment is not None or len(possible) == 1:
+            found.append(Submission(_safe(student), assignment or next(iter(possible)), file))
         else:
-            found.append(Submission(_safe(student), assignment, file))
+            ignored.append(f"{file.parts[-1]} does not tell which assignment it is for: give --assignment NAME")
     return Collected(tuple(found), tuple(ignored))
 
 

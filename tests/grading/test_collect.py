@@ -96,6 +96,12 @@ def test_what_a_platform_gives_out(packed: str, platform, expected, built, known
     assert students(place, known) == [(NAME, student) for student in expected]
 
 
+def test_a_broken_notebook_among_a_platforms_is_for_the_others_assignment(built, known, tmp_path) -> None:
+    canvas_names(tmp_path / "all", built)
+    (tmp_path / "all" / f"brokenbea_4799_90299_{NAME}.ipynb").write_text("{")
+    assert (NAME, "4799-brokenbea") in students(tmp_path / "all", known)
+
+
 def test_one_hand_in_of_moodle_keeps_its_student(built, known, tmp_path) -> None:
     moodle_names(tmp_path / "all", built)
     shutil.rmtree(tmp_path / "all" / "Conrad Zuse_4712_assignsubmission_file")

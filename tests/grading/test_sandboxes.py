@@ -6,6 +6,8 @@ import os
 import shutil
 import stat
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -79,7 +81,7 @@ def test_a_program_that_can_not_start_says_why(monkeypatch, tmp_path) -> None:
 
 
 def test_bubblewrap_is_told_to_keep_everything_out() -> None:
-    told = " ".join(bubblewrap.arguments())
+    told = " ".join(bubblewrap.arguments(bubblewrap.read_in_there(), "/tmp"))
     for word in (
         "--unshare-net",
         "--unshare-pid",
@@ -92,6 +94,28 @@ def test_bubblewrap_is_told_to_keep_everything_out() -> None:
     root = str(bubblewrap.PACKAGE.parent)
     assert f"--ro-bind {root} " not in told and "solutions" not in told and "exercises" not in told
     assert "--bind " not in told.replace("--ro-bind ", ""), "nothing can be written"
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/var/tmp"])
+def test_a_course_can_lie_in_a_temporary_folder(place: str, sandbox) -> None:
+    """An empty /tmp of the answers' own would hide it, with every module that nobody has imported yet."""
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        os.chmod(folder, 0o755)
+        Path(folder, "imported_late.py").write_text("word = 'found'")
+        zygote = bubblewrap.start_zygote(Settings(), readable=(Path(folder),))
+        try:
+            process = zygote.open()
+            source = f"import sys\nsys.path.append({folder!r})\nimport imported_late\nprint(imported_late.word)\n"
+            source += f"try:\n    open({folder!r} + '/x', 'w')\nexcept OSError:\n    print('kept')\n"
+            source += "open('mine', 'w').write('x')\nprint(open('mine').read())"
+            deadline = time.monotonic() + 60
+            process.channel.send({"do": "cell", "source": source, "number": 0}, deadline=deadline)
+            reply, _ = process.channel.receive(deadline)
+            process.stop()
+        finally:
+            zygote.close()
+    assert reply.get("error") is None, reply
+    assert "".join(output["text"] for output in reply["outputs"]).split() == ["found", "kept", "x"]
 
 
 FAKE = """#!{python}

@@ -33,15 +33,33 @@ def start_zygote(settings: Settings, readable: tuple[Path, ...] = ()) -> Zygote:
     if found is None:
         raise SandboxError("bubblewrap (bwrap) is not installed: sudo apt install bubblewrap")
     uid = NOBODY if os.geteuid() == 0 else None
-    settings = Settings(settings.preload, True, uid, "/tmp", settings.limits)
-    return start([found, *arguments(readable), "--", *program(settings)], clean_environment("/tmp"))
+    folders = read_in_there(readable)
+    scratch = _scratch(folders)
+    settings = Settings(settings.preload, True, uid, scratch, settings.limits)
+    return start([found, *arguments(folders, scratch), "--", *program(settings)], clean_environment(scratch))
 
 
-def arguments(readable: tuple[Path, ...] = ()) -> list[str]:
+def read_in_there(readable: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+    """Folders that are shown inside besides the system: Python's, the package's, and those asked for."""
+    folders = (sys.base_prefix, sys.prefix, PACKAGE, *readable)
+    found = dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders)
+    return tuple(folder for folder in found if not folder.is_relative_to("/usr"))
+
+
+def _scratch(folders: tuple[Path, ...]) -> str:
+    """Where answers may write: /tmp, unless the course itself lies there, which an empty /tmp would hide."""
+    return "/scratch" if any(folder.is_relative_to("/tmp") for folder in folders) else "/tmp"
+
+
+def arguments(folders: tuple[Path, ...], scratch: str) -> list[str]:
     """What bubblewrap is told; see bwrap(1).
 
     The zygote keeps the capabilities with which it makes namespaces for each submission; the answer processes have
     none.
+
+    Args:
+        folders: what can be read in there besides the system.
+        scratch: the only folder that can be written.
     """
     as_root = os.geteuid() == 0
     shared = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
@@ -56,21 +74,15 @@ def arguments(readable: tuple[Path, ...] = ()) -> list[str]:
             told += ["--symlink", os.readlink(folder), folder]
         elif os.path.isdir(folder):
             told += ["--ro-bind", folder, folder]
-    told += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
-    made = {Path("/"), Path("/usr"), Path("/tmp")}
-    for folder in dict.fromkeys(map(_resolved, (sys.base_prefix, sys.prefix, PACKAGE, *readable))):
-        if any(folder.is_relative_to(seen) for seen in map(Path, ("/usr",))):
-            continue
+    told += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", scratch]
+    made = {Path("/"), Path("/usr"), Path(scratch)}
+    for folder in folders:
         for parent in reversed(folder.parents):
             if parent not in made:  # bubblewrap would make it unreadable for others
                 told += ["--perms", "0755", "--dir", str(parent)]
                 made.add(parent)
         told += ["--ro-bind", str(folder), str(folder)]
-    return told + _without_checks() + ["--remount-ro", "/", "--chdir", "/tmp"]
-
-
-def _resolved(folder: str | Path) -> Path:
-    return Path(os.path.abspath(folder))
+    return told + _without_checks() + ["--remount-ro", "/", "--chdir", scratch]
 
 
 def _without_checks() -> list[str]:
