@@ -18,7 +18,7 @@ from lorahub_edu.spectra.updates import Update
 
 UNCHANGED, UNCERTIFIED, CERTIFIED = "unchanged", "uncertified", "certified"
 DECOMPOSED, DEFINITION = "decomposed", "two SVDs"
-SMALL = 4  # a search is worth it if it starts with at most this part of the short side's directions
+SMALL = 8  # a search starts with at most this part of the short side's directions: below that it is the slower way
 LOW_RANK = 16  # an update counts as low-rank if its rank is at most this part of the short side
 
 

@@ -75,12 +75,16 @@ class Secular:
         Returns:
             (p, c), of any length.
         """
-        steps = []
-        for value, vector in zip(values, vectors.T, strict=True):
-            weighted, small = self._reduced(value)
-            inside = torch.linalg.solve_ex(small, weighted.T @ vector).result
-            steps.append(vector / self._distances(value) + weighted @ inside)
-        return torch.stack(steps, dim=1)
+        together = max(1, len(self.squares) // (8 * self.rank))  # F weighted for all of them is half a float32 matrix
+        pairs = zip(values.split(together), vectors.split(together, dim=1), strict=True)
+        return torch.cat([self._some_toward(*pair) for pair in pairs], dim=1)
+
+    def _some_toward(self, values: Tensor, vectors: Tensor) -> Tensor:
+        away = self._distances(values[:, None])  # (c, p)
+        weighted = self.factor / away[..., None]  # (c, p, 2r)
+        small = -(self.factor.T @ weighted) - torch.diag(self.signs)
+        inside = torch.linalg.solve_ex(small, weighted.mT @ vectors.T[..., None]).result  # (c, 2r, 1)
+        return vectors / away.T + (weighted @ inside)[..., 0].T
 
     def count_above(self, mu: Tensor) -> int | None:
         """How many eigenvalues of M are larger than μ; None when rounding could have turned a sign.
@@ -96,7 +100,7 @@ class Secular:
 
     def _distances(self, mu: Tensor) -> Tensor:
         """Σ₀² − μ, never zero."""
-        away = self.squares - mu
+        away = self.squares - mu  # mu: a number, or (c, 1) of them
         floor = 1e-15 * self.squares[0].clamp_min(1e-300)
         return torch.where(away.abs() < floor, floor, away)
 
