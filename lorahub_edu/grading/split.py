@@ -149,9 +149,10 @@ class Split:
         return Result(cell.grade_id, cell.points, cell.points)
 
     def _explained(self, cell: Cell, words: str) -> str:
-        """The words, with how the answer's cell failed if it did."""
-        failed = [self.failures[name] for name in sorted(_names_read(cell.source)) if name in self.failures]
-        return (words + (f" (its cell ended with {failed[0]})" if failed else ""))[:WORDS_KEPT]
+        """The words, with how the answer's cell failed if it did and they don't say so."""
+        names = [name for name in sorted(_names_read(cell.source)) if name in self.failures]
+        failed = self.failures[names[0]] if names else ""
+        return (words + (f" (its cell ended with {failed})" if failed not in words else ""))[:WORDS_KEPT]
 
     def _words(self, error: BaseException) -> str:
         if isinstance(error, NotImplementedError):
