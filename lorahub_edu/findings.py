@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def findings_table(group: str, mine: Sequence[Finding]) -> Table:
         mine: what this run measured, each with its claim and verdict.
 
     Returns:
-        Claim, source's figure, the course's figure with its spread, this run's figure, verdict and note.
+        Claim (and which part of it where a claim has several findings), source's figure, the course's figure with its spread, this run's figure, verdict and note.
     """
     progress.lesson_run(group.rpartition("_")[2])
     try:
@@ -91,13 +92,15 @@ def findings_table(group: str, mine: Sequence[Finding]) -> Table:
     except CourseError:
         committed = {}
     rows = []
+    of_claim = Counter(finding.claim for finding in mine)
     for finding in mine:
         claim = get_claim(finding.claim)
+        what = finding.name.partition(".")[2] if of_claim[finding.claim] > 1 else ""  # which of the claim's findings
         course = committed.get(finding.name)
         verdict = f"**{finding.verdict}**" + (f": {finding.note}" if finding.note else "")
         rows.append(
             (
-                f"{claim.id}. {claim.statement}",
+                f"{claim.id}. {claim.statement}" + (f" [{what.replace('_', ' ').replace('.', ', ')}]" if what else ""),
                 claim.source_figure or "none given",
                 f"{course} [{', '.join(filter(None, (course.model, course.device)))}]"
                 if course

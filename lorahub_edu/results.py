@@ -131,6 +131,33 @@ def write_json(path: str | Path, content: dict | list) -> Path:
     return path
 
 
+def read_study(name: str, made_by: str, source: Path | None = None) -> dict:
+    """What a study wrote: its settings, device, versions, date, summary and rows.
+
+    Args:
+        name: of the study.
+        made_by: the command that makes it, for the message where it has not been made.
+        source: the folder; None takes the committed results.
+
+    Raises:
+        CourseError: there is none.
+    """
+    path = (source or committed_folder()) / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CourseError(f"There is no study at {path} ({error}): run {made_by} first.") from error
+
+
+def committed_study(name: str) -> dict | None:
+    """A study among the committed results, as `read_study` gives it; None, and a line that says so, if not made yet."""
+    try:
+        return read_study(name, "its command", committed_folder())
+    except CourseError:
+        print(f"The study {name!r} has not been measured yet.")
+        return None
+
+
 def record(findings: Sequence[Finding], group: str, into: Path | None = None) -> Path:
     """Write findings to <folder>/<group>.json; those of the same name there are replaced, the others stay.
 

@@ -56,6 +56,16 @@ def test_damaged_files(tmp_path: Path, text: str, match: str) -> None:
         results.read("absent", tmp_path)
 
 
+def test_a_committed_study_is_read_and_a_missing_one_is_said(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
+    (tmp_path / "made.json").write_text('{"rows": [1]}')
+    assert results.committed_study("made") == results.read_study("made", "a command") == {"rows": [1]}
+    assert results.committed_study("other") is None
+    assert "'other' has not been measured yet" in capsys.readouterr().out
+    with pytest.raises(CourseError, match=r"no study at .*other\.json.*run a command first"):
+        results.read_study("other", "a command")
+
+
 def test_bad_findings() -> None:
     with pytest.raises(CourseError, match="no value"):
         Finding("a", (), "s")
@@ -86,6 +96,13 @@ def test_table_shows_source_course_and_run(tmp_path: Path, monkeypatch: pytest.M
         assert part in row
     unmeasured = findings.findings_table("nothing", [mine])
     assert "not yet measured" in str(unmeasured)
+    assert "[" not in row.split("|")[1], "one finding of a claim needs no name"
+
+
+def test_several_findings_of_one_claim_say_which_is_which() -> None:
+    mine = [Finding(f"R5.{name}", (1.0,), "x", claim="R5", verdict="shown") for name in ("of_keys.wide", "of_values")]
+    lines = findings.findings_table("nothing", mine)._repr_markdown_().splitlines()
+    assert "[of keys, wide]" in lines[2] and "[of values]" in lines[3]
 
 
 def test_costs_by_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -350,11 +350,7 @@ findings.Table(header, tuple(table), f"{STEPS} steps on {TASK}, at a usual learn
 # are those of the processor, on one thread.
 
 # %%
-try:
-    measured = sweep.read()
-except CourseError:
-    measured = None
-    print("not measured yet: lorahub-edu methods sweep --save measures it")
+measured = results.committed_study(sweep.RESULT)
 if measured:
     settings = measured["settings"]
     steps = ", ".join(f"{task}: {n} steps of {settings['batch_size']} rows" for task, n in settings["tasks"].items())

@@ -42,9 +42,8 @@ import torch
 from lorahub_edu import findings, models, plots, results, widgets
 from lorahub_edu.checks import check
 from lorahub_edu.data import sequence_tasks
-from lorahub_edu.errors import CourseError
 from lorahub_edu.findings import Table, verdict
-from lorahub_edu.forgetting import reading, studies
+from lorahub_edu.forgetting import reading
 from lorahub_edu.forgetting.hidden import Tail
 from lorahub_edu.forgetting.study import scaling
 from lorahub_edu.forgetting.tails import Tuning, train
@@ -119,9 +118,12 @@ circle = np.stack([np.cos(np.linspace(0, 2 * np.pi, 90)), np.sin(np.linspace(0, 
 left.plot(*circle, "--", color="#888888", linewidth=1)
 left.plot(*(small @ circle), color=plots.COLOURS[0])
 for i in range(2):
-    for end, text, colour in ((vh[i], "v_", "#555555"), (s[i] * u[:, i], f"\\sigma_{i + 1} u_", plots.COLOURS[1])):
+    arrows = ((vh[i], "v_", "#555555", -1), (s[i] * u[:, i], f"\\sigma_{i + 1} u_", plots.COLOURS[1], 1))
+    for end, text, colour, side in arrows:
         left.annotate("", end, (0, 0), arrowprops={"arrowstyle": "->", "color": colour})
-        left.annotate(f"${text}{i + 1}$", end, 9 * end / np.linalg.norm(end), textcoords="offset points", color=colour)
+        beside = (end + side * np.array([-end[1], end[0]])) / np.linalg.norm(end)  # to the left or right of the tip
+        where = {"textcoords": "offset points", "ha": "center", "va": "center", "color": colour}
+        left.annotate(f"${text}{i + 1}$", end, 9 * beside, **where)
 left.set(aspect="equal", title="a 2 × 2 matrix: circle to ellipse")
 left.margins(0.25)
 right.semilogy(np.arange(1, len(S0) + 1), S0.numpy(), color=plots.COLOURS[0])
@@ -412,12 +414,12 @@ widgets.slider_panel("ε", every_epsilon, draw_threshold, start=EPSILON)
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 over_epsilon = {label: (every_epsilon, [total(found, epsilon=e) for e in every_epsilon]) for label, found in report.items()}
-over_k = {label: (range(1, MOST + 1), [total(found, k) for k in range(1, MOST + 1)]) for label, found in deeper.items()}
+ks = range(1, MOST + 1)
+over_k = {label: (ks, [total(deeper[label], k) for k in ks]) if label in deeper else ([], []) for label in report}
 plots.plot_series(left, over_epsilon, f"ε (k = {K})", "intruders")
 plots.plot_series(right, over_k, f"k (ε = {EPSILON})", "intruders")
 left.set_yscale("symlog")
-for axes in (left, right):
-    axes.legend(frameon=False, fontsize=8)
+left.legend(frameon=False, fontsize=8)
 first_of_full = next((e for e, n in zip(*over_epsilon[FULL], strict=True) if n), None)
 widgets.show(
     figure,
@@ -533,22 +535,13 @@ for strength in STRENGTHS:
 
 
 # %%
-def study_of(name: str) -> dict | None:
-    """A committed study, or None (said so) where it has not been made yet."""
-    try:
-        return studies.read(name, results.committed_folder())
-    except CourseError:
-        print(f"The study {name!r}: not measured yet.")
-        return None
-
-
 def strengths_in(study: dict | None) -> list[tuple[float, bool]]:
     """Strength and whether there is an intruder, for every matrix at the end of every run of a study."""
     ends = [row["matrices"] for row in (study or {"rows": []})["rows"] if row["matrices"]]
     return [(s, n > 0) for end in ends for s, n in zip(end["spike_ratio"], end["intruders"][str(EPSILON)], strict=True)]
 
 
-over_ranks, foretold = study_of("ranks"), study_of("predict")
+over_ranks, foretold = results.committed_study("intruders_ranks"), results.committed_study("intruders_predict")
 by_source = {
     "this notebook": [(row.spike_ratio, has_intruder(row)) for found in report.values() for row in found.rows],
     "study of ranks": strengths_in(over_ranks),

@@ -40,9 +40,8 @@ from IPython.display import display
 
 from lorahub_edu import findings, plots, results, widgets
 from lorahub_edu.checks import check
-from lorahub_edu.errors import CourseError
 from lorahub_edu.findings import Table, verdict
-from lorahub_edu.forgetting import effects, reading, studies
+from lorahub_edu.forgetting import effects, reading
 from lorahub_edu.forgetting.interventions import losses, parts
 from lorahub_edu.forgetting.study import Lab, TailRun, scaling
 from lorahub_edu.forgetting.tails import Tuning, train
@@ -179,16 +178,7 @@ widgets.show(
 
 
 # %%
-def study_of(name: str) -> dict | None:
-    """A committed study, or None (said so) where it has not been made yet."""
-    try:
-        return studies.read(name, results.committed_folder())
-    except CourseError:
-        print(f"The study {name!r}: not measured yet.")
-        return None
-
-
-over_ranks = study_of("ranks")
+over_ranks = results.committed_study("intruders_ranks")
 rows = reading.learned(over_ranks["rows"]) if over_ranks else []
 common = reading.matched_loss(rows) if rows else 0.0
 reading.arms_table(rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if rows else "not measured yet"
@@ -350,7 +340,7 @@ widgets.slider_panel("price", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], draw_price,
 # One run again. The study took nine runs apart, of ranks 1, 16 and 64 with three seeds each:
 
 # %%
-taken_apart = study_of("intervene")
+taken_apart = results.committed_study("intruders_intervene")
 apart_rows = [row for row in taken_apart["rows"] if not row["diverged"]] if taken_apart else []
 effects.interventions_table(apart_rows, "Share of the forgetting that is gone, at what rise of the task loss: mean and range of the seeds.") if apart_rows else "not measured yet"
 
@@ -383,7 +373,7 @@ if apart_rows:
 # add its intruders to the others'?
 
 # %%
-in_a_row = study_of("continual")
+in_a_row = results.committed_study("intruders_continual")
 sequence_rows = [row for row in in_a_row["rows"] if row["stages"]] if in_a_row else []
 effects.continual_table(sequence_rows, "Nats a token: mean and range over the seeds.") if sequence_rows else "not measured yet"
 

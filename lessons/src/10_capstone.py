@@ -41,9 +41,8 @@ from lorahub_edu import adapter_files, adapters, evaluation, findings, models, p
 from lorahub_edu.adapter_report import examine
 from lorahub_edu.checks import check
 from lorahub_edu.data.alpaca import Encoded
-from lorahub_edu.errors import CourseError
 from lorahub_edu.findings import Table
-from lorahub_edu.forgetting import plans, reading, sweep, texts
+from lorahub_edu.forgetting import plans, reading, texts
 from lorahub_edu.forgetting.correlation import MEASURES, correlate, judge
 from lorahub_edu.hub import compose, stand_ins
 from lorahub_edu.hub.composed_spectra import VARIANTS
@@ -157,20 +156,11 @@ widgets.slider_panel("factor on the weights", list(sizes), draw_curves, start=1.
 
 
 # %%
-def study_of(name: str) -> dict | None:
-    """A committed study, or None (said so) where it has not been made yet."""
-    try:
-        return sweep.read(name, results.committed_folder())
-    except CourseError:
-        print(f"The study {name!r} has not been measured yet.")
-        return None
-
-
 def spread(entry: dict, form: str) -> str:
     return f"{entry['mean']:{form}} ({entry['low']:{form}} to {entry['high']:{form}})"
 
 
-composed = study_of("composed_intruders") or {"rows": [], "summary": [], "settings": {"parts": []}}
+composed = results.committed_study("composed_intruders") or {"rows": [], "summary": [], "settings": {"parts": []}}
 shipped_parts = [part["intruders"][0] for part in composed["settings"]["parts"]]
 lines = tuple(
     (entry["search"], VARIANTS[entry["variant"]], spread(entry["intruders"], ".0f"),
@@ -245,7 +235,7 @@ for key, text in plans.HYPOTHESES.items():
 # **Predict.** Which of H1 to H5 will hold?
 
 # %%
-predicted = study_of("intruders_predict")
+predicted = results.committed_study("intruders_predict")
 runs = reading.quantities(predicted["rows"]) if predicted else []
 lost = sum(bool(row["diverged"]) for row in predicted["rows"]) if predicted else 0
 reading.correlations_table(predicted["rows"], caption=f"{len(runs)} runs; {lost} more diverged.") if runs else "not measured yet"

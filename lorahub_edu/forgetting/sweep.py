@@ -102,8 +102,4 @@ def read(name: str, source: Path | None = None) -> dict:
     Raises:
         CourseError: there is none.
     """
-    path = (source or results.committed_folder()) / f"{name}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CourseError(f"No study at {path} ({error}): run `lorahub-edu intruders sweep` first.") from error
+    return results.read_study(name, "lorahub-edu intruders sweep", source)

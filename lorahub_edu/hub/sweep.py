@@ -164,11 +164,7 @@ def read(name: str, source: Path | None = None) -> dict:
     Raises:
         CourseError: there is none.
     """
-    path = (source or results.committed_folder()) / f"{name}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CourseError(f"No sweep at {path} ({error}): run lorahub-edu adapt sweep first.") from error
+    return results.read_study(name, "lorahub-edu adapt sweep", source)
 
 
 def table(

@@ -265,11 +265,7 @@ def read(source: Path | None = None, name: str = RESULT) -> dict:
     Raises:
         CourseError: there is none.
     """
-    path = (source or results.committed_folder()) / f"{name}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CourseError(f"No comparison at {path} ({error}): run lorahub-edu methods sweep first.") from error
+    return results.read_study(name, "lorahub-edu methods sweep", source)
 
 
 def table(summary: Sequence[dict], measure: str = "strict", caption: str = "") -> Table:

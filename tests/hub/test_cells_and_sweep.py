@@ -195,7 +195,7 @@ def test_a_real_cell_survives_the_disk(tmp_path: Path, folder: Path) -> None:
     assert content["summary"] == json.loads(json.dumps(sweep.summarise(rows)))
     assert content["rows"][0]["loss"] == rows[0]["loss"]
     assert content["rows"][1]["top"] == [[name, 0.333] for name in ("m0", "m1", "m2")]
-    with pytest.raises(CourseError, match="No sweep at .*other.json.*run lorahub-edu adapt sweep first"):
+    with pytest.raises(CourseError, match="There is no study at .*other.json.*run lorahub-edu adapt sweep first"):
         sweep.read("other", tmp_path)
     cells.bench.cache_clear()
 
