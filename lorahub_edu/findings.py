@@ -84,7 +84,8 @@ def findings_table(group: str, mine: Sequence[Finding]) -> Table:
         mine: what this run measured, each with its claim and verdict.
 
     Returns:
-        Claim (and which part of it where a claim has several findings), source's figure, the course's figure with its spread, this run's figure, verdict and note.
+        Claim, source's figure, the course's figure with its spread, this run's figure, verdict and note. Where a claim
+        has several findings, each says which it is.
     """
     progress.lesson_run(group.rpartition("_")[2])
     try:
