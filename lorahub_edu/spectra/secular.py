@@ -28,11 +28,12 @@ from lorahub_edu.spectra import margins
 from lorahub_edu.spectra.bases import BaseSpectrum
 from lorahub_edu.spectra.margins import EPSILON64, Cosines, between
 from lorahub_edu.spectra.measures import NEGLIGIBLE, SLICE
-from lorahub_edu.spectra.subspace import SPARE, Ritz, largest_eigenpairs
+from lorahub_edu.spectra.subspace import SPARE, TOLERANCE, Ritz, largest_eigenpairs
 from lorahub_edu.spectra.updates import Update
 
 STRONGEST = 16  # directions of the change that it starts with
 SURE_SIGN = 1e-10  # an eigenvalue of the small matrix below this share of its terms has no sign that rounding leaves
+ROUGH = 1e-4  # tolerance of a search that nobody certifies
 SMALLEST = 1e-14  # directions of the update below this share of its largest are rounding
 
 
@@ -112,15 +113,16 @@ class Secular:
         return weighted, small
 
 
-def in_base_coordinates(update: Update, spectrum: BaseSpectrum) -> Secular:
+def in_base_coordinates(update: Update, spectrum: BaseSpectrum, products: torch.dtype = torch.float64) -> Secular:
     """The Gram matrix of W₀ + scaling · B A in the basis of W₀'s singular vectors.
 
     Args:
         update: with A and B.
         spectrum: of its base.
+        products: the precision of the two products with W₀ and S, which are nearly all the work.
 
     Returns:
-        F and what belongs to it, in float64; W₀ and S are read in slices.
+        F and what belongs to it, as float64; W₀ and S are read in slices.
     """
     wide = update.base.shape[0] <= update.base.shape[1]
     left, right = (update.up, update.down.T) if wide else (update.down.T, update.up)
@@ -131,11 +133,12 @@ def in_base_coordinates(update: Update, spectrum: BaseSpectrum) -> Secular:
     turn = turn[strengths > SMALLEST * strengths[0]].T
     L, R = L @ turn, R @ turn
     base = update.base if wide else update.base.T
-    Z = torch.cat([rows.double() @ R for rows in base.split(SLICE)])
-    inside = torch.zeros(len(spectrum.values), 2 * L.shape[1], dtype=torch.float64, device=L.device)
+    L, R = L.to(products), R.to(products)
+    Z = torch.cat([rows.to(products) @ R for rows in base.split(SLICE)])
+    inside = torch.zeros(len(spectrum.values), 2 * L.shape[1], dtype=products, device=L.device)
     for rows, parts in zip(spectrum.basis.split(SLICE), torch.cat([L, Z], 1).split(SLICE), strict=True):
-        inside += rows.double().T @ parts
-    change, Z = inside.chunk(2, dim=1)
+        inside += rows.to(products).T @ parts
+    change, Z = inside.double().chunk(2, dim=1)
     return Secular(spectrum.values.square(), torch.cat([change + Z, Z], 1), change)
 
 
@@ -152,10 +155,11 @@ def largest_cosines(update: Update, spectrum: BaseSpectrum, k: int, certified: b
         The cosines; their bounds are the values themselves when they are not certified. None if there is no proof, or
         if the k-th singular value or the whole change is zero up to rounding.
     """
-    inside = in_base_coordinates(update, spectrum)
+    precision, tolerance = (torch.float64, TOLERANCE) if certified else (torch.float32, ROUGH)
+    inside = in_base_coordinates(update, spectrum, precision)
     if not inside.rank:
         return None
-    ritz = largest_eigenpairs(inside.apply, _start(inside, k), k + 1, inside.toward)
+    ritz = largest_eigenpairs(inside.apply, _start(inside, k), k + 1, inside.toward, tolerance)
     values, vectors = ritz.values[:k], ritz.vectors[:, :k]
     if not float(values[-1]) > NEGLIGIBLE**2 * float(values[0]):
         return None

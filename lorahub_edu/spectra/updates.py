@@ -94,9 +94,10 @@ class Update:
     def check_finite(self) -> None:
         """Raise a CourseError that names the tensor which holds NaN or infinite values."""
         for what, tensor in (("base", self.base), ("A", self.down), ("B", self.up), ("change", self.delta)):
-            # One sum is enough: a NaN or an infinity in a tensor makes it NaN or infinite.
-            if tensor is not None and not torch.isfinite(tensor.sum(dtype=torch.float64)):
-                bad = int((~torch.isfinite(tensor)).sum())
+            # A NaN or an infinity in a tensor makes its sum NaN or infinite; so may an overflow, which is none.
+            if tensor is None or torch.isfinite(tensor.sum()):
+                continue
+            if bad := int((~torch.isfinite(tensor)).sum()):
                 raise CourseError(
                     f"{self.name}: its {what} holds {bad} NaN or infinite values: the training diverged or the file is "
                     f"damaged. Train again with a lower learning rate, or take an earlier checkpoint."

@@ -95,7 +95,7 @@ def test_cosines_are_those_of_the_definition(shape: tuple[int, int], certified: 
     one = random_updates.update(*shape, rank=6, strength=1.4)
     found = secular.largest_cosines(one, bases.compute(one.base), 10, certified)
     expected = measures.largest_cosines(one.base, one.weight(torch.float64))
-    torch.testing.assert_close(found.values, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.values, expected, atol=1e-6 if certified else 1e-4, rtol=0)
     if certified:
         assert (found.lower <= expected).all()
         assert (expected <= found.upper).all()
