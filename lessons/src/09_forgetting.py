@@ -232,24 +232,8 @@ if rows:
 # no more than that.
 #
 # One weakness of this comparison: in the middle of a schedule the learning rate is still high, and a run that is read there
-# has forgotten a little more than one whose schedule ends there. So every run was made again with as many steps as end,
-# with the learning rate decayed, near the same task loss:
-
-# %%
-own_schedule = results.committed_study("intruders_matched")
-if rows and own_schedule:
-    ended = reading.learned(own_schedule["rows"])
-    lines = []
-    for rule in rules:
-        losses_there = [loss for values in reading.rank_curve(ended, "loss", rule).values() for loss in values]
-        read_there = [reading.least_forgetting(rows, rule, common), reading.least_forgetting(ended, rule)]
-        shown = [", ".join(map(str, best)) for best in read_there]
-        lines.append((rule, *shown, f"{min(losses_there):.2f} to {max(losses_there):.2f}"))
-    header = ("rule of scaling", "rank that forgets least, read in mid-schedule", "at the end of its own schedule", "task loss there")
-    display(Table(header, tuple(lines), "By seed."))
-    display(reading.arms_table(ended, None, "After the last step of schedules that end near one task loss: mean and range over the seeds."))
-
-# %% [markdown]
+# has forgotten a little more than one whose schedule ends there. `--study matched` gives every run a schedule of its own.
+#
 # ## Step 4. Are the intruders to blame?
 #
 # They come with forgetting; do they cause it? The paper's test (I12) is to act on them: multiply the singular values of the
