@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def findings_table(group: str, mine: Sequence[Finding]) -> Table:
         verdict = f"**{finding.verdict}**" + (f": {finding.note}" if finding.note else "")
         rows.append(
             (
-                f"{claim.id}. {claim.statement}" + (f" [{what.replace('_', ' ').replace('.', ', ')}]" if what else ""),
+                f"{claim.id}. {claim.statement}" + (f" [{_in_words(what)}]" if what else ""),
                 claim.source_figure or "none given",
                 f"{course} [{', '.join(filter(None, (course.model, course.device)))}]"
                 if course
@@ -112,6 +113,10 @@ def findings_table(group: str, mine: Sequence[Finding]) -> Table:
         )
     header = ("claim", "the source", "this course", "this run", "verdict of this run")
     return Table(header, tuple(rows))
+
+
+def _in_words(name: str) -> str:
+    return re.sub(r"\.(?!\d)", ", ", name).replace("_", " ")
 
 
 def costs_table(lesson: str) -> Table:

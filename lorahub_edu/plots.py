@@ -201,7 +201,15 @@ def plot_methods(
     Returns:
         The same axes. Methods of nearly the same size stand side by side about it.
     """
-    places = side_by_side({name: point[0] for methods in groups.values() for name, point in methods.items()})
+    sizes = {name: point[0] for methods in groups.values() for name, point in methods.items()}
+    places = side_by_side(sizes)
+    x_label = "trained parameters"
+    for together in _together(sizes):
+        if len(together) > 1:
+            axes.axvspan(
+                places[together[0]] / 1.1, places[together[-1]] * 1.1, color="#888888", alpha=0.12, linewidth=0
+            )
+            x_label = "trained parameters (in a grey band: about one number, drawn side by side)"
     top = 0.0
     for index, (family, methods) in enumerate(groups.items()):
         style = line_style(index) | {"linestyle": "none"}
@@ -214,12 +222,12 @@ def plot_methods(
             above = {"textcoords": "offset points", "ha": "center", "va": "bottom", "rotation": 90, "fontsize": 8}
             axes.annotate(name, (places[name], high), (0, 6), **above)
             top = max(top, high)
-    axes.set(xscale="log", xlabel="trained parameters", ylabel=y_label, ylim=(-3, 1.3 * top + 5))
+    axes.set(xscale="log", xlabel=x_label, ylabel=y_label, ylim=(-3, 1.3 * top + 5))
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return axes
 
 
-def side_by_side(sizes: Mapping[str, float], near: float = 1.1, apart: float = 1.2) -> dict[str, float]:
+def side_by_side(sizes: Mapping[str, float], near: float = 1.1, apart: float = 1.15) -> dict[str, float]:
     """Places on a logarithmic axis at which names don't cover each other.
 
     Args:
@@ -230,17 +238,22 @@ def side_by_side(sizes: Mapping[str, float], near: float = 1.1, apart: float = 1
     Returns:
         A place by name, in the order of the sizes.
     """
+    places = {}
+    for names in _together(sizes, near):
+        middle = (sizes[names[0]] * sizes[names[-1]]) ** 0.5
+        places |= {name: middle * apart ** (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
+    return places
+
+
+def _together(sizes: Mapping[str, float], near: float = 1.1) -> list[list[str]]:
+    """Names in the order of their sizes, in groups whose neighbours differ by less than a factor."""
     groups: list[list[str]] = []
     for name in sorted(sizes, key=lambda name: sizes[name]):
         if groups and sizes[name] < near * sizes[groups[-1][-1]]:
             groups[-1].append(name)
         else:
             groups.append([name])
-    places = {}
-    for names in groups:
-        middle = (sizes[names[0]] * sizes[names[-1]]) ** 0.5
-        places |= {name: middle * apart ** (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
-    return places
+    return groups
 
 
 def plot_batches(axes: Axes, batches: Sequence[Batch]) -> Axes:

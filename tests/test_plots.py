@@ -83,7 +83,13 @@ def test_methods_of_one_size_stand_side_by_side() -> None:
     places = plots.side_by_side(sizes)
     assert list(places) == ["far", "a", "b", "c"] and places["far"] == pytest.approx(10)
     assert places["b"] == pytest.approx((440 * 460) ** 0.5)
-    assert places["b"] / places["a"] == pytest.approx(1.2) == places["c"] / places["b"]
+    assert places["b"] / places["a"] == pytest.approx(1.15) == places["c"] / places["b"]
+    axes = Figure().subplots()
+    plots.plot_methods(axes, {"x": {name: (size, 0.4, 0.3, 0.5) for name, size in sizes.items()}}, "score (%)")
+    (band,) = axes.patches  # says which ones belong together
+    left, right = band.get_x(), band.get_x() + band.get_width()
+    assert left < places["a"] < places["c"] < right and not left < places["far"] < right
+    assert "side by side" in axes.get_xlabel()
 
 
 def test_several_sliders_draw_one_picture() -> None:

@@ -100,9 +100,9 @@ def test_table_shows_source_course_and_run(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_several_findings_of_one_claim_say_which_is_which() -> None:
-    mine = [Finding(f"R5.{name}", (1.0,), "x", claim="R5", verdict="shown") for name in ("of_keys.wide", "of_values")]
+    mine = [Finding(f"R5.{name}", (1.0,), "x", claim="R5", verdict="shown") for name in ("of_keys.wide", "ε = 0.5")]
     lines = findings.findings_table("nothing", mine)._repr_markdown_().splitlines()
-    assert "[of keys, wide]" in lines[2] and "[of values]" in lines[3]
+    assert "[of keys, wide]" in lines[2] and "[ε = 0.5]" in lines[3]
 
 
 def test_costs_by_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

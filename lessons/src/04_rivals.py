@@ -387,14 +387,21 @@ if entries:
     )
 
 # %% [markdown]
-# **Read it.** Methods that train about as many parameters stand side by side. Look for what their number does *not* explain:
-# methods of equal size far apart, and methods of very different size together. Then look at the bars before you call one the winner: three seeds are few.
+# **Read it.** Methods that train about as many parameters stand side by side. Look for what their number does *not* explain.
+# Adapters and a prefix of LoRA's size stand far apart; the gains of the norms, a small part of LoRA's count, stand where LoRA
+# stands, and training every weight buys little more. Tokens in front of the text are last: in so few steps they are still
+# busy with not disturbing. That is a result for short runs on a small model, and no more. Then look at the bars before you
+# call one the winner: three seeds are few. And where the best rate was at an edge of its search, a wider one may find better.
+#
+# Now the costs. Freezing the base saves most of the memory (no gradients, no optimizer state) and part of a step's time: the
+# forward pass and the way back through the activations remain. Prompts cost the time of the tokens that they add.
 
 # %% [markdown]
 # ## Step 8. Combining
 #
 # The source says that LoRA can be combined with prefix tuning and with adapters. That they *can* stand together is quickly
-# shown. Whether it pays is another question: at the same total budget each gets half.
+# shown. Whether it pays is another question: at the same total budget each gets half, and is compared with the better of its
+# two parts at full size.
 
 # %%
 rows = runs.rows_of(TASK, tokenizer, 4).test
@@ -414,6 +421,9 @@ if entries:
         print(", ".join(f"{name} {score:.0f} %" for name, score in scores.items()) + f": {100 * gain:+.0f} points")
 
 # %% [markdown]
+# **Read it.** Both pairs train. Here neither beats its better part: what the one adds the other could have learned with the
+# same parameters.
+#
 # ## Findings
 #
 # Each claim that this lesson covers; the figures are those of the comparison in step 7, but for the first, which is this

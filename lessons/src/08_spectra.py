@@ -118,10 +118,11 @@ circle = np.stack([np.cos(np.linspace(0, 2 * np.pi, 90)), np.sin(np.linspace(0, 
 left.plot(*circle, "--", color="#888888", linewidth=1)
 left.plot(*(small @ circle), color=plots.COLOURS[0])
 for i in range(2):
-    arrows = ((vh[i], "v_", "#555555", -1), (s[i] * u[:, i], f"\\sigma_{i + 1} u_", plots.COLOURS[1], 1))
-    for end, text, colour, side in arrows:
+    side = np.sign(vh[i, 0] * u[1, i] - vh[i, 1] * u[0, i])  # which way round from v to u: the labels stand outside
+    arrows = ((vh[i], "v_", "#555555", -side), (s[i] * u[:, i], f"\\sigma_{i + 1} u_", plots.COLOURS[1], side))
+    for end, text, colour, way in arrows:
         left.annotate("", end, (0, 0), arrowprops={"arrowstyle": "->", "color": colour})
-        beside = (end + side * np.array([-end[1], end[0]])) / np.linalg.norm(end)  # to the left or right of the tip
+        beside = (end + way * np.array([-end[1], end[0]])) / np.linalg.norm(end)
         where = {"textcoords": "offset points", "ha": "center", "va": "center", "color": colour}
         left.annotate(f"${text}{i + 1}$", end, 9 * beside, **where)
 left.set(aspect="equal", title="a 2 × 2 matrix: circle to ellipse")

@@ -21,6 +21,7 @@ SECONDS = 20  # what a lesson may take in the tiny profile on a quiet laptop; te
 CLAIMS = {
     "01": {"R1", "R2", "R3", "R4", "R5", "R6"},
     "03": {"R9", "R12", "R13", "R14", "R15"},
+    "04": {"R7", "R8", "R10", "R11"},
     "05": {"R9", "R10", "R11", "R15", "H17"},
     "06": {"H1", "H2", "H3"},
     "07": {f"H{number}" for number in range(4, 19)} | {"X2", "X3", "X5"},
