@@ -421,6 +421,7 @@ plots.plot_series(left, over_epsilon, f"ε (k = {K})", "intruders")
 plots.plot_series(right, over_k, f"k (ε = {EPSILON})", "intruders")
 left.set_yscale("symlog")
 left.legend(frameon=False, fontsize=8)
+right.get_legend().remove()  # the left one is for both; three of the runs were looked at this deeply
 first_of_full = next((e for e, n in zip(*over_epsilon[FULL], strict=True) if n), None)
 widgets.show(
     figure,
