@@ -235,7 +235,8 @@ def _entries(archive: zipfile.ZipFile) -> Iterator[Found]:
             found.append((parts, entry))
     shift = 1 if _has_outer_folder([parts for parts, _ in found if parts[-1].endswith(".ipynb")]) else 0
     for parts, entry in found:
-        yield Found(parts[shift:], archive=archive, entry=entry)
+        if len(parts) > shift:  # what lies beside the outer folder belongs to nobody
+            yield Found(parts[shift:], archive=archive, entry=entry)
 
 
 def _has_outer_folder(notebooks: Sequence[tuple[str, ...]]) -> bool:

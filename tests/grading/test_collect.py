@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,14 @@ def test_a_platforms_name_among_others_is_only_a_name(built, known, tmp_path) ->
     canvas_names(tmp_path / "all", built)
     shutil.copyfile(built / "exercises" / NAME / f"{NAME}.ipynb", tmp_path / "all" / "zoe.ipynb")
     assert (NAME, f"lovelaceada_4711_90210_{NAME}") in students(tmp_path / "all", known)
+
+
+def test_a_file_beside_an_archives_outer_folder_is_passed_over(course, known) -> None:
+    submit(course, "ada", RIGHT, flat=True)
+    packed = shutil.make_archive(str(course / "all"), "zip", course, "submitted")
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("notes.txt", "of the platform")
+    assert students(Path(packed), known) == [(NAME, "ada")]
 
 
 def test_a_notebook_of_another_name_gets_a_row_and_the_reason(course, known) -> None:
