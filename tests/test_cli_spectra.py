@@ -74,7 +74,7 @@ def test_a_checkpoint_on_its_base(tmp_path: Path) -> None:
     tuned.save_pretrained(tmp_path / "tuned")
     shown = run(tmp_path / "tuned", "--profile", "tiny", "--epsilon", 0.5)
     assert "28 matrices" in shown
-    assert "ε = 0.5: 1 intruder dimensions, in 1 matrices" in shown
+    assert "ε = 0.5: 1 intruder dimension, in 1 matrix" in shown
     assert "27 unchanged" in shown
     tiny.model().save_pretrained(tmp_path / "same")
     assert "The update is zero" in run(tmp_path / "same", "--base", tiny.NAME)

@@ -60,7 +60,9 @@ class Examined:
         else:
             for i, epsilon in enumerate(report.epsilons):
                 touched = sum(row.intruders[i] > 0 for row in report.rows)
-                lines.append(f"ε = {epsilon}: {report.intruders[i]} intruder dimensions, in {touched} matrices")
+                count = report.intruders[i]
+                found = f"{count} intruder dimension{'' if count == 1 else 's'}"
+                lines.append(f"ε = {epsilon}: {found}, in {touched} {'matrix' if touched == 1 else 'matrices'}")
         decided = [row.decided for row in report.rows]
         ways = ", ".join(f"{decided.count(way)} {way}" for way in sorted(set(decided), key=decided.index))
         time_text = f"{self.seconds:.1f} s"
