@@ -389,9 +389,10 @@ if entries:
 # %% [markdown]
 # **Read it.** Methods that train about as many parameters stand side by side. Look for what their number does *not* explain.
 # Adapters and a prefix of LoRA's size stand far apart; the gains of the norms, a small part of LoRA's count, stand where LoRA
-# stands, and training every weight buys little more. Tokens in front of the text are last: in so few steps they are still
-# busy with not disturbing. That is a result for short runs on a small model, and no more. Then look at the bars before you
-# call one the winner: three seeds are few. And where the best rate was at an edge of its search, a wider one may find better.
+# stands, and training every weight buys little more. Tokens in front of the text are last; they are also what starts
+# farthest from the base (step 1), and the steps are few. That is a result for short runs on a small model, and no more. Then
+# look at the bars before you call one the winner: three seeds are few. And where the best rate was at an edge of its search,
+# a wider one may find better.
 #
 # Now the costs. Freezing the base saves most of the memory (no gradients, no optimizer state) and part of a step's time: the
 # forward pass and the way back through the activations remain. Prompts cost the time of the tokens that they add.
@@ -421,8 +422,7 @@ if entries:
         print(", ".join(f"{name} {score:.0f} %" for name, score in scores.items()) + f": {100 * gain:+.0f} points")
 
 # %% [markdown]
-# **Read it.** Both pairs train. Here neither beats its better part: what the one adds the other could have learned with the
-# same parameters.
+# **Read it.** Both pairs train. Here neither beats its better part, and what separates them lies within the spread of the seeds.
 #
 # ## Findings
 #
