@@ -81,36 +81,32 @@ class Secular:
         return torch.cat([self._some_toward(*pair) for pair in pairs], dim=1)
 
     def _some_toward(self, values: Tensor, vectors: Tensor) -> Tensor:
-        away = self._distances(values[:, None])  # (c, p)
-        weighted = self.factor / away[..., None]  # (c, p, 2r)
-        small = -(self.factor.T @ weighted) - torch.diag(self.signs)
+        weighted, small = self._reduced(values)
         inside = torch.linalg.solve_ex(small, weighted.mT @ vectors.T[..., None]).result  # (c, 2r, 1)
-        return vectors / away.T + (weighted @ inside)[..., 0].T
+        return vectors / self._distances(values).T + (weighted @ inside)[..., 0].T
 
     def count_above(self, mu: Tensor) -> int | None:
         """How many eigenvalues of M are larger than μ; None when rounding could have turned a sign.
 
         Proof: in this room's first lines.
         """
-        weighted, small = self._reduced(mu)
+        weighted, small = (part[0] for part in self._reduced(mu[None]))
         values = torch.linalg.eigvalsh((small + small.T) / 2)
         terms = 1.0 + float((weighted.abs() * self.factor.abs()).sum())
         if not float(values.abs().min()) > SURE_SIGN * terms:
             return None
         return int((self.squares > mu).sum()) + int((values > 0).sum()) - self.rank
 
-    def _distances(self, mu: Tensor) -> Tensor:
-        """Σ₀² − μ, never zero."""
-        away = self.squares - mu  # mu: a number, or (c, 1) of them
+    def _distances(self, values: Tensor) -> Tensor:
+        """Σ₀² − μ for each μ of (c,), (c, p), never zero."""
+        away = self.squares - values[:, None]
         floor = 1e-15 * self.squares[0].clamp_min(1e-300)
         return torch.where(away.abs() < floor, floor, away)
 
-    def _reduced(self, mu: Tensor) -> tuple[Tensor, Tensor]:
-        """(Σ₀² − μ)⁻¹F and −J − Fᵀ(Σ₀² − μ)⁻¹F."""
-        weighted = self.factor / self._distances(mu)[:, None]
-        small = -(self.factor.T @ weighted)
-        small.diagonal().sub_(self.signs)
-        return weighted, small
+    def _reduced(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(Σ₀² − μ)⁻¹F, (c, p, 2r), and −J − Fᵀ(Σ₀² − μ)⁻¹F, (c, 2r, 2r), for each μ of (c,)."""
+        weighted = self.factor / self._distances(values)[..., None]
+        return weighted, -(self.factor.T @ weighted) - torch.diag(self.signs)
 
 
 def in_base_coordinates(update: Update, spectrum: BaseSpectrum, products: torch.dtype = torch.float64) -> Secular:
