@@ -33,7 +33,7 @@ course: setup
 	$(BIN)/lorahub-edu run --all
 
 lint: $(VENV)/.installed
-	$(BIN)/ruff check . && $(BIN)/ruff format --check lorahub_edu tests benchmarks
+	$(BIN)/ruff check . && $(BIN)/ruff format --check lorahub_edu lorahub_checks lorahub_grader lorahub_studies tests benchmarks tools
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -20,11 +20,11 @@ import numpy as np
 from lorahub_edu import results
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.data.fewshot import PromptedRow
-from lorahub_edu.hub import cells
 from lorahub_edu.hub.adapt import adapt
 from lorahub_edu.hub.history import History
 from lorahub_edu.hub.population import Population
 from lorahub_edu.results import Finding
+from lorahub_studies.hub import cells
 
 RULES = ("loss", "exact match", "single if as exact", "single")
 

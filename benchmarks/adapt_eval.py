@@ -28,12 +28,13 @@ from datasets import Dataset
 from peft import PeftModel, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
-from lorahub_edu import adapters, models
-from lorahub_edu.adapter_files import put_adapter, read_adapter
 from lorahub_edu.data.fewshot import ScoringBatch
 from lorahub_edu.hub.adapt import adapt
 from lorahub_edu.hub.compose import ModuleStack, compose, stack
 from lorahub_edu.hub.population import Population
+from lorahub_edu.lora import adapters
+from lorahub_edu.lora.adapter_files import put_adapter, read_adapter
+from lorahub_edu.models import pretrained
 from lorahub_edu.scoring import scoring_batches
 
 TOLERANCE = 1e-5  # on a candidate's mean token loss, in nats, and on each entry of A and B; float32
@@ -60,8 +61,8 @@ def load(options: argparse.Namespace, scratch: Path) -> Sides:
     folders, kind = hub_inputs.module_folders(options.profile, options.modules, options.zoo, scratch)
     ours, originals = {}, {}
     for name in ("float32", "bfloat16"):
-        ours[name], tokenizer = models.load(options.profile, dtype=name, offline=True)
-        base, _ = models.load(options.profile, dtype=name, offline=True)
+        ours[name], tokenizer = pretrained.load(options.profile, dtype=name, offline=True)
+        base, _ = pretrained.load(options.profile, dtype=name, offline=True)
         originals[name] = original_lorahub.load(base, folders, getattr(torch, name))
     examples = hub_inputs.examples(tokenizer, options.target)
     dataset = original_lorahub.examples(tokenizer, examples.prompts, examples.answers)

@@ -23,10 +23,10 @@ import numpy as np
 import peak
 import torch
 
-from lorahub_edu import models
-from lorahub_edu.adapter_files import read_adapter
 from lorahub_edu.hub.compose import stack
 from lorahub_edu.hub.population import Population
+from lorahub_edu.lora.adapter_files import read_adapter
+from lorahub_edu.models import pretrained
 from lorahub_edu.scoring import scoring_batches
 
 MOST = 1.3  # times the memory of plain inference
@@ -44,7 +44,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
     """
     torch.set_num_threads(options.threads)
     what, _, dtype = variant.partition("-")
-    model, tokenizer = models.load(options.profile, dtype=dtype, offline=True)
+    model, tokenizer = pretrained.load(options.profile, dtype=dtype, offline=True)
     examples = hub_inputs.examples(tokenizer, options.target)
     peak.forget()
     folders = sorted(Path(options.scratch).iterdir())[: options.modules]
@@ -71,7 +71,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
 
 def growth(options: argparse.Namespace, folders: list[Path]) -> dict[str, dict[str, float]]:
     """Milliseconds a candidate by number of modules (population 20) and by population (all modules), both ways."""
-    model, tokenizer = models.load(options.profile, dtype="bfloat16", offline=True)
+    model, tokenizer = pretrained.load(options.profile, dtype="bfloat16", offline=True)
     files = [read_adapter(folder) for folder in folders]
     made = scoring_batches(model, hub_inputs.examples(tokenizer, options.target).rows)
     cells = [("modules", n, options.population) for n in (*MODULES, len(files)) if n <= len(files)]

@@ -14,7 +14,8 @@ import statistics
 import common
 
 from lorahub_edu import results
-from lorahub_edu.hub import cells, sweep, zoo
+from lorahub_edu.hub import zoo
+from lorahub_studies.hub import cells, sweep
 
 TARGETS = ("second_word", "count_words", "less")
 COUNTS = (5, 10, 20)

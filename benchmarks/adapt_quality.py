@@ -24,14 +24,14 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorahub_edu import models
-from lorahub_edu.adapter_files import read_adapter
 from lorahub_edu.data import tasks
 from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.hub.adapt import AUTO, adapt
 from lorahub_edu.hub.compose import ModuleStack, stack
 from lorahub_edu.hub.history import History
 from lorahub_edu.hub.population import Population
+from lorahub_edu.lora.adapter_files import read_adapter
+from lorahub_edu.models import pretrained
 
 ENDLESS = 100_000  # candidates: time ends a search, not its budget
 SEARCHES = {"auto": AUTO["composition"], "cma": "paper"}  # ours, and what each composes by
@@ -110,12 +110,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as scratch:
         folders, kind = hub_inputs.module_folders(options.profile, options.modules, options.zoo, Path(scratch))
-        exact_model, tokenizer = models.load(options.profile, dtype="float32", offline=True)
+        exact_model, tokenizer = pretrained.load(options.profile, dtype="float32", offline=True)
         peer_model, cache = original_lorahub.load(
-            models.load(options.profile, dtype="float32", offline=True)[0], folders
+            pretrained.load(options.profile, dtype="float32", offline=True)[0], folders
         )
         files = [read_adapter(folder) for folder in folders]
-    search_model, _ = models.load(options.profile, dtype="bfloat16", offline=True)
+    search_model, _ = pretrained.load(options.profile, dtype="bfloat16", offline=True)
     stacks = {way: stack(files, composition=way, dtype=torch.float32) for way in ("paper", "exact")}
     warm_up(tokenizer, search_model, stacks, peer_model, cache)
     losses: dict[str, dict[str, float]] = {}

@@ -18,10 +18,11 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from lorahub_edu import results
-from lorahub_edu.adapter_files import CONFIG_FILE, WEIGHTS_FILE, AdapterFile
-from lorahub_edu.forgetting import sweep as studies
-from lorahub_edu.hub import cells, sweep, zoo
+from lorahub_edu.hub import zoo
 from lorahub_edu.hub.compose import refactor
+from lorahub_edu.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE, AdapterFile
+from lorahub_studies import engine as studies
+from lorahub_studies.hub import cells, sweep
 
 TARGETS = ("second_word", "count_words", "less")
 RANKS = (1, 2, 4, 8)

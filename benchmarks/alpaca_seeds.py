@@ -12,9 +12,10 @@ import tempfile
 import common
 import torch
 
-from lorahub_edu import finetune, results
-from lorahub_edu.profiles import get_profile
+from lorahub_edu import results
+from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Finding
+from lorahub_edu.runs import finetune
 
 
 def main() -> None:

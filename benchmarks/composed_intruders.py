@@ -13,9 +13,9 @@ import common
 import torch
 
 from lorahub_edu import results
-from lorahub_edu.forgetting import sweep
-from lorahub_edu.hub import composed_spectra
-from lorahub_edu.hub.composed_spectra import EPSILONS, VARIANTS, Composition
+from lorahub_studies import engine
+from lorahub_studies.hub import composed_spectra
+from lorahub_studies.hub.composed_spectra import EPSILONS, VARIANTS, Composition
 
 TARGETS = ("second_word", "last_word_upper", "gerund_upper", "count_words", "less")
 SEARCHES = ("auto", "cma_120")
@@ -31,7 +31,7 @@ def main() -> None:
     summary = composed_spectra.summarise(rows)
     where = results.committed_folder() if options.save else None
     rows = [{key: value for key, value in row.items() if key != "folder"} for row in rows]  # a path of this machine
-    sweep.write(rows, "composed_intruders", settings | {"parts": alone}, summary, where)
+    engine.write(rows, "composed_intruders", settings | {"parts": alone}, summary, where)
     for entry in summary:
         print(json.dumps(entry))
 

@@ -73,7 +73,7 @@ def nbgrader(folder: Path, *words: str) -> float:
 
 def scores(folder: Path) -> dict[str, float]:
     """Each student's points in a course's gradebook."""
-    from lorahub_edu.grading.gradebook import Course
+    from lorahub_grader.gradebook import Course
 
     with Course(folder).open() as gradebook:
         return {s.student_id: s.score for s in gradebook.find_assignment(NAME).submissions}
@@ -88,7 +88,7 @@ def main() -> None:
         nbgrader(other, "generate_assignment", NAME, "--force")
         # The peer's two halves stand around ours, so that a slow hour of the machine hits both.
         first = nbgrader(other, "autograde", NAME, "--student=a*")
-        mine = cpu_seconds([sys.executable, "-m", "lorahub_edu.cli", "grade", "submitted"], course)
+        mine = cpu_seconds([sys.executable, "-m", "lorahub_edu", "grade", "submitted"], course)
         second = nbgrader(other, "autograde", NAME, "--student=b*")
         found, known = scores(course), scores(other)
     same = len(known) == options.peer_submissions and all(found[student] == known[student] for student in known)

@@ -24,8 +24,8 @@ import common
 import nbformat
 from grading import NAME, ROOT, WRONG
 
-from lorahub_edu.grading import assignments
-from lorahub_edu.grading.gradebook import Course
+from lorahub_grader import assignments
+from lorahub_grader.gradebook import Course
 
 EVERYTHING = {
     "count_parameters": 1,
@@ -93,7 +93,7 @@ def main() -> None:
         for part in ("solutions", "exercises"):
             shutil.copytree(ROOT / part, course / part)
         expected = write_class(place, options.submissions)
-        command = [sys.executable, "-m", "lorahub_edu.cli", "grade", str(place), "--assignment", NAME]
+        command = [sys.executable, "-m", "lorahub_edu", "grade", str(place), "--assignment", NAME]
         started = time.perf_counter()
         done = subprocess.run(
             [*command, "-j", str(options.jobs), "--course", str(course)],

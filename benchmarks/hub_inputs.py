@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lorahub_edu import adapter_files, adapters, models
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.hub import zoo
-from lorahub_edu.lora import LoRAConfig
-from lorahub_edu.profiles import get_profile
+from lorahub_edu.lora import adapter_files, adapters
+from lorahub_edu.lora.layer import LoRAConfig
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
 
 A_SPREAD, B_SPREAD = 0.033, 0.024  # about those of modules trained on the course's tasks
 EXAMPLES = 5
@@ -62,7 +63,7 @@ def module_folders(profile: str, count: int, given: str, scratch: Path) -> tuple
 def save_random_modules(profile: str, count: int, scratch: Path) -> list[Path]:
     """Folders of modules with random A and B, the same ones each time, of the profile's rank on q and v."""
     settings = get_profile(profile)
-    model, _ = models.load(settings, dtype=torch.float32, offline=True)
+    model, _ = pretrained.load(settings, dtype=torch.float32, offline=True)
     adapters.inject(model, LoRAConfig(rank=settings.rank, alpha=settings.alpha))
     generator = torch.Generator().manual_seed(0)
     folders = []

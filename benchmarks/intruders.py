@@ -33,8 +33,8 @@ MOST_MATRICES = 3  # of memory beside the matrix that is examined, at most
 
 def trained_adapter(scratch: Path) -> Path:
     """An adapter of every projection, trained with a learning rate and a scale that give some intruders."""
-    from lorahub_edu.finetune import finetune
-    from lorahub_edu.profiles import get_profile
+    from lorahub_edu.models.profiles import get_profile
+    from lorahub_edu.runs.finetune import finetune
 
     adapter = scratch / "run" / "adapter"
     if not adapter.is_dir():
@@ -87,9 +87,9 @@ def with_peft(adapter: Path) -> dict:
     import peft
     from peft.tuners.lora.intruders import reduce_intruder_dimension
 
-    from lorahub_edu import models
+    from lorahub_edu.models import pretrained
 
-    model = peft.PeftModel.from_pretrained(models.load("cpu", offline=True)[0], adapter)
+    model = peft.PeftModel.from_pretrained(pretrained.load("cpu", offline=True)[0], adapter)
     said: list[str] = []
     started = time.perf_counter()
     reduce_intruder_dimension(model, top_k=K, threshold_epsilon=EPSILON, logging_sink=said.append)

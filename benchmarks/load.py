@@ -25,12 +25,13 @@ def measure(variant: str) -> dict:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lorahub_edu import assets, models
+    from lorahub_edu.files import assets
+    from lorahub_edu.models import pretrained
 
     torch.set_num_threads(2)
     started = time.perf_counter()
     if variant == "ours":
-        model, _ = models.load("cpu", offline=True)
+        model, _ = pretrained.load("cpu", offline=True)
     else:
         file = assets.fetch("SmolLM2-135M-Instruct", offline=True)
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)

@@ -15,7 +15,7 @@ from peft import LoraConfig
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
-from lorahub_edu.lora import LoRAConfig, LoRALinear
+from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
 
 # (rows of the input, in, out): q and v of SmolLM2 at a packed micro-batch, its MLP, and q of a 7B LLaMA.
 SHAPES = {

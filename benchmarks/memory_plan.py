@@ -29,17 +29,18 @@ import peak
 import psutil
 import torch
 
-from lorahub_edu import models, results
+from lorahub_edu import results
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import PACKED_ATTENTION
-from lorahub_edu.lora import LoRAConfig
+from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.memory.advice import capacity
 from lorahub_edu.memory.allowance import allowance
 from lorahub_edu.memory.predict import Setting, predict
 from lorahub_edu.memory.preparing import get_method, injected, trained_parameters
 from lorahub_edu.memory.report import report
 from lorahub_edu.memory.shapes import read_config
-from lorahub_edu.training import TrainingConfig, train
+from lorahub_edu.models import pretrained
+from lorahub_edu.training.loop import TrainingConfig, train
 
 MODEL, SMALL = "SmolLM2-135M-Instruct", "tiny-random-llama"
 GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: every larger piece is a mapping of its own
@@ -102,7 +103,7 @@ def run_step(model: torch.nn.Module, setting: Setting) -> None:
 
 def prepared(name: str, setting: Setting) -> torch.nn.Module:
     """The real model with its method, its weights in memory that is this process's own."""
-    model, _ = models.load(
+    model, _ = pretrained.load(
         "tiny" if name == SMALL else "cpu", dtype=setting.dtype, attention=PACKED_ATTENTION, offline=True
     )
     for parameter in model.parameters():

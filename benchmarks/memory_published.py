@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 
-from lorahub_edu.lora import LoRAConfig
+from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.memory.allowance import allowance
 from lorahub_edu.memory.predict import Prediction, Setting, predict
 from lorahub_edu.memory.preparing import get_method, injected

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import common
 
-from lorahub_edu import assets, recipe_runs, recipes, results
+from lorahub_edu import results
 from lorahub_edu.data import alpaca
+from lorahub_edu.files import assets
 from lorahub_edu.methods.files import weight_bytes
+from lorahub_edu.runs import recipe_runs, recipes
 
 PROFILE = "cpu"
 

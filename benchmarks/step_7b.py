@@ -21,16 +21,17 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM
 
-from lorahub_edu import adapters, results
+from lorahub_edu import results
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import PACKED_ATTENTION
-from lorahub_edu.finetune import lora_config
+from lorahub_edu.lora import adapters
 from lorahub_edu.memory.allowance import allowance
 from lorahub_edu.memory.predict import Setting, predict, with_layers
 from lorahub_edu.memory.preparing import injected
 from lorahub_edu.memory.shapes import read_config
-from lorahub_edu.profiles import get_profile
-from lorahub_edu.training import TrainingConfig, train
+from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.runs.finetune import lora_config
+from lorahub_edu.training.loop import TrainingConfig, train
 
 MODEL = "llama-7b"
 

@@ -19,11 +19,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from lorahub_edu import adapters, models
 from lorahub_edu.data import alpaca
 from lorahub_edu.data.batching import step_rows
-from lorahub_edu.lora import LoRAConfig
-from lorahub_edu.training import TrainingConfig, train
+from lorahub_edu.lora import adapters
+from lorahub_edu.lora.layer import LoRAConfig
+from lorahub_edu.models import pretrained
+from lorahub_edu.training.loop import TrainingConfig, train
 
 VARIANTS = ("ours", "trainer", "trainer_block")
 RANK, ALPHA, RATE, MICRO = 8, 16.0, 3e-4, 4
@@ -46,7 +47,7 @@ def start_adapter(model) -> None:
 
 
 def measure_ours(rows: list, options: argparse.Namespace) -> dict:
-    model, _ = models.load("cpu", attention="packed", offline=True)
+    model, _ = pretrained.load("cpu", attention="packed", offline=True)
     adapters.inject(model, LoRAConfig(rank=RANK, alpha=ALPHA))
     start_adapter(model)
     config = TrainingConfig(
@@ -73,7 +74,7 @@ class InOrder(Trainer):
 
 
 def measure_trainer(rows: list, options: argparse.Namespace, pad_to: int | None) -> dict:
-    model, tokenizer = models.load("cpu", attention="sdpa", offline=True)
+    model, tokenizer = pretrained.load("cpu", attention="sdpa", offline=True)
     model = get_peft_model(
         model, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     )
@@ -116,7 +117,7 @@ def measure_trainer(rows: list, options: argparse.Namespace, pad_to: int | None)
 def measure(variant: str, options: argparse.Namespace) -> dict:
     """Useful tokens a second (median of the steps after the first) and peak resident memory of this process."""
     torch.set_num_threads(2)
-    _, tokenizer = models.load("cpu", offline=True)
+    _, tokenizer = pretrained.load("cpu", offline=True)
     rows = encoded_rows(tokenizer, options.block_size)
     if variant == "ours":
         found = measure_ours(rows, options)

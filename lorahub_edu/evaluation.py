@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import make_batches
 from lorahub_edu.errors import CourseError
-from lorahub_edu.losses import mean_loss
+from lorahub_edu.training.losses import mean_loss
 
 SAMPLING_SECONDS = 0.005
 

@@ -64,6 +64,31 @@ class Finding:
         return f"{_figure(self.value)}{unit}" + (f" ({low} to {high})" if high != low else "")
 
 
+@dataclass(frozen=True)
+class Table:
+    """A small table that Jupyter shows as Markdown and a terminal as aligned text."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+
+    def _repr_markdown_(self) -> str:
+        def line(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+        lines = [line(self.header), "|" + "---|" * len(self.header), *map(line, self.rows)]
+        return "\n".join(lines) + (f"\n\n{self.caption}" if self.caption else "")
+
+    def __str__(self) -> str:
+        widths = [max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in (self.header, *self.rows)
+        ]
+        return "\n".join(lines) + (f"\n{self.caption}" if self.caption else "")
+
+    __repr__ = __str__
+
+
 def _figure(value: float) -> str:
     """A number as a reader wants it: four digits, and whole numbers whole."""
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"

@@ -16,7 +16,7 @@ from lorahub_edu.data.alpaca import IGNORED
 from lorahub_edu.data.batching import make_batches
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
 from lorahub_edu.errors import CourseError
-from lorahub_edu.losses import has_virtual_tokens, last_hidden_states
+from lorahub_edu.training.losses import has_virtual_tokens, last_hidden_states
 
 LOGIT_ROWS = 64  # label positions whose logits exist at a time: 64 x 49,152 numbers, not all of a population's
 

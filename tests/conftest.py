@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorahub_edu import models, progress, results
+from lorahub_edu import results
+from lorahub_edu.models import pretrained
+from lorahub_edu.show import progress
+
+pytest_plugins = ["forgetting_lab"]
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +29,6 @@ def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def smollm():
     """SmolLM2-135M-Instruct and its tokenizer; `make setup` fetched it, so it is never fetched here."""
-    if not models.is_prepared("SmolLM2-135M-Instruct"):
+    if not pretrained.is_prepared("SmolLM2-135M-Instruct"):
         pytest.skip("the real model is not here: run make setup")
-    return models.load("cpu", attention="packed", offline=True)
+    return pretrained.load("cpu", attention="packed", offline=True)

@@ -5,7 +5,7 @@ python tools/predict_recipes.py
 
 from __future__ import annotations
 
-from lorahub_edu import recipes
+from lorahub_edu.runs import recipes
 
 
 def main() -> None:

@@ -31,12 +31,15 @@
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from lorahub_edu import doctor, lessons, models, plots, progress_overview, widgets
-from lorahub_edu.checks import check
-from lorahub_edu.findings import Table, costs_table
-from lorahub_edu.profiles import PROFILES, get_profile
+from lorahub_edu.cli import doctor
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import PROFILES, get_profile
+from lorahub_edu.results import Table
+from lorahub_edu.show import figures, lessons, panels, progress_overview
+from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import costs_table
 
-plots.use_style()
+figures.use_style()
 profile = get_profile()
 costs_table("00_start_here")
 
@@ -58,9 +61,9 @@ figure, axes = plt.subplots(figsize=(9, 2.2))
 axes.set(xlim=(0, 4), ylim=(0, 1))
 axes.axis("off")
 for i, (name, where, idea, _) in enumerate(stations):
-    colour = plots.COLOURS[i]
+    colour = figures.COLOURS[i]
     axes.add_patch(FancyBboxPatch((i + 0.05, 0.12), 0.78, 0.76, boxstyle="round,pad=0.02", facecolor="white", edgecolor=colour,
-                                  linewidth=2, linestyle=plots.LINES[i]))  # fmt: skip
+                                  linewidth=2, linestyle=figures.LINES[i]))  # fmt: skip
     axes.text(i + 0.44, 0.74, name, ha="center", va="center", weight="bold", fontsize=10)
     axes.text(i + 0.44, 0.47, idea, ha="center", va="center", fontsize=8)
     axes.text(i + 0.44, 0.2, where, ha="center", va="center", fontsize=8, color="#555555")
@@ -68,7 +71,7 @@ for i, (name, where, idea, _) in enumerate(stations):
         axes.add_patch(
             FancyArrowPatch((i - 0.13, 0.5), (i + 0.02, 0.5), arrowstyle="-|>", mutation_scale=12, color="#555555")
         )
-widgets.show(figure, alt="Four stations from left to right: LoRA, LLaMA on Alpaca, LoRAHub, intruder dimensions.")
+panels.show(figure, alt="Four stations from left to right: LoRA, LLaMA on Alpaca, LoRAHub, intruder dimensions.")
 
 # %% [markdown]
 # Each station builds on the one before. These lessons are in this edition; the others follow in their order:
@@ -129,7 +132,7 @@ Table(
 # **Predict:** how many parameters does the profile's model have, and how many bytes is that?
 
 # %%
-model, tokenizer = models.load(profile)
+model, tokenizer = pretrained.load(profile)
 parameters = sum(p.numel() for p in model.parameters())
 size = sum(p.numel() * p.element_size() for p in model.parameters())
 print(

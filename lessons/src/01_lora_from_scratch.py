@@ -48,14 +48,17 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lorahub_edu import adapter_files, adapters, findings, models, plots, results, widgets
-from lorahub_edu.checks import check
+from lorahub_edu import results
 from lorahub_edu.data import alpaca
-from lorahub_edu.lora import LoRAConfig, LoRALinear
-from lorahub_edu.profiles import get_profile
+from lorahub_edu.lora import adapter_files, adapters
+from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Finding
+from lorahub_edu.show import figures, findings, panels
+from lorahub_edu.show.check import check
 
-plots.use_style()
+figures.use_style()
 warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT still calls an old name of transformers
 findings.costs_table("01_lora_from_scratch")
 
@@ -70,7 +73,7 @@ findings.costs_table("01_lora_from_scratch")
 
 # %%
 profile = get_profile()
-model, tokenizer = models.load(profile)
+model, tokenizer = pretrained.load(profile)
 model.requires_grad_(False)
 count = adapters.count_parameters(model).total
 model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -245,7 +248,7 @@ for label, shares in kept_at_8.items():
 figure, axes = plt.subplots()
 ranks_shown = [2**k for k in range(10) if 2**k <= min(start[name].shape)]
 here = SEEDS.index(0) * len(names) + names.index(name)
-plots.plot_series(
+figures.plot_series(
     axes,
     {label: (ranks_shown, [100 * c[here][r - 1] for r in ranks_shown]) for label, c in curves.items()},
     "rank r that is kept",
@@ -254,7 +257,7 @@ plots.plot_series(
 axes.set_xscale("log", base=2)
 axes.set_xticks(ranks_shown, ranks_shown)
 axes.set_title(f"{name}, {tuple(start[name].shape)}", fontsize=9)
-widgets.show(
+panels.show(
     figure,
     alt="Energy kept against rank for one matrix: at rank 8 the gradients keep "
     f"{100 * curves['its gradients, averaged'][here][7]:.0f} percent, the update of full fine-tuning "
@@ -282,9 +285,9 @@ def draw(figure: plt.Figure, rank: int) -> str:
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
     copy = (U[:, :rank] * S[:rank]) @ Vt[:rank]  # (out, r) @ (r, in) -> (out, in)
     limit = 3 * delta.std().item()
-    plots.plot_matrix(left, delta[:64, :64].cpu().numpy(), "the update (corner)", limit)
-    plots.plot_matrix(middle, copy[:64, :64].cpu().numpy(), f"its copy of rank {rank}", limit)
-    plots.plot_series(
+    figures.plot_matrix(left, delta[:64, :64].cpu().numpy(), "the update (corner)", limit)
+    figures.plot_matrix(middle, copy[:64, :64].cpu().numpy(), f"its copy of rank {rank}", limit)
+    figures.plot_series(
         right, {n: (ranks_shown, [e[r - 1] for r in ranks_shown]) for n, e in errors.items()}, "rank", "relative error"
     )
     right.plot([rank], [errors["update of full fine-tuning"][rank - 1]], "*", markersize=15, color="black")
@@ -296,7 +299,7 @@ def draw(figure: plt.Figure, rank: int) -> str:
     return f"Rank {rank}: relative error {error:.2f} with {numbers:,} numbers instead of {delta.numel():,}."
 
 
-widgets.slider_panel("rank", ranks_shown, draw, start=8, size=(9, 3))
+panels.slider_panel("rank", ranks_shown, draw, start=8, size=(9, 3))
 
 # %% [markdown]
 # The same without a kernel, for a few ranks:
@@ -305,7 +308,7 @@ widgets.slider_panel("rank", ranks_shown, draw, start=8, size=(9, 3))
 for rank in ranks_shown[:-1:3]:
     figure = plt.figure(figsize=(9, 2.6))
     sentence = draw(figure, rank)
-    widgets.show(figure, alt=f"The update, its copy, and the error curve with a star at this rank. {sentence}")
+    panels.show(figure, alt=f"The update, its copy, and the error curve with a star at this rank. {sentence}")
     print(sentence)
 
 # %% [markdown]
@@ -346,7 +349,7 @@ for r in (1, 2, 4, 8, 16, 64):
     row = (f"{r}", f"{ours:,}", f"{2 * ours / 2**20:.2f} MB", f"{ours / count:.2%}", f"{theirs:,}")
     table.append((*row, f"{2 * theirs / 2**20:.0f} MB", f"{theirs / llama_7b:.3%}"))
 header = ("rank", profile.base_model, "16-bit file", "of the model", "LLaMA-7B", "16-bit file", "of the model")
-findings.Table(header, tuple(table), "1 MB = 2^20 bytes here, as in the article's 8 MB.")
+results.Table(header, tuple(table), "1 MB = 2^20 bytes here, as in the article's 8 MB.")
 
 # %%
 print(
@@ -572,14 +575,14 @@ for alpha, size, change, loss in zip(dial, sizes, changes, losses, strict=True):
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-plots.plot_series(
+figures.plot_series(
     left,
     {"|ΔWx| at one layer": (dial, np.array(sizes) / sizes[2]), "logits": (dial, np.array(changes) / changes[2])},
     "alpha",
     "change / change at trained alpha",
 )
 left.set_yscale("log", base=2)
-plots.plot_series(right, {"with the adapter": (dial, losses)}, "alpha", "held-out loss (nats a token)")
+figures.plot_series(right, {"with the adapter": (dial, losses)}, "alpha", "held-out loss (nats a token)")
 right.axhline(base_loss, color="grey", linestyle="--", label="base model")
 right.axvline(profile.alpha, color="black", linestyle=":", label="trained alpha")
 right.set_ylim(min(losses) - 0.02, base_loss + 3 * (base_loss - min(losses)) + 0.02)
@@ -589,7 +592,7 @@ for axes in (left, right):
     axes.set_xscale("log", base=2)
     axes.set_xticks(dial, [f"{alpha:g}" for alpha in dial])
 best = dial[losses.index(min(losses))]
-widgets.show(
+panels.show(
     figure,
     alt=f"Left: the update of one layer grows in proportion to alpha (slope {slope:.2f} on a log-log scale), and the "
     f"logits move with it. Right: held-out loss, lowest at alpha {best:g}, against {base_loss:.2f} of the base model.",
@@ -661,9 +664,9 @@ def medians(measured: dict[int, list[float]]) -> tuple[tuple[int, ...], list[flo
     return ranks, [statistics.median(measured[r]) for r in ranks]
 
 
-plots.plot_series(left, {"copy of rank r": medians(rank_error)}, "rank", "relative error of the update")
+figures.plot_series(left, {"copy of rank r": medians(rank_error)}, "rank", "relative error of the update")
 gains = {"copy of rank r": medians(rank_gain), "what the copy drops": medians(rest_gain)}
-plots.plot_series(right, gains, "rank", "gain in held-out loss (%)")
+figures.plot_series(right, gains, "rank", "gain in held-out loss (%)")
 for axes, measured in ((left, rank_error), (right, rank_gain), (right, rest_gain)):
     for r in ranks:
         axes.plot([r] * len(SEEDS), measured[r], "x", color="black", markersize=5)
@@ -675,7 +678,7 @@ right.axhline(100, color="grey", linestyle="--", label="full fine-tuning")
 left.legend(frameon=False, fontsize=8)
 handles = dict(zip(*reversed(right.get_legend_handles_labels()), strict=True))  # each label once
 right.legend(handles.values(), handles.keys(), frameon=False, fontsize=8)
-widgets.show(
+panels.show(
     figure,
     alt=f"Left: the error of the rank-r copy falls slowly, from {left_over[1]:.2f} at rank 1 to {left_over[16]:.2f} at "
     f"rank 16. Right: the gain in held-out loss it keeps, {kept[1]:.0f} percent at rank 1 and {kept[16]:.0f} at 16; "
@@ -829,7 +832,7 @@ with tempfile.TemporaryDirectory() as temporary:
         model, Path(temporary) / customers[0], customers[0], base_model=profile.base_model
     )
     sizes_on_disk = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    fresh, _ = models.load(profile)
+    fresh, _ = pretrained.load(profile)
     by_peft = peft.PeftModel.from_pretrained(fresh, str(folder)).eval()
     with torch.no_grad():
         peft_difference = ((by_peft(prompt).logits - alone[0]).abs().max() / alone[0].abs().max()).item()

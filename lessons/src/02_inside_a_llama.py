@@ -38,19 +38,22 @@ import torch
 import torch.nn.functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from lorahub_edu import adapter_files, adapters, findings, models, plots, results, widgets
-from lorahub_edu.checks import check
-from lorahub_edu.findings import Table, findings_table
-from lorahub_edu.lora import LoRAConfig
-from lorahub_edu.profiles import get_profile
-from lorahub_edu.results import Finding
+from lorahub_edu import results
+from lorahub_edu.lora import adapter_files, adapters
+from lorahub_edu.lora.layer import LoRAConfig
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.results import Finding, Table
+from lorahub_edu.show import figures, findings, panels
+from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import findings_table
 
-plots.use_style()
+figures.use_style()
 findings.costs_table("02_inside_a_llama")
 
 # %%
 profile = get_profile()
-model, tokenizer = models.load(profile)
+model, tokenizer = pretrained.load(profile)
 config = model.config
 found: list[Finding] = []  # what this lesson measures
 print(f"profile {profile.name}: {profile.base_model}, a {type(model).__name__} in {profile.dtype}")
@@ -109,8 +112,8 @@ shapes = {
     "MLP": {n: tuple(m.weight.shape) for n, m in block.mlp.named_children() if hasattr(m, "weight")},
 }
 figure, axes = plt.subplots(figsize=(11, 4.6))
-plots.plot_block(axes, shapes, profile.rank)
-widgets.show(
+figures.plot_block(axes, shapes, profile.rank)
+panels.show(
     figure,
     alt="Map of one block, to scale: the residual stream runs along the top; attention with its q, k, v and o matrices "
     "and the MLP with gate, up and down hang below it. Each matrix has a thin strip A below and a thin strip B beside.",
@@ -184,7 +187,7 @@ answer = best[0]
 place = (early > early[:, answer, None]).sum(-1) + 1  # (1 + layers,): 1 = the likeliest token at that depth
 first = int((place == 1).nonzero()[0])
 figure, axes = plt.subplots(figsize=(7, 2.8))
-plots.plot_series(
+figures.plot_series(
     axes, {f"{tokenizer.decode(answer)!r}": (range(len(place)), place.tolist())}, "blocks passed", "place of the answer"
 )
 axes.set_yscale("log")
@@ -192,7 +195,7 @@ axes.invert_yaxis()
 axes.axvline(first, color="black", linestyle=":")
 side = "right" if first > len(place) / 2 else "left"
 axes.annotate(" in front from here ", (first, 0.08), xycoords=("data", "axes fraction"), ha=side)
-widgets.show(
+panels.show(
     figure,
     alt="Place of the final answer among all tokens, read off the residual stream after each block, on a logarithmic "
     "axis with place 1 at the top.",
@@ -300,16 +303,16 @@ print(f"largest difference between the curves: {apart:.1e}")
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
 for index, pair in enumerate((0, d // 8, d // 4)):
     angle = torch.arange(64) * frequencies[pair]
-    left.plot(angle.cos(), label=f"pair {pair}", markersize=0, **(plots.line_style(index) | {"marker": None}))
+    left.plot(angle.cos(), label=f"pair {pair}", markersize=0, **(figures.line_style(index) | {"marker": None}))
 left.set(xlabel="position", ylabel="cosine of the angle", title="each pair turns at its own speed")
 left.set_ylim(-1.1, 1.5)
 left.legend(frameon=False, loc="upper center", ncols=3)
 for index, (name, (_, values)) in enumerate(curves.items()):
-    style = plots.line_style(index) | {"linestyle": "none", "markersize": 9 - 3 * index, "fillstyle": "none"}
+    style = figures.line_style(index) | {"linestyle": "none", "markersize": 9 - 3 * index, "fillstyle": "none"}
     right.plot(distances, values, label=name, **style)
 right.set(xlabel="distance from key to query (tokens)", ylabel="score", title="only the distance counts")
 right.legend(frameon=False)
-widgets.show(
+panels.show(
     figure,
     alt="Left: cosine of three pairs' angles over positions, fast to slow. Right: the score of one query and one key "
     "over their distance, for three places of the key; circles, squares and triangles lie on top of each other.",
@@ -416,7 +419,7 @@ def draw_attention(figure, layer):
         for column in range(columns):
             number = row * group + column
             title = f"query head {number}, key/value head {row}"
-            plots.plot_attention(grid[row][column], attention_maps[layer, number].numpy(), tokens, title)
+            figures.plot_attention(grid[row][column], attention_maps[layer, number].numpy(), tokens, title)
     share = attention_maps[layer, :, 1:, 0].mean().item()
     return (
         f"Block {layer}: {share:.0%} of all attention goes to the first token (averaged over heads and later tokens)."
@@ -425,12 +428,12 @@ def draw_attention(figure, layer):
 
 depths = list(range(config.num_hidden_layers))
 start = config.num_hidden_layers // 3
-widgets.slider_panel("block", depths, draw_attention, start=start, size=(9, 9))
+panels.slider_panel("block", depths, draw_attention, start=start, size=(9, 9))
 
 # %%
 figure = plt.figure(figsize=(9, 9))
 sentence = draw_attention(figure, start)
-widgets.show(
+panels.show(
     figure, alt=f"Attention maps of block {start}: one small square a head, one row of squares a group. {sentence}"
 )
 to_first = attention_maps[:, :, 1:, 0].mean((1, 2))  # (layers,)
@@ -602,9 +605,9 @@ Table(
 figure, axes = plt.subplots(figsize=(8, 3.2))
 axes.set_yscale("log")
 series = {name: (range(1, len(by) + 1), [max(x, 1e-18) for x in by]) for name, by in differences.items()}
-plots.plot_series(axes, series, "blocks passed (the last point: logits)", "relative difference")
+figures.plot_series(axes, series, "blocks passed (the last point: logits)", "relative difference")
 axes.legend(frameon=False, loc="center right", fontsize=8)
-widgets.show(
+panels.show(
     figure,
     alt="Relative difference between our forward and transformers' after each block, on a logarithmic axis, for three "
     "precisions; only the one that copies transformers' float32 norm and angles falls to float64's rounding.",
@@ -795,13 +798,13 @@ found += measured
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), sharey=True)
 trained = {"forward only": 0} | counts | {"everything": base_total}
-plots.plot_bars(left, {c: [max(trained[c], 1)] for c in choices}, "trained parameters (logarithmic)", "{:,.0f}")
+figures.plot_bars(left, {c: [max(trained[c], 1)] for c in choices}, "trained parameters (logarithmic)", "{:,.0f}")
 left.set_xscale("log")
 left.set_xlim(1e3, 100 * base_total)
 left.annotate("none", (1e3, 0), (4, 0), textcoords="offset points", va="center")
-plots.plot_bars(right, times, f"seconds a step of {batch.shape[1]} tokens (bar: median, line: range)")
+figures.plot_bars(right, times, f"seconds a step of {batch.shape[1]} tokens (bar: median, line: range)")
 left.invert_yaxis()  # shared with the right panel, which has turned it once more
-widgets.show(
+panels.show(
     figure,
     alt="Left: trained parameters of each placement. Right: seconds for forward and backward with their range. "
     "Parameters differ by orders of magnitude, times by much less.",

@@ -31,15 +31,19 @@ import statistics
 
 import matplotlib.pyplot as plt
 
-from lorahub_edu import adapters, evaluation, finetune, models, plots, results, widgets
-from lorahub_edu.checks import check
+from lorahub_edu import evaluation, results
 from lorahub_edu.data import alpaca, batching
-from lorahub_edu.findings import Table, costs_table, findings_table
-from lorahub_edu.profiles import PROFILES, get_profile
-from lorahub_edu.results import Finding
-from lorahub_edu.training import train
+from lorahub_edu.lora import adapters
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import PROFILES, get_profile
+from lorahub_edu.results import Finding, Table
+from lorahub_edu.runs import finetune
+from lorahub_edu.show import figures, panels
+from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import costs_table, findings_table
+from lorahub_edu.training.loop import train
 
-plots.use_style()
+figures.use_style()
 profile = get_profile()
 found: list[Finding] = []
 costs_table("03_alpaca")
@@ -100,7 +104,7 @@ found.append(
 #   token gets the **label** −100, which the loss skips. The end-of-sequence token is a label too, or it never stops.
 
 # %%
-model, tokenizer = models.load(profile, attention=batching.PACKED_ATTENTION)
+model, tokenizer = pretrained.load(profile, attention=batching.PACKED_ATTENTION)
 encoded = alpaca.encode(example, tokenizer, profile.block_size)
 print(alpaca.format_prompt(example) + example.output)
 learnt = [token for token, label in zip(encoded.input_ids, encoded.labels, strict=True) if label != -100]
@@ -124,10 +128,10 @@ cut = sum(length == profile.block_size for length in lengths) / len(lengths)
 figure, axes = plt.subplots()
 prompts = [row.labels.count(-100) for row in train_rows]
 axes.hist([prompts, [n - p for n, p in zip(lengths, prompts, strict=True)]], bins=24, label=["prompt", "response"],
-          color=plots.COLOURS[:2], hatch=["", "//"])  # fmt: skip
+          color=figures.COLOURS[:2], hatch=["", "//"])  # fmt: skip
 axes.set(xlabel="tokens", ylabel="rows")
 axes.legend(frameon=False)
-widgets.show(figure, alt="Histogram of prompt and response lengths in tokens: responses spread far wider than prompts.")
+panels.show(figure, alt="Histogram of prompt and response lengths in tokens: responses spread far wider than prompts.")
 print(f"{labelled:.0%} of the tokens carry a label; lengths run from {min(lengths)} to {max(lengths)} tokens, "
       f"median {statistics.median(lengths):.0f}; {cut:.0%} of the rows fill the block of {profile.block_size} and may be cut.")  # fmt: skip
 
@@ -152,12 +156,12 @@ def draw_batches(figure, size: int) -> str:
         made = batching.make_batches(step, strategy, size, tokenizer.pad_token_id)
         computed = sum(batch.input_ids.numel() for batch in made)
         padding = 1 - sum(batch.num_tokens for batch in made) / computed
-        plots.plot_batches(axes, made).set_title(f"{strategy}: {padding:.0%} padding")
+        figures.plot_batches(axes, made).set_title(f"{strategy}: {padding:.0%} padding")
         sentence.append(f"{strategy} {computed:,} positions")
     return f"{len(step)} rows, {size} a micro-batch: " + ", ".join(sentence) + " to compute."
 
 
-widgets.slider_panel("rows a micro-batch", [2, 4, 8, 16], draw_batches, start=4, size=(9, 3.4))
+panels.slider_panel("rows a micro-batch", [2, 4, 8, 16], draw_batches, start=4, size=(9, 3.4))
 
 # %% [markdown]
 # Move the slider. Where no kernel runs, here is the same picture for 4 rows a micro-batch:
@@ -165,7 +169,7 @@ widgets.slider_panel("rows a micro-batch", [2, 4, 8, 16], draw_batches, start=4,
 # %%
 figure = plt.figure(figsize=(9, 3.4))
 print(draw_batches(figure, 4))
-widgets.show(
+panels.show(
     figure,
     alt="Three panels of horizontal bars. Padded micro-batches have long hatched padding, grouped ones little, packed none.",
 )
@@ -174,7 +178,7 @@ widgets.show(
 # Packing computes on rows alone. But is it still the same training? **Predict** how far the losses will differ.
 
 # %%
-from lorahub_edu.losses import mean_loss
+from lorahub_edu.training.losses import mean_loss
 
 by_strategy = {
     strategy: mean_loss(model, batching.make_batches(step[:8], strategy, 4, tokenizer.pad_token_id))
@@ -270,15 +274,15 @@ count = adapters.count_parameters(model)
 print(f"trainable: {count.trainable:,} of {count.total:,} parameters ({count.trainable_share:.2%})")
 config = finetune.training_config(profile, validate_every=max(1, profile.train_steps // 2))
 run = train(
-    model, train_rows, config, validation=validation_rows, progress=False, on_step=widgets.LiveCurve(config.steps)
+    model, train_rows, config, validation=validation_rows, progress=False, on_step=panels.LiveCurve(config.steps)
 )
 
 # %%
 figure, axes = plt.subplots()
-plots.plot_training(axes, run.history)
+figures.plot_training(axes, run.history)
 axes.axhline(loss_before, color="#555555", linewidth=1, linestyle=":")
 axes.annotate("validation before", (config.steps, loss_before), ha="right", va="bottom", fontsize=8)
-widgets.show(figure, alt="Training loss jumps from step to step; the few points of validation loss lie close together.")
+panels.show(figure, alt="Training loss jumps from step to step; the few points of validation loss lie close together.")
 loss_after = run.validation_losses[-1][1]
 speed = statistics.median(record["tokens_per_second"] for record in run.history)
 print(f"validation loss {loss_before:.3f} → {loss_after:.3f}, perplexity {evaluation.perplexity(loss_before):.2f} → "

@@ -34,17 +34,20 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import display
 
-from lorahub_edu import findings, models, plots, results, widgets
-from lorahub_edu.checks import check
+from lorahub_edu import results
 from lorahub_edu.data.batching import make_batches
 from lorahub_edu.errors import CourseError
-from lorahub_edu.losses import last_hidden_states
-from lorahub_edu.methods import overview, reading, runs, sweep
+from lorahub_edu.methods import overview
 from lorahub_edu.methods.attach import attach, attached, detach
-from lorahub_edu.profiles import get_profile
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Finding
+from lorahub_edu.show import figures, findings, panels
+from lorahub_edu.show.check import check
+from lorahub_edu.training.losses import last_hidden_states
+from lorahub_studies.methods import reading, runs, sweep
 
-plots.use_style()
+figures.use_style()
 findings.costs_table("04_rivals")
 
 # %% [markdown]
@@ -63,7 +66,7 @@ overview.overview(profile.name)
 # answer right after it?
 
 # %%
-model, tokenizer = models.load(profile, dtype=torch.float32)
+model, tokenizer = pretrained.load(profile, dtype=torch.float32)
 text = tokenizer("The capital of France is", return_tensors="pt").input_ids  # (1, T)
 
 
@@ -246,14 +249,14 @@ def draw_gate(figure: plt.Figure, gate: float) -> str:
     """Probabilities of the base model's favourite next tokens with all gates at one value."""
     axes = figure.subplots()
     labels = [repr(tokenizer.decode([token])) for token in favourites]
-    axes.barh(labels, opened[gate][favourites].tolist(), color=plots.COLOURS[0], hatch="//", edgecolor="white")
+    axes.barh(labels, opened[gate][favourites].tolist(), color=figures.COLOURS[0], hatch="//", edgecolor="white")
     axes.invert_yaxis()
     axes.set(xlim=(0, max(1e-3, 1.05 * opened[0.0].max().item())), xlabel="probability of the next token")
     apart = (opened[0.0] * (opened[0.0] / opened[gate]).log()).sum().item()
     return f"gates at {gate}: {max(0.0, apart):.3f} nats from the base model's answer (Kullback-Leibler)"
 
 
-widgets.slider_panel("gate", GATES, draw_gate, start=0.0, size=(7, 2.6))
+panels.slider_panel("gate", GATES, draw_gate, start=0.0, size=(7, 2.6))
 
 # %% [markdown]
 # **Read it.** With the gate at zero nothing happens, and the first gradient reaches the gate alone: the tokens behind it get
@@ -279,7 +282,7 @@ for method in ("lora", "houlsby", "pfeiffer", "prefix", "llama_adapter", "prompt
             table.append((method, size, f"{made.trainable:,}", f"{made.trainable / budget - 1:+.1%}"))
     except CourseError as error:
         table.append((method, "impossible", "–", str(error).partition(": ")[2]))
-findings.Table(("method", "size", "trains", "against the budget"), tuple(table), f"Budget: LoRA's {budget:,}.")
+results.Table(("method", "size", "trains", "against the budget"), tuple(table), f"Budget: LoRA's {budget:,}.")
 
 # %% [markdown]
 # **Read it.** Some methods have no size at all. And hundreds of prompt tokens before a text of twenty would be a bad
@@ -332,7 +335,7 @@ table = [
     for name, row in race.items()
 ]  # fmt: skip
 header = ("method", "trains", "loss of a step, first → last", "held-out loss", "strict match", "processor s a step")
-findings.Table(header, tuple(table), f"{STEPS} steps on {TASK}, at a usual learning rate for each.")
+results.Table(header, tuple(table), f"{STEPS} steps on {TASK}, at a usual learning rate for each.")
 
 # %% [markdown]
 # **Read it.** A handful of steps says who *starts* fast, not who ends well: a gate at zero and tokens that disturb need
@@ -377,10 +380,10 @@ if entries:
         for family, names in FAMILIES.items()
     }
     figure, axes = plt.subplots(figsize=(9.5, 4.8))
-    plots.plot_methods(axes, groups, "strict exact match (%), mean of the tasks")
+    figures.plot_methods(axes, groups, "strict exact match (%), mean of the tasks")
     ranked = sorted(where.items(), key=lambda point: -point[1][1])
     best, last = ranked[0], ranked[-1]
-    widgets.show(
+    panels.show(
         figure,
         alt=f"Exact match against the number of trained parameters, one marker a method. The highest is {best[0]} with "
         f"{best[1][1]:.0%} at {best[1][0]:,} parameters, the lowest {last[0]} with {last[1][1]:.0%} at {last[1][0]:,}.",

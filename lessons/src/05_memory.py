@@ -39,22 +39,26 @@ from matplotlib import ticker
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lorahub_edu import adapters, evaluation, finetune, models, plots, results, widgets
-from lorahub_edu.checks import check
+from lorahub_edu import evaluation, results
 from lorahub_edu.data import batching
 from lorahub_edu.data.alpaca import Encoded
-from lorahub_edu.findings import Table, costs_table, findings_table
+from lorahub_edu.lora import adapters
 from lorahub_edu.memory import advice
 from lorahub_edu.memory.predict import Setting, predict
 from lorahub_edu.memory.preparing import get_method, injected
 from lorahub_edu.memory.report import report
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.memory.tracker import PARTS, WEIGHTS, StorageTracker
-from lorahub_edu.profiles import PROFILES, get_profile
-from lorahub_edu.results import Finding
-from lorahub_edu.training import TrainingConfig, train
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import PROFILES, get_profile
+from lorahub_edu.results import Finding, Table
+from lorahub_edu.runs import finetune
+from lorahub_edu.show import figures, panels
+from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import costs_table, findings_table
+from lorahub_edu.training.loop import TrainingConfig, train
 
-plots.use_style()
+figures.use_style()
 profile = get_profile()
 found: list[Finding] = []
 common = {"model": profile.base_model, "profile": profile.name}
@@ -187,7 +191,7 @@ rows_here = [Encoded([(7 * i + j) % vocabulary for j in range(length)], [1] * le
 run = TrainingConfig(
     steps=1, batch_size=2, micro_batch_size=2, autocast=None if profile.dtype == "float32" else profile.dtype
 )
-model, tokenizer = models.load(profile, attention=batching.PACKED_ATTENTION)
+model, tokenizer = pretrained.load(profile, attention=batching.PACKED_ATTENTION)
 adapters.inject(model, replace(finetune.lora_config(profile), dropout=0.0), seed=0)
 train(model, rows_here, run, progress=False)  # the first step loads what later ones find loaded
 tensors = [*model.parameters(), *model.buffers()]
@@ -265,7 +269,7 @@ words = {"giving_back": "malloc gives back at once", "as_it_comes": "malloc as i
 figure, axes = plt.subplots()
 for index, (mode, label) in enumerate(words.items()):
     of = "tensors_gb" if mode == "giving_back" else "with_allowance_gb"
-    style = plots.line_style(index) | {"linestyle": "none"}
+    style = figures.line_style(index) | {"linestyle": "none"}
     axes.plot([row[mode]["real_gb"] for row in cases.values()], [row[of] for row in cases.values()], label=label, **style)
 reals = [row[mode]["real_gb"] for row in cases.values() for mode in words]
 ends = torch.tensor([0.9 * min(reals), 1.1 * max(reals)])
@@ -279,7 +283,7 @@ for axis in (axes.xaxis, axes.yaxis):
 axes.legend(frameon=False)
 summary = validation["summary"]
 within = {mode: f"{part['within_10_percent']} of {part['cases']}" for mode, part in summary.items()}
-widgets.show(figure, alt=f"Predicted against real peak for {len(cases)} settings, close to the diagonal: {within['giving_back']} within a tenth where malloc gives back at once, {within['as_it_comes']} as it comes.")  # fmt: skip
+panels.show(figure, alt=f"Predicted against real peak for {len(cases)} settings, close to the diagonal: {within['giving_back']} within a tenth where malloc gives back at once, {within['as_it_comes']} as it comes.")  # fmt: skip
 Table(
     ("setting of SmolLM2", "predicted", "real, giving back", "error", "with allowance", "real, as it comes", "error"),
     tuple(
@@ -345,7 +349,7 @@ left = [0.0] * len(counts)
 for index, part in enumerate(PARTS):
     sizes = [count.parts[part] / GB for count in counts.values()]
     hatch = ("", "//", "xx", "..", "++")[index]
-    axes.barh(list(counts), sizes, left=left, label=part, color=plots.COLOURS[index], hatch=hatch, edgecolor="white")
+    axes.barh(list(counts), sizes, left=left, label=part, color=figures.COLOURS[index], hatch=hatch, edgecolor="white")
     left = [a + b for a, b in zip(left, sizes, strict=True)]
 axes.axvline(card / GB, color="black", linestyle=":")
 axes.annotate("24 GB card", (card / GB, 5.45), ha="right", fontsize=8)
@@ -353,7 +357,7 @@ axes.invert_yaxis()
 axes.set_xlabel("GB of tensors at the peak")
 axes.legend(frameon=False, fontsize=8, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 order = sorted(counts, key=lambda name: counts[name].peak)
-widgets.show(figure, alt=f"Stacked bars of what a 7B's LoRA step takes. From least to most: {', '.join(f'{name} {counts[name].peak / GB:.1f} GB' for name in order)}. Weights and activations are nearly all of it.")  # fmt: skip
+panels.show(figure, alt=f"Stacked bars of what a 7B's LoRA step takes. From least to most: {', '.join(f'{name} {counts[name].peak / GB:.1f} GB' for name in order)}. Weights and activations are nearly all of it.")  # fmt: skip
 
 # %% [markdown]
 # - **Micro-batches with accumulation** and **checkpointing** (keep each layer's input only, and run the layer again on the way
@@ -369,13 +373,13 @@ def draw_plan(figure, rows: int, tokens: int, checkpointing: int) -> str:
     """The parts of one plan as bars; returns the sentence that reads them."""
     count = counted(replace(source, micro_batch=rows, block=tokens, checkpointing=bool(checkpointing)))
     axes = figure.subplots()
-    plots.plot_bars(axes, {part: [count.parts[part] / GB] for part in PARTS}, "GB", "{:.2f}")
+    figures.plot_bars(axes, {part: [count.parts[part] / GB] for part in PARTS}, "GB", "{:.2f}")
     axes.set_title(f"{rows} x {tokens} tokens, checkpointing {'on' if checkpointing else 'off'}: {count.peak / GB:.1f} GB")
     cards = [size for size in (12, 16, 24, 40, 48, 80) if 1.05 * count.peak < advice.capacity(size)]
     return f"{count.peak / GB:.1f} GB of tensors: " + (f"a {cards[0]} GB card will do." if cards else "more than 80 GB.")
 
 
-widgets.sliders_panel(
+panels.sliders_panel(
     {"rows at one time": [1, 2, 4, 8], "tokens a row": [256, 512, 1024, 2048], "checkpointing (1 is on)": [0, 1]},
     draw_plan,
     start={"rows at one time": 4, "tokens a row": 512},
@@ -531,7 +535,7 @@ saved = 1 - memory["merged, float32"]["llama-7b"] / memory["LoRA apart, float32"
 dtypes = memory["LoRA apart, float32"]["llama-7b"] / memory["LoRA apart, bfloat16"]["llama-7b"]
 adapters_held = {}
 for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-    plain, _ = models.load(profile, dtype=dtype)
+    plain, _ = pretrained.load(profile, dtype=dtype)
     before = sum(p.numel() * p.element_size() for p in plain.parameters())
     adapters.inject(plain, finetune.lora_config(profile), seed=0)
     adapters_held[name] = sum(p.numel() * p.element_size() for p in plain.parameters()) / before - 1

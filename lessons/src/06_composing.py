@@ -39,17 +39,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lorahub_edu import evaluation, findings, models, plots, results, widgets
-from lorahub_edu.checks import check
+from lorahub_edu import evaluation, results
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import candidates, compose, stand_ins
-from lorahub_edu.hub.cells import rows_for
 from lorahub_edu.hub.population import Population
-from lorahub_edu.profiles import get_profile
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Finding
+from lorahub_edu.show import figures, findings
+from lorahub_edu.show import panels as widgets
+from lorahub_edu.show.check import check
+from lorahub_studies.hub.cells import rows_for
 
-plots.use_style()
+figures.use_style()
 findings.costs_table("06_composing")
 
 # %% [markdown]
@@ -65,7 +68,7 @@ findings.costs_table("06_composing")
 
 # %%
 profile = get_profile()
-model, tokenizer = models.load(profile)
+model, tokenizer = pretrained.load(profile)
 model.requires_grad_(False)
 files = stand_ins.modules_for(profile)
 names = [file.path.name for file in files]
@@ -78,7 +81,7 @@ table = tuple(
     for name, card in cards.items()
 )  # fmt: skip
 header = ("module", "instruction", "loss", "strict", "answer-only")
-findings.Table(header, table, "Base model → with the module, on words it was not trained on.")
+results.Table(header, table, "Base model → with the module, on words it was not trained on.")
 
 # %% [markdown]
 # A card says what a module does to *its own* task. What does it do to others?
@@ -440,7 +443,7 @@ for number, (w_past, w_upper) in enumerate(few_weights):
     cells = [(f"{surface[how][place]:.2f}", texts[how][number]) for how in ("paper", "exact")]
     table.append((f"{w_past:+.1f}, {w_upper:+.1f}", *cells[0], *cells[1]))
 header = ("w past, w upper", "loss, paper", "answers, paper", "loss, exact", "answers, exact")
-findings.Table(header, tuple(table), f"Wanted: {wanted}.")
+results.Table(header, tuple(table), f"Wanted: {wanted}.")
 
 # %% [markdown]
 # **Read it.** The rows (1, 1) and (−1, −1) are equal on the paper's side and far apart on the exact one. A low loss is
@@ -489,7 +492,7 @@ for (what, how), values in basis.items():
 figure, axes = plt.subplots(figsize=(7, 2.8))
 composed_losses = {how: basis["past + upper / 2", how] for how in ("paper", "exact")}
 for place, (how, values) in enumerate(composed_losses.items()):
-    style = plots.line_style(place)
+    style = figures.line_style(place)
     axes.plot(values[1:], [place] * ROTATIONS, style["marker"], color=style["color"], alpha=0.6, label=f"{how}, rotated")
     axes.plot(values[0], place, "*", color="black", fillstyle="none", markersize=16, label=None if place else "as trained")
 axes.set_yticks((0, 1), ("paper", "exact"))
@@ -553,7 +556,7 @@ mixing = {
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
 for axes, how in zip(panels, ("paper", "exact"), strict=True):
     series = {task: (amounts, 100 * mixing[task, how].strict.mean(1)) for task in mixed_tasks}
-    plots.plot_series(axes, series, "weight of upper (past: 1)", "strict exact match (%)")
+    figures.plot_series(axes, series, "weight of upper (past: 1)", "strict exact match (%)")
     axes.set(title=f"{how} composition", ylim=(-4, 104))
 ends = {how: 100 * mixing["past", how].strict.mean(1)[[0, -1]] for how in ("paper", "exact")}
 widgets.show(
@@ -574,7 +577,7 @@ both = [answers(m, some, asked, how) for how, m in (("paper", pair), ("exact", p
 table = tuple((f"{w[1]:.1f}", *first, *second) for w, first, second in zip(some, *both, strict=True))
 header = ("w upper", "paper: past", "paper: past_upper", "exact: past", "exact: past_upper")
 expected = f"past {verb.output}, past_upper {verb.output.upper()}"
-findings.Table(header, table, f"What the model writes for {verb.input!r}; wanted: {expected}.")
+results.Table(header, table, f"What the model writes for {verb.input!r}; wanted: {expected}.")
 
 # %% [markdown]
 # **Read it.** Adding a module is not adding a skill. On the way from 0 to 1 the first skill is lost, and the combined one
@@ -708,8 +711,8 @@ for axes, target in zip(panels, targets, strict=True):
     spread |= {m.replace("_", " "): [best_of(c[target, s], target) for s in draws] for m, c in picked.items()}
     for place, values in enumerate(spread.values()):
         apart = place + np.linspace(-0.25, 0.25, len(values))  # so that equal values don't hide each other
-        style = {"color": plots.COLOURS[place], "markersize": 7 if place else 4, "alpha": 1 if place else 0.35}
-        axes.plot(apart, values, plots.MARKERS[place], **style)
+        style = {"color": figures.COLOURS[place], "markersize": 7 if place else 4, "alpha": 1 if place else 0.35}
+        axes.plot(apart, values, figures.MARKERS[place], **style)
     axes.set_xticks(range(len(spread)), spread, rotation=25, ha="right", fontsize=7)
     axes.set_title(target, fontsize=9)
 panels[0].set_ylabel("held-out loss of the\nbest one chosen (nats)")

@@ -38,21 +38,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lorahub_edu import adapter_files, adapters, evaluation, findings, models, plots, results, widgets
-from lorahub_edu.checks import check
+from lorahub_edu import evaluation, results
 from lorahub_edu.data import batching, fewshot, tasks
-from lorahub_edu.findings import Table
-from lorahub_edu.forgetting import sweep as studies
-from lorahub_edu.hub import baselines, compose, reading, stand_ins, sweep, zoo
+from lorahub_edu.hub import compose, stand_ins, zoo
 from lorahub_edu.hub.adapt import adapt
-from lorahub_edu.hub.cells import METHODS, rows_for
 from lorahub_edu.hub.cmaes import CMAES
 from lorahub_edu.hub.population import Population
 from lorahub_edu.hub.searches import chosen_optimizer
-from lorahub_edu.profiles import PROFILES, get_profile
-from lorahub_edu.results import Finding
+from lorahub_edu.lora import adapter_files, adapters
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import PROFILES, get_profile
+from lorahub_edu.results import Finding, Table
+from lorahub_edu.show import figures, findings
+from lorahub_edu.show import panels as widgets
+from lorahub_edu.show.check import check
+from lorahub_studies import engine as studies
+from lorahub_studies.hub import baselines, reading, sweep
+from lorahub_studies.hub.cells import METHODS, rows_for
 
-plots.use_style()
+figures.use_style()
 findings.costs_table("07_adapting")
 
 # %% [markdown]
@@ -67,7 +71,7 @@ findings.costs_table("07_adapting")
 # %%
 TARGET, DRAW = "past_upper", 0
 profile = get_profile()
-model, tokenizer = models.load(profile)
+model, tokenizer = pretrained.load(profile)
 model.requires_grad_(False)
 modules = compose.stack(stand_ins.modules_for(profile), dtype=torch.float32)
 N = len(modules)
@@ -221,10 +225,10 @@ def draw_cloud(axes: plt.Axes, generation: int) -> None:
     values, vectors = np.linalg.eigh(step["C"])
     for deviations in (1, 2):
         ring = step["mean"] + deviations * step["sigma"] * (circle * np.sqrt(values)) @ vectors.T  # (90, 2)
-        axes.plot(*ring.T, color=plots.COLOURS[0], linestyle="-" if deviations == 1 else "--")
+        axes.plot(*ring.T, color=figures.COLOURS[0], linestyle="-" if deviations == 1 else "--")
     order = np.argsort(step["losses"])
-    axes.plot(*step["X"][order[:mu]].T, "o", color=plots.COLOURS[1], markersize=4)
-    axes.plot(*step["X"][order[mu:]].T, "o", color=plots.COLOURS[1], markersize=4, fillstyle="none")
+    axes.plot(*step["X"][order[:mu]].T, "o", color=figures.COLOURS[1], markersize=4)
+    axes.plot(*step["X"][order[mu:]].T, "o", color=figures.COLOURS[1], markersize=4, fillstyle="none")
     axes.plot(*np.array([s["mean"] for s in trace[: generation + 1]]).T, "-+", color="black", linewidth=1)
     axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal", title=f"generation {generation}")
 
@@ -355,7 +359,7 @@ for name, layer in list(adapters.lora_layers(model)):  # the plain base again
     model.set_submodule(name, layer.base_layer)
 with Population(model, modules) as population:
     fast_seconds, fast = timed(population.score, some, [packed])
-search_model, _ = models.load(profile, dtype="bfloat16", attention="eager")  # a 16-bit copy, for searching only
+search_model, _ = pretrained.load(profile, dtype="bfloat16", attention="eager")  # a 16-bit copy, for searching only
 with Population(search_model, modules) as population:
     half_seconds, half = timed(population.score, some, [packed])
 
@@ -406,7 +410,7 @@ for label, found_by in searched.items():
 figure, axes = plt.subplots()
 curves = {label: (np.arange(1, len(f.history) + 1), f.history.best_so_far()) for label, f in searched.items()}
 for place, (label, (evaluations, lowest)) in enumerate(curves.items()):
-    axes.plot(evaluations, lowest, label=label, markevery=10, markersize=5, **plots.line_style(place))
+    axes.plot(evaluations, lowest, label=label, markevery=10, markersize=5, **figures.line_style(place))
 axes.set(xlabel="candidates scored", ylabel="lowest objective so far (nats)")
 axes.legend(frameon=False)
 ends = ", ".join(f"{label} {lowest[-1]:.2f}" for label, (_, lowest) in curves.items())
@@ -418,7 +422,7 @@ widgets.show(figure, alt=f"The lowest objective so far against candidates scored
 # %%
 figure, panels = plt.subplots(2, 1, figsize=(9, 4), sharex=True, sharey=True)
 for place, (axes, label) in enumerate(zip(panels, ("CMA-ES, 40", "auto, 120"), strict=True)):
-    axes.bar(range(N), searched[label].weights, color=plots.COLOURS[place], hatch=("", "//")[place], edgecolor="white")
+    axes.bar(range(N), searched[label].weights, color=figures.COLOURS[place], hatch=("", "//")[place], edgecolor="white")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel="weight", title=label)
 axes.set_xticks(range(N), modules.names, rotation=60, ha="right", fontsize=8)
@@ -536,7 +540,7 @@ measured = [method for method in METHODS if any(row["method"] == method for row 
 everywhere = [m for m in measured if {r["target"] for r in verdict_rows if r["method"] == m} == set(targets)]
 bars = {METHODS[m].label: list(reading.per_draw(verdict_rows, m).values()) for m in everywhere}
 figure, axes = plt.subplots(figsize=(8, 0.34 * len(bars) + 0.8))
-plots.plot_bars(axes, bars, "strict exact match (%), median draw and range over draws", "{:.0f}")
+figures.plot_bars(axes, bars, "strict exact match (%), median draw and range over draws", "{:.0f}")
 order = sorted(bars, key=lambda label: -statistics.median(bars[label]))
 widgets.show(figure, alt=f"Bars of strict exact match by method. From best to worst: {', '.join(f'{label} {statistics.median(bars[label]):.0f}' for label in order)}.")  # fmt: skip
 print("from best to worst: " + " > ".join(order))
@@ -595,7 +599,7 @@ with_shots, _, together = (statistics.median(column) for column in zip(*costs, s
 series = {"five examples in the prompt": (queries, queries * with_shots / 1000)}
 series |= {f"adapted, {b} evaluations": (queries, (b * together + queries * without) / 1000) for b in (40, 120)}
 for place, (label, (x, y_tokens)) in enumerate(series.items()):
-    axes.plot(x, y_tokens, label=label, markevery=20, markersize=5, **plots.line_style(place))
+    axes.plot(x, y_tokens, label=label, markevery=20, markersize=5, **figures.line_style(place))
 axes.set(xlabel=f"queries of {TARGET}", ylabel="tokens read in all (thousands)")
 axes.legend(frameon=False)
 widgets.show(figure, alt=f"Tokens read against queries: with examples in the prompt the line starts at zero and is steep; adapted it starts higher and is flatter. They cross at {statistics.median(pays[40, 'packed behind one prefix']):.0f} queries for 40 evaluations and {statistics.median(pays[120, 'packed behind one prefix']):.0f} for 120.")  # fmt: skip

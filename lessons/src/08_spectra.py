@@ -39,22 +39,25 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lorahub_edu import findings, models, plots, results, widgets
-from lorahub_edu.checks import check
+from lorahub_edu import results
 from lorahub_edu.data import sequence_tasks
-from lorahub_edu.findings import Table, verdict
-from lorahub_edu.forgetting import reading
 from lorahub_edu.forgetting.hidden import Tail
-from lorahub_edu.forgetting.study import scaling
+from lorahub_edu.forgetting.lab import scaling
 from lorahub_edu.forgetting.tails import Tuning, train
-from lorahub_edu.profiles import get_profile
-from lorahub_edu.results import Finding
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.results import Finding, Table
+from lorahub_edu.show import figures, findings
+from lorahub_edu.show import panels as widgets
+from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import verdict
 from lorahub_edu.spectra import measures, secular
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import MatrixReport, Report, count
 from lorahub_edu.spectra.updates import Update
+from lorahub_studies.forgetting import reading
 
-plots.use_style()
+figures.use_style()
 findings.costs_table("08_spectra")
 
 # %% [markdown]
@@ -76,7 +79,7 @@ findings.costs_table("08_spectra")
 
 # %%
 profile = get_profile()
-model, tokenizer = models.load(profile)
+model, tokenizer = pretrained.load(profile)
 tail = Tail(model, layers=min(6, model.config.num_hidden_layers // 4))  # what we train; its weights kept in float32
 name = [n for n in tail.names if n.endswith("down_proj")][-1]
 W0 = tail.original[name]  # (out, in)
@@ -116,10 +119,10 @@ signs = np.sign(vh[:, :1])  # an accident, as said: drawn so that they point to 
 u, vh = u * signs.T, vh * signs
 circle = np.stack([np.cos(np.linspace(0, 2 * np.pi, 90)), np.sin(np.linspace(0, 2 * np.pi, 90))])  # (2, 90)
 left.plot(*circle, "--", color="#888888", linewidth=1)
-left.plot(*(small @ circle), color=plots.COLOURS[0])
+left.plot(*(small @ circle), color=figures.COLOURS[0])
 for i in range(2):
     side = np.sign(vh[i, 0] * u[1, i] - vh[i, 1] * u[0, i])  # which way round from v to u: the labels stand outside
-    arrows = ((vh[i], "v_", "#555555", -side), (s[i] * u[:, i], f"\\sigma_{i + 1} u_", plots.COLOURS[1], side))
+    arrows = ((vh[i], "v_", "#555555", -side), (s[i] * u[:, i], f"\\sigma_{i + 1} u_", figures.COLOURS[1], side))
     for end, text, colour, way in arrows:
         left.annotate("", end, (0, 0), arrowprops={"arrowstyle": "->", "color": colour})
         beside = (end + way * np.array([-end[1], end[0]])) / np.linalg.norm(end)
@@ -127,7 +130,7 @@ for i in range(2):
         left.annotate(f"${text}{i + 1}$", end, 9 * beside, **where)
 left.set(aspect="equal", title="a 2 × 2 matrix: circle to ellipse")
 left.margins(0.25)
-right.semilogy(np.arange(1, len(S0) + 1), S0.numpy(), color=plots.COLOURS[0])
+right.semilogy(np.arange(1, len(S0) + 1), S0.numpy(), color=figures.COLOURS[0])
 right.plot(10, S0[9], "*", color="black", markersize=12)
 right.annotate("$\\sigma_{10}$", (10, float(S0[9])), (8, 4), textcoords="offset points")
 right.set(xlabel="i", ylabel="singular value", title=f"last down_proj: half of it in the first {half}")
@@ -196,7 +199,7 @@ curves = {
     label: ([0, *(p.step for p in run.points)], [base_loss, *(p.validation_loss for p in run.points)])
     for label, run in trained.items()
 }
-plots.plot_series(axes, curves, "optimizer step", "held-out loss (nats a token)")
+figures.plot_series(axes, curves, "optimizer step", "held-out loss (nats a token)")
 axes.axhline(base_loss / 2, color="black", linewidth=0.8)
 lowest, highest = (pick(point.validation_loss for point in ended.values()) for pick in (min, max))
 widgets.show(
@@ -246,7 +249,7 @@ figure.subplots_adjust(left=0.06, right=0.92, bottom=0.2, wspace=0.15)
 for axes, (label, picture) in zip(panels, pictures.items(), strict=True):
     image = axes.imshow(picture[:WINDOW, :WINDOW], cmap="cividis", vmin=0, vmax=1)
     strange = (picture[:WINDOW].max(1).values < EPSILON).nonzero().flatten().tolist()
-    axes.plot([WINDOW + 0.4] * len(strange), strange, "<", color=plots.COLOURS[1], markersize=6, clip_on=False)
+    axes.plot([WINDOW + 0.4] * len(strange), strange, "<", color=figures.COLOURS[1], markersize=6, clip_on=False)
     axes.set(title=label, xlabel="pretrained vector", xlim=(-0.5, WINDOW - 0.5))
     axes.title.set_fontsize(9)
     axes.grid(False)
@@ -266,7 +269,7 @@ widgets.show(
 figure, axes = plt.subplots()
 FIRST = min(100, len(before.T))
 for place, (label, best) in enumerate(likeness.items()):
-    style = plots.line_style(place) | {"linestyle": "none"}
+    style = figures.line_style(place) | {"linestyle": "none"}
     axes.plot(range(1, FIRST + 1), best[:FIRST], label=label, markersize=4, alpha=0.8, **style)
 axes.axhline(EPSILON, color="black", linewidth=0.8)
 axes.axvline(K + 0.5, color="black", linewidth=0.8, linestyle=":")
@@ -398,7 +401,7 @@ def draw_threshold(figure: plt.Figure, epsilon: float) -> str:
     axes = figure.subplots()
     for place, (label, found) in enumerate(report.items()):
         cosines = np.sort([c for row in found.rows for c in row.cosines])
-        style = plots.line_style(place) | {"marker": None}
+        style = figures.line_style(place) | {"marker": None}
         axes.step([0, *cosines, 1], [0, *range(1, len(cosines) + 1), len(cosines)], where="post", label=label, **style)
     axes.axvline(epsilon, color="black", linewidth=1)
     axes.set(xlabel="largest |cosine|", ylabel=f"vectors below it\n(of {K * len(tail.names)})", xlim=(0, 1), yscale="symlog")
@@ -417,8 +420,8 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 over_epsilon = {label: (every_epsilon, [total(found, epsilon=e) for e in every_epsilon]) for label, found in report.items()}
 ks = range(1, MOST + 1)
 over_k = {label: (ks, [total(deeper[label], k) for k in ks]) if label in deeper else ([], []) for label in report}
-plots.plot_series(left, over_epsilon, f"ε (k = {K})", "intruders")
-plots.plot_series(right, over_k, f"k (ε = {EPSILON})", "intruders")
+figures.plot_series(left, over_epsilon, f"ε (k = {K})", "intruders")
+figures.plot_series(right, over_k, f"k (ε = {EPSILON})", "intruders")
 left.set_yscale("symlog")
 left.legend(frameon=False, fontsize=8)
 right.get_legend().remove()  # the left one is for both; three of the runs were looked at this deeply
@@ -452,7 +455,7 @@ effective = {label: [row.effective_rank for row in found.rows] for label, found 
 figure, axes = plt.subplots()
 for place, (label, of) in enumerate(tuned.items()):
     values = of[shown].singular_values()
-    style = plots.line_style(place) | {"markevery": max(1, len(values) // 8), "markersize": 5}
+    style = figures.line_style(place) | {"markevery": max(1, len(values) // 8), "markersize": 5}
     axes.loglog(range(1, len(values) + 1), values / values.sum(), label=label, **style)
 axes.set(xlabel="i", ylabel="σᵢ of ΔW, share of their sum", title=shown, ylim=(1e-5, 2))
 axes.legend(frameon=False, fontsize=8)
@@ -572,10 +575,10 @@ Table(("s", *bins), tuple(lines), f"Share of the matrices that have an intruder 
 
 # %%
 figure, axes = plt.subplots()
-axes.plot(STRENGTHS, [100 * x for x in random_share], label="random direction", markersize=6, **plots.line_style(0))
+axes.plot(STRENGTHS, [100 * x for x in random_share], label="random direction", markersize=6, **figures.line_style(0))
 for place, (label, of) in enumerate(bins.items(), 1):
     here = [(s, 100 * x) for s, n, x in of if n >= 5]
-    axes.plot(*zip(*here, strict=True), label=f"trained: {label}", markersize=6, **plots.line_style(place))
+    axes.plot(*zip(*here, strict=True), label=f"trained: {label}", markersize=6, **figures.line_style(place))
 for s in (0.5, 2.0):
     axes.axvline(s, color="black", linewidth=0.7, linestyle=":")
 axes.set(xlabel="strength s = σ₁(ΔW)/σ₁₀(W₀)", ylabel="matrices with an intruder (%)", xlim=(0, 4))
@@ -627,7 +630,7 @@ if study_rows:
             curve = {rank: v for rank, v in reading.rank_curve(study_rows, quantity, rule, common).items() if rank}
             middle = [statistics.fmean(values) for values in curve.values()]
             ends = np.array([[m - min(v), max(v) - m] for m, v in zip(middle, curve.values(), strict=True)]).T  # (2, ranks)
-            axes.errorbar(list(curve), middle, ends, label=rule, capsize=3, **plots.line_style(place))
+            axes.errorbar(list(curve), middle, ends, label=rule, capsize=3, **figures.line_style(place))
         full = reading.by_arm(study_rows, quantity, common)[0, ""]
         axes.axhline(statistics.fmean(full), color="black", linewidth=1, label="full fine-tuning")
         axes.set(xlabel="rank", ylabel=reading.LABELS[quantity])

@@ -38,16 +38,19 @@ import numpy as np
 import torch
 from IPython.display import display
 
-from lorahub_edu import findings, plots, results, widgets
-from lorahub_edu.checks import check
-from lorahub_edu.findings import Table, verdict
-from lorahub_edu.forgetting import effects, reading
+from lorahub_edu import results
 from lorahub_edu.forgetting.interventions import losses, parts
-from lorahub_edu.forgetting.study import Lab, TailRun, scaling
+from lorahub_edu.forgetting.lab import Lab, TailRun, scaling
 from lorahub_edu.forgetting.tails import Tuning, train
-from lorahub_edu.profiles import get_profile
+from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.results import Table
+from lorahub_edu.show import figures, findings
+from lorahub_edu.show import panels as widgets
+from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import verdict
+from lorahub_studies.forgetting import effects, reading
 
-plots.use_style()
+figures.use_style()
 findings.costs_table("09_forgetting")
 
 # %% [markdown]
@@ -149,7 +152,7 @@ figure, axes = plt.subplots()
 for i, (label, run) in enumerate(trained.items()):
     xs = [base_loss, *(point.validation_loss for point in run.points)]
     ys = [0.0, *(point.pretraining_loss - place.pretraining_loss for point in run.points)]
-    axes.plot(xs, ys, label=label, **plots.line_style(i))
+    axes.plot(xs, ys, label=label, **figures.line_style(i))
 axes.axvline(base_loss / 2, color="black", linewidth=0.8)
 axes.set(xlabel="task loss (nats a token; training goes to the right)", ylabel="forgetting\n(nats a token)")
 axes.invert_xaxis()
@@ -192,7 +195,7 @@ if rows:
         ranks = [rank for rank in curve if rank]
         middle = [statistics.fmean(curve[rank]) for rank in ranks]
         ends = np.array([[m - min(curve[r]), max(curve[r]) - m] for m, r in zip(middle, ranks, strict=True)]).T  # (2, ranks)
-        axes.errorbar([r * 1.06 ** (i - 1) for r in ranks], middle, ends, label=rule, capsize=3, **plots.line_style(i))
+        axes.errorbar([r * 1.06 ** (i - 1) for r in ranks], middle, ends, label=rule, capsize=3, **figures.line_style(i))
     full = next(iter(curves.values()))[0]
     axes.axhspan(min(full), max(full), color="#888888", alpha=0.3, label="full fine-tuning")
     axes.set(xlabel="rank", ylabel="forgetting\n(nats a token)", ylim=(0, None))
@@ -322,7 +325,7 @@ def draw_price(figure: plt.Figure, allowed: float) -> str:
     axes = figure.subplots()
     found = {}
     for i, (kind, label) in enumerate(NAMES.items()):
-        axes.plot(prices[kind], [100 * share for share in returned[kind]], label=label, **plots.line_style(i))
+        axes.plot(prices[kind], [100 * share for share in returned[kind]], label=label, **figures.line_style(i))
         found[label] = max(share for share, price in zip(returned[kind], prices[kind], strict=True) if price <= allowed + 1e-9)
     axes.axvline(allowed, color="black", linewidth=0.8)
     axes.set(xlabel="rise of the task loss (nats a token)", ylabel="forgetting undone (%)", xlim=(-0.1, 1.2), ylim=(-75, 105))
@@ -385,7 +388,7 @@ if sequence_rows:
     for i, (rank, seeds) in enumerate(by_rank.items()):
         middle = [statistics.fmean(seed[n] for seed in seeds) for n in range(len(tasks) + 1)]
         ends = np.array([[m - min(s[n] for s in seeds), max(s[n] for s in seeds) - m] for n, m in enumerate(middle)]).T  # (2, n)
-        axes.errorbar(range(len(middle)), middle, ends, label=f"r = {rank}" if rank else "full", capsize=3, **plots.line_style(i))
+        axes.errorbar(range(len(middle)), middle, ends, label=f"r = {rank}" if rank else "full", capsize=3, **figures.line_style(i))
     axes.set(xlabel="after task", ylabel="text forgotten\n(nats a token)")
     axes.set_xticks(range(len(tasks) + 1), ["base", *tasks])
     axes.legend(frameon=False)
@@ -416,7 +419,7 @@ ends = reading.quantities(over_ranks["rows"]) if over_ranks else []
 if ends:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axes, quantity in zip(panels, ("intruders", "nuclear_norm"), strict=True):
-        axes.scatter([end[quantity] for end in ends], [end["forgetting"] for end in ends], s=20, color=plots.COLOURS[0])
+        axes.scatter([end[quantity] for end in ends], [end["forgetting"] for end in ends], s=20, color=figures.COLOURS[0])
         axes.set(xlabel=reading.LABELS[quantity])
     panels[0].set_ylabel("forgetting\n(nats a token)")
     clean = [end["forgetting"] for end in ends if end["intruders"] == 0]

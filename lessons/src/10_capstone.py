@@ -37,22 +37,26 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lorahub_edu import adapter_files, adapters, evaluation, findings, models, plots, results, widgets
-from lorahub_edu.adapter_report import examine
-from lorahub_edu.checks import check
+from lorahub_edu import evaluation, results
 from lorahub_edu.data.alpaca import Encoded
-from lorahub_edu.findings import Table
-from lorahub_edu.forgetting import plans, reading, texts
-from lorahub_edu.forgetting.correlation import MEASURES, correlate, judge
+from lorahub_edu.forgetting import texts
 from lorahub_edu.hub import compose, stand_ins
-from lorahub_edu.hub.composed_spectra import VARIANTS
-from lorahub_edu.profiles import get_profile
-from lorahub_edu.results import Finding
+from lorahub_edu.lora import adapter_files, adapters
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.results import Finding, Table
+from lorahub_edu.show import figures, findings
+from lorahub_edu.show import panels as widgets
+from lorahub_edu.show.adapter_report import examine
+from lorahub_edu.show.check import check
 from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import count
+from lorahub_studies.forgetting import plans, reading
+from lorahub_studies.forgetting.correlation import MEASURES, correlate, judge
+from lorahub_studies.hub.composed_spectra import VARIANTS
 
-plots.use_style()
+figures.use_style()
 findings.costs_table("10_capstone")
 
 # %% [markdown]
@@ -68,7 +72,7 @@ findings.costs_table("10_capstone")
 
 # %%
 profile = get_profile()
-model, tokenizer = models.load(profile, dtype="float32")
+model, tokenizer = pretrained.load(profile, dtype="float32")
 model.requires_grad_(False)
 files = stand_ins.modules_for(profile)
 names = [file.path.name for file in files]
@@ -125,7 +129,7 @@ def draw_curves(figure: plt.Figure, chosen: float) -> str:
     """Intruders against size, with one size marked, and the sentence that reads it."""
     axes, place = figure.subplots(), sizes.index(chosen)
     for i, (label, (_, intruders)) in enumerate(curves.items()):
-        axes.plot(sizes, intruders, label=label, **plots.line_style(i))
+        axes.plot(sizes, intruders, label=label, **figures.line_style(i))
         axes.plot(chosen, intruders[place], "k*", markersize=13)
     axes.set(xlabel="factor on the weights", ylabel=f"intruders of {vectors} vectors", title="exact composition")
     axes.legend(frameon=False)
@@ -324,7 +328,7 @@ check("10.3", partial_rank_correlation)
 plain = texts.load(tokenizer, sequences=16, fetch=profile.name != "tiny")
 held = [Encoded(ids, ids) for ids in map(tuple, plain.sequences.tolist())]
 print(f"{len(held)} sequences of {plain.sequences.shape[1]} tokens: {plain.label}")
-judged, _ = models.load(profile, dtype="bfloat16")  # a difference of two losses: bfloat16 does
+judged, _ = pretrained.load(profile, dtype="bfloat16")  # a difference of two losses: bfloat16 does
 before = evaluation.loss(judged, held, micro_batch_size=8)
 forgot = {}
 for name, file in zip(names, files, strict=True):

@@ -11,13 +11,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lorahub_edu import assets
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.profiles import PROFILES
+from lorahub_edu.files import assets
 
 logger = logging.getLogger(__name__)
 Row = TypeVar("Row")
 
+ALPACA_NAMES = ("alpaca", "cpu", "gpu24")  # itself, and the profiles that train on it
 IGNORED = -100  # torch's cross_entropy and transformers both skip this label
 SHIPPED_FILE = "alpaca_original.jsonl"
 SHIPPED = "the course's own small set of rows in Alpaca's format (CC BY 4.0)"
@@ -184,7 +184,7 @@ def load_alpaca(*, fetch: bool = True, offline: bool = False, source: str = "aut
     Args:
         fetch: False uses a file that is here already and never looks further.
         offline: True fetches nothing over the network.
-        source: "auto", "hub" or "mirror", as for `lorahub_edu.assets.fetch`.
+        source: "auto", "hub" or "mirror", as for `lorahub_edu.files.assets.fetch`.
 
     Returns:
         The rows, and one sentence that says what they are (no path in it, so it can stand on a page).
@@ -215,13 +215,13 @@ def load_rows(name_or_path: str | Path, *, offline: bool = False, source: str = 
     """
     if name_or_path == "tiny":
         return shipped_examples(), SHIPPED
-    if name_or_path in PROFILES:
+    if name_or_path in ALPACA_NAMES:
         return load_alpaca(offline=offline, source=source)
     path = Path(name_or_path)
     if str(name_or_path) == "dolly":
         path = assets.fetch("dolly", source=source, offline=offline)
     elif not path.suffix and not path.exists():
-        hint = near_matches(str(name_or_path), [*PROFILES, "dolly"])
+        hint = near_matches(str(name_or_path), [*ALPACA_NAMES, "tiny", "dolly"])
         raise CourseError(f"{str(name_or_path)!r} is neither a profile nor a file. {hint}")
     rows = read_rows(path)
     return rows, f"{len(rows):,} rows from {path.name}"

@@ -12,11 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lorahub_edu.assets import LOCAL_VARIABLE, files_folder, hub_address, local_folder
-from lorahub_edu.catalogue import HubFile
 from lorahub_edu.data.tasks import Item, Task, draw
-from lorahub_edu.downloads import FULL_DISK, SourceError, describe, disk_problem, why_unreachable, without_password
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.files.assets import LOCAL_VARIABLE, files_folder, hub_address, local_folder
+from lorahub_edu.files.catalogue import HubFile
+from lorahub_edu.files.downloads import (
+    FULL_DISK,
+    SourceError,
+    describe,
+    disk_problem,
+    why_unreachable,
+    without_password,
+)
 
 KIND = "bbh"
 PUBLISHED = "https://github.com/suzgunmirac/BIG-Bench-Hard (folder bbh, MIT licence)"

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from lorahub_edu.data.fewshot import PromptedRow, common_prefix
 from lorahub_edu.errors import CourseError
-from lorahub_edu.losses import chunked_cross_entropy, output_head
+from lorahub_edu.training.losses import chunked_cross_entropy, output_head
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 POSITIONS = 768  # of one forward without gradients; longer packed sequences waste time between rows that see nothing
@@ -147,7 +147,7 @@ class Tail:
             self._matrix(name).copy_(weight)
 
     def pattern(self) -> str:
-        """A regular expression for the tail's matrices, as `lorahub_edu.lora.LoRAConfig` takes it."""
+        """A regular expression for the tail's matrices, as `lorahub_edu.lora.layer.LoRAConfig` takes it."""
         return "|".join(name.replace(".", r"\.") for name in self.names)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from lorahub_edu.forgetting.study import Lab, TailRun, lab, spectrum
+from lorahub_edu.forgetting.lab import Lab, TailRun, lab, spectrum
 from lorahub_edu.forgetting.tails import DivergedError, training
 from lorahub_edu.spectra.interventions import KINDS, scaled
 from lorahub_edu.spectra.updates import Update

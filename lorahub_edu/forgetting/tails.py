@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lorahub_edu import adapters
 from lorahub_edu.data.batching import step_rows
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.hidden import CachedRows, HiddenBatch, Tail
-from lorahub_edu.lora import LoRAConfig, LoRALinear
+from lorahub_edu.lora import adapters
+from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
 from lorahub_edu.spectra.updates import Update
 
 BATCH_SIZE = 8

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lorahub_edu import assets
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import assets
 
 logger = logging.getLogger(__name__)
 

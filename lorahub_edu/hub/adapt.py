@@ -16,8 +16,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from lorahub_edu import models, results
-from lorahub_edu.adapter_files import AdapterFile
+from lorahub_edu import results
 from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub.compose import ModuleStack, compose, stack
@@ -25,6 +24,8 @@ from lorahub_edu.hub.history import History, SearchLog, fingerprint, join
 from lorahub_edu.hub.population import Population
 from lorahub_edu.hub.searches import Space, make_search, needs_gradient
 from lorahub_edu.hub.workers import Job, evaluate
+from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.models import pretrained
 from lorahub_edu.scoring import scoring_batches
 
 L1 = 0.05  # the paper's α, on the mean of |wᵢ| as in the released code
@@ -120,7 +121,7 @@ def adapt(
     search, algorithm = make_search(optimizer, Space(len(stacked)), budget, seed, **options)
     scale = len(examples) if original_scale else 1.0
     named = optimizer if isinstance(optimizer, str) else algorithm  # a function's repr is another one in every process
-    base = (models.name_of(model) or type(model).__name__, str(model.dtype))  # losses in bfloat16 are other ones
+    base = (pretrained.name_of(model) or type(model).__name__, str(model.dtype))  # losses in bfloat16 are other ones
     settings = (base, named, composition, budget, seed, l1, scale, options)
     log = SearchLog(folder, fingerprint(stacked, examples, *settings))
     score = _scorer(model, modules, stacked, examples, composition, executor, needs_gradient(optimizer))
@@ -203,7 +204,7 @@ def _scorer(
             return {"losses": scores.losses.tolist(), "strict": scores.strict.mean(1).tolist()}
 
         return here
-    name = models.name_of(model)
+    name = pretrained.name_of(model)
     files = () if isinstance(modules, ModuleStack) else tuple(modules)
     if name is None or not files or not all(Path(file.path).is_dir() for file in files):
         raise CourseError(

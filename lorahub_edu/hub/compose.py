@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorahub_edu.adapter_files import AdapterFile
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.lora import LoRAConfig
+from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.lora.layer import LoRAConfig
 
 COMPOSITIONS = ("paper", "exact")
 

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import torch
 
-from lorahub_edu.hub.searches import Space
+from lorahub_edu.hub.space import Space
 
 
 def gradient_descent(

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub.compose import ModuleStack, check_composition
-from lorahub_edu.lora import LoRALinear
+from lorahub_edu.lora.layer import LoRALinear
 from lorahub_edu.scoring import Scores, gather, judge, label_states, scoring_batches
 
 

@@ -7,15 +7,15 @@ is, `nevergrads.py` holds those of the released code.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub.cmaes import CMAES, default_population
+from lorahub_edu.hub.gradient import gradient_descent
 from lorahub_edu.hub.nevergrads import algorithm, chosen_optimizer, find_optimizer, nevergrad_search
 from lorahub_edu.hub.space import Search, Space, check_budget, start_of
 
@@ -176,18 +176,13 @@ def _greedy(space: Space, budget: int, first: np.ndarray) -> Search:
                 w, lowest = tried[best], losses[best]
 
 
-def _gradient(space: Space, budget: int, seed: int = 0, **options: Any) -> Generator[np.ndarray, Any, None]:
-    # by name, when it is asked for: that room builds on this one
-    return import_module("lorahub_edu.hub.gradient").gradient_descent(space, budget, seed, **options)
-
-
 SEARCHES: dict[str, Callable[..., Search]] = {
     "cma": cma,
     "random": random_search,
     "ngopt": partial(nevergrad_search, name="NGOpt"),
     "shiwa": partial(nevergrad_search, name="Shiwa"),
     "greedy": greedy,
-    "gradient": _gradient,
+    "gradient": gradient_descent,
 }
 _DESCRIPTIONS = {
     "cma": "CMA-ES",

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from lorahub_edu import models
-from lorahub_edu.adapter_files import AdapterFile
 from lorahub_edu.data import tasks
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.zoo import Card
-from lorahub_edu.lora import LoRAConfig
-from lorahub_edu.profiles import Profile
+from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.lora.layer import LoRAConfig
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import Profile
 
 COUNT = 20  # as many as LoRAHub takes
 B_SIZE = 0.02  # standard deviation of B: an update that moves a random model's loss by a few percent
@@ -83,7 +83,7 @@ def _known(name: str) -> str:
 
 
 def _stand_in(name: str, profile: Profile) -> AdapterFile:
-    settings = models.load_config(profile.base_model)
+    settings = pretrained.load_config(profile.base_model)
     width, head = settings.hidden_size, settings.hidden_size // settings.num_attention_heads
     outputs = {"q_proj": width, "v_proj": head * settings.num_key_value_heads}
     config = LoRAConfig(profile.rank, profile.alpha, target_modules=tuple(outputs), dtype=torch.float16)
@@ -97,7 +97,7 @@ def _stand_in(name: str, profile: Profile) -> AdapterFile:
             A = (start + 0.5 * moved) / width**0.5  # (r, in)
             B = B_SIZE * torch.randn(rows, profile.rank, generator=own)  # (out, r)
             weights[f"model.layers.{layer}.self_attn.{kind}"] = (A.half(), B.half())
-    sha256 = models.base_sha256(profile.base_model)
+    sha256 = pretrained.base_sha256(profile.base_model)
     return AdapterFile(Path(name), weights, dict.fromkeys(weights, config), profile.base_model, sha256)
 
 
@@ -107,7 +107,7 @@ def _stand_in_card(name: str, profile: Profile) -> Card:
         task=name,
         instruction=task.instructions[0],
         base_model=profile.base_model,
-        base_model_sha256=models.base_sha256(profile.base_model),
+        base_model_sha256=pretrained.base_sha256(profile.base_model),
         training_items=0,
         test_items=0,
         init_seed=0,

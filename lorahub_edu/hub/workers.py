@@ -8,12 +8,12 @@ from threading import Lock
 
 import numpy as np
 
-from lorahub_edu import models
 from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.compose import stack
 from lorahub_edu.hub.population import Population
-from lorahub_edu.profiles import get_profile
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.scoring import scoring_batches
 
 _TURN = Lock()  # threads of one process share its model, which scores one population at a time
@@ -49,7 +49,7 @@ def evaluate(job: Job, candidates: np.ndarray) -> dict[str, list[float]]:
 
 @lru_cache(maxsize=1)
 def _worker(job: Job) -> tuple[Population, list]:
-    model, _ = models.load(replace(get_profile("cpu"), base_model=job.base_model), dtype=job.dtype)
+    model, _ = pretrained.load(replace(get_profile("cpu"), base_model=job.base_model), dtype=job.dtype)
     stacked = stack(zoo.load(job.module_folders), composition=job.composition)
     rows = [PromptedRow(list(prompt), list(answer)) for prompt, answer in job.rows]
     return Population(model, stacked, job.composition), scoring_batches(model, rows)

@@ -16,13 +16,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from lorahub_edu import adapter_files, assets
-from lorahub_edu.adapter_files import AdapterFile, read_adapter
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.findings import Table
+from lorahub_edu.files import assets
+from lorahub_edu.lora import adapter_files
+from lorahub_edu.lora.adapter_files import AdapterFile, read_adapter
+from lorahub_edu.results import Table
+from lorahub_edu.spectra import weights
 
 CARD_FILE = "card.json"
-SHIPPED = Path(__file__).resolve().parent.parent / "zoo"
+SHIPPED = Path(__file__).resolve().parent.parent / "data" / "zoo"
 PUBLISHED = Path(__file__).resolve().parent.parent / "data" / "lorahub_modules.json"
 
 
@@ -260,3 +262,26 @@ def card_table(name: str, folder: str | Path = SHIPPED) -> Table:
     fields = asdict(card(name, folder))
     fields["versions"] = ", ".join(f"{library} {version}" for library, version in fields["versions"].items())
     return Table((name, ""), tuple((key.replace("_", " "), str(value)) for key, value in fields.items()))
+
+
+def open_source(source: str | Path, folder: str | Path = SHIPPED) -> AdapterFile | Path:
+    """One adapter that was read, or the folder of a fine-tuned model.
+
+    Args:
+        source: a module of the zoo in `folder`, the folder or file of an adapter in PEFT's layout, "owner/name" of one
+            on the hub, or the folder of a fine-tuned model in safetensors.
+        folder: the zoo that names are looked up in.
+
+    Raises:
+        CourseError: there is none, or several.
+    """
+    path = Path(source)
+    if weights.is_checkpoint(path) and not (path / adapter_files.CONFIG_FILE).is_file():
+        return path
+    if path.is_file():
+        return read_adapter(path)
+    (file, *more) = load([source], folder)
+    if more:
+        names = ", ".join(module.path.name for module in [file, *more][:3])
+        raise CourseError(f"{source} holds several modules ({names}, …). Give the folder of one.")
+    return file

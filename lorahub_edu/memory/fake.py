@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from lorahub_edu.models import quiet_transformers
+from lorahub_edu.models.pretrained import quiet_transformers
 
 WHOLE_ROWS = "whole_rows"
 

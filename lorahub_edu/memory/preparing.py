@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorahub_edu import adapters
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.lora import LoRAConfig
+from lorahub_edu.lora import adapters
+from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.methods import kinds
 from lorahub_edu.methods.attach import attach
 

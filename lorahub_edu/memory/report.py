@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from lorahub_edu.findings import Table
 from lorahub_edu.memory.advice import Change, Plan, cheapest_change, plan
 from lorahub_edu.memory.predict import Prediction, Setting
 from lorahub_edu.memory.tracker import PARTS
+from lorahub_edu.results import Table
 
 GB = 1e9  # bytes; cards are sold in GiB, figures of frameworks and papers are in these
 

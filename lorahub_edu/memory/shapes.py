@@ -8,9 +8,9 @@ from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from lorahub_edu import models
-from lorahub_edu.downloads import why_unreachable
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.files.downloads import why_unreachable
+from lorahub_edu.models import pretrained
 
 FILE = Path(__file__).resolve().parent.parent / "data" / "model_shapes.json"
 NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -35,7 +35,7 @@ def shapes() -> dict[str, dict]:
 
 def names() -> list[str]:
     """Every name that needs no file and no network."""
-    return sorted({*shapes(), *ALIASES, *models.TINY})
+    return sorted({*shapes(), *ALIASES, *pretrained.TINY})
 
 
 def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
@@ -53,8 +53,8 @@ def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
     """
     known = {name.lower(): name for name in names()}
     name = known.get(model.lower())
-    if name in models.TINY:
-        return models.TINY[name][2]()
+    if name in pretrained.TINY:
+        return pretrained.TINY[name][2]()
     if name is not None:
         shape = dict(shapes()[ALIASES.get(name, name)])
         return AutoConfig.for_model(shape.pop("model_type"), **shape)
@@ -91,7 +91,7 @@ def _from_file(path: Path) -> PreTrainedConfig:
 
 
 def _from_hub(model: str, offline: bool) -> PreTrainedConfig:
-    from lorahub_edu import assets
+    from lorahub_edu.files import assets
 
     reason = "offline was chosen" if offline else why_unreachable(assets.hub_address())
     try:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorahub_edu.losses import output_head
+from lorahub_edu.training.losses import output_head
 
 BLOCK = 64  # weights that share one scale
 SCALES_BLOCK = 256  # scales that share one scale of their own, with double quantisation

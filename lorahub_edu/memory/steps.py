@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedConfig
 
-from lorahub_edu.contexts import autocast, gradient_checkpointing
 from lorahub_edu.data.batching import Batch
-from lorahub_edu.losses import labelled_loss, last_hidden_states
 from lorahub_edu.memory.tracker import OPTIMIZER, StorageTracker
+from lorahub_edu.training.contexts import autocast, gradient_checkpointing
+from lorahub_edu.training.losses import labelled_loss, last_hidden_states
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def full_rows(rows: int, length: int, labelled: float = 1.0) -> Rows:
 
 
 def course_loss(model: nn.Module, rows: Rows) -> Tensor:
-    """The loss of `lorahub_edu.losses`: logits where there is a label, a chunk at a time."""
+    """The loss of `lorahub_edu.training.losses`: logits where there is a label, a chunk at a time."""
     hidden = last_hidden_states(model, rows.batch)  # (B, T, d)
     return labelled_loss(model, hidden, rows.batch.labels[:, 1:], rows.where) / len(rows.where[0])
 

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lorahub_edu import models
-from lorahub_edu.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from lorahub_edu.methods import bottleneck
 from lorahub_edu.methods.attached import Attached, attach_parts, detach
 from lorahub_edu.methods.kinds import BOTTLENECK, WHOLE, get_method, parts_of
+from lorahub_edu.models import pretrained
 
 DESCRIPTION_FILE = "method.json"
 FULL_FILE = "model.safetensors"
@@ -51,11 +51,11 @@ def save(made: Attached, folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_saved(folder))):
         raise CourseError(f"{folder} holds something else than a saved method: choose another folder.")
-    name = models.name_of(made.base)
+    name = pretrained.name_of(made.base)
     described = {
         "methods": made.parts,
         "base_model": name or made.base.config._name_or_path,
-        "base_model_sha256": models.base_sha256(name) if name else None,
+        "base_model_sha256": pretrained.base_sha256(name) if name else None,
         "trainable": made.trainable,
     }
     unfinished = None
@@ -185,8 +185,8 @@ def _read_parts(model: PreTrainedModel, folder: Path) -> dict[str, dict]:
         parts, theirs = parts_of(described["methods"], {}), described["base_model_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CourseError(f"{file} is damaged ({error!r}). Save the method again.") from error
-    name = models.name_of(model)
-    mine = models.base_sha256(name) if name else None
+    name = pretrained.name_of(model)
+    mine = pretrained.base_sha256(name) if name else None
     if mine and theirs and mine != theirs:
         raise CourseError(f"{folder} was trained on another base, {described['base_model']}: load that one.")
     return parts

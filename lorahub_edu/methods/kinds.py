@@ -9,8 +9,8 @@ import peft
 from peft import PeftConfig
 from transformers import PreTrainedModel
 
-from lorahub_edu import adapters
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.lora import adapters
 
 # What a method is built from; at most one of each kind can be combined on one model.
 LAYERS, PROMPT, BOTTLENECK, WHOLE = "changed layers", "tokens before the prompt", "bottleneck adapters", "every weight"

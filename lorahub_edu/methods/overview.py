@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForCausalLM
 
-from lorahub_edu import models
-from lorahub_edu.findings import Table
 from lorahub_edu.methods.budget import count_trainable
 from lorahub_edu.methods.kinds import METHODS, parts_of
-from lorahub_edu.profiles import get_profile
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.results import Table
 
 
 def overview(profile: str | None = None) -> Table:
@@ -22,8 +22,8 @@ def overview(profile: str | None = None) -> Table:
         Name, what it trains, settings, number of parameters and their share, whose code it is.
     """
     base = get_profile(profile).base_model
-    with models.quiet_transformers(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(models.load_config(base))
+    with pretrained.quiet_transformers(), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(pretrained.load_config(base))
     total = sum(parameter.numel() for parameter in model.parameters())
     rows = []
     for name, method in METHODS.items():

@@ -9,8 +9,8 @@ import importlib.util
 
 from torch import nn
 
-from lorahub_edu import adapters
 from lorahub_edu.errors import CourseError
+from lorahub_edu.lora import adapters
 
 
 def check_available(model: nn.Module) -> None:

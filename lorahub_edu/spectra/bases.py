@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lorahub_edu import assets
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import assets
 from lorahub_edu.spectra.measures import NEGLIGIBLE, short_gram
 
 VERSION = "1"

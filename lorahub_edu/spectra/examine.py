@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from lorahub_edu import adapter_files, models
-from lorahub_edu.adapter_files import AdapterFile
 from lorahub_edu.errors import CourseError
-from lorahub_edu.findings import Table
-from lorahub_edu.hub import zoo
-from lorahub_edu.profiles import get_profile
+from lorahub_edu.lora import adapter_files
+from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.results import Table
 from lorahub_edu.spectra import interventions, updates, weights
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import MatrixReport, Report, count
@@ -77,10 +77,10 @@ class Examined:
 
 
 def examine(
-    source: str | Path,
+    source: AdapterFile | Path,
     *,
+    name: str = "",
     base: str = "",
-    folder: str | Path = zoo.SHIPPED,
     k: int = 10,
     epsilons: Sequence[float] = (0.5,),
     certified: bool = True,
@@ -90,11 +90,10 @@ def examine(
     """Count the intruder dimensions of an adapter or a fine-tuned checkpoint.
 
     Args:
-        source: a module of the zoo in `folder`, the folder of an adapter in PEFT's layout, "owner/name" of one on the
-            hub, or the folder of a fine-tuned model in safetensors.
+        source: what `zoo.open_source` gives: an adapter, or the folder of a fine-tuned model in safetensors.
+        name: what the tables call it; "" is the folder.
         base: a base model of the course or the folder of one; "" takes the one that the adapter names, else the
             profile's.
-        folder: the zoo that names are looked up in.
         k: how many of a matrix's strongest vectors are looked at.
         epsilons: see `intruders.count`.
         certified: prove every count.
@@ -105,36 +104,18 @@ def examine(
         The counts, and what they took.
 
     Raises:
-        CourseError: source or base can't be found or read or don't belong together, or as `intruders.count`.
+        CourseError: source and base don't belong together, or as `intruders.count`.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise CourseError(f"There is no {device!r} here: torch finds no NVIDIA GPU. Take --device cpu.")
-    found = open_source(source, folder)
-    model = weights.of_base(base or base_of(found, profile))
+    model = weights.of_base(base or base_of(source, profile))
     computed: list[float] = []
     spectra = BaseSpectra(device=device, report=computed.append)
     started = time.perf_counter()
-    report = count(updates.iter_updates(found, model), spectra, k, epsilons, certified, device)
+    report = count(updates.iter_updates(source, model), spectra, k, epsilons, certified, device)
     seconds = time.perf_counter() - started
-    return Examined(str(source), model.label, report, seconds, sum(computed), len(computed))
-
-
-def open_source(source: str | Path, folder: str | Path = zoo.SHIPPED) -> AdapterFile | Path:
-    """An adapter that was read, or the folder of a checkpoint.
-
-    Raises:
-        CourseError: there is neither.
-    """
-    path = Path(source)
-    if weights.is_checkpoint(path) and not (path / adapter_files.CONFIG_FILE).is_file():
-        return path
-    if path.is_file():
-        return adapter_files.read_adapter(path)
-    (file, *more) = zoo.load([source], folder)
-    if more:
-        names = ", ".join(module.path.name for module in [file, *more][:3])
-        raise CourseError(f"{source} holds several modules ({names}, …). Give the folder of one.")
-    return file
+    label = name or str(source.path if isinstance(source, AdapterFile) else source)
+    return Examined(label, model.label, report, seconds, sum(computed), len(computed))
 
 
 def base_of(source: AdapterFile | Path, profile: str | None = None) -> str:
@@ -146,8 +127,8 @@ def base_of(source: AdapterFile | Path, profile: str | None = None) -> str:
     named = source.base_model if isinstance(source, AdapterFile) else None
     if named is None:
         return get_profile(profile).base_model
-    known = {base.repo or base.name: base.name for base in models.BASE_MODELS.values()}
-    if named in known or named in models.BASE_MODELS or Path(named).is_dir():
+    known = {base.repo or base.name: base.name for base in pretrained.BASE_MODELS.values()}
+    if named in known or named in pretrained.BASE_MODELS or Path(named).is_dir():
         return known.get(named, named)
     raise CourseError(
         f"{source.path} was made for {named!r}, which is none of this course's base models and no folder here. Give "
@@ -156,13 +137,12 @@ def base_of(source: AdapterFile | Path, profile: str | None = None) -> str:
 
 
 def save_scaled(
-    source: str | Path,
+    file: AdapterFile | Path,
     out: str | Path,
     factor: float,
     kind: str = "intruders",
     *,
     base: str = "",
-    folder: str | Path = zoo.SHIPPED,
     k: int = 10,
     epsilon: float = 0.5,
     profile: str | None = None,
@@ -170,12 +150,11 @@ def save_scaled(
     """Scale a part of an adapter's spectrum and save the result as an adapter in PEFT's layout.
 
     Args:
-        source: an adapter, as for `examine`.
+        file: an adapter.
         out: the folder that it is written to.
         factor: λ.
         kind: as for `interventions.scaled`.
         base: as for `examine`.
-        folder: as for `examine`.
         k: as for `examine`.
         epsilon: as for `interventions.scaled`.
         profile: as for `examine`.
@@ -186,9 +165,8 @@ def save_scaled(
     Raises:
         CourseError: the source is no adapter, or as `examine` and `interventions.scaled`.
     """
-    file = open_source(source, folder)
     if not isinstance(file, AdapterFile):
-        raise CourseError(f"{source} is a whole model: only an adapter can be saved as an adapter.")
+        raise CourseError(f"{file} is a whole model: only an adapter can be saved as an adapter.")
     name = base or base_of(file, profile)
     changed = interventions.scaled(
         updates.iter_updates(file, weights.of_base(name)), BaseSpectra(), factor, kind, k, epsilon

@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lorahub_edu.adapter_files import AdapterFile
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.lora.adapter_files import AdapterFile
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum
 from lorahub_edu.spectra.intruders import largest_cosines

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lorahub_edu import adapters
-from lorahub_edu.adapter_files import CONFIG_FILE, AdapterFile, read_adapter
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.lora import adapters
+from lorahub_edu.lora.adapter_files import CONFIG_FILE, AdapterFile, read_adapter
 from lorahub_edu.spectra import weights
 from lorahub_edu.spectra.measures import SLICE, factored_singular_values, short_gram
 from lorahub_edu.spectra.weights import Weights

@@ -10,10 +10,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lorahub_edu import models
-from lorahub_edu.adapter_files import PICKLES
 from lorahub_edu.errors import CourseError
-from lorahub_edu.lora import LoRALinear
+from lorahub_edu.lora.adapter_files import PICKLES
+from lorahub_edu.lora.layer import LoRALinear
+from lorahub_edu.models import pretrained
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -88,13 +88,13 @@ def of_model(model: nn.Module, sha256: str | None = None) -> ModelWeights:
         model: with or without adapters of this course.
         sha256: the hash of the base's file; None takes that of the course's base model of this name, if it is one.
     """
-    known = models.name_of(model) if hasattr(model, "config") else None
+    known = pretrained.name_of(model) if hasattr(model, "config") else None
     found = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | LoRALinear) and not name.endswith(".base_layer"):
             found[name] = module.weight
     label = known or getattr(getattr(model, "config", None), "_name_or_path", "") or "the given model"
-    return ModelWeights(label, found, sha256 or (models.base_sha256(known) if known else None))
+    return ModelWeights(label, found, sha256 or (pretrained.base_sha256(known) if known else None))
 
 
 def is_checkpoint(folder: str | Path) -> bool:
@@ -155,13 +155,13 @@ def of_base(name: str, *, offline: bool = False) -> Weights:
     """
     if Path(name).is_dir():
         return of_folder(name)
-    base = models.get_base(next((base.name for base in models.BASE_MODELS.values() if base.repo == name), name))
+    base = pretrained.get_base(next((base.name for base in pretrained.BASE_MODELS.values() if base.repo == name), name))
     if base.asset:
-        where = models.prepare(base.name, offline=offline)
-        return of_folder(where, base.name, models.base_sha256(base.name))
+        where = pretrained.prepare(base.name, offline=offline)
+        return of_folder(where, base.name, pretrained.base_sha256(base.name))
     # Straight from the hub, in whatever format it lies there: transformers reads it, in the precision it is kept in.
-    dtype = "float32" if base.name in models.TINY else "bfloat16"
-    model, _ = models.load("tiny", base=base.name, dtype=dtype, device="cpu", offline=offline)
+    dtype = "float32" if base.name in pretrained.TINY else "bfloat16"
+    model, _ = pretrained.load("tiny", base=base.name, dtype=dtype, device="cpu", offline=offline)
     return of_model(model)
 
 

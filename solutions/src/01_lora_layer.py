@@ -29,7 +29,7 @@ import math
 import torch
 from torch import nn
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 
 # %% [markdown]
 # ## Problem 1. Count
@@ -56,7 +56,7 @@ def count_parameters(in_features, out_features, rank):
 # %% test="test_count_parameters" points=1
 check("01.1", count_parameters)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("01.1", count_parameters)
 ### END HIDDEN TESTS
@@ -87,7 +87,7 @@ def lora_forward(x, W, A, B, alpha):
 # %% test="test_lora_forward" points=3
 check("01.2", lora_forward)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("01.2", lora_forward)
 ### END HIDDEN TESTS
@@ -119,7 +119,7 @@ def init_lora(in_features, out_features, rank):
 # %% test="test_init_lora" points=2
 check("01.3", init_lora)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("01.3", init_lora)
 ### END HIDDEN TESTS
@@ -149,7 +149,7 @@ def merge(W, A, B, alpha):
 # %% test="test_merge" points=2
 check("01.4", merge)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("01.4", merge)
 ### END HIDDEN TESTS
@@ -192,7 +192,7 @@ class LoRALayer(nn.Module):
 # %% test="test_LoRALayer" points=4
 check("01.5", LoRALayer)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("01.5", LoRALayer)
 ### END HIDDEN TESTS
@@ -225,7 +225,7 @@ for rank in (8, 256, 1024, 2048, 4096):
 # %% test="test_break_even_rank" points=1
 check("01.6", break_even_rank)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("01.6", break_even_rank)
 ### END HIDDEN TESTS

@@ -29,7 +29,7 @@ import math
 import torch
 from torch import nn
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 
 
 class LoRALayer(nn.Module):
@@ -77,7 +77,7 @@ def adapter_parameters(config, rank, targets):
 # %% test="test_adapter_parameters" points=2
 check("02.4", adapter_parameters)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("02.4", adapter_parameters)
 ### END HIDDEN TESTS
@@ -111,7 +111,7 @@ def find_targets(model, endings):
 # %% test="test_find_targets" points=2
 check("02.5", find_targets)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("02.5", find_targets)
 ### END HIDDEN TESTS
@@ -143,7 +143,7 @@ def inject(model, endings, rank, alpha):
 # %% test="test_inject" points=4
 check("02.6", inject)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("02.6", inject)
 ### END HIDDEN TESTS
@@ -175,7 +175,7 @@ def count(model):
 # %% test="test_count" points=2
 check("02.7", count)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("02.7", count)
 ### END HIDDEN TESTS
@@ -213,7 +213,7 @@ def merge_model(model, updates, alpha):
 # %% test="test_merge_model" points=3
 check("02.8", merge_model)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("02.8", merge_model)
 ### END HIDDEN TESTS
@@ -252,7 +252,7 @@ def load_adapter(model, state):
 # %% test="test_load_adapter" points=3
 check("02.9", load_adapter)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("02.9", load_adapter)
 ### END HIDDEN TESTS
@@ -285,7 +285,7 @@ def routed(x, W, A, B, which, alpha):
 # %% test="test_routed" points=3
 check("02.10", routed)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("02.10", routed)
 ### END HIDDEN TESTS
@@ -328,7 +328,7 @@ for share in (0.01, 0.1, 0.3, 1.0):
 # %% test="test_brought_back" points=1
 check("02.11", brought_back)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("02.11", brought_back)
 ### END HIDDEN TESTS

@@ -27,7 +27,7 @@ import random
 
 import torch
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 from lorahub_edu.data import alpaca
 
 print(alpaca.PROMPT_WITH_INPUT)
@@ -60,7 +60,7 @@ def format_prompt(row, with_input, without_input):
 # %% test="test_format_prompt" points=2
 check("03.4", format_prompt)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.4", format_prompt)
 ### END HIDDEN TESTS
@@ -91,7 +91,7 @@ def labels_for(prompt_ids, response_ids, eos_id):
 # %% test="test_labels_for" points=2
 check("03.1", labels_for)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.1", labels_for)
 ### END HIDDEN TESTS
@@ -125,7 +125,7 @@ def cut(prompt_ids, response_ids, eos_id, block):
 # %% test="test_cut" points=3
 check("03.5", cut)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.5", cut)
 ### END HIDDEN TESTS
@@ -160,7 +160,7 @@ def collate(rows, pad_id):
 # %% test="test_collate" points=3
 check("03.6", collate)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.6", collate)
 ### END HIDDEN TESTS
@@ -190,7 +190,7 @@ def packed_positions(lengths):
 # %% test="test_packed_positions" points=1
 check("03.2", packed_positions)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.2", packed_positions)
 ### END HIDDEN TESTS
@@ -221,7 +221,7 @@ def may_attend(lengths):
 # %% test="test_may_attend" points=3
 check("03.8", may_attend)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.8", may_attend)
 ### END HIDDEN TESTS
@@ -255,7 +255,7 @@ def split(rows, validation, seed):
 # %% test="test_split" points=3
 check("03.7", split)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.7", split)
 ### END HIDDEN TESTS
@@ -288,7 +288,7 @@ prompt_share = "B"
 ### END SOLUTION
 
 # %%
-from lorahub_edu import tiny
+from lorahub_edu.models import tiny
 
 rows = [alpaca.encode(row, tiny.tokenizer(), block_size=1024) for row in alpaca.shipped_examples()]
 total = sum(len(row.labels) for row in rows)
@@ -298,7 +298,7 @@ print(f"{len(rows)} rows, {total:,} tokens, {unlearnt:,} of them without loss: {
 # %% test="test_prompt_share" points=1
 check("03.9", prompt_share)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.9", prompt_share)
 ### END HIDDEN TESTS

@@ -29,7 +29,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 
 # %% [markdown]
 # ## Problem 1. The loss on the labels
@@ -57,7 +57,7 @@ def label_loss(logits, labels):
 # %% test="test_label_loss" points=3
 check("03.10", label_loss)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.10", label_loss)
 ### END HIDDEN TESTS
@@ -92,7 +92,7 @@ def step_gradient(W, micro_batches):
 # %% test="test_step_gradient" points=4
 check("03.11", step_gradient)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.11", step_gradient)
 ### END HIDDEN TESTS
@@ -126,7 +126,7 @@ def learning_rate(step, warmup, total, peak):
 # %% test="test_learning_rate" points=2
 check("03.12", learning_rate)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.12", learning_rate)
 ### END HIDDEN TESTS
@@ -159,7 +159,7 @@ def clip(gradients, limit):
 # %% test="test_clip" points=3
 check("03.13", clip)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.13", clip)
 ### END HIDDEN TESTS
@@ -194,7 +194,7 @@ def adamw_step(p, g, m, v, t, lr, betas, eps, decay):
 # %% test="test_adamw_step" points=4
 check("03.14", adamw_step)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.14", adamw_step)
 ### END HIDDEN TESTS
@@ -233,7 +233,7 @@ def train(model, batches, lr):
 # %% test="test_train" points=4
 check("03.15", train)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.15", train)
 ### END HIDDEN TESTS
@@ -265,7 +265,7 @@ def perplexity_of(losses, tokens):
 # %% test="test_perplexity_of" points=2
 check("03.3", perplexity_of)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.3", perplexity_of)
 ### END HIDDEN TESTS
@@ -301,7 +301,7 @@ print(f"{rows_seen:,} rows, {steps:,} steps of the optimizer")
 # %% test="test_optimizer_steps" points=1
 check("03.16", optimizer_steps)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("03.16", optimizer_steps)
 ### END HIDDEN TESTS

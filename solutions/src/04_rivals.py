@@ -29,7 +29,7 @@ import math
 import torch
 from torch import nn
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 
 # %% [markdown]
 # ## Problem 1. A bottleneck
@@ -57,7 +57,7 @@ def bottleneck(x, down, up):
 # %% test="test_bottleneck" points=2
 check("04.1", bottleneck)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.1", bottleneck)
 ### END HIDDEN TESTS
@@ -90,7 +90,7 @@ def gated_prompt(queries, keys, values, gate):
 # %% test="test_gated_prompt" points=2
 check("04.2", gated_prompt)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.2", gated_prompt)
 ### END HIDDEN TESTS
@@ -126,7 +126,7 @@ def prefix_attention(q, k, v, prefix_k, prefix_v):
 # %% test="test_prefix_attention" points=4
 check("04.4", prefix_attention)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.4", prefix_attention)
 ### END HIDDEN TESTS
@@ -158,7 +158,7 @@ def merge_ia3(W, scale, feedforward):
 # %% test="test_merge_ia3" points=2
 check("04.5", merge_ia3)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.5", merge_ia3)
 ### END HIDDEN TESTS
@@ -190,7 +190,7 @@ def dora_weight(W, A, B, magnitude, alpha):
 # %% test="test_dora_weight" points=3
 check("04.6", dora_weight)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.6", dora_weight)
 ### END HIDDEN TESTS
@@ -226,7 +226,7 @@ def with_prompt(embeddings, prompt, labels, mask):
 # %% test="test_with_prompt" points=3
 check("04.7", with_prompt)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.7", with_prompt)
 ### END HIDDEN TESTS
@@ -269,7 +269,7 @@ def trained(method, layers, hidden, kv, inner, size):
 # %% test="test_trained" points=3
 check("04.8", trained)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.8", trained)
 ### END HIDDEN TESTS
@@ -305,7 +305,7 @@ def bitfit(model):
 # %% test="test_bitfit" points=3
 check("04.9", bitfit)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.9", bitfit)
 ### END HIDDEN TESTS
@@ -338,7 +338,7 @@ for rank in (1, 4, 16, 64, 256):
 # %% test="test_times_larger" points=1
 check("04.10", times_larger)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.10", times_larger)
 ### END HIDDEN TESTS
@@ -393,7 +393,7 @@ for name, y in outputs.items():
 # %% test="test_not_mergeable" points=1
 check("04.11", not_mergeable)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("04.11", not_mergeable)
 ### END HIDDEN TESTS

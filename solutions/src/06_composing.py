@@ -25,7 +25,7 @@
 # %%
 import torch
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 
 # %% [markdown]
 # ## Problem 1. LoRAHub's composition
@@ -54,7 +54,7 @@ def composed_update(As, Bs, weights, scaling):
 # %% test="test_composed_update" points=2
 check("06.1", composed_update)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("06.1", composed_update)
 ### END HIDDEN TESTS
@@ -87,7 +87,7 @@ def cross_terms(As, Bs, weights):
 # %% test="test_cross_terms" points=3
 check("06.4", cross_terms)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("06.4", cross_terms)
 ### END HIDDEN TESTS
@@ -118,7 +118,7 @@ def cut_to_rank(A, B, rank):
 # %% test="test_cut_to_rank" points=4
 check("06.5", cut_to_rank)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("06.5", cut_to_rank)
 ### END HIDDEN TESTS
@@ -152,7 +152,7 @@ def population_update(x, As, Bs, weights, scaling):
 # %% test="test_population_update" points=3
 check("06.6", population_update)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("06.6", population_update)
 ### END HIDDEN TESTS
@@ -186,7 +186,7 @@ def nearest_modules(task, modules, count):
 # %% test="test_nearest_modules" points=2
 check("06.7", nearest_modules)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("06.7", nearest_modules)
 ### END HIDDEN TESTS
@@ -230,7 +230,7 @@ for v, w in ((0.5, 0.8), (-0.5, -0.8)):
 # %% test="test_turned_weights" points=1
 check("06.8", turned_weights)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("06.8", turned_weights)
 ### END HIDDEN TESTS

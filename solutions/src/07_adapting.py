@@ -26,7 +26,7 @@
 # %%
 import numpy as np
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 from lorahub_edu.hub.cmaes import default_population
 
 # %% [markdown]
@@ -54,7 +54,7 @@ def objective(losses, weights, alpha):
 # %% test="test_objective" points=1
 check("07.1", objective)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("07.1", objective)
 ### END HIDDEN TESTS
@@ -85,7 +85,7 @@ def sample(mean, sigma, C, normals):
 # %% test="test_sample" points=3
 check("07.4", sample)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("07.4", sample)
 ### END HIDDEN TESTS
@@ -116,7 +116,7 @@ def recombine(candidates, losses, shares):
 # %% test="test_recombine" points=2
 check("07.2", recombine)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("07.2", recombine)
 ### END HIDDEN TESTS
@@ -148,7 +148,7 @@ def rank_mu(C, mean, sigma, best, shares, c_mu):
 # %% test="test_rank_mu" points=3
 check("07.6", rank_mu)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("07.6", rank_mu)
 ### END HIDDEN TESTS
@@ -182,7 +182,7 @@ def new_sigma(sigma, path, c, d):
 # %% test="test_new_sigma" points=2
 check("07.5", new_sigma)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("07.5", new_sigma)
 ### END HIDDEN TESTS
@@ -229,7 +229,7 @@ def coordinate_search(loss, start, step, budget):
 # %% test="test_coordinate_search" points=4
 check("07.7", coordinate_search)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("07.7", coordinate_search)
 ### END HIDDEN TESTS
@@ -266,7 +266,7 @@ for count in (1, 5, 20, 100):
 # %% test="test_generations" points=1
 check("07.8", generations)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("07.8", generations)
 ### END HIDDEN TESTS

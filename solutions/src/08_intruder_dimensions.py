@@ -25,7 +25,7 @@
 # %%
 import torch
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 from lorahub_edu.spectra import measures
 
 # %% [markdown]
@@ -56,7 +56,7 @@ def update_values(A, B, scaling):
 # %% test="test_update_values" points=3
 check("08.4", update_values)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("08.4", update_values)
 ### END HIDDEN TESTS
@@ -87,7 +87,7 @@ def effective_rank(values):
 # %% test="test_effective_rank" points=2
 check("08.3", effective_rank)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("08.3", effective_rank)
 ### END HIDDEN TESTS
@@ -118,7 +118,7 @@ def largest_cosines(W0, W, k):
 # %% test="test_largest_cosines" points=3
 check("08.1", largest_cosines)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("08.1", largest_cosines)
 ### END HIDDEN TESTS
@@ -149,7 +149,7 @@ def spike_ratio(W0, A, B, scaling, k):
 # %% test="test_spike_ratio" points=2
 check("08.5", spike_ratio)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("08.5", spike_ratio)
 ### END HIDDEN TESTS
@@ -182,7 +182,7 @@ def subspace_similarity(A1, A2, i, j):
 # %% test="test_subspace_similarity" points=3
 check("08.6", subspace_similarity)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("08.6", subspace_similarity)
 ### END HIDDEN TESTS
@@ -220,7 +220,7 @@ for c in range(1, 11):
 # %% test="test_first_strength" points=1
 check("08.7", first_strength)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("08.7", first_strength)
 ### END HIDDEN TESTS

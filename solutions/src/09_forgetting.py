@@ -25,7 +25,7 @@
 # %%
 import torch
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 
 # %% [markdown]
 # ## Problem 1. Forgetting
@@ -53,7 +53,7 @@ def forgetting(before, after):
 # %% test="test_forgetting" points=2
 check("09.1", forgetting)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("09.1", forgetting)
 ### END HIDDEN TESTS
@@ -89,7 +89,7 @@ def at_loss(losses, forgetting, target):
 # %% test="test_at_loss" points=3
 check("09.4", at_loss)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("09.4", at_loss)
 ### END HIDDEN TESTS
@@ -123,7 +123,7 @@ def average_forgetting(losses):
 # %% test="test_average_forgetting" points=2
 check("09.5", average_forgetting)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("09.5", average_forgetting)
 ### END HIDDEN TESTS
@@ -158,7 +158,7 @@ def scale_intruders(W0, W, k, epsilon, factor):
 # %% test="test_scale_intruders" points=4
 check("09.2", scale_intruders)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("09.2", scale_intruders)
 ### END HIDDEN TESTS
@@ -192,7 +192,7 @@ def removed_at_cost(base, tuned, changed, cost):
 # %% test="test_removed_at_cost" points=3
 check("09.6", removed_at_cost)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("09.6", removed_at_cost)
 ### END HIDDEN TESTS
@@ -231,7 +231,7 @@ print("singular values of the new update:", [round(v, 2) for v in torch.linalg.s
 # %% test="test_rank_after" points=1
 check("09.7", rank_after)
 ### BEGIN HIDDEN TESTS
-from lorahub_edu.checks.graded import require
+from lorahub_edu.show.graded import require
 
 require("09.7", rank_after)
 ### END HIDDEN TESTS

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lorahub_edu.lora import LoRAConfig, LoRALinear
+from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
 
 ROOT5 = math.sqrt(5)
 

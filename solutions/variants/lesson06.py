@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorahub_edu.adapter_files import AdapterFile
+from lorahub_edu.lora.adapter_files import AdapterFile
 from lorahub_edu.hub.compose import compose, stack
-from lorahub_edu.lora import LoRAConfig
+from lorahub_edu.lora.layer import LoRAConfig
 
 
 def weighted(weights: list[float], tensors: list[Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lorahub_edu.hub import reading
+from lorahub_studies.hub import reading
 from lorahub_edu.hub.cmaes import CMAES
 
 

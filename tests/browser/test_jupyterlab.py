@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lorahub_edu import lessons
+from lorahub_edu.show import lessons
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

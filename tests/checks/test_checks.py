@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorahub_edu import checks
-from lorahub_edu.checks import Property, check, equals, holds, problem
 from lorahub_edu.errors import CourseError
+from lorahub_edu.show import check as checks
+from lorahub_edu.show.check import Property, check, equals, holds, problem
 
 DRAWN = []
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from lorahub_edu import lessons, tiny
 from lorahub_edu.methods.attach import attach
+from lorahub_edu.models import tiny
+from lorahub_edu.show import lessons
 
 
 def test_the_attention_that_the_lesson_builds_is_pefts() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lorahub_edu import tiny
 from lorahub_edu.memory.predict import Setting, predict
 from lorahub_edu.memory.preparing import get_method
+from lorahub_edu.models import tiny
 
 
 def test_the_answer_is_what_the_planner_counts() -> None:

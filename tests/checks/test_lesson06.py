@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from lorahub_edu.adapter_files import AdapterFile
-from lorahub_edu.checks import check
 from lorahub_edu.hub.compose import compose, stack
-from lorahub_edu.lora import LoRAConfig
+from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.lora.layer import LoRAConfig
+from lorahub_edu.show.check import check
 
 
 def test_the_package_composes_exactly_as_asked() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lorahub_edu.checks import check
+from lorahub_edu.show.check import check
 from lorahub_edu.spectra import measures
 
 

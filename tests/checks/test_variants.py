@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from lorahub_edu.grading import assignments, lint
+from lorahub_grader import assignments, lint
 
 VARIANTS = lint.variants()
 
@@ -23,7 +23,7 @@ def test_right_answers_pass_and_wrong_ones_are_named(id: str, asked: dict[str, l
 
 
 def test_every_problem_has_variants(asked: dict[str, lint.Asked]) -> None:
-    folder = assignments.ROOT / "lorahub_edu" / "checks"
+    folder = assignments.ROOT / "lorahub_checks"
     sources = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("lesson*.py"))
     written = re.findall(r'^@problem\(\s*"([\d.]+)"', sources, flags=re.MULTILINE)
     assert len(written) == len(set(written)) > 60

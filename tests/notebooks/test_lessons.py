@@ -9,9 +9,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lorahub_edu import assets, claims, lessons, profiles, results
+from lorahub_edu import results
 from lorahub_edu.data import alpaca
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import assets
+from lorahub_edu.models import profiles
+from lorahub_edu.show import claims, lessons
 
 NAMES = lessons.names()
 SECONDS = 20  # what a lesson may take in the tiny profile on a quiet laptop; tests allow for a busy one

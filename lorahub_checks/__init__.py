@@ -1,0 +1,1 @@
+"""What a right answer must satisfy: a lesson's problems in `lessonNN.py` and `lessonNN_*.py`."""

@@ -1,0 +1,199 @@
+"""What right answers of lesson 06 must satisfy: LoRAHub's composition, another basis, the exact composition.
+
+Notation: per module A (r, in) and B (out, r). Source: Huang et al. 2023, arXiv 2307.13269, section 3.2, equation 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lorahub_edu.show.check import Property, equals, holds, problem
+
+LEFT_ALONE = "a tensor that was passed in has changed: +=, *= and add_ write into it, so build new ones"
+NOT_A_PAIR = "return the pair A, B (is the return missing?)"
+
+
+def _modules(ranks: Sequence[int], generator: torch.Generator) -> tuple[list[Tensor], list[Tensor], list[float]]:
+    """Random As (r, in), Bs (out, r) in float64 and weights of both signs, none of size 0, ½ or 1."""
+    inputs, outputs = 11, 13
+    As = [torch.randn(r, inputs, generator=generator, dtype=torch.float64) for r in ranks]
+    Bs = [torch.randn(outputs, r, generator=generator, dtype=torch.float64) for r in ranks]
+    sizes = (0.2 + 0.25 * torch.rand(len(ranks), generator=generator, dtype=torch.float64)).tolist()
+    weights = [size if i % 2 == 0 else -1.5 * size for i, size in enumerate(sizes)]
+    return As, Bs, weights
+
+
+def _summed(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    return sum(w * tensor for w, tensor in zip(weights, tensors, strict=True))
+
+
+def _exact(weights: Sequence[float], As: Sequence[Tensor], Bs: Sequence[Tensor]) -> Tensor:
+    """Σ wᵢBᵢAᵢ, (out, in)."""
+    return _summed(weights, [B @ A for A, B in zip(As, Bs, strict=True)])
+
+
+def _pair(made: object) -> tuple[Tensor, Tensor] | None:
+    """The two tensors that came back, or None."""
+    if isinstance(made, tuple | list) and len(made) == 2 and all(isinstance(m, Tensor) for m in made):
+        return made[0], made[1]
+    return None
+
+
+@problem(
+    "06.1",
+    "compose modules in LoRAHub's way",
+    hints=(
+        "Before anything is multiplied, two sums are formed. Of what?",
+        "A = Σ wᵢAᵢ and B = Σ wᵢBᵢ; the update is one product of the two sums, times the scaling, once.",
+        "A = sum(w * A for w, A in zip(weights, As)); B = sum(w * B for w, B in zip(weights, Bs)); "
+        "return scaling * B @ A",
+    ),
+)
+def composed_update(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
+    """Specification of composed_update(As, Bs, weights, scaling) -> update (out, in)."""
+    scaling = 2.0 + float(torch.rand((), generator=generator))
+    for name, count in {"two modules": 2, "five modules, some weights negative": 5}.items():
+        As, Bs, weights = _modules([4] * count, generator)
+        before = [tensor.clone() for tensor in (*As, *Bs)]
+        A, B, ones = _summed(weights, As), _summed(weights, Bs), [1.0] * count
+        shares = [w / sum(weights) for w in weights]
+        softmax = torch.softmax(torch.tensor(weights), 0).tolist()
+        sizes = [abs(w) for w in weights]
+        yield equals(
+            name,
+            answer(As, Bs, weights, scaling),
+            scaling * B @ A,
+            misconceptions={
+                "these are the updates added up, Σ wᵢBᵢAᵢ: that is the exact composition, without cross-terms": scaling
+                * _exact(weights, As, Bs),
+                "only the own terms wᵢ²BᵢAᵢ are there: the cross-terms are missing": scaling
+                * _exact([w * w for w in weights], As, Bs),
+                "the scaling is left out": B @ A,
+                "the scaling is applied to A and to B, so it counts squared: apply it once": scaling**2 * B @ A,
+                "only A is weighted: LoRAHub's weight stands in both sums": scaling * _summed(ones, Bs) @ A,
+                "only B is weighted: LoRAHub's weight stands in both sums": scaling * B @ _summed(ones, As),
+                "the weights are not used": scaling * _summed(ones, Bs) @ _summed(ones, As),
+                "the weights are divided by their sum; LoRAHub's are free": scaling
+                * _summed(shares, Bs)
+                @ _summed(shares, As),
+                "the weights went through a softmax; LoRAHub's are free and may be negative": scaling
+                * _summed(softmax, Bs)
+                @ _summed(softmax, As),
+                "the weights have lost their signs": scaling * _summed(sizes, Bs) @ _summed(sizes, As),
+                "these are means, not sums": scaling * B @ A / count**2,
+                "each weight is squared already in the sums": scaling
+                * _summed([w * w for w in weights], Bs)
+                @ _summed([w * w for w in weights], As),
+            },
+            rtol=1e-6,
+            atol=1e-9,
+        )
+        unchanged = all(torch.equal(a, b) for a, b in zip(before, (*As, *Bs), strict=True))
+        yield holds("leaves the modules as they were", unchanged, misconception=LEFT_ALONE)
+    yield equals(
+        "one module alone at weight -1 is the module itself",
+        answer(As[:1], Bs[:1], [-1.0], scaling),
+        scaling * Bs[0] @ As[0],
+        misconceptions={
+            "minus one is subtracted here; in the product of two sums the signs cancel": -scaling * Bs[0] @ As[0]
+        },
+        rtol=1e-6,
+        atol=1e-9,
+    )
+
+
+@problem(
+    "06.2",
+    "the same module in another basis",
+    hints=(
+        "Which matrix may stand between B and A without changing B @ A?",
+        "QᵀQ is the identity. Put it between the two: B A = B (Qᵀ Q) A = (B Qᵀ) (Q A).",
+        "return Q @ A, B @ Q.T",
+    ),
+)
+def rotate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
+    """Specification of rotate(A, B, Q) -> (Q A, the B that goes with it)."""
+    # With in = out = r every order of the factors has a legal shape, so that no shape error protects the learner.
+    for name, (inputs, outputs, rank) in {"": (11, 13, 4), ", with in = out = r": (6, 6, 6)}.items():
+        A = torch.randn(rank, inputs, generator=generator, dtype=torch.float64)
+        B = torch.randn(outputs, rank, generator=generator, dtype=torch.float64)
+        Q = torch.linalg.qr(torch.randn(rank, rank, generator=generator, dtype=torch.float64))[0]
+        given = A.clone(), B.clone()
+        made = answer(*given, Q)
+        pair = _pair(made)
+        yield holds("two tensors come back" + name, pair is not None, type(made).__name__, NOT_A_PAIR)
+        if pair is None:
+            return
+        turned_A, turned_B = (
+            {"A is left as it was: nothing is turned": A},
+            {"B is left as it was: it must undo the turn": B},
+        )
+        turned_A["Q.T is applied: that turns the other way"] = Q.T @ A
+        turned_B["B @ Q turns once more in the same direction; B must undo Q: B @ Q.T"] = B @ Q
+        if inputs == rank:
+            turned_A["Q stands on the right of A: that turns the inputs, not the rank space"] = A @ Q
+            turned_B["Q stands on the left of B: that turns the outputs, not the rank space"] = Q.T @ B
+        yield equals("A becomes Q A" + name, pair[0], Q @ A, misconceptions=turned_A)
+        yield equals("B becomes B Qᵀ" + name, pair[1], B @ Q.T, misconceptions=turned_B)
+        same = pair[1].shape[-1] == pair[0].shape[0] and torch.allclose(pair[1] @ pair[0], B @ A)
+        yield holds("the update B A stays the same" + name, same, misconception="this is another module than before")
+        unchanged = torch.equal(A, given[0]) and torch.equal(B, given[1])
+        yield holds("leaves the module as it was" + name, unchanged, misconception=LEFT_ALONE)
+
+
+@problem(
+    "06.3",
+    "the exact composition as one module",
+    hints=(
+        "A sum of products wᵢBᵢAᵢ is itself one product, of two larger matrices. What are their shapes?",
+        "The As go over each other, (Σr, in); the Bs go side by side, (out, Σr). Each weight is used once.",
+        "return torch.cat(As), torch.cat([w * B for w, B in zip(weights, Bs)], dim=1)",
+    ),
+)
+def exact_composition(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
+    """Specification of exact_composition(As, Bs, weights) -> A (Σr, in), B (out, Σr)."""
+    for name, ranks in {"three modules of one rank": [4, 4, 4], "modules of ranks 2, 5 and 3": [2, 5, 3]}.items():
+        As, Bs, weights = _modules(ranks, generator)
+        given = [tensor.clone() for tensor in As], [tensor.clone() for tensor in Bs]
+        made = answer(*given, weights)
+        pair = _pair(made)
+        yield holds(f"two tensors come back for {name}", pair is not None, type(made).__name__, NOT_A_PAIR)
+        if pair is None:
+            return
+        A, B = pair
+        shapes, wanted = (tuple(A.shape), tuple(B.shape)), ((sum(ranks), 11), (13, sum(ranks)))
+        guess = {
+            (
+                (4, 11),
+                (13, 4),
+            ): "these are LoRAHub's sums, Σ wᵢAᵢ and Σ wᵢBᵢ: the exact composition does not add factors",
+            wanted[::-1]: "A and B are swapped: return A first",
+            ((ranks[0], 11 * len(ranks)), (13 * len(ranks), ranks[0])): "the dims are the wrong way round: As go over "
+            "each other (dim 0), Bs side by side (dim 1)",
+        }.get(shapes, "the As go over each other, the Bs side by side: the ranks add up")
+        yield holds(f"the ranks add up for {name}", shapes == wanted, f"A {shapes[0]}, B {shapes[1]}", guess)
+        if shapes != wanted:
+            return
+        yield equals(
+            f"B A = Σ wᵢBᵢAᵢ for {name}",
+            B @ A,
+            _exact(weights, As, Bs),
+            misconceptions={
+                "the weight stands on both A and B, so it counts squared": _exact([w * w for w in weights], As, Bs),
+                "the weights are not used": _exact([1.0] * len(ranks), As, Bs),
+                "the weights have lost their signs (a square root of |w| on both sides does that)": _exact(
+                    [abs(w) for w in weights], As, Bs
+                ),
+                "the As and the Bs are stacked in different orders": torch.cat(
+                    [w * B for w, B in zip(weights, Bs, strict=True)], 1
+                )
+                @ torch.cat(As[::-1]),
+            },
+            rtol=1e-6,
+            atol=1e-9,
+        )
+        unchanged = all(torch.equal(a, b) for a, b in zip((*given[0], *given[1]), (*As, *Bs), strict=True))
+        yield holds(f"leaves the modules as they were for {name}", unchanged, misconception=LEFT_ALONE)

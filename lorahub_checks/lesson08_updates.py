@@ -1,0 +1,214 @@
+"""What right answers of assignment 08 must satisfy: spectra of thin factors, the spike ratio, subspaces, a prediction.
+
+Source: Shuttleworth et al. 2024, arXiv 2410.21228, sections 3 and 4; Hu et al. 2021, arXiv 2106.09685, section 7.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorahub_checks.predictions import number
+from lorahub_edu.show.check import Property, equals, holds, problem
+
+LEFT_ALONE = "a tensor that was passed in has changed: build new ones instead of writing into it"
+
+
+def _random(*shape: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _factors(outputs: int, inputs: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
+    """A (r, in), B (out, r) with directions of different strengths, and a scaling that is not near 1."""
+    strengths = torch.linspace(1.5, 0.4, rank, dtype=torch.float64)
+    A = strengths[:, None] * _random(rank, inputs, generator=generator)
+    return A, _random(outputs, rank, generator=generator) * strengths, 1.6 + float(torch.rand((), generator=generator))
+
+
+def _value_mistakes(A: Tensor, B: Tensor, scaling: float) -> dict[str, Tensor]:
+    """What plausible mistakes give for the singular values of scaling · B A."""
+    right, rank = torch.linalg.svdvals(scaling * B @ A), len(A)
+    R1, R2 = torch.linalg.qr(B).R, torch.linalg.qr(A.T).R
+    return {
+        "the singular values of A and of B are multiplied in pairs: that holds only where their vectors agree": scaling
+        * torch.linalg.svdvals(A)
+        * torch.linalg.svdvals(B),
+        "the scaling is left out": right[:rank] / scaling,
+        "the scaling counts squared": scaling * right[:rank],
+        "these are squared singular values (eigenvalues of the Gram matrix): take the root": right[:rank].square(),
+        "R1 @ R2 is another matrix: B A = Q1 R1 R2ᵀ Q2ᵀ": scaling * torch.linalg.svdvals(R1 @ R2),
+        "R2ᵀ R1 is another matrix: B A = Q1 R1 R2ᵀ Q2ᵀ": scaling * torch.linalg.svdvals(R2.T @ R1),
+        "these are B's alone": scaling * torch.linalg.svdvals(B),
+        "these are A's alone": scaling * torch.linalg.svdvals(A),
+        "the weakest comes first: sort them the other way round": right[:rank].flip(0),
+        "all min(out, in) values are here; an update of rank r has r, and zeros": right,
+        "the diagonal of a triangular matrix holds no singular values": scaling * (R1 @ R2.T).diagonal().abs(),
+    }
+
+
+@problem(
+    "08.4",
+    "singular values without the product",
+    hints=(
+        "What do orthonormal columns on the left of a matrix do to its singular values?",
+        "Write B = Q1 R1 and Aᵀ = Q2 R2. Then B A = Q1 (R1 R2ᵀ) Q2ᵀ, and the matrix in the middle is (r, r).",
+        "R1, R2 = torch.linalg.qr(B).R, torch.linalg.qr(A.T).R; return abs(scaling) * torch.linalg.svdvals(R1 @ R2.T)",
+    ),
+)
+def update_values(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
+    """Specification of update_values(A, B, scaling) -> (r,), strongest first."""
+    for name, (outputs, inputs, rank) in {"rank 4": (30, 45, 4), "rank 6": (40, 24, 6)}.items():
+        A, B, scaling = _factors(outputs, inputs, rank, generator)
+        kept = A.clone(), B.clone()
+        expected = torch.from_numpy(np.linalg.svd((scaling * B @ A).numpy(), compute_uv=False))[:rank]
+        mistakes = _value_mistakes(A, B, scaling)
+        yield equals(name, answer(A, B, scaling), expected, misconceptions=mistakes, rtol=1e-4, atol=1e-5)
+        unchanged = torch.equal(A, kept[0]) and torch.equal(B, kept[1])
+        yield holds(f"{name}: A and B are left as they were", unchanged, misconception=LEFT_ALONE)
+    yield equals(
+        "a negative scaling turns directions round and leaves the values",
+        answer(A, B, -scaling),
+        expected,
+        misconceptions={"a singular value is never negative: take the absolute value of the scaling": -expected},
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def _spike_mistakes(W0: Tensor, A: Tensor, B: Tensor, scaling: float, k: int) -> dict[str, Tensor]:
+    """What plausible mistakes give for the spike ratio."""
+    before, update = torch.linalg.svdvals(W0), torch.linalg.svdvals(scaling * B @ A)
+    tuned = torch.linalg.svdvals(W0 + scaling * B @ A)
+    bar = before[k - 1]
+    return {
+        "compared with the strongest pretrained value: a vector need only be among the k strongest": update[0]
+        / before[0],
+        "one place too far: the k-th value has the index k − 1": update[0] / before[k],
+        "one place too early: the k-th value has the index k − 1": update[0] / before[k - 2],
+        "the scaling is left out": update[0] / scaling / bar,
+        "upside down: the update's value stands above": bar / update[0],
+        "the tuned matrix's strongest value is taken: the question is how strong the update alone is": tuned[0] / bar,
+        "compared with the tuned matrix's k-th value: what counts is the bar before the change": update[0]
+        / tuned[k - 1],
+        "the update's norm is taken: one strong direction is enough": update.norm() / bar,
+        "compared with the norm of W0: the bar is its k-th value": update[0] / before.norm(),
+        "compared with the weakest pretrained value": update[0] / before[-1],
+        "that is squared": (update[0] / bar).square(),
+        "the largest values of A and of B are multiplied: that is more than the largest of their product": scaling
+        * torch.linalg.svdvals(A)[0]
+        * torch.linalg.svdvals(B)[0]
+        / bar,
+        "the sum of the update's values is taken: one strong direction is enough": update.sum() / bar,
+    }
+
+
+@problem(
+    "08.5",
+    "will there be an intruder?",
+    hints=(
+        "A new direction is an intruder only if it is among the k strongest. How strong must it be for that?",
+        "Compare the update's largest singular value with the k-th of the pretrained matrix.",
+        "return torch.linalg.svdvals(scaling * B @ A)[0] / torch.linalg.svdvals(W0)[k - 1]",
+    ),
+)
+def spike_ratio(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
+    """Specification of spike_ratio(W0, A, B, scaling, k) -> number."""
+    for name, (outputs, inputs, rank, k) in {"k = 4": (18, 25, 3, 4), "k = 6": (24, 16, 2, 6)}.items():
+        A, B, scaling = _factors(outputs, inputs, rank, generator)
+        W0 = 3 * _random(outputs, inputs, generator=generator)
+        expected = np.linalg.norm((scaling * B @ A).numpy(), 2) / np.linalg.svd(W0.numpy(), compute_uv=False)[k - 1]
+        mistakes = _spike_mistakes(W0, A, B, scaling, k)
+        yield equals(name, answer(W0, A, B, scaling, k), expected, misconceptions=mistakes, rtol=1e-4)
+    doubled = answer(W0, A, B, 2 * scaling, k)
+    yield equals("twice the scaling is twice the ratio", doubled, 2 * expected, rtol=1e-4)
+    turned = answer(W0, A, B, -scaling, k)
+    yield equals("a negative scaling changes nothing", turned, expected, rtol=1e-4)
+
+
+def _similarity_mistakes(A1: Tensor, A2: Tensor, i: int, j: int) -> dict[str, Tensor]:
+    """What plausible mistakes give for the similarity of two subspaces."""
+    (_, S1, V1), (_, S2, V2) = (torch.linalg.svd(A, full_matrices=False) for A in (A1, A2))
+    cosines = V1[:i] @ V2[:j].T
+    rows = torch.nn.functional.normalize(A1[:i], dim=1) @ torch.nn.functional.normalize(A2[:j], dim=1).T
+    energy = cosines.square().sum()
+    return {
+        "the norm is not squared": cosines.norm() / min(i, j),
+        "divided by the larger of i and j: a space inside a larger one has similarity 1": energy / max(i, j),
+        "divided by i · j, a mean over all pairs: a space then has less than 1 with itself": energy / (i * j),
+        "not divided: two equal spaces have similarity 1": energy,
+        "the rows of A are used as they are: take its right singular vectors": (A1[:i] @ A2[:j].T).square().sum()
+        / min(i, j),
+        "the rows of A are made length 1, but they are not at right angles: take right singular vectors": (
+            rows.square().sum() / min(i, j)
+        ),
+        "absolute cosines are summed: square them": cosines.abs().sum() / min(i, j),
+        "cosines are summed with their signs: square them": cosines.sum() / min(i, j),
+        "that is the best pair alone": cosines.abs().max(),
+        "the vectors are weighted by their singular values: every direction of the space counts alike": (
+            (S1[:i, None] * V1[:i]) @ (S2[:j, None] * V2[:j]).T
+        )
+        .square()
+        .sum()
+        / min(i, j),
+        "the weakest vectors are taken: svd gives the strongest first": (V1[-i:] @ V2[-j:].T).square().sum()
+        / min(i, j),
+        "all vectors are taken, not the first i and j": (V1 @ V2.T).square().sum() / min(len(V1), len(V2)),
+        "i and j have changed places": (V1[:j] @ V2[:i].T).square().sum() / min(i, j),
+        "only vectors of the same number are compared": cosines.diagonal().square().sum() / min(i, j),
+    }
+
+
+@problem(
+    "08.6",
+    "do two adapters look at the same inputs?",
+    hints=(
+        "Which vectors of A say what it listens to, and how does one compare two sets of them at once?",
+        "Right singular vectors: Vh[:i] and Vh[:j]. The sum of all squared cosines is min(i, j) when one space holds "
+        "the other.",
+        "V1, V2 = (torch.linalg.svd(A, full_matrices=False).Vh for A in (A1, A2)); "
+        "return (V1[:i] @ V2[:j].T).square().sum() / min(i, j)",
+    ),
+)
+def subspace_similarity(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
+    """Specification of subspace_similarity(A1, A2, i, j) -> number from 0 to 1."""
+    for name, (i, j) in {"the first 2 of 4 and 4 of 7": (2, 4), "the first 3 of 4 and 2 of 7": (3, 2)}.items():
+        A1 = _random(4, 20, generator=generator) * torch.linspace(2, 0.5, 4, dtype=torch.float64)[:, None]
+        shared = torch.cat([A1[:3] + 0.4 * _random(3, 20, generator=generator), _random(4, 20, generator=generator)])
+        A2 = _random(7, 7, generator=generator) @ shared
+        V1, V2 = (np.linalg.svd(A.numpy(), full_matrices=False)[2] for A in (A1, A2))
+        # The trace of the product of two projections: the same number by another road.
+        expected = np.trace(V1[:i].T @ V1[:i] @ V2[:j].T @ V2[:j]) / min(i, j)
+        mistakes = _similarity_mistakes(A1, A2, i, j)
+        yield equals(name, answer(A1, A2, i, j), expected, misconceptions=mistakes, rtol=1e-4, atol=1e-5)
+    yield equals("the other way round it is the same", answer(A2, A1, j, i), expected, rtol=1e-4, atol=1e-5)
+    Q = torch.linalg.qr(_random(4, 4, generator=generator)).Q
+    yield equals("a module in another basis looks at the same", answer(Q @ A1, A2, i, j), expected, rtol=1e-4)
+    yield equals("a space has similarity 1 with itself", answer(A1, A1, 3, 3), 1.0, rtol=1e-4)
+    yield equals("and with a larger one that holds it", answer(A1, A1, 2, 4), 1.0, rtol=1e-4)
+    apart = torch.eye(12, dtype=torch.float64)
+    yield equals("spaces at right angles have similarity 0", answer(apart[:3], apart[5:9], 2, 3), 0.0, atol=1e-5)
+
+
+@problem(
+    "08.7",
+    "how strong an intruder has to be",
+    hints=(
+        "Two things make an intruder. Which of them does this direction have at any strength?",
+        "It resembles nothing. But it must also be among the five strongest: at which place does it stand with c?",
+        "The five strongest are 9.5, 8.5, 7.5, 6.5 and 5.5. The new one has to push 5.5 out.",
+    ),
+)
+def first_strength(answer: object, _generator: torch.Generator) -> Iterator[Property]:
+    """Specification of first_strength, a number."""
+    mistakes = {
+        "at that strength it is the sixth strongest, and only five are looked at": 5,
+        "it need not be the strongest of all: among the five strongest is enough": 10,
+        "it is like no pretrained vector at any strength, but a weak one is not looked at": 1,
+        "ε is a threshold for the cosine, not for the strength": 3,
+        "that is the fifth value itself: it is the next whole number that lies above": 5.5,
+        "it has to be stronger than one of the five, not than the sum of those below": 13,
+    }
+    yield from number(answer, "the smallest whole strength", 6, mistakes)

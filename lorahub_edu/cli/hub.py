@@ -1,0 +1,94 @@
+"""The hub on the command line: the zoo and adapting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorahub_edu.cli.terminal import ProfileOption, console, listed
+from lorahub_edu.errors import CourseError
+
+zoo_app = typer.Typer(no_args_is_help=True, help="LoRA modules: list, show, verify.")
+
+ZooOption = Annotated[Path | None, typer.Option("--folder", help="Another folder of modules than the shipped zoo.")]
+BaseOption = Annotated[str, typer.Option("--base", help="Another base model than the profile's.")]
+
+
+@zoo_app.command("list")
+def zoo_list(folder: ZooOption = None) -> None:
+    """Every module with its task and what it scores, before and after."""
+    from lorahub_edu.hub import zoo
+
+    console.print(str(zoo.overview(folder or zoo.SHIPPED)))
+
+
+@zoo_app.command("show")
+def zoo_show(name: str, folder: ZooOption = None) -> None:
+    """One module's card."""
+    from lorahub_edu.hub import zoo
+
+    console.print(str(zoo.card_table(name, folder or zoo.SHIPPED)))
+
+
+@zoo_app.command("verify")
+def zoo_verify(folder: ZooOption = None) -> None:
+    """Check every module's weights, shapes and base; exit code 1 if one is not sound."""
+    from lorahub_edu.hub import zoo
+
+    verdicts = zoo.verify(folder or zoo.SHIPPED)
+    for verdict in verdicts:
+        console.print(f"{verdict.name:14s} {'; '.join(verdict.problems) or 'sound'}")
+    if not verdicts:
+        console.print(f"There is no module in {folder or zoo.SHIPPED}.")
+    raise typer.Exit(0 if verdicts and not any(verdict.problems for verdict in verdicts) else 1)
+
+
+adapt_app = typer.Typer(invoke_without_command=True, help="Compose modules for a new task from a few examples.")
+
+
+@adapt_app.callback()
+def adapt(
+    context: typer.Context,
+    task: Annotated[str, typer.Option(help="A task's name, bbh/<name>, or a JSONL file of your own examples.")] = "",
+    modules: Annotated[str, typer.Option(help="Names, folders or hub names, by commas; default the zoo.")] = "",
+    folder: ZooOption = None,
+    optimizer: Annotated[str, typer.Option(help="auto, cma, ngopt, shiwa, random, greedy, gradient, …")] = "auto",
+    composition: Annotated[str | None, typer.Option(help="paper or exact.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Candidates to score; default 40, or 120 for auto.")] = None,
+    draw: Annotated[int, typer.Option(help="Which five of a named task's examples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    rank: Annotated[int | None, typer.Option(help="Bring the adapter to this rank; default exact.")] = None,
+    original_scale: Annotated[bool, typer.Option(help="Weigh L1 as the released LoRAHub does.")] = False,
+    test_items: Annotated[int, typer.Option(help="Test items to score before and after.")] = 100,
+    profile: ProfileOption = None,
+    base: BaseOption = "",
+    out: Annotated[Path, typer.Option(help="Log, summary and the finished adapter.")] = Path("runs/adapt"),
+) -> None:
+    """Find the weights of a composition on a few examples and save it; started again it goes on where it stopped."""
+    if context.invoked_subcommand is not None:
+        return
+    from lorahub_edu.data import tasks as room
+    from lorahub_edu.hub import task_adapter, zoo
+
+    if not task:
+        known = ", ".join(room.names("settling") + room.names("target"))
+        raise CourseError(f"Adapt to what? Give --task with one of {known}, or a JSONL file of your own examples.")
+    done = task_adapter.adapt_to(
+        task,
+        modules=listed(modules),
+        folder=folder or zoo.SHIPPED,
+        optimizer=optimizer,
+        composition=composition,
+        budget=budget,
+        draw=draw,
+        seed=seed,
+        rank=rank,
+        original_scale=original_scale,
+        test_items=test_items,
+        profile=profile,
+        base_model=base,
+        out=out,
+    )
+    console.print(str(done))

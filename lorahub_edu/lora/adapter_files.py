@@ -1,0 +1,330 @@
+"""Adapters on disk in PEFT's layout: adapter_config.json beside adapter_model.safetensors, never a pickle.
+
+What is saved here loads in PEFT, LLaMA-Factory or vLLM, and what those save loads here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.lora import adapters
+from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."
+BASE_HASH = "base_model_sha256"
+# Settings of PEFT's LoraConfig that change the mathematics beyond A, B and a scaling: refused, not ignored.
+UNSUPPORTED = (
+    "use_dora",
+    "modules_to_save",
+    "lora_bias",
+    "layer_replication",
+    "fan_in_fan_out",
+    "trainable_token_indices",
+)
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter read from disk: per layer its A (rank, in), its B (out, rank) and its config."""
+
+    path: Path
+    weights: dict[str, tuple[Tensor, Tensor]]
+    configs: dict[str, LoRAConfig]
+    base_model: str | None
+    base_model_sha256: str | None
+
+
+def save_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    adapter: str = "default",
+    *,
+    base_model: str | None = None,
+    base_model_sha256: str | None = None,
+) -> Path:
+    """Write one adapter of a model in PEFT's layout; the folder appears whole or not at all.
+
+    Args:
+        model: a model with that adapter.
+        folder: where to; an adapter that lies there is replaced.
+        adapter: the adapter's name in the model (it is not part of the file).
+        base_model: the base's name, for adapter_config.json; None takes the model's own.
+        base_model_sha256: the base file's hash, kept in the safetensors header so that loading can compare it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CourseError: the model has no such adapter, or the folder can't be written.
+    """
+    layers = {name: layer for name, layer in adapters.lora_layers(model) if adapter in layer.configs}
+    if not layers:
+        known = {name for _, layer in adapters.lora_layers(model) for name in layer.configs}
+        raise CourseError(f"The model has no adapter {adapter!r} to save. {near_matches(adapter, known)}")
+    weights = {name: (layer.lora_A[adapter].detach(), layer.lora_B[adapter].detach()) for name, layer in layers.items()}
+    configs = {name: layer.configs[adapter] for name, layer in layers.items()}
+    base_model = base_model or getattr(getattr(model, "config", None), "_name_or_path", None)
+    file = AdapterFile(Path(folder), weights, configs, base_model, base_model_sha256)
+    return write_adapter(file, folder, _short_targets(model, configs))
+
+
+def write_adapter(file: AdapterFile, folder: str | Path, targets: str | tuple[str, ...] | None = None) -> Path:
+    """Write an adapter that was read, composed or changed; folder, result and errors are those of `save_adapter`.
+
+    Args:
+        file: its weights and configs.
+        folder: where to.
+        targets: what PEFT finds its layers by; None names each.
+    """
+    tensors = {}
+    for name, (A, B) in file.weights.items():
+        tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = A.cpu().contiguous()
+        tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = B.cpu().contiguous()
+    described = _peft_config(file, targets or tuple(file.weights))
+    metadata = {"format": "pt"} | ({BASE_HASH: file.base_model_sha256} if file.base_model_sha256 else {})
+
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    except OSError as error:
+        raise CourseError(f"Can't write the adapter to {folder}: {error.strerror}. Choose another folder.") from error
+    try:
+        save_file(tensors, unfinished / WEIGHTS_FILE, metadata=metadata)
+        (unfinished / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        if folder.is_dir():  # replace only the two files: a README beside them is not ours to delete
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                os.replace(unfinished / name, folder / name)
+        else:
+            unfinished.chmod(0o755)
+            os.replace(unfinished, folder)
+    except (OSError, SafetensorError) as error:
+        raise CourseError(
+            f"Can't write the adapter to {folder}: {error}. Free some space or choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _short_targets(model: nn.Module, configs: dict[str, LoRAConfig]) -> str | tuple[str, ...] | None:
+    """The targets that the adapter was made with, where they find its layers and no others in this model."""
+    targets = next(iter(configs.values())).target_modules
+    try:
+        return targets if adapters.find_targets(model, targets) == list(configs) else None
+    except CourseError:
+        return None
+
+
+def _peft_config(file: AdapterFile, targets: str | tuple[str, ...]) -> dict:
+    """The settings that PEFT's LoraConfig reads, for the file's layers and no others."""
+    config = next(iter(file.configs.values()))
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": file.base_model,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.rank_stabilised,
+        "target_modules": targets if isinstance(targets, str) else list(targets),
+        "rank_pattern": {name: c.rank for name, c in file.configs.items() if c.rank != config.rank},
+        "alpha_pattern": {name: c.alpha for name, c in file.configs.items() if c.alpha != config.alpha},
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+
+
+def read_adapter(folder: str | Path) -> AdapterFile:
+    """Read an adapter in PEFT's layout.
+
+    Args:
+        folder: holds adapter_config.json and adapter_model.safetensors.
+
+    Returns:
+        Its A and B per layer, float tensors on the CPU, and each layer's config.
+
+    Raises:
+        CourseError: a file is missing, cut short, a pickle, not LoRA, or uses a setting this course does not have.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        if folder.suffix in PICKLES:
+            raise _pickle_error(folder)
+        folder = folder.parent
+    weights_file, config_file = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+    if not weights_file.is_file():
+        pickles = sorted(file for file in folder.glob("*") if file.suffix in PICKLES)
+        if pickles:
+            raise _pickle_error(pickles[0])
+    for file in (config_file, weights_file):
+        if not file.is_file():
+            raise CourseError(
+                f"{folder} holds no adapter: {file.name} is missing. Give the folder that holds both files."
+            )
+    settings = _read_settings(config_file)
+    weights, metadata = _read_weights(weights_file)
+    configs = {}
+    for name, (A, B) in weights.items():
+        rank = _by_pattern(settings.get("rank_pattern"), name, settings.get("r"))
+        if A.dim() != 2 or B.dim() != 2 or A.shape[0] != rank or B.shape[1] != rank:
+            raise CourseError(
+                f"{weights_file}: {name} has A {tuple(A.shape)} and B {tuple(B.shape)}, but {CONFIG_FILE} says rank "
+                f"{rank}: A must be ({rank}, in) and B (out, {rank}). The two files don't belong together."
+            )
+        configs[name] = LoRAConfig(
+            rank=rank,
+            alpha=_by_pattern(settings.get("alpha_pattern"), name, settings.get("lora_alpha", rank)),
+            dropout=settings.get("lora_dropout", 0.0),
+            target_modules=_as_pattern(settings.get("target_modules")),
+            rank_stabilised=settings.get("use_rslora", False),
+            dtype=A.dtype,
+        )
+    return AdapterFile(folder, weights, configs, settings.get("base_model_name_or_path"), metadata.get(BASE_HASH))
+
+
+def _pickle_error(file: Path) -> CourseError:
+    return CourseError(
+        f"{file} is a pickle, which can run any code when it is opened, so it is never loaded here. Convert it to "
+        f"{WEIGHTS_FILE} where it was made (PEFT: save_pretrained(..., safe_serialization=True))."
+    )
+
+
+def _read_settings(file: Path) -> dict:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CourseError(f"{file} is not readable JSON ({error}). Save the adapter again.") from error
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        raise CourseError(f"{file} describes a {kind!r} adapter; only 'LORA' can be loaded here.")
+    used = [key for key in UNSUPPORTED if settings.get(key)]
+    if settings.get("bias", "none") != "none":
+        used.append("bias")
+    if used:
+        raise CourseError(f"{file} uses {', '.join(used)}, which changes more than A and B: load it with PEFT instead.")
+    rank = settings.get("r")
+    if not isinstance(rank, int) or rank < 1:
+        raise CourseError(f"{file} gives rank r = {rank!r}; it must be a whole number of at least 1.")
+    return settings
+
+
+def _read_weights(file: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise CourseError(
+            f"{file} can't be read as safetensors ({error}): it is cut short or another format."
+        ) from error
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, found, which = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rpartition(".lora_")
+        if not found or which not in "AB":
+            raise CourseError(f"{file} holds {key!r}, which is not a LoRA A or B: load it with PEFT instead.")
+        weights.setdefault(name, {})[which] = tensor
+    for name, pair in weights.items():
+        if len(pair) != 2:
+            raise CourseError(f"{file}: {name} has only {next(iter(pair))} of A and B. Save the adapter again.")
+    if not weights:
+        raise CourseError(f"{file} holds no tensors. Save the adapter again.")
+    return {name: (pair["A"], pair["B"]) for name, pair in weights.items()}, metadata
+
+
+def _by_pattern(pattern: dict | None, name: str, default):  # noqa: ANN001, ANN202 - int or float as in the file
+    """PEFT's rank_pattern and alpha_pattern: the first key that matches the end of the layer's name decides."""
+    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", name)), default)
+
+
+def _as_pattern(targets: str | list[str] | None) -> str | tuple[str, ...]:
+    return targets if isinstance(targets, str) else tuple(sorted(targets or ()))
+
+
+def load_adapter(
+    model: nn.Module, folder: str | Path, adapter: str = "default", *, base_model_sha256: str | None = None
+) -> AdapterFile:
+    """Read an adapter and put it on a model, as the active one and frozen like any other until it is trained.
+
+    Args:
+        model: the base model, with or without other adapters.
+        folder: as for `read_adapter`.
+        adapter: the name it gets.
+        base_model_sha256: the hash of the model's base file; compared with the one in the adapter when both are known.
+
+    Returns:
+        What was read.
+
+    Raises:
+        CourseError: as `read_adapter`; the adapter names a layer the model does not have, has another shape, or was
+            trained on another base (the model is not changed then).
+    """
+    file = read_adapter(folder)
+    put_adapter(model, file, adapter, base_model_sha256=base_model_sha256)
+    return file
+
+
+def put_adapter(
+    model: nn.Module, file: AdapterFile, adapter: str = "default", *, base_model_sha256: str | None = None
+) -> None:
+    """Put an adapter that was read or composed on a model, as the active one.
+
+    Args:
+        model: the base model, with or without other adapters.
+        file: the adapter's weights and configs.
+        adapter: the name it gets.
+        base_model_sha256: as for `load_adapter`.
+
+    Raises:
+        CourseError: as `load_adapter` (the model is not changed then).
+    """
+    if base_model_sha256 and file.base_model_sha256 and base_model_sha256 != file.base_model_sha256:
+        raise CourseError(
+            f"{file.path} was trained on another base model ({file.base_model}, SHA-256 "
+            f"{file.base_model_sha256[:12]}…), not on this one ({base_model_sha256[:12]}…). Load that base, or train "
+            f"the adapter again on this one."
+        )
+    modules = dict(model.named_modules())
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear | LoRALinear)]
+    for name, (A, B) in file.weights.items():
+        layer = modules.get(name)
+        if not isinstance(layer, nn.Linear | LoRALinear):
+            raise CourseError(
+                f"{file.path} adapts {name}, which this model does not have. {near_matches(name, linear)} "
+                f"The adapter was made for {file.base_model!r}."
+            )
+        if (B.shape[0], A.shape[1]) != (layer.out_features, layer.in_features):
+            raise CourseError(
+                f"{file.path}: {name} is ({layer.out_features}, {layer.in_features}) in this model, but the adapter "
+                f"was made for ({B.shape[0]}, {A.shape[1]}). It belongs to another base model: {file.base_model!r}."
+            )
+        if isinstance(layer, LoRALinear) and adapter in layer.configs:
+            raise CourseError(f"{name} has an adapter {adapter!r} already: give this one another name.")
+    for name, (A, B) in file.weights.items():
+        layer = modules[name]
+        if isinstance(layer, LoRALinear):
+            layer.add_adapter(adapter, file.configs[name])
+        else:
+            layer = LoRALinear(layer, file.configs[name], adapter)
+            model.set_submodule(name, layer)
+        with torch.no_grad():
+            layer.lora_A[adapter].copy_(A)
+            layer.lora_B[adapter].copy_(B)
+    adapters.freeze(model)
+    adapters.set_adapter(model, adapter)

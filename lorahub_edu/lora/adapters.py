@@ -1,0 +1,268 @@
+"""A whole model with LoRA layers: inject, freeze, choose, route a batch, merge, count.
+
+Source: Hu et al. 2021, "LoRA", arXiv 2106.09685, section 4.2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
+
+ALL_LINEAR = "all-linear"
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+    """Every adapted layer of the model with its name, in the model's order."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear))
+
+
+def _is_base_of_lora(name: str, model: nn.Module) -> bool:
+    return name.endswith(".base_layer") and isinstance(model.get_submodule(name.rpartition(".")[0]), LoRALinear)
+
+
+def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[str]:
+    """Names of the linear layers that a pattern selects.
+
+    Args:
+        model: any module.
+        target_modules: as in `LoRAConfig`.
+
+    Returns:
+        The names, in the model's order; an adapted layer is found under its own name.
+
+    Raises:
+        CourseError: a pattern selects nothing (near matches are listed).
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | LoRALinear) and not _is_base_of_lora(name, model)
+    ]
+    if target_modules == ALL_LINEAR:
+        return [name for name in linear if model.get_submodule(name) is not head]
+    endings = sorted({name.rpartition(".")[2] for name in linear})
+    if isinstance(target_modules, str):
+        try:
+            found = [name for name in linear if re.fullmatch(target_modules, name)]
+        except re.error as error:
+            raise CourseError(f"{target_modules!r} is not a regular expression: {error}.") from error
+        if not found:
+            hint = near_matches(target_modules, endings)
+            raise CourseError(
+                f"No linear layer's whole name matches the pattern {target_modules!r}. {hint} "
+                f"The first layer is called {linear[0]!r}; a list such as ['q_proj'] matches name endings."
+            )
+        return found
+    for ending in target_modules:
+        if not any(name == ending or name.endswith("." + ending) for name in linear):
+            raise CourseError(f"No linear layer's name ends in {ending!r}. {near_matches(ending, endings)}")
+    return [name for name in linear if any(name == e or name.endswith("." + e) for e in target_modules)]
+
+
+def inject(
+    model: nn.Module, config: LoRAConfig, adapter: str = "default", seed: int | None = None
+) -> list[tuple[str, LoRALinear]]:
+    """Put an adapter on every layer that the config's pattern selects and freeze everything else, in place.
+
+    Calling it again with another name adds a second adapter to the same base.
+
+    Args:
+        model: the model to adapt.
+        config: rank, alpha, dropout, pattern.
+        adapter: the adapter's name.
+        seed: fixes A; None draws from torch's global generator.
+
+    Returns:
+        The adapted layers with their names.
+
+    Raises:
+        CourseError: the pattern selects nothing, the rank does not fit a layer (no layer is changed then), or the
+            name is taken.
+
+    Source: Hu et al. 2021, section 4.2.
+    """
+    names = find_targets(model, config.target_modules)
+    for name in names:  # all or nothing: check every layer before the first is touched
+        layer = model.get_submodule(name)
+        largest = min(layer.in_features, layer.out_features)
+        if config.rank > largest:
+            raise CourseError(
+                f"Rank {config.rank} is above the size of {name}: a ({layer.out_features}, {layer.in_features}) matrix "
+                f"has rank {largest} at most. Choose a rank from 1 to {largest}, or leave that layer out."
+            )
+        if isinstance(layer, LoRALinear) and adapter in layer.configs:
+            raise CourseError(f"{name} has an adapter {adapter!r} already: choose another name.")
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    for name in names:
+        layer = model.get_submodule(name)
+        if isinstance(layer, LoRALinear):
+            layer.add_adapter(adapter, config, generator)
+        else:
+            model.set_submodule(name, LoRALinear(layer, config, adapter, generator))
+    freeze(model)
+    set_adapter(model, adapter)
+    return [(name, model.get_submodule(name)) for name in names]
+
+
+def freeze(model: nn.Module) -> None:
+    """Make A and B of every adapter trainable and everything else not."""
+    model.requires_grad_(False)
+    for _, layer in lora_layers(model):
+        layer.lora_A.requires_grad_(True)
+        layer.lora_B.requires_grad_(True)
+
+
+def set_adapter(model: nn.Module, adapter: str | None) -> None:
+    """Choose the adapter that a whole batch passes through and that is trained; None is the plain base model.
+
+    Raises:
+        CourseError: no layer has an adapter of that name.
+    """
+    layers = [layer for _, layer in lora_layers(model)]
+    known = {name for layer in layers for name in layer.configs}
+    if adapter is not None and adapter not in known:
+        raise CourseError(f"The model has no adapter {adapter!r}. {near_matches(adapter, known)}")
+    for layer in layers:
+        layer.active = adapter if adapter in layer.configs else None
+        for name in layer.configs:
+            layer.lora_A[name].requires_grad_(name == adapter)
+            layer.lora_B[name].requires_grad_(name == adapter)
+
+
+@contextmanager
+def route(model: nn.Module, adapters: Sequence[str | None]) -> Iterator[None]:
+    """One batch, a different customer's adapter for every row.
+
+    Args:
+        model: a model with the named adapters.
+        adapters: one name a row of the batch; None is the plain base model.
+
+    Raises:
+        CourseError: a name is unknown, or an adapter is merged into the weights.
+
+    Source: claim R6 (one base serves many customers); the same result as PEFT's `adapter_names=`.
+    """
+    layers = [layer for _, layer in lora_layers(model)]
+    known = {name for layer in layers for name in layer.configs}
+    for name in adapters:
+        if name is not None and name not in known:
+            raise CourseError(f"The model has no adapter {name!r}. {near_matches(name, known)}")
+    if any(layer.merged for layer in layers):
+        raise CourseError("An adapter is merged into the base weights, so rows can't differ: call unmerge() first.")
+    for layer in layers:
+        names = tuple(sorted({name for name in adapters if name in layer.configs}))
+        places = [names.index(name) if name in names else len(names) for name in adapters]
+        layer._routing = (names, torch.tensor(places, device=layer.weight.device))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._routing = None
+
+
+def merge(model: nn.Module, adapter: str | None = None) -> None:
+    """Add an adapter's update to the weights of every layer that has it, so that inference costs nothing extra.
+
+    A second call changes nothing; `unmerge` restores the base weights bit for bit. The old weights are kept for
+    that, so memory grows by the adapted matrices; `merge_and_unload` keeps nothing.
+
+    Args:
+        model: a model with adapters.
+        adapter: which one; None takes the active one.
+
+    Raises:
+        CourseError: the model has no such adapter, another one is merged, or an update is not finite (nothing is
+            merged then).
+
+    Source: Hu et al. 2021, section 4.1, "No Additional Inference Latency".
+    """
+    layers = [layer for _, layer in lora_layers(model)]
+    known = {name for layer in layers for name in layer.configs}
+    adapter = adapter or next((layer.active for layer in layers if layer.active), None)
+    if adapter not in known:
+        raise CourseError(f"The model has no adapter {adapter!r} to merge. {near_matches(str(adapter), known)}")
+    merged_before = [layer.merged for layer in layers]
+    try:
+        for layer in layers:
+            if adapter in layer.configs:
+                layer.merge(adapter)
+    except CourseError:
+        for layer, before in zip(layers, merged_before, strict=True):
+            if before is None:
+                layer.unmerge()
+        raise
+
+
+def unmerge(model: nn.Module) -> None:
+    """Restore the base weights of every merged layer, bit for bit."""
+    for _, layer in lora_layers(model):
+        layer.unmerge()
+
+
+def merge_and_unload(model: nn.Module, adapter: str | None = None) -> nn.Module:
+    """Merge for good: every LoRA layer becomes the plain linear layer it wrapped, with the update added.
+
+    Args:
+        model: a model with adapters, changed in place.
+        adapter: which one; None takes the active one.
+
+    Returns:
+        The same model, without any LoRA layer.
+
+    Raises:
+        CourseError: as `merge`.
+    """
+    merge(model, adapter)
+    for name, layer in list(lora_layers(model)):
+        layer._weight_before_merge = None
+        model.set_submodule(name, layer.base_layer)
+    return model
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers of parameters: those that training changes, those of adapters, and all of them."""
+
+    trainable: int
+    adapter: int
+    total: int
+
+    @property
+    def trainable_share(self) -> float:
+        """Trainable parameters as a share of all, 0 to 1."""
+        return self.trainable / self.total
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Count a model's parameters; a tied weight counts once.
+
+    Source: claim R5.
+    """
+    adapter = sum(
+        parameter.numel()
+        for _, layer in lora_layers(model)
+        for parameter in (*layer.lora_A.values(), *layer.lora_B.values())
+    )
+    parameters = list(model.parameters())  # torch lists a shared parameter once
+    return ParameterCount(
+        trainable=sum(p.numel() for p in parameters if p.requires_grad),
+        adapter=adapter,
+        total=sum(p.numel() for p in parameters),
+    )
+
+
+def lora_parameter_count(in_features: int, out_features: int, rank: int) -> int:
+    """Parameters of one adapter: A has rank x in, B has out x rank.
+
+    Source: claim R5 (100 x 500 weights at rank 5: 50,000 become 3,000).
+    """
+    return rank * (in_features + out_features)

@@ -1,0 +1,261 @@
+"""Base models and tokenizers: find, convert once, load in about a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import PreTrainedTokenizerFast as Tokenizer
+from transformers.utils import logging as transformers_logging
+
+from lorahub_edu.data import batching  # noqa: F401 - importing it registers the attention "packed"
+from lorahub_edu.errors import CourseError
+from lorahub_edu.files import assets
+from lorahub_edu.files.downloads import why_unreachable
+from lorahub_edu.models import tiny
+from lorahub_edu.models.base_models import BASE_MODELS, BaseModel, access, get_base
+from lorahub_edu.models.profiles import Profile, get_profile
+
+MARKER = "prepared.json"
+HUB_ADVICE = "Check the network and free disk space, or set HF_HOME to a folder that holds the model."
+TINY = {
+    tiny.NAME: (tiny.model, tiny.tokenizer, tiny.config),
+    tiny.T5_NAME: (tiny.t5, tiny.t5_tokenizer, tiny.t5_config),
+}
+
+
+def folder(name: str) -> Path:
+    """Where the converted model lies once it is prepared."""
+    return assets.home() / "models" / name
+
+
+def is_prepared(name: str) -> bool:
+    """Whether the model can be loaded without fetching or converting anything."""
+    base = get_base(name)
+    if base.asset is None:
+        return base.name in TINY
+    return _marker(name) == _wanted_marker(base)
+
+
+def base_sha256(name: str) -> str | None:
+    """The hash of the file that a base model comes from; adapters carry it so that a wrong base is noticed."""
+    base = get_base(name)
+    return assets.ASSETS[base.asset].sha256 if base.asset else None
+
+
+def _marker(name: str) -> dict | None:
+    """What prepared this folder; None unless the weights still have the size that was written."""
+    try:
+        marker = json.loads((folder(name) / MARKER).read_text(encoding="utf-8"))
+        intact = (folder(name) / "model.safetensors").stat().st_size == marker.pop("bytes")
+    except (OSError, ValueError, KeyError):
+        return None
+    return marker if intact else None
+
+
+def _wanted_marker(base: BaseModel) -> dict:
+    return {"source_sha256": base_sha256(base.name), "format": 1}
+
+
+def prepare(name: str, *, source: str = "auto", offline: bool = False, progress: bool = True) -> Path:
+    """Fetch a base model and convert it to safetensors, once; later calls return at once.
+
+    Args:
+        name: a key of `BASE_MODELS`.
+        source: "auto", "hub" or "mirror", as in `assets.fetch`.
+        offline: never open a connection.
+        progress: show a bar.
+
+    Returns:
+        The folder to load from. It appears whole: a conversion that is killed leaves nothing behind that loads.
+
+    Raises:
+        CourseError: the file can't be had, or the disk is full.
+    """
+    base = get_base(name)
+    target = folder(name)
+    if base.asset is None or is_prepared(name):
+        return target
+    file = assets.fetch(base.asset, source=source, offline=offline, progress=progress)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f".{name}.lock"):
+            if is_prepared(name):  # another process was first
+                return target
+            for leftover in target.parent.glob(f".{name}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            _convert(base, file, target)
+    except OSError as error:
+        free = shutil.disk_usage(target.parent).free / 1e9
+        raise CourseError(
+            f"Can't write the converted model to {target}: {error.strerror or error}. It needs 0.6 GB, {free:.1f} GB "
+            f"are free. Free some space or point LORAHUB_EDU_HOME to another disk."
+        ) from error
+    return target
+
+
+def _convert(base: BaseModel, file: Path, target: Path) -> None:
+    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{base.name}-"))
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            # The weights are plain float32 from here on; with these two left, loading would look for the GGUF again.
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.hf_quantizer = None
+            model.config._name_or_path = base.name
+            model.save_pretrained(unfinished)
+            tokenizer.save_pretrained(unfinished)
+        weights = unfinished / "model.safetensors"
+        marker = _wanted_marker(base) | {"bytes": weights.stat().st_size}
+        (unfinished / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.chmod(0o755)
+        os.replace(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hold back transformers' bars and notes: a learner's page shows the course's own."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def check_device(profile: Profile, device: str | None = None) -> None:
+    """Raise a CourseError unless the profile's device, or the given one, is there."""
+    if (device or profile.device).startswith("cuda") and not torch.cuda.is_available():
+        raise CourseError(
+            f"Profile {profile.name!r} needs an NVIDIA GPU, and torch finds none. Choose --profile cpu, or install the "
+            f"CUDA build of torch on the machine with the GPU."
+        )
+
+
+def load(
+    profile: Profile | str | None = None,
+    *,
+    base: str = "",
+    dtype: torch.dtype | str | None = None,
+    device: str | None = None,
+    attention: str = "sdpa",
+    offline: bool = False,
+    revision: str = "",
+) -> tuple[PreTrainedModel, Tokenizer]:
+    """The profile's base model, or another one, in evaluation mode, and its tokenizer.
+
+    Args:
+        profile: a profile, its name, or None for the environment's.
+        base: a key of `BASE_MODELS`; "" takes the profile's.
+        dtype: of the weights; None takes the profile's.
+        device: where to; None takes the profile's.
+        attention: transformers' attention implementation ("sdpa", "eager", "packed" for packed batches of a causal
+            model).
+        offline: never open a connection.
+        revision: commit, tag or branch on the hub; "" takes the course's.
+
+    Returns:
+        A causal model or an encoder-decoder, and a fast tokenizer whose padding token is set.
+
+    Raises:
+        CourseError: the model can't be had, the device isn't there, or the model can't run like that.
+    """
+    profile = profile if isinstance(profile, Profile) else get_profile(profile)
+    dtype = getattr(torch, dtype or profile.dtype) if not isinstance(dtype, torch.dtype) else dtype
+    device = device or profile.device
+    check_device(profile, device)
+    base = get_base(base or profile.base_model)
+    base = replace(base, revision=revision) if revision and base.repo else base
+    if base.kind == "encoder-decoder":
+        _check_encoder_decoder(base, dtype, attention)
+    if base.name in TINY:
+        make_model, make_tokenizer, _ = TINY[base.name]
+        model, tokenizer = make_model(attention=attention), make_tokenizer()
+    else:
+        model, tokenizer = _load_pretrained(base, dtype, attention, offline)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.to(device=device, dtype=dtype).eval(), tokenizer
+
+
+def _check_encoder_decoder(base: BaseModel, dtype: torch.dtype, attention: str) -> None:
+    """T5's activations pass float16's largest number, and its rows are padded, never packed."""
+    if dtype == torch.float16:
+        raise CourseError(f"{base.name} overflows in float16 and answers nonsense: load it in bfloat16 or float32.")
+    if attention == batching.PACKED_ATTENTION:
+        raise CourseError(f'{base.name} is an encoder-decoder, whose rows are not packed: take attention="sdpa".')
+
+
+def _load_pretrained(
+    base: BaseModel, dtype: torch.dtype, attention: str, offline: bool
+) -> tuple[PreTrainedModel, Tokenizer]:
+    options = {} if base.asset else {"revision": base.revision}
+    where = prepare(base.name, offline=offline) if base.asset else _repo_or_cached(base, offline)
+    auto = AutoModelForSeq2SeqLM if base.kind == "encoder-decoder" else AutoModelForCausalLM
+    try:
+        with quiet_transformers():
+            model = auto.from_pretrained(where, dtype=dtype, attn_implementation=attention, **options)
+            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:  # transformers raises many kinds here, OSError and SafetensorError among them
+        advice = f"The prepared model in {where} may be damaged: delete that folder and run lorahub-edu fetch."
+        if base.asset is None:
+            advice = access(base) or HUB_ADVICE
+        raise CourseError(f"Can't load {base.name}: {type(error).__name__}: {str(error)[:300]}. {advice}") from error
+    model.config._name_or_path = base.repo or base.name  # not the folder it came from, which is this machine's
+    return model, tokenizer
+
+
+def _repo_or_cached(base: BaseModel, offline: bool) -> str:
+    """The name of a model on the hub, or, with no hub to ask, the folder that its cache has of it."""
+    reason = "offline was chosen" if offline else why_unreachable(assets.hub_address())
+    if reason is None:
+        return base.repo
+    from huggingface_hub import snapshot_download
+
+    # Asked by name, transformers would try each file again and again for a minute, even of a model that is here.
+    try:
+        return snapshot_download(base.repo, revision=base.revision, local_files_only=True)
+    except Exception as error:
+        raise CourseError(
+            f"Can't load {base.name}: {base.repo} is not in the hub's cache on this machine, and the hub was not asked "
+            f"({reason}). {HUB_ADVICE} {access(base)}".rstrip()
+        ) from error
+
+
+def name_of(model: PreTrainedModel) -> str | None:
+    """Which of the course's base models this is, by the name it was loaded under; None for another model."""
+    name = getattr(model.config, "_name_or_path", None)
+    return next((base.name for base in BASE_MODELS.values() if name in (base.name, base.repo)), None)
+
+
+def load_config(name: str) -> PreTrainedConfig:
+    """A base model's configuration, without its weights."""
+    base = get_base(name)
+    if base.name in TINY:
+        return TINY[base.name][2]()
+    where = prepare(name) if base.asset else base.repo
+    return AutoConfig.from_pretrained(where, **({} if base.asset else {"revision": base.revision}))

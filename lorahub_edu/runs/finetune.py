@@ -1,0 +1,268 @@
+"""The main job in one call: a base model, Alpaca rows, LoRA, training, and an adapter that PEFT can load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorahub_edu.lora import adapter_files, adapters
+from lorahub_edu import evaluation
+from lorahub_edu.models import pretrained
+from lorahub_edu.training import processes
+from lorahub_edu.training.contexts import autocast
+from lorahub_edu.data import alpaca
+from lorahub_edu.data.batching import PACKED_ATTENTION
+from lorahub_edu.errors import CourseError
+from lorahub_edu.lora.layer import LoRAConfig
+from lorahub_edu.memory.guard import memory_watched
+from lorahub_edu.memory.predict import Setting
+from lorahub_edu.memory.preparing import FULL, OWN, get_method, injected
+from lorahub_edu.methods import files, kinds
+from lorahub_edu.methods.attach import attach
+from lorahub_edu.models.profiles import Profile, get_profile
+from lorahub_edu.training.loop import TrainingConfig, TrainingResult, train
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a fine-tuning run did: losses in nats a token before and after, the history, where the adapter lies."""
+
+    adapter: Path | None
+    loss_before: float
+    loss_after: float
+    training: TrainingResult
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped from the keyboard; the same call goes on."""
+        return self.training.stopped == "interrupted"
+
+    def __str__(self) -> str:
+        if self.interrupted:
+            return f"Stopped after step {self.training.steps}. The same command goes on from there."
+        before, after = (evaluation.perplexity(loss) for loss in (self.loss_before, self.loss_after))
+        return (
+            f"Validation loss {self.loss_before:.3f} before, {self.loss_after:.3f} after {self.training.steps} steps "
+            f"(perplexity {before:.1f} → {after:.1f}). Adapter: {self.adapter}"
+        )
+
+
+def lora_config(profile: Profile, rank: int | None = None, rank_stabilised: bool = False) -> LoRAConfig:
+    """The profile's LoRA settings; a short base dtype keeps A and B in float32, where small updates don't vanish.
+
+    Args:
+        profile: of the run.
+        rank: another rank than the profile's; alpha then keeps its ratio to the rank.
+        rank_stabilised: scale by α / √rank.
+    """
+    chosen = profile.rank if rank is None else rank
+    return LoRAConfig(
+        rank=chosen,
+        alpha=profile.alpha / profile.rank * chosen,
+        dropout=profile.dropout,
+        target_modules=profile.target_modules,
+        rank_stabilised=rank_stabilised,
+        dtype=torch.float32 if profile.dtype != "float32" else None,
+    )
+
+
+def training_config(profile: Profile, **changes: object) -> TrainingConfig:
+    """The profile's training settings, with changes by name."""
+    config = TrainingConfig(
+        steps=profile.train_steps,
+        learning_rate=profile.learning_rate,
+        batch_size=profile.batch_size,
+        micro_batch_size=profile.micro_batch_size,
+        warmup_steps=profile.warmup_steps,
+        weight_decay=profile.weight_decay,
+        gradient_checkpointing=profile.gradient_checkpointing,
+        autocast=profile.dtype if profile.dtype != "float32" else None,
+        validate_every=max(1, profile.train_steps // 4),
+        checkpoint_every=max(1, profile.train_steps // 20),
+    )
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})
+
+
+def finetune(
+    profile: Profile | str | None = None,
+    *,
+    data: str | Path | None = None,
+    out: str | Path = "runs/alpaca",
+    steps: int | None = None,
+    rank: int | None = None,
+    learning_rate: float | None = None,
+    batching: str = "packed",
+    seed: int = 0,
+    micro_batch_size: int | None = None,
+    block_size: int | None = None,
+    gradient_checkpointing: bool | None = None,
+    method: str = "lora",
+    settings: Mapping[str, object] | None = None,
+    schedule: str | None = None,
+    revision: str = "",
+    anyway: bool = False,
+    offline: bool = False,
+    progress: bool = True,
+) -> FinetuneResult:
+    """Fine-tune a profile's base model, with LoRA or another method.
+
+    Started in several processes (`processes.started`), each works off its share of every step.
+
+    Args:
+        profile: a profile, its name, or None for the environment's.
+        data: a file of rows, or "dolly"; None is Alpaca by the three-step search.
+        out: a folder for checkpoints, log.jsonl and the finished adapter; a run that lies there is continued.
+        steps: optimizer steps; None takes the profile's, here and below.
+        rank: of A and B.
+        learning_rate: at its peak.
+        batching: "packed", "grouped" or "padded"; a method that puts tokens before every row pads.
+        seed: fixes A, the split, the order of rows and dropout.
+        micro_batch_size: rows that go through the model at one time; it changes memory and time, not the result.
+        block_size: tokens; longer rows are dropped.
+        gradient_checkpointing: recompute activations in the backward pass.
+        method: a key of `methods.kinds.METHODS`; "lora" and "rslora" take their settings from the profile.
+        settings: of any other method.
+        schedule: of the learning rate, as in `TrainingConfig`.
+        revision: of the base model on the hub; "" takes the course's.
+        anyway: run even if the planner says that it does not fit the GPU.
+        offline: never open a connection.
+        progress: show bars.
+
+    Returns:
+        Losses, history and the adapter's folder (None after an interrupt).
+
+    Raises:
+        CourseError: whatever is wrong with the model, the rows or the settings; on a GPU, a step that would not fit,
+            before the model is loaded; and memory that ran out. Both name the cheapest change that helps.
+
+    Source: claim R9 (Raschka 2023, the hyper-parameters of the `gpu24` profile).
+    """
+    profile = profile if isinstance(profile, Profile) else get_profile(profile)
+    given = {
+        "micro_batch_size": micro_batch_size,
+        "block_size": block_size,
+        "gradient_checkpointing": gradient_checkpointing,
+    }
+    profile = replace(profile, **{name: value for name, value in given.items() if value is not None})
+    kind, settings = kinds.get_method(method).kind, dict(settings or {})
+    if rank is not None and method not in OWN:
+        raise CourseError(
+            f"rank={rank} is for {' and '.join(OWN)}; {method} has settings of its own: change them there."
+        )
+    batching = "padded" if kind == kinds.PROMPT and batching == "packed" else batching
+    config = training_config(
+        profile, steps=steps, learning_rate=learning_rate, batching=batching, seed=seed, schedule=schedule
+    )
+    training, validation = split_rows(profile, data, seed, offline, progress)
+    pretrained.check_device(profile)
+    with memory_watched(
+        profile.base_model,
+        memory_setting(profile, rank, method, settings),
+        profile.device,
+        only=("micro-batch", "checkpointing", "block"),
+        anyway=anyway,
+        override="--anyway",
+    ):
+        attention = PACKED_ATTENTION if batching == "packed" else "sdpa"
+        # A card that has room for the base in 4 bits may have none for it before: that happens in ordinary memory.
+        device = "cpu" if method == "qlora" else None
+        model, tokenizer = pretrained.load(profile, attention=attention, device=device, offline=offline, revision=revision)
+        encoded = alpaca.encode_rows(training, tokenizer, profile.block_size, too_long="drop")
+        held_back = alpaca.encode_rows(validation, tokenizer, profile.block_size, too_long="drop")
+
+        before = None if device else _loss(model, held_back, profile, config)
+        model, save = _put_on(model, profile, method, settings, rank, seed)
+        model.to(profile.device)
+        before = _loss(model, held_back, profile, config) if before is None else before
+        result = train(model, encoded, config, validation=held_back, folder=Path(out), progress=progress)
+        if result.stopped == "interrupted":
+            return FinetuneResult(None, before, float("nan"), result)
+        after = _loss(model, held_back, profile, config)
+    adapter = Path(out) / "adapter"
+    if processes.is_first():
+        save(adapter)
+    return FinetuneResult(adapter, before, after, result)
+
+
+def memory_setting(
+    profile: Profile,
+    rank: int | None = None,
+    method: str = "lora",
+    settings: Mapping[str, object] | None = None,
+) -> Setting:
+    """What the memory planner must know of a profile's training step.
+
+    Args:
+        profile: of the run.
+        rank: another rank than the profile's.
+        method: as for `finetune`.
+        settings: as for `finetune`.
+    """
+    if method in (*OWN, "qlora"):  # QLoRA trains the A and B of LoRA, beside another base
+        prepared = injected(lora_config(profile, rank, method == "rslora"), method)
+    else:
+        prepared = get_method(method, **dict(settings or {}))
+    return Setting(
+        method=prepared,
+        micro_batch=profile.micro_batch_size,
+        block=profile.block_size,
+        accumulation=-(-profile.batch_size // (profile.micro_batch_size * processes.count())),
+        checkpointing=profile.gradient_checkpointing,
+        dtype=profile.dtype,
+        trained_dtype=profile.dtype if method == FULL else "float32",
+        quantisation="nf4-dq" if method == "qlora" else "none",
+        device=torch.device(profile.device).type,
+    )
+
+
+def _put_on(
+    model: PreTrainedModel, profile: Profile, method: str, settings: dict, rank: int | None, seed: int
+) -> tuple[nn.Module, Callable[[Path], Path]]:
+    """The model with its method, and what saves it: the course's own LoRA, or one of PEFT's methods."""
+    if method in OWN:
+        adapters.inject(model, lora_config(profile, rank, method == "rslora"), seed=seed)
+        name = profile.base_model
+        return model, lambda folder: adapter_files.save_adapter(
+            model, folder, base_model=name, base_model_sha256=pretrained.base_sha256(name)
+        )
+    settings |= {"keep_base": False} if "keep_base" in kinds.get_method(method).settings else {}
+    dtype = torch.float32 if profile.dtype != "float32" else None  # under autocast that always works
+    made = attach(model, method, seed=seed, dtype=dtype, **settings)
+    return made.model, lambda folder: files.save(made, folder)
+
+
+def _loss(model: nn.Module, rows: list[alpaca.Encoded], profile: Profile, config: TrainingConfig) -> float:
+    """Mean loss on rows, computed as in training."""
+    with autocast(torch.device(profile.device), config.autocast):
+        return evaluation.loss(model, rows, profile.micro_batch_size, config.batching)
+
+
+def split_rows(
+    profile: Profile, data: str | Path | None, seed: int, offline: bool, progress: bool
+) -> tuple[list[alpaca.Example], list[alpaca.Example]]:
+    """Rows to train on and rows that are held back.
+
+    Args:
+        profile: how many of each.
+        data: as for `finetune`.
+        seed: of the split.
+        offline: never open a connection.
+        progress: say which rows they are.
+
+    Raises:
+        CourseError: the rows can't be had, or are too few.
+    """
+    rows, source = alpaca.load_rows(data or profile.name, offline=offline)
+    if progress and processes.is_first():
+        print(f"{len(rows):,} rows: {source}")
+    if len(rows) <= profile.validation_rows:
+        raise CourseError(
+            f"{len(rows)} rows are too few: profile {profile.name!r} holds back {profile.validation_rows} of them."
+        )
+    training_rows = min(profile.train_rows, len(rows) - profile.validation_rows)
+    return alpaca.split(rows, profile.validation_rows, seed, training_rows)

@@ -1,0 +1,147 @@
+"""A recipe for LLaMA-Factory: its rows, dataset_info.json and the YAML that trains the same thing there.
+
+Keys are those of LLaMA-Factory 0.9.5. Its template "empty" hands a row on as it is, so the rows carry this course's
+prompt and the base's own start and end tokens, and their tokens and labels are the same as here. Two things differ: the
+order in which rows are drawn, and that rows longer than the block are cut there and left out here. What it trains is
+saved in PEFT's layout, and `adapter_files.load_adapter` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.base_models import BaseModel, get_base
+from lorahub_edu.data.alpaca import Example, format_prompt
+from lorahub_edu.errors import CourseError
+from lorahub_edu.runs.finetune import split_rows, training_config
+from lorahub_edu.runs.recipes import Recipe, read, twin
+
+TRAINED_THERE = ("lora", "rslora", "dora", "qlora")
+QUANTISED = {
+    "quantization_bit": 4,
+    "quantization_method": "bnb",
+    "quantization_type": "nf4",
+    "double_quantization": True,
+}
+
+
+def export(
+    recipe: str | Path, folder: str | Path, *, profile: str | None = None, seed: int = 0, offline: bool = False
+) -> Path:
+    """Write a recipe for LLaMA-Factory.
+
+    Args:
+        recipe: what `recipes.find` takes.
+        folder: where to; files of an earlier export there are replaced.
+        profile: "cpu" exports the recipe's small twin; None the recipe itself.
+        seed: of the split into rows to train on and rows held back.
+        offline: never open a connection.
+
+    Returns:
+        The YAML that `llamafactory-cli train` takes.
+
+    Raises:
+        CourseError: the recipe is wrong, LLaMA-Factory has no such method, the rows can't be had, or the folder can't
+            be written.
+    """
+    found = read(recipe)
+    found = twin(found, profile) if profile else found
+    if found.method not in TRAINED_THERE:
+        raise CourseError(
+            f"{found.name} is a recipe for {found.method!r}, which LLaMA-Factory does not train: choose a recipe for "
+            f"one of {', '.join(TRAINED_THERE)}."
+        )
+    base, name, folder = get_base(found.profile.base_model), found.name, Path(folder)
+    data = None if found.rows in ("alpaca", "tiny") else found.rows
+    training, validation = split_rows(found.profile, data, seed, offline, progress=False)
+    parts = {f"{name}_train": training, f"{name}_validation": validation}
+    columns = {"prompt": "instruction", "response": "output"}
+    described = {part: {"file_name": f"{part}.json", "columns": columns} for part in parts}
+    settings = run_settings(found, _model_path(base), folder, list(parts), seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for part, rows in parts.items():
+            (folder / f"{part}.json").write_text(
+                json.dumps(text_rows(rows, base), ensure_ascii=False), encoding="utf-8"
+            )
+        (folder / "dataset_info.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise CourseError(f"Can't write to {folder}: {error.strerror}. Choose another folder.") from error
+    return path
+
+
+def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str], seed: int = 0) -> dict[str, object]:
+    """What LLaMA-Factory's YAML says for a recipe.
+
+    Args:
+        recipe: of a method that it trains.
+        model: name on the hub or folder of the base.
+        folder: of dataset_info.json.
+        parts: the two data sets in it: to train on, and held back.
+        seed: of the run.
+
+    Raises:
+        CourseError: α is no whole number, which is all that LLaMA-Factory takes.
+    """
+    profile, config = recipe.profile, training_config(recipe.profile)
+    if profile.alpha != int(profile.alpha):
+        raise CourseError(f"LLaMA-Factory takes whole numbers for α, and {recipe.name} has {profile.alpha}.")
+    places = profile.target_modules
+    return {
+        "model_name_or_path": model,
+        **({"model_revision": recipe.revision} if recipe.revision else {}),
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        "lora_rank": profile.rank,
+        "lora_alpha": int(profile.alpha),
+        "lora_dropout": profile.dropout,
+        "lora_target": "all" if places == "all-linear" else ",".join(places),
+        **({f"use_{recipe.method}": True} if recipe.method in ("rslora", "dora") else {}),
+        **(QUANTISED if recipe.method == "qlora" else {}),
+        "dataset_dir": str(folder),
+        "dataset": parts[0],
+        "eval_dataset": parts[1],
+        "template": "empty",
+        "cutoff_len": profile.block_size,
+        "output_dir": str(folder / "adapter"),
+        "max_steps": config.steps,
+        "per_device_train_batch_size": profile.micro_batch_size,
+        "gradient_accumulation_steps": -(-profile.batch_size // profile.micro_batch_size),
+        "per_device_eval_batch_size": profile.micro_batch_size,
+        "learning_rate": profile.learning_rate,
+        "lr_scheduler_type": recipe.decay,
+        "warmup_steps": profile.warmup_steps,
+        "weight_decay": profile.weight_decay,
+        "max_grad_norm": config.clip_norm,
+        "optim": "adamw_torch",
+        "disable_gradient_checkpointing": not profile.gradient_checkpointing,
+        "bf16": profile.dtype == "bfloat16",
+        "fp16": profile.dtype == "float16",
+        "logging_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": config.validate_every,
+        "save_steps": config.checkpoint_every,
+        "seed": seed,
+        "report_to": "none",
+    }
+
+
+def text_rows(rows: Sequence[Example], base: BaseModel) -> list[dict[str, str]]:
+    """Rows as text that needs no template: the prompt with the start token, the answer with the end token."""
+    return [{"instruction": base.start + format_prompt(row), "output": row.output + base.end} for row in rows]
+
+
+def _model_path(base: BaseModel) -> str:
+    if base.repo:
+        return base.repo
+    if base.asset is None:
+        raise CourseError(f"{base.name} is made when it is asked for, so LLaMA-Factory can't load it: take cpu.")
+    return str(pretrained.prepare(base.name))

@@ -1,0 +1,238 @@
+"""Any adapter through the course's instruments: what it is, what it does, what it did to the weights, what it cost.
+
+Every judgement stands beside its control: the base model, the merged model, and the same update made smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from lorahub_edu import evaluation
+from lorahub_edu.data import tasks
+from lorahub_edu.data.alpaca import Encoded
+from lorahub_edu.data.targets import rows_for
+from lorahub_edu.forgetting import texts
+from lorahub_edu.lora import adapter_files, adapters
+from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.results import Table
+from lorahub_edu.scoring import score
+from lorahub_edu.spectra import updates
+from lorahub_edu.spectra.bases import BaseSpectra
+from lorahub_edu.spectra.intruders import Report, count
+
+SHRUNK = 0.7  # the control's factor on the whole update
+EPSILONS = (0.5, 0.6, 0.8)
+STATES = ("base", "adapter", "shrunk")
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores on a task's test items: strict and answer-only exact match (0 to 1), loss in nats a token."""
+
+    strict: float
+    answer_only: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What was found about one adapter; shows itself as one page.
+
+    Attributes:
+        file: the adapter.
+        base_model: what it was examined on.
+        parameters: numbers in A and B.
+        share: parameters as a share of the base's, 0 to 1.
+        size: bytes of its folder; 0 if it lies in memory only.
+        merge_error: largest difference of a logit between the merged and the unmerged model, by the logits' range.
+        spectrum: intruders and sizes, matrix by matrix.
+        task: the task's name; "" if none was asked for.
+        scores: by state ("base", "adapter", "shrunk"), where a task was asked for.
+        text: mean loss on plain text by state, nats a token.
+        text_label: what that text is.
+        sequences: how many, and how many tokens each.
+    """
+
+    file: AdapterFile
+    base_model: str
+    parameters: int
+    share: float
+    size: int
+    merge_error: float
+    spectrum: Report
+    task: str
+    scores: dict[str, TaskScores]
+    text: dict[str, float]
+    text_label: str
+    sequences: tuple[int, int]
+
+    @property
+    def forgetting(self) -> float:
+        """Rise of the loss on plain text, nats a token."""
+        return self.text["adapter"] - self.text["base"]
+
+    def tables(self) -> list[Table]:
+        """The page's parts."""
+        return [_what_it_is(self), _what_it_does(self), _what_it_did(self)]
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(table._repr_markdown_() for table in self.tables())
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self.tables()))
+
+    __repr__ = __str__
+
+
+@torch.no_grad()
+def examine(
+    adapter: str | Path | AdapterFile,
+    *,
+    task: str = "",
+    test_items: int = 60,
+    sequences: int = 64,
+    tokens: int = 64,
+    profile: str | None = None,
+    base_model: str = "",
+    fetch: bool | None = None,
+) -> AdapterReport:
+    """Put an adapter through everything that the course measures.
+
+    Args:
+        adapter: a folder in PEFT's layout, or an adapter that was read or composed.
+        task: one of `data.tasks`, to score before and after; "" scores none.
+        test_items: at most so many of its test items.
+        sequences: of plain text.
+        tokens: in each.
+        profile: names the base model.
+        base_model: a base to use instead of the profile's.
+        fetch: False takes the shipped plain texts; None does so for the profile tiny, which needs no file.
+
+    Returns:
+        The report.
+
+    Raises:
+        CourseError: unknown task; the adapter can't be read, or belongs to another base.
+    """
+    asked = tasks.get(task) if task else None
+    file = adapter if isinstance(adapter, AdapterFile) else adapter_files.read_adapter(adapter)
+    chosen = get_profile(profile)
+    name = base_model or chosen.base_model
+    spectrum = count(updates.iter_updates(file, name), BaseSpectra(), epsilons=EPSILONS)
+    model, tokenizer = pretrained.load(profile, base=base_model, dtype=torch.float32)
+    total = adapters.count_parameters(model).total
+    adapter_files.put_adapter(model, file, "adapter", base_model_sha256=pretrained.base_sha256(name))
+    adapter_files.put_adapter(model, _shrunk(file, SHRUNK), "shrunk")
+    fetch = chosen.name != "tiny" if fetch is None else fetch
+    plain = texts.load(tokenizer, sequences=sequences, tokens=tokens, fetch=fetch)
+    rows = rows_for(model, tokenizer, asked.instructions[0], asked.test[:test_items]) if asked else []
+    scores, losses = {}, {}
+    for state in STATES:
+        adapters.set_adapter(model, None if state == "base" else state)
+        losses[state] = _text_loss(model, plain.sequences)
+        if rows:
+            found = score(model, sorted(rows, key=lambda row: row.tokens))
+            scores[state] = TaskScores(
+                float(found.strict.mean()), float(found.answer_only.mean()), float(found.losses[0])
+            )
+    parameters = sum(A.numel() + B.numel() for A, B in file.weights.values())
+    return AdapterReport(
+        file=file,
+        base_model=name,
+        parameters=parameters,
+        share=parameters / total,
+        size=sum(path.stat().st_size for path in file.path.glob("*") if path.is_file()) if file.path.is_dir() else 0,
+        merge_error=_merge_error(model, plain.sequences[:2]),
+        spectrum=spectrum,
+        task=task,
+        scores=scores,
+        text=losses,
+        text_label=plain.label,
+        sequences=tuple(plain.sequences.shape),
+    )
+
+
+def _shrunk(file: AdapterFile, factor: float) -> AdapterFile:
+    """The adapter with its whole update made smaller."""
+    return replace(file, configs={name: replace(c, alpha=c.alpha * factor) for name, c in file.configs.items()})
+
+
+def _text_loss(model: PreTrainedModel, sequences: torch.Tensor) -> float:
+    rows = [Encoded(ids, ids) for ids in map(tuple, sequences.tolist())]
+    return evaluation.loss(model, rows, micro_batch_size=8)
+
+
+def _merge_error(model: PreTrainedModel, ids: torch.Tensor) -> float:
+    """Merge, compare logits, unmerge; leaves the adapter active."""
+    adapters.set_adapter(model, "adapter")
+    ids = ids.to(model.device)
+    apart = model(ids, use_cache=False).logits
+    adapters.merge(model, "adapter")
+    merged = model(ids, use_cache=False).logits
+    adapters.unmerge(model)
+    return float((apart - merged).abs().max() / (apart.max() - apart.min()))
+
+
+def _what_it_is(report: AdapterReport) -> Table:
+    file = report.file
+    ranks = sorted({config.rank for config in file.configs.values()})
+    scalings = sorted({round(config.scaling, 4) for config in file.configs.values()})
+    projections = sorted({name.rpartition(".")[2] for name in file.weights})
+    lines = [
+        ("base model", report.base_model),
+        ("matrices", f"{len(file.weights)}: {', '.join(projections)}"),
+        ("rank, scaling", f"{_listed(ranks)}, {_listed(scalings)}"),
+        ("parameters", f"{report.parameters:,} ({report.share:.2%} of the base)"),
+    ]
+    if report.size:
+        lines.append(("on disk", f"{report.size / 1e6:.1f} MB"))
+    lines.append(("merged against apart", f"logits differ by {report.merge_error:.1e} of their range"))
+    return Table(("the adapter", file.path.name), tuple(lines))
+
+
+def _what_it_does(report: AdapterReport) -> Table:
+    lines = []
+    if report.scores:
+        for label, field, form in (
+            ("strict exact match", "strict", "{:.0%}"),
+            ("answer-only exact match", "answer_only", "{:.0%}"),
+            ("loss, nats a token", "loss", "{:.3f}"),
+        ):
+            cells = (form.format(getattr(report.scores[state], field)) for state in STATES)
+            lines.append((f"{report.task}: {label}", *cells))
+    lines.append(("plain text: loss, nats a token", *(f"{report.text[state]:.3f}" for state in STATES)))
+    count, length = report.sequences
+    caption = (
+        f"Plain text: {count} sequences of {length} tokens, {report.text_label}. The last column is the control: the "
+        f"same update times {SHRUNK}."
+    )
+    return Table(("what it does", "base", "adapter", f"update × {SHRUNK}"), tuple(lines), caption)
+
+
+def _what_it_did(report: AdapterReport) -> Table:
+    rows = report.spectrum.rows
+    vectors = report.spectrum.k * len(rows)
+    lines = [
+        (f"intruders at ε = {epsilon}", f"{found} of {vectors} vectors")
+        for epsilon, found in zip(report.spectrum.epsilons, report.spectrum.intruders, strict=True)
+    ]
+    for label, values in (
+        ("σ₁(ΔW) / σ₁₀(W₀)", [row.spike_ratio for row in rows]),
+        ("‖ΔW‖ / ‖W₀‖", [row.relative_size for row in rows]),
+        ("effective rank of ΔW", [row.effective_rank for row in rows]),
+    ):
+        lines.append((label, f"{np.median(values):.2g} ({min(values):.2g} to {max(values):.2g})"))
+    lines.append(("forgetting", f"{report.forgetting:+.3f} nats a token of plain text"))
+    return Table(("what it did to the weights", "all matrices, or the median with its range"), tuple(lines))
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

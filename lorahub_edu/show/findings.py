@@ -1,0 +1,122 @@
+"""Tables of a lesson: what its source claims, what this course measured, what this run measured, the verdict."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lorahub_edu import results
+from lorahub_edu.errors import CourseError
+from lorahub_edu.models.profiles import Profile, get_profile
+from lorahub_edu.results import Finding, Table
+from lorahub_edu.show import progress
+from lorahub_edu.show.claims import get_claim
+
+
+def verdict(shown: bool, refuted: bool = False) -> str:
+    """What a measured condition leads to: "shown", else "refuted here", else "not shown here"."""
+    return "shown" if shown else "refuted here" if refuted else "not shown here"
+
+
+def of_run(name: str, values: Sequence[float], unit: str, verdict: str, note: str, profile: Profile) -> Finding:
+    """A finding of a lesson's own run; the part of its name before the first dot is the claim."""
+    return _finding(name, values, unit, verdict, note, seeds=(0,), model=profile.base_model, profile=profile.name)
+
+
+def of_study(
+    name: str, values: Sequence[float], unit: str, verdict: str, note: str, study: Mapping[str, Any]
+) -> Finding:
+    """A finding from a committed study, with the device, versions and date that the study was made with.
+
+    Args:
+        name: the part before the first dot is the claim.
+        values: one a seed, run or matrix.
+        unit: of the values.
+        verdict: of `results.VERDICTS`.
+        note: what the verdict rests on.
+        study: of `forgetting.sweep.read`.
+    """
+    profile = get_profile(study["settings"].get("profile", "cpu"))
+    seeds = {row["run"]["seed"] for row in study["rows"] if "seed" in row.get("run", {})}
+    circumstances = {key: study[key] for key in ("device", "versions", "date")}
+    circumstances |= {"seeds": tuple(sorted(seeds)), "model": profile.base_model, "profile": profile.name}
+    return _finding(name, values, unit, verdict, note, **circumstances)
+
+
+def _finding(name: str, values: Sequence[float], unit: str, verdict: str, note: str, **circumstances: Any) -> Finding:
+    claim = name.partition(".")[0]
+    return Finding(name, tuple(float(v) for v in values), unit, claim, verdict, note, **circumstances)
+
+
+def findings_table(group: str, mine: Sequence[Finding]) -> Table:
+    """The findings of a lesson: one row a claim, the course's committed figure beside the one just measured.
+
+    It stands at a lesson's end, so the lesson counts as run from then on.
+
+    Args:
+        group: the committed results of the lesson, for example "lesson_01".
+        mine: what this run measured, each with its claim and verdict.
+
+    Returns:
+        Claim, source's figure, the course's figure with its spread, this run's figure, verdict and note. Where a claim
+        has several findings, each says which it is.
+    """
+    progress.lesson_run(group.rpartition("_")[2])
+    try:
+        committed = {finding.name: finding for finding in results.read(group, results.committed_folder())}
+    except CourseError:
+        committed = {}
+    rows = []
+    of_claim = Counter(finding.claim for finding in mine)
+    for finding in mine:
+        claim = get_claim(finding.claim)
+        what = finding.name.partition(".")[2] if of_claim[finding.claim] > 1 else ""  # which of the claim's findings
+        course = committed.get(finding.name)
+        verdict = f"**{finding.verdict}**" + (f": {finding.note}" if finding.note else "")
+        rows.append(
+            (
+                f"{claim.id}. {claim.statement}" + (f" [{_in_words(what)}]" if what else ""),
+                claim.source_figure or "none given",
+                f"{course} [{', '.join(filter(None, (course.model, course.device)))}]"
+                if course
+                else "not yet measured",
+                str(finding),
+                verdict,
+            )
+        )
+    header = ("claim", "the source", "this course", "this run", "verdict of this run")
+    return Table(header, tuple(rows))
+
+
+def _in_words(name: str) -> str:
+    return re.sub(r"\.(?!\d)", ", ", name).replace("_", " ")
+
+
+def costs_table(lesson: str) -> Table:
+    """Minutes and memory of a lesson by profile, from the committed runs.
+
+    Args:
+        lesson: its stem, for example "01_lora_from_scratch".
+    """
+    try:
+        measured = results.read("lessons", results.committed_folder())
+    except CourseError:
+        measured = []
+    by_profile: dict[str, dict[str, Finding]] = {}
+    for finding in measured:
+        stem, _, quantity = finding.name.rpartition(".")
+        if stem == f"{lesson}.{finding.profile}":
+            by_profile.setdefault(finding.profile, {})[quantity] = finding
+    rows = tuple(
+        (
+            profile,
+            found["minutes"].model,
+            f"{found['minutes'].value:.1f} min",
+            f"{found['memory'].value:.1f} GB",
+            found["minutes"].device,
+        )
+        for profile, found in sorted(by_profile.items())
+    )
+    return Table(("profile", "model", "time", "peak memory", "measured on"), rows)

@@ -1,0 +1,47 @@
+"""What a graded test calls: the same specification as the instant check, on inputs that the learner does not see."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+
+from lorahub_edu.show.check import Report, check
+
+SEED_VARIABLE = "LORAHUB_EDU_GRADING_SEED"
+DRAWS = 3
+
+
+class NotSatisfiedError(AssertionError):
+    """An answer does not satisfy its specification; `report` says what failed."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(str(report))
+        self.report = report
+
+
+def require(id: str, answer: object, *, draws: int = DRAWS, seed: str | None = None) -> None:
+    """Raise unless an answer satisfies its specification on several fresh draws.
+
+    Args:
+        id: the problem, for example "01.3".
+        answer: the function, class or value that the problem asks for.
+        draws: of the inputs.
+        seed: that they follow from; None is the grading's where there is one, else new ones are drawn.
+
+    Raises:
+        NotSatisfiedError: a property does not hold on one of the draws.
+        CourseError: there is no such problem.
+    """
+    for draw in range(draws):
+        report = check(id, answer, seed=_seed(id, draw, seed))
+        if not report.passed:
+            raise NotSatisfiedError(report)
+
+
+def _seed(id: str, draw: int, given: str | None) -> int:
+    """Follows from the grading's seed, so that all submissions get the same inputs; without one it is drawn."""
+    given = os.environ.get(SEED_VARIABLE) if given is None else given
+    if given is None:
+        return random.SystemRandom().getrandbits(32)
+    return int.from_bytes(hashlib.sha256(f"{given} {id} {draw}".encode()).digest()[:4], "big")

@@ -1,0 +1,227 @@
+"""Lessons as files: find them, build the notebooks from their sources, run them headless and measure what they take."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jupytext
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+from lorahub_edu import results
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.models import profiles
+from lorahub_edu.results import Finding
+from lorahub_edu.show import progress
+
+ROOT = Path(__file__).resolve().parents[2]
+LESSONS = ROOT / "lessons"
+SOURCES = LESSONS / "src"
+CELL_SECONDS = 600
+
+
+def names() -> list[str]:
+    """The stems of all lessons, in order.
+
+    Raises:
+        CourseError: the lessons are not beside the package (it was installed without them).
+    """
+    found = sorted(path.stem for path in SOURCES.glob("[0-9][0-9]_*.py"))
+    if not found:
+        raise CourseError(f"There are no lessons at {SOURCES}: run this from a clone of the course's repository.")
+    return found
+
+
+def resolve(name: str) -> str:
+    """A lesson's stem from its stem or its number.
+
+    Args:
+        name: "01", "1" or "01_lora_from_scratch".
+
+    Raises:
+        CourseError: there is no such lesson.
+    """
+    stem = Path(name).stem
+    for known in names():
+        if stem == known or stem.zfill(2) == known[:2]:
+            return known
+    raise CourseError(f"There is no lesson {name!r}. {near_matches(name, names())}")
+
+
+def build(name: str) -> NotebookNode:
+    """The notebook of a lesson's source, without outputs; the same source gives the same notebook.
+
+    Args:
+        name: the lesson's stem.
+
+    Returns:
+        An nbformat 4 notebook with a kernelspec and stable cell ids.
+    """
+    notebook = jupytext.read(SOURCES / f"{name}.py")
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+            "language_info": {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"},
+        }
+    )
+    for index, cell in enumerate(notebook.cells):
+        cell["id"] = f"{name[:2]}-{index:03d}"
+        cell["metadata"] = {}
+    nbformat.validate(notebook)
+    return notebook
+
+
+@dataclass(frozen=True)
+class Run:
+    """A lesson's headless run: seconds, peak memory of its kernel in bytes, and the executed notebook."""
+
+    lesson: str
+    profile: str
+    seconds: float
+    peak_bytes: int
+    notebook: NotebookNode
+
+
+@contextmanager
+def fresh_findings(name: str) -> Iterator[None]:
+    """Publish a lesson's findings anew: those of an earlier edition go, and come back if the run fails."""
+    path = results.committed_folder() / f"lesson_{name[:2]}.json"
+    earlier = path.read_bytes() if path.is_file() else None
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        if earlier is not None:
+            path.write_bytes(earlier)
+        raise
+
+
+def run(name: str, profile: str | None = None, results_folder: Path | None = None) -> Run:
+    """Execute a lesson in a kernel of its own.
+
+    Args:
+        name: the lesson's stem.
+        profile: the profile it runs with; None takes the environment's.
+        results_folder: where its findings go; None keeps them out of the checkout's `results/`.
+
+    Returns:
+        What it took and what it printed.
+
+    Raises:
+        CourseError: a cell failed, took more than ten minutes, or the kernel died; the message has the cell.
+    """
+    chosen = profiles.get_profile(profile).name
+    notebook = build(name)
+    private = tempfile.TemporaryDirectory(prefix="lorahub-edu-")
+    # Sockets in a private folder where the system has them, instead of open ports on this machine.
+    sockets = {"transport": "ipc", "ip": str(Path(private.name) / "socket")} if os.name == "posix" else {}
+    connection = {"connection_file": str(Path(private.name) / "kernel.json")} | sockets
+    client = NotebookClient(
+        notebook,
+        config=Config({"KernelManager": connection}),
+        kernel_name="python3",
+        timeout=CELL_SECONDS,
+        resources={"metadata": {"path": str(LESSONS)}},
+    )
+    client.create_kernel_manager()
+    environment = os.environ | {
+        profiles.ENVIRONMENT_VARIABLE: chosen,
+        results.FOLDER_VARIABLE: str(results_folder or results.folder()),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "TQDM_MININTERVAL": "5",
+        # Threads that wait sleep instead of spinning: a lesson beside other programs was several times faster so.
+        "OMP_WAIT_POLICY": "passive",
+    }
+    if results_folder is not None:  # what is published shows nobody's progress
+        environment[progress.VARIABLE] = progress.OFF
+    started = time.perf_counter()
+    peak = 0
+    try:
+        with private, client.setup_kernel(env=environment):
+            ended = threading.Event()
+            kernel = psutil.Process(client.km.provisioner.pid)
+
+            def watch() -> None:
+                nonlocal peak
+                while not ended.wait(0.05):
+                    try:
+                        peak = max(peak, kernel.memory_info().rss)
+                    except psutil.NoSuchProcess:
+                        return
+
+            watcher = threading.Thread(target=watch, daemon=True)
+            watcher.start()
+            try:
+                for index, cell in enumerate(notebook.cells):
+                    client.execute_cell(cell, index)
+            finally:
+                ended.set()
+                watcher.join()
+            client.set_widgets_metadata()
+    except CellExecutionError as error:
+        raise CourseError(f"Lesson {name} failed with profile {chosen}:\n{_plain(str(error))}") from error
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise CourseError(
+            f"Lesson {name} stopped with profile {chosen}: {type(error).__name__}. A cell may take {CELL_SECONDS} s; a "
+            f"kernel that dies is mostly out of memory (close other programs, or run with --profile tiny)."
+        ) from error
+    seconds = time.perf_counter() - started
+    _strip_volatile(notebook)
+    if results_folder is None:
+        progress.lesson_run(name[:2])
+    return Run(name, chosen, seconds, peak, notebook)
+
+
+def _plain(text: str) -> str:
+    """Text without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _strip_volatile(notebook: NotebookNode) -> None:
+    """Drop what changes with every run and says nothing: execution times, and widget state that holds none."""
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    widgets = notebook.metadata.get("widgets")
+    if widgets is not None and not any("state" in view for view in widgets.values()):
+        del notebook.metadata["widgets"]
+
+
+def save(run: Run, folder: Path = LESSONS) -> Path:
+    """Write an executed lesson as a notebook.
+
+    Args:
+        run: of the lesson.
+        folder: where to.
+
+    Returns:
+        The file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run.lesson}.ipynb"
+    nbformat.write(run.notebook, path)
+    return path
+
+
+def record_costs(run: Run, model: str, folder: Path) -> None:
+    """Write what a run took to `lessons.json`, where `findings.costs_table` reads it."""
+    common = {"model": model, "profile": run.profile}
+    results.record(
+        [
+            Finding(f"{run.lesson}.{run.profile}.minutes", (run.seconds / 60,), "min", **common),
+            Finding(f"{run.lesson}.{run.profile}.memory", (run.peak_bytes / 1e9,), "GB", **common),
+        ],
+        "lessons",
+        folder,
+    )

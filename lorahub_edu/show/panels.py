@@ -1,0 +1,142 @@
+"""Interactive panels of the lessons, each with a picture that stands in where no kernel runs."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import ipywidgets
+import matplotlib.pyplot as plt
+from IPython.display import Image, display
+from matplotlib.figure import Figure
+
+from lorahub_edu.show import figures
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this code."""
+    return "ipykernel" in sys.modules and hasattr(sys.modules.get("builtins"), "__IPYTHON__")
+
+
+def figure_png(figure: Figure, dpi: int = 100) -> bytes:
+    """A figure as PNG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure with a text that says what it shows, for readers who can't see it, and close it.
+
+    Args:
+        figure: a matplotlib figure.
+        alt: one or two sentences with what the picture carries.
+    """
+    display(Image(figure_png(figure), alt=alt, format="png"))
+    plt.close(figure)
+
+
+def slider_panel(
+    label: str,
+    values: list[int] | list[float],
+    draw: Callable[[Figure, float], str],
+    *,
+    start: int | float | None = None,
+    size: tuple[float, float] = (7, 3.6),
+) -> ipywidgets.VBox:
+    """A slider over a few values with a picture and a sentence that follow it.
+
+    Args:
+        label: names the slider, also for screen readers.
+        values: what the slider can be set to.
+        draw: draws a cleared figure for a value and returns the sentence that reads it.
+        start: the first value; None takes the first of `values`.
+        size: of the figure, in inches.
+
+    Returns:
+        The panel; display it as the last line of a cell.
+    """
+    return sliders_panel({label: values}, draw, start={} if start is None else {label: start}, size=size)
+
+
+def sliders_panel(
+    sliders: Mapping[str, Sequence[float]],
+    draw: Callable[..., str],
+    *,
+    start: Mapping[str, float] | None = None,
+    size: tuple[float, float] = (7, 3.6),
+    continuous: bool = True,
+) -> ipywidgets.VBox:
+    """Several sliders with one picture and one sentence that follow them.
+
+    The figure is drawn once into memory and shown as an image of fixed size, which answers a key press faster than
+    a new figure in an output area.
+
+    Args:
+        sliders: what each slider can be set to, by its label.
+        draw: draws a cleared figure for one value a slider and returns the sentence (HTML) that reads it.
+        start: the first values by label; a slider that is not named starts at the first of its values.
+        size: of the figure, in inches.
+        continuous: follow a slider while it is dragged; False waits until it is let go, for a slow `draw`.
+
+    Returns:
+        The panel; display it as the last line of a cell.
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    made = [
+        ipywidgets.SelectionSlider(
+            options=list(values),
+            value=(start or {}).get(label, values[0]),
+            description=label,
+            continuous_update=continuous,
+            style={"description_width": "initial"},
+            layout=ipywidgets.Layout(width="60%"),
+        )
+        for label, values in sliders.items()
+    ]
+    image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width=f"{int(size[0] * 100)}px"))
+    sentence = ipywidgets.HTML()
+
+    def update(_change: object = None) -> None:
+        figure.clear()
+        sentence.value = draw(figure, *(slider.value for slider in made))
+        image.value = figure_png(figure)
+
+    for slider in made:
+        slider.observe(update, names="value")
+    update()
+    return ipywidgets.VBox([*made, image, sentence])
+
+
+class LiveCurve:
+    """A loss curve that grows while training runs: give it to `train(..., on_step=LiveCurve(steps))`.
+
+    Args:
+        steps: of the whole run, for the bar.
+        every: redraw at most each so many steps.
+    """
+
+    def __init__(self, steps: int, every: int = 1) -> None:
+        self.history: list[dict] = []
+        self._every = every
+        self._steps = steps
+        self._figure = Figure(figsize=(7, 3), layout="constrained")
+        self._bar = ipywidgets.IntProgress(max=steps, layout=ipywidgets.Layout(width="60%"))
+        self._text = ipywidgets.HTML()
+        self._image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width="700px"))
+        display(ipywidgets.VBox([ipywidgets.HBox([self._bar, self._text]), self._image]))
+
+    def __call__(self, record: dict) -> None:
+        """Take up one step's record."""
+        self.history.append(record)
+        self._bar.value = record["step"]
+        left = (self._steps - record["step"]) * sum(r["seconds"] for r in self.history) / len(self.history)
+        self._text.value = (
+            f"step {record['step']} of {self._steps}, loss {record['loss']:.3f}, "
+            f"{record['tokens_per_second']:,.0f} tokens/s, {left:.0f} s left"
+        )
+        if record["step"] % self._every == 0 or record["step"] == self._steps:
+            self._figure.clear()
+            figures.plot_training(self._figure.subplots(), self.history)
+            self._image.value = figure_png(self._figure)

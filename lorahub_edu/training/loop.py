@@ -1,0 +1,330 @@
+"""One training loop for LoRA and for full fine-tuning: resumable to the bit, stopped with a word of advice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, get_scheduler
+
+from lorahub_edu.data.alpaca import Encoded
+from lorahub_edu.data.batching import make_batches, step_rows
+from lorahub_edu.errors import CourseError
+from lorahub_edu.lora import adapters
+from lorahub_edu.training import checkpoints, processes
+from lorahub_edu.training.contexts import autocast, gradient_checkpointing, interrupts, seeded
+from lorahub_edu.training.losses import batch_loss, mean_loss
+
+LOG_FILE = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What fixes a run. Two runs of the same config, rows and starting weights end in the same weights on a CPU.
+
+    `steps` are optimizer steps of `batch_size` rows, processed in micro-batches of `micro_batch_size` rows. `schedule`
+    is one of transformers' ("linear", "cosine", …). `autocast` is a dtype's name, or None. Every `validate_every` steps
+    the validation loss is taken; after `patience` of them without a better one the run returns to the best weights.
+    """
+
+    steps: int
+    learning_rate: float = 3e-4
+    batch_size: int = 16
+    micro_batch_size: int = 4
+    batching: str = "packed"
+    warmup_steps: int = 0
+    schedule: str = "linear"
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+    gradient_checkpointing: bool = False
+    autocast: str | None = None
+    validate_every: int = 0
+    patience: int | None = None
+    checkpoint_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "micro_batch_size", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise CourseError(f"{name} must be at least 1, but it is {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise CourseError(f"learning_rate must be above 0, but it is {self.learning_rate}. Try 3e-4.")
+
+
+@dataclass
+class TrainingResult:
+    """What a run did: one record a step, the best validation, and why it ended ("finished", "early", "interrupted")."""
+
+    history: list[dict] = field(default_factory=list)
+    stopped: str = "finished"
+    best_step: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps done, those before a restart included."""
+        return self.history[-1]["step"] if self.history else 0
+
+    @property
+    def losses(self) -> list[float]:
+        """Mean training loss of each step, in nats a labelled token."""
+        return [record["loss"] for record in self.history]
+
+    @property
+    def validation_losses(self) -> list[tuple[int, float]]:
+        """(step, mean validation loss in nats) wherever it was taken."""
+        return [(record["step"], record["validation_loss"]) for record in self.history if "validation_loss" in record]
+
+
+def train(
+    model: PreTrainedModel,
+    rows: Sequence[Encoded],
+    config: TrainingConfig,
+    *,
+    validation: Sequence[Encoded] = (),
+    folder: str | Path | None = None,
+    progress: bool = True,
+    on_step: Callable[[dict], None] | None = None,
+) -> TrainingResult:
+    """Train every parameter that requires a gradient, in place.
+
+    Args:
+        model: a causal language model; its trainable parameters decide between LoRA and full fine-tuning.
+        rows: encoded training rows.
+        config: the run.
+        validation: encoded rows that are never trained on.
+        folder: keeps checkpoints and log.jsonl; a run that was killed goes on from there, None keeps nothing.
+        progress: show a tqdm bar with loss, tokens/s and time left.
+        on_step: called with each step's record, for example to draw a curve.
+
+    Returns:
+        The history. An interrupt from the keyboard ends the run after the last whole step and is no error.
+
+    Raises:
+        CourseError: nothing is trainable or an adapter is merged; the folder holds another run; the loss is NaN or
+            infinite (the weights are then those before that step); the disk is full.
+
+    Source: Hu et al. 2021, section 4.2; loss over the labels of a whole step, as transformers' Trainer has it.
+    """
+    run = _Run(model, rows, config, list(validation), Path(folder) if folder else None)
+    with processes.first_goes_first():
+        run.resume()
+    started = time.perf_counter()
+    was_training = model.training
+    model.train()
+    try:
+        with gradient_checkpointing(model, config.gradient_checkpointing), interrupts() as interrupted:
+            shown = progress and processes.is_first()
+            with tqdm(total=config.steps, initial=run.step, disable=not shown, unit="step", dynamic_ncols=True) as bar:
+                while run.step < config.steps and run.result.stopped != "early":
+                    if (record := run.one_step(interrupted)) is None:
+                        run.result.stopped = "interrupted"
+                        break
+                    bar.update()
+                    bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s")
+                    if on_step:
+                        on_step(record)
+    finally:
+        model.train(was_training)
+    run.finish()
+    run.result.seconds = time.perf_counter() - started
+    if run.result.stopped == "interrupted" and processes.is_first():
+        _say_how_to_go_on(run)
+    return run.result
+
+
+class _Run:
+    """The state of one run between steps."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: Sequence[Encoded],
+        config: TrainingConfig,
+        validation: list[Encoded],
+        folder: Path | None,
+    ) -> None:
+        self.model, self.rows, self.config, self.validation, self.folder = model, rows, config, validation, folder
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise CourseError("No parameter is trainable: inject an adapter, or call model.requires_grad_(True).")
+        if any(layer.merged for _, layer in adapters.lora_layers(model)):
+            raise CourseError(
+                "An adapter is merged into the base weights, so it can't be trained: call unmerge() first."
+            )
+        if not rows:
+            raise CourseError("There are no rows to train on.")
+        self.device = next(iter(self.parameters.values())).device
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        schedule = get_scheduler(config.schedule, self.optimizer, config.warmup_steps, config.steps)
+        self.multiplier: Callable[[int], float] = schedule.lr_lambdas[0]  # a pure function of the step: nothing to save
+        self.pad_token_id = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
+        self.step = 0
+        self.result = TrainingResult()
+        self.best: dict[str, Tensor] = {}
+        self.saved_step = -1
+
+    def fingerprint(self) -> dict[str, str]:
+        """What must agree for a run to go on: every setting, the rows, and which parameters are trained."""
+        described = {name: repr(value) for name, value in asdict(self.config).items() if name != "checkpoint_every"}
+        digest = hashlib.sha256()
+        for row in (*self.rows, *self.validation):
+            digest.update(repr((row.input_ids, row.labels)).encode())
+        trained = [(name, tuple(p.shape)) for name, p in self.parameters.items()]
+        trained += [(name, layer.configs) for name, layer in adapters.lora_layers(self.model)]
+        parameters = hashlib.sha256(repr(trained).encode()).hexdigest()[:16]
+        return described | {"rows": digest.hexdigest()[:16], "parameters": parameters}
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint of the folder, if there is one."""
+        if self.folder is None:
+            return
+        if (checkpoint := checkpoints.load_latest(self.folder)) is None:
+            # The starting weights are kept too: an A that was drawn at random would be another one after a restart.
+            self.save()
+            self._write_log()
+            return
+        mine, theirs = self.fingerprint(), checkpoint.meta["fingerprint"]
+        different = [
+            f"{key} ({theirs.get(key)} there, {mine[key]} now)" for key in mine if mine[key] != theirs.get(key)
+        ]
+        if different:
+            raise CourseError(
+                f"{self.folder} holds another run: {'; '.join(different)}. Use the same settings to go on with it, or "
+                f"another folder."
+            )
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(checkpoint.tensors[f"parameter.{name}"])
+        checkpoints.restore_optimizer(self.optimizer, list(self.parameters), checkpoint.tensors)
+        self.best = {
+            name: checkpoint.tensors[f"best.{name}"] for name in self.parameters if f"best.{name}" in checkpoint.tensors
+        }
+        self.step = self.saved_step = checkpoint.step
+        self.result = TrainingResult(
+            checkpoint.meta["history"], checkpoint.meta["stopped"], checkpoint.meta["best_step"]
+        )
+        if self.result.stopped == "interrupted":
+            self.result.stopped = "finished"
+        self._write_log()  # drops lines of steps that were done after the checkpoint and lost
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless it is there already."""
+        if self.folder is None or self.saved_step == self.step or not processes.is_first():
+            return
+        tensors = {f"parameter.{name}": p for name, p in self.parameters.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= checkpoints.optimizer_tensors(self.optimizer, list(self.parameters))
+        meta = {
+            "fingerprint": self.fingerprint(),
+            "history": self.result.history,
+            "stopped": self.result.stopped,
+            "best_step": self.result.best_step,
+        }
+        checkpoints.save(self.folder, self.step, tensors, meta)
+        self.saved_step = self.step
+
+    def _write_log(self) -> None:
+        text = "".join(json.dumps(record) + "\n" for record in self.result.history)
+        (self.folder / LOG_FILE).write_text(text, encoding="utf-8")
+
+    def one_step(self, interrupted: threading.Event) -> dict | None:
+        """One optimizer step; None when an interrupt came before it was whole (the weights are as before it)."""
+        config, started = self.config, time.perf_counter()
+        if processes.any_of(interrupted.is_set(), self.device):
+            return None
+        picked = [self.rows[i] for i in step_rows(len(self.rows), config.batch_size, self.step, config.seed)]
+        batches = make_batches(picked, config.batching, config.micro_batch_size, self.pad_token_id)
+        labels = sum(batch.num_labels for batch in batches)
+        if labels == 0:
+            raise CourseError(f"Step {self.step + 1} has no labelled token: are the answers cut off by the block size?")
+        learning_rate = self.optimizer.param_groups[0]["lr"] = config.learning_rate * self.multiplier(self.step)
+        total = 0.0
+        # Dropout draws from a generator that only step and process decide, so a resumed step repeats it exactly.
+        with seeded(config.seed * 1_000_003 + self.step + (processes.number() << 32), self.device):
+            for batch in processes.share(batches):
+                if interrupted.is_set() and processes.count() == 1:  # several stop together, before a step
+                    self.optimizer.zero_grad(set_to_none=True)
+                    return None
+                with autocast(self.device, config.autocast):
+                    loss = batch_loss(self.model, batch.to(self.device)) / labels
+                total += loss.item()
+                loss.backward()
+                del loss  # it holds gradients of its own, which the next micro-batch has no use for
+        total = processes.add_up(self.parameters.values(), total)
+        if not math.isfinite(total):
+            raise self._diverged(f"The loss became {total}", learning_rate)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm or math.inf).item()
+        if not math.isfinite(norm):
+            raise self._diverged(f"A gradient became {norm}", learning_rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        seconds = time.perf_counter() - started
+        record = {
+            "step": self.step,
+            "loss": total,
+            "learning_rate": learning_rate,
+            "gradient_norm": norm,
+            "tokens": sum(batch.num_tokens for batch in batches),
+            "tokens_per_second": sum(batch.num_tokens for batch in batches) / seconds,
+            "seconds": seconds,
+        }
+        self._validate(record)
+        self.result.history.append(record)
+        if self.folder is not None and processes.is_first():
+            with (self.folder / LOG_FILE).open("a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
+            if self.step % config.checkpoint_every == 0 or self.step == config.steps or self.result.stopped == "early":
+                self.save()
+        return record
+
+    def _diverged(self, what: str, learning_rate: float) -> CourseError:
+        self.optimizer.zero_grad(set_to_none=True)
+        return CourseError(
+            f"{what} at step {self.step + 1}, at learning rate {learning_rate:.2e}. The weights are those of step "
+            f"{self.step}. Try a 3 to 10 times smaller learning rate, more warm-up, clip_norm 1.0, or float32."
+        )
+
+    def _validate(self, record: dict) -> None:
+        config = self.config
+        due = config.validate_every and (self.step % config.validate_every == 0 or self.step == config.steps)
+        if not due or not self.validation:
+            return
+        with autocast(self.device, config.autocast):
+            batches = make_batches(self.validation, config.batching, config.micro_batch_size, self.pad_token_id)
+            record["validation_loss"] = processes.from_first(mean_loss(self.model, batches), self.device)
+        if config.patience is None:
+            return
+        earlier = self.result.validation_losses
+        if not earlier or record["validation_loss"] < min(loss for _, loss in earlier):
+            self.result.best_step = self.step
+            self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
+        elif sum(step > self.result.best_step for step, _ in earlier) + 1 >= config.patience:
+            self.result.stopped = "early"
+
+    def finish(self) -> None:
+        """Keep the last step, then return to the best weights if the run looked for them."""
+        self.save()
+        if self.best and self.result.stopped != "interrupted":
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(self.best[name])
+
+
+def _say_how_to_go_on(run: _Run) -> None:
+    go_on = "Nothing is on disk: call train(..., folder='runs/name') to be able to go on after an interrupt."
+    if run.folder:
+        go_on = f"They are saved in {run.folder}: the same call goes on from there."
+    tqdm.write(f"Stopped after step {run.step} of {run.config.steps}; the model holds that step's weights. {go_on}")

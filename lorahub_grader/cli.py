@@ -1,0 +1,158 @@
+"""Assignments on the command line: build, lint-exercises, grade, feedback, export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorahub_edu.cli.terminal import console
+from lorahub_edu.errors import CourseError
+
+CourseOption = Annotated[Path, typer.Option("--course", help="The folder with solutions/ and exercises/.")]
+HERE = Path(".")
+
+
+def build(
+    assignment: Annotated[list[str] | None, typer.Argument(help="Names; default all.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if out of date.")] = False,
+    course: CourseOption = HERE,
+) -> None:
+    """Generate solutions/ and exercises/ from solutions/src/, as nbgrader has them."""
+    from lorahub_grader import assignments
+
+    if check:
+        found = assignments.differences(course)
+        console.print("\n".join(found) or "Everything is what its source gives.", markup=False)
+        raise typer.Exit(1 if found else 0)
+    for name in assignment or assignments.sources(course):
+        for path in assignments.build(name, course):
+            console.print(str(path), markup=False)
+
+
+def lint_exercises(
+    assignment: Annotated[list[str] | None, typer.Argument(help="Names; default all.")] = None,
+    course: CourseOption = HERE,
+) -> None:
+    """Check the checks: right answers must be accepted, wrong ones refused by name; exit code 1 if not."""
+    from lorahub_grader import lint
+
+    found = list(lint.verdicts(course, assignment))
+    _print_rows(("problem", "assignment", "right answers", "wrong answers", "verdict"), lint.table(found))
+    for line in lint.faults(found):
+        console.print(line, markup=False)
+    console.print(lint.summary(found))
+    raise typer.Exit(0 if all(verdict.sound for verdict in found) else 1)
+
+
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="submitted/, a folder of STUDENT.ipynb, or a platform's zip.")],
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Submissions at a time.")] = 1,
+    assignment: Annotated[str | None, typer.Option(help="Only this one; needed where notebooks don't tell.")] = None,
+    course: CourseOption = HERE,
+    sandbox: Annotated[str | None, typer.Option(help="bubblewrap, podman, docker; default what works.")] = None,
+    unsafe: Annotated[bool, typer.Option("--unsafe", help="Grade without a sandbox: runs submissions as you.")] = False,
+) -> None:
+    """Grade submissions into nbgrader's gradebook; started again it goes on where it stopped."""
+    _nbgrader_or_error()
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from lorahub_edu.show.progress import graded as note_points
+    from lorahub_grader import assignments, feedback, runner
+    from lorahub_grader.gradebook import Course
+
+    place = Course(course.resolve())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    # No thread of its own: a process that forks should not have any.
+    with _workers(jobs) as executor, Progress(*columns, console=console, auto_refresh=False) as progress:
+        task = progress.add_task("grading", total=None)
+
+        def show(outcome: object, done: int, of: int) -> None:
+            progress.update(task, completed=done, total=of, refresh=True)
+
+        graded = runner.grade(
+            place, submissions, assignment=assignment, sandbox=sandbox, unsafe=unsafe, executor=executor, report=show
+        )
+    note_points(graded.outcomes)
+    for name in sorted({outcome.assignment for outcome in graded.outcomes}):
+        own = [outcome for outcome in graded.outcomes if outcome.assignment == name]
+        feedback.write(place, assignments.load(name, place.root), own)
+    _print_rows(("student", "assignment", "points from tests", "what happened"), runner.table(graded.outcomes))
+    for line in graded.ignored:
+        console.print(f"not graded: {line}", markup=False)
+    console.print(f"{len(graded.outcomes)} submissions, {graded.new} newly graded; sandbox: {graded.sandbox}.")
+
+
+def feedback(assignment: str, course: CourseOption = HERE) -> None:
+    """Write feedback pages anew, with what was graded by hand since."""
+    _nbgrader_or_error()
+    from lorahub_grader import assignments, feedback
+    from lorahub_grader.gradebook import Course
+
+    place = Course(course.resolve())
+    loaded = assignments.load(assignment, place.root)
+    for page in feedback.write(place, loaded, place.journal.all(assignment)):
+        console.print(str(page), markup=False)
+
+
+def export(
+    assignment: str,
+    to: Annotated[str, typer.Option(help="canvas, moodle, nbgrader or gradescope.")] = "canvas",
+    roster: Annotated[Path | None, typer.Option(help="What Canvas or Moodle exported, to be filled in.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    course: CourseOption = HERE,
+) -> None:
+    """Write an assignment's grades for a learning platform, or its autograder for Gradescope."""
+    _nbgrader_or_error()
+    from lorahub_grader import exports
+    from lorahub_grader.gradebook import Course
+
+    path, notes = exports.export(Course(course.resolve()), assignment, to, roster, out)
+    console.print(str(path), markup=False)
+    for note in notes:
+        console.print(note, markup=False)
+
+
+def _nbgrader_or_error() -> None:
+    try:
+        import nbgrader  # noqa: F401
+    except ImportError:
+        raise CourseError("Grading needs nbgrader: pip install 'lorahub-edu[teach]'") from None
+
+
+@contextmanager
+def _workers(jobs: int) -> Iterator[Executor | None]:
+    """Processes that each grade one submission at a time and end with this one; None where it is only this one."""
+    if jobs == 1:
+        yield None
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    from lorahub_grader.inside.namespaces import die_with_parent
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=die_with_parent) as executor:
+        yield executor
+
+
+def _print_rows(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.table import Table
+
+    table = Table(*titles)
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    console.print(table)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the grader's commands to the course's command line."""
+    app.command("build")(build)
+    app.command("lint-exercises")(lint_exercises)
+    app.command("grade")(grade)
+    app.command("feedback")(feedback)
+    app.command("export")(export)

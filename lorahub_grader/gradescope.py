@@ -1,0 +1,173 @@
+"""An autograder for Gradescope: the zip file to upload, and what runs in its container for one submission.
+
+`python -m lorahub_grader.gradescope ASSIGNMENT` reads /autograder/submission and writes
+/autograder/results/results.json. There the platform's container is the outer sandbox; answers run as another user, or
+in bubblewrap where the platform lets it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorahub_edu.errors import CourseError
+from lorahub_edu.results import write_json
+from lorahub_grader import assignments, worker
+from lorahub_grader.assignments import RELEASE, ROOT, SOURCE, Assignment
+from lorahub_grader.collect import collect
+from lorahub_grader.journal import Outcome
+from lorahub_grader.repair import UnreadableError, repair
+from lorahub_grader.sandbox import choose
+
+PLACE = Path("/autograder")
+PROJECT = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "LICENSE-content")
+KINDS = ("bubblewrap", choose.CONTAINER)
+LEFT_OUT = ("__pycache__", "zoo")  # a grader needs no modules
+
+SETUP = """#!/usr/bin/env bash
+# Runs once, as root, when Gradescope builds the container.
+set -euo pipefail
+apt-get update
+DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv bubblewrap
+python3 -m venv /autograder/venv
+cd /autograder/source/course
+/autograder/venv/bin/pip install --no-cache-dir --constraint constraints.txt ".[teach]"
+"""
+RUN = """#!/usr/bin/env bash
+# Runs as root for each submission. Solutions and results are root's alone; answers run as another user.
+set -euo pipefail
+chmod -R go-rwx /autograder/source /autograder/results /autograder/submission
+chmod go-rwx /autograder/run_autograder
+cd /autograder/source/course
+exec /autograder/venv/bin/python -m lorahub_grader.gradescope {name} --course /autograder/source/course
+"""
+
+
+def pack(assignment: Assignment, root: Path, out: Path) -> Path:
+    """Write the zip file that Gradescope takes as an autograder.
+
+    Args:
+        assignment: to be graded.
+        root: the course's folder with its two notebooks.
+        out: the file.
+
+    Returns:
+        The file.
+    """
+    name = assignment.name
+    own = [Path(part) / name / f"{name}.ipynb" for part in (SOURCE, RELEASE)]
+    package = [
+        path
+        for path in sorted((ROOT / "lorahub_edu").rglob("*"))
+        if path.is_file() and not set(LEFT_OUT) & set(path.relative_to(ROOT).parts)
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, text in {"setup.sh": SETUP, "run_autograder": RUN.format(name=name)}.items():
+            entry = zipfile.ZipInfo(file)
+            entry.external_attr = 0o755 << 16
+            archive.writestr(entry, text)
+        for path in [*(ROOT / part for part in PROJECT), *package]:
+            archive.write(path, Path("course") / path.relative_to(ROOT))
+        for path in own:
+            archive.write(root / path, Path("course") / path)
+    return out
+
+
+def grade(
+    course: Path, name: str, place: Path = PLACE, kinds: Sequence[str] = ("bubblewrap", choose.CONTAINER)
+) -> Path:
+    """Grade the one submission that Gradescope put in place, and write what it reads.
+
+    Args:
+        course: the folder with the assignment.
+        name: the assignment's.
+        place: holds submission/ and results/.
+        kinds: sandboxes, the first that works is taken.
+
+    Returns:
+        results.json.
+
+    Raises:
+        CourseError: no sandbox works; then nothing is run.
+    """
+    assignment = assignments.load(name, course)
+    hidden = (str(course / SOURCE), str(place / "results"))
+    said = []
+    for kind in kinds:
+        try:
+            found = choose.choose(kind, secrets=hidden)
+            break
+        except CourseError as error:
+            said.append(str(error))
+    else:
+        raise CourseError(" ".join(said))
+    try:
+        outcome = _outcome(assignment, place / "submission", found)
+    finally:
+        worker.SANDBOXES.close()
+    return write_json(place / "results" / "results.json", report(outcome))
+
+
+def _outcome(assignment: Assignment, folder: Path, kind: str) -> Outcome:
+    ids = {assignment.name: assignment.answer_ids}
+    job = worker.Job(assignment, "submission", "", {}, sandbox=kind)
+    try:
+        submission = collect(folder, ids, assignment.name).submissions[0]
+        content, trouble = submission.read()
+        if trouble:
+            raise UnreadableError(trouble)
+        repaired = repair(content, assignment)
+    except (CourseError, UnreadableError) as error:
+        return worker.outcome_of(job, [], f"unreadable: {error}")
+    filled = worker.Job(assignment, "submission", "", repaired.sources, repaired.notes, sandbox=kind)
+    return worker.work(filled)
+
+
+def report(outcome: Outcome) -> dict:
+    """An outcome in Gradescope's form: each test with its message and hint; what was printed stays hidden."""
+    tests = []
+    for test in outcome.tests:
+        words = [test.message, *(_line(p) for p in test.properties if not p[1]), test.hint and f"Hint: {test.hint}"]
+        tests.append(
+            {
+                "name": test.grade_id.removeprefix("test_"),
+                "score": test.earned,
+                "max_score": test.points,
+                "status": "passed" if test.passed else "failed",
+                "output": "\n".join(word for word in words if word),
+                "visibility": "visible",
+            }
+        )
+    said = [worker.explain(outcome.reason).capitalize() + "."] if outcome.reason else []
+    return {
+        "score": outcome.earned,
+        "output": "\n".join([*said, *outcome.notes]),
+        "execution_time": round(outcome.seconds),
+        "stdout_visibility": "hidden",
+        "visibility": "visible",
+        "tests": tests,
+    }
+
+
+def _line(found: tuple[str, bool, str, str]) -> str:
+    name, _, seen, words = found
+    return f"{name}: does not hold" + (f" ({seen})" if seen else "") + (f"; probably: {words}" if words else "")
+
+
+def main() -> None:
+    """What run_autograder calls."""
+    parser = argparse.ArgumentParser(description="Grade one submission in Gradescope's container.")
+    parser.add_argument("assignment")
+    parser.add_argument("--course", type=Path, default=ROOT)
+    parser.add_argument("--place", type=Path, default=PLACE)
+    parser.add_argument("--sandbox", help="one kind; default the first that works of " + ", ".join(KINDS))
+    options = parser.parse_args()
+    kinds = (options.sandbox,) if options.sandbox else KINDS
+    grade(options.course, options.assignment, options.place, kinds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""The answer process: runs a learner's cells and calls what they define when the tests ask for it.
+
+It holds no test, no reference and no secret, and whatever it says is only data to the tests. A learner's code shares
+this process and may change anything in it; that can spoil its own answers and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorahub_grader.inside.protocol import Channel, ClosedError, Codec, ProtocolError
+
+TEXT_KEPT = 20_000  # characters of output of a cell
+IMAGE_KEPT = 1_000_000  # characters of a picture in base64
+PICTURES_KEPT = 5
+
+
+class Bounded(io.TextIOBase):
+    """A text stream that keeps the beginning of what is written and forgets the rest."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.room = TEXT_KEPT
+
+    def write(self, text: str) -> int:
+        if self.room > 0:
+            self.parts.append(str(text)[: self.room])
+            self.room -= len(self.parts[-1])
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def text(self) -> str:
+        return "".join(self.parts) + ("" if self.room > 0 else "\n… the rest of the output was dropped")
+
+
+@dataclass
+class Answers:
+    """The state of an answer process: the notebook's namespace and the objects that the tests hold by number."""
+
+    channel: Channel
+    objects: dict[int, object] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.shell = _shell()
+        self.codec = Codec(self._refer, self._resolve)
+
+    def serve(self) -> None:
+        """Answer until the tests close the channel."""
+        operations = {"cell": self._cell, "call": self._call, "get": self._get, "forget": self._forget}
+        while True:
+            try:
+                message, blobs = self.channel.receive()
+            except KeyboardInterrupt:  # it came too late to stop anything
+                continue
+            except ClosedError:
+                return
+            try:
+                reply, attached = operations[message["do"]](message, blobs)
+            except ClosedError:
+                return
+            except ProtocolError as error:
+                reply, attached = {"error": ["ProtocolError", str(error)]}, []
+            except KeyboardInterrupt:  # the tests' way of saying that time is up
+                reply, attached = {"error": ["KeyboardInterrupt", "stopped because it took too long"]}, []
+            try:
+                self.channel.send(reply | {"number": message["number"]}, attached)
+            except ClosedError:
+                return
+            except ProtocolError as error:
+                self.channel.send({"error": ["ProtocolError", str(error)], "number": message["number"]})
+
+    def _cell(self, message: dict, _: list) -> tuple[dict, list]:
+        outputs, error = run_cell(self.shell, message["source"])
+        return {"outputs": outputs, "error": error}, []
+
+    def _call(self, message: dict, blobs: list) -> tuple[dict, list]:
+        """Call a function, class or object; changed arguments go back with the result."""
+        try:
+            call = self._target(message["target"])
+            arguments, named = self.codec.decode(message["arguments"], blobs)
+            before = self.codec.encode([arguments, named])
+            value = self._keep(call(*arguments, **named)) if message["keep"] else call(*arguments, **named)
+            changed = self.codec.encode([arguments, named])
+            reply = [value, None if changed == before else [arguments, named]]
+            content, attached = self.codec.encode(reply)
+        except (ProtocolError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # whatever a learner's code raises is an answer as well
+            return {"error": describe(error)}, []
+        return {"value": content}, attached
+
+    def _get(self, message: dict, _: list) -> tuple[dict, list]:
+        try:
+            content, attached = self.codec.encode(self._target(message["target"]))
+        except (ProtocolError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            return {"error": describe(error)}, []
+        return {"value": content}, attached
+
+    def _forget(self, message: dict, _: list) -> tuple[dict, list]:
+        self.objects.pop(message["object"], None)
+        return {}, []
+
+    def _target(self, target: dict) -> Any:
+        """A name of the notebook, an object by its number, or part of an installed library; then its attributes."""
+        if "name" in target:
+            if target["name"] not in self.shell.user_ns:
+                raise NameError(f"name {target['name']!r} is not defined")
+            found = self.shell.user_ns[target["name"]]
+        elif "object" in target:
+            found = self.objects[target["object"]]
+        else:
+            module, _, name = target["import"].partition(":")
+            found = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        return functools.reduce(getattr, target.get("path", ()), found)
+
+    def _keep(self, value: object) -> object:
+        """Leave an object here and let the tests have its number, even if it could be copied."""
+        return Kept(value)
+
+    def _refer(self, value: object) -> dict:
+        if isinstance(value, Kept):
+            value = value.value
+        number = next((n for n, known in self.objects.items() if known is value), None)
+        if number is None:
+            number = next(self.numbers)
+            self.objects[number] = value
+        return {"object": [number, type(value).__name__]}
+
+    def _resolve(self, message: dict) -> object:
+        (kind, content), *_ = message.items()
+        if kind == "target":
+            return self._target(content)
+        if kind == "callback":
+            return functools.partial(self._call_back, content)
+        raise ValueError(f"an unknown kind, {kind}")
+
+    def _call_back(self, number: int, *arguments: object, **named: object) -> object:
+        """Call a function that lives with the tests, from within a learner's code."""
+        content, attached = self.codec.encode([list(arguments), named])
+        self.channel.send({"callback": number, "arguments": content}, attached)
+        message, blobs = self.channel.receive()
+        if "error" in message:
+            raise RuntimeError(message["error"])
+        return self.codec.decode(message["value"], blobs)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Marks an object that stays in the answer process."""
+
+    value: object
+
+
+def describe(error: BaseException) -> list[str]:
+    """An exception as its type's name and its words."""
+    try:
+        words = str(error)
+    except BaseException:  # a learner's own exception may fail to speak
+        words = ""
+    return [type(error).__name__[:100], words[:2000]]
+
+
+def _shell() -> Any:
+    """An IPython shell without a history on disk, with the pictures of matplotlib kept as outputs."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.colors = "nocolor"
+    config.InteractiveShell.xmode = "Plain"  # what went wrong, without the costly context
+    return InteractiveShell.instance(config=config)
+
+
+def run_cell(shell: Any, source: str) -> tuple[list[dict], list[str] | None]:
+    """Run one cell as Jupyter would.
+
+    Args:
+        shell: IPython's.
+        source: of the cell.
+
+    Returns:
+        Its outputs (text and PNG pictures, in nbformat's form) and the error that ended it, if one did.
+    """
+    from IPython.core.displaypub import CapturingDisplayPublisher
+
+    text, pictures = Bounded(), CapturingDisplayPublisher()
+    streams = sys.stdout, sys.stderr, shell.display_pub
+    sys.stdout = sys.stderr = text
+    shell.display_pub = pictures
+    try:
+        result = shell.run_cell(source, store_history=True)
+    finally:
+        sys.stdout, sys.stderr, shell.display_pub = streams
+    failure = result.error_before_exec or result.error_in_exec
+    outputs = [{"output_type": "stream", "name": "stdout", "text": text.text()}] if text.parts else []
+    for one in pictures.outputs:
+        data = one.get("data", {}) if isinstance(one, dict) else {}
+        kept = {}
+        if isinstance(data.get("text/plain"), str):
+            kept["text/plain"] = data["text/plain"][:TEXT_KEPT]
+        if isinstance(data.get("image/png"), str) and len(data["image/png"]) <= IMAGE_KEPT:
+            kept["image/png"] = data["image/png"]
+        if kept and len(outputs) <= PICTURES_KEPT:
+            outputs.append({"output_type": "display_data", "metadata": {}, "data": kept})
+    return outputs, describe(failure) if failure is not None else None
+
+
+def prepare(preload: tuple[str, ...]) -> None:
+    """Import what most submissions import, so that a forked process has it already.
+
+    Args:
+        preload: names of modules; one that is not installed is left out.
+    """
+    import matplotlib_inline.backend_inline  # noqa: F401
+    import numpy.random  # noqa: F401
+
+    for name in preload:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
+    _shell()
+
+
+def serve(reader: int, writer: int) -> None:
+    """Be an answer process until the channel closes.
+
+    Args:
+        reader: descriptor to read requests from.
+        writer: descriptor to write replies to.
+    """
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(quiet, descriptor)
+    Answers(Channel(reader, writer)).serve()
+
+
+if __name__ == "__main__":  # in a container, where standard input and output are the channel
+    ours = os.dup(0), os.dup(1)
+    serve(*ours)

@@ -1,0 +1,204 @@
+"""A process that has the large libraries in memory and forks a clean child for each submission.
+
+It is started inside the sandbox, before any test or secret is in memory, and runs no learner's code itself. For each
+job it is handed two sockets: one for the answer process, one for the keeper, a process that stands over it, takes its
+measure and ends it. `python -m lorahub_grader.inside.zygote SETTINGS DESCRIPTOR` starts it on the control socket's
+descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from lorahub_grader.inside import answers, namespaces
+
+CHANNEL = 3  # an answer process's only descriptor beside the standard ones
+GLANCE_SECONDS = 0.05  # between two looks at memory and processes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one answer process may use, with all processes that it starts.
+
+    `memory` comes on top of what the preloaded libraries take; seconds are wall-clock but for `cpu_seconds`.
+    """
+
+    memory: int = 3 << 30
+    cpu_seconds: int = 300
+    seconds: int = 300
+    processes: int = 64
+    open_files: int = 256
+    file_bytes: int = 64 << 20
+    scratch_bytes: int = 256 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a zygote works: what it preloads, whether it makes namespaces, as which user answers run (None: its own)."""
+
+    preload: tuple[str, ...] = ()
+    namespaces: bool = True
+    uid: int | None = None
+    scratch: str = "/tmp"
+    limits: Limits = Limits()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        content = json.loads(text)
+        content |= {"preload": tuple(content["preload"]), "limits": Limits(**content["limits"])}
+        return cls(**content)
+
+
+def main() -> None:
+    """Prepare once, then fork for every pair of sockets that arrives, until the control socket closes."""
+    settings = Settings.from_json(sys.argv[1])
+    namespaces.die_with_parent()
+    answers.prepare(settings.preload)
+    control = socket.socket(fileno=int(sys.argv[2]))
+    control.sendall(b"r")  # ready
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        reap(block=not message)
+        if not message:
+            return
+        answer, life = descriptors
+        if os.fork() == 0:
+            control.close()
+            try:
+                keep(settings, answer, life)
+            except BaseException:
+                traceback.print_exc()  # to the file that the sandbox's starter reads
+            finally:
+                os._exit(0)
+        os.close(answer)
+        os.close(life)
+
+
+def reap(block: bool) -> None:
+    """Take note of keepers that have ended, so that what they and theirs took is counted as this process's."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, 0 if block else os.WNOHANG)[0]:
+            pass
+
+
+def keep(settings: Settings, answer: int, life: int) -> None:
+    """Start an answer process, watch it, end it when asked or when it takes too much, and say how it ended.
+
+    Args:
+        settings: of the zygote.
+        answer: the answer process's socket.
+        life: the keeper's own: "i" interrupts the answer process, end of file ends it; the outcome is written to it.
+    """
+    namespaces.die_with_parent()
+    zygote, shared = os.getppid(), namespaces.resident_bytes(os.getpid())
+    if settings.namespaces:
+        namespaces.unshare_processes()
+    child = os.fork()
+    if child == 0:
+        os.close(life)
+        run(settings, answer)
+    os.close(answer)
+    known = {1, os.getpid(), zygote} if settings.namespaces else None
+    started, peak, reason = time.monotonic(), 0, ""
+    while not reason:
+        ready = select.select([life], [], [], GLANCE_SECONDS)[0]
+        if ready:
+            word = os.read(life, 1)
+            if word == b"i":
+                os.kill(child, signal.SIGINT)
+                continue
+            reason = "asked"
+        elif os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            reason = "died"
+        elif time.monotonic() - started > settings.limits.seconds:
+            reason = "time"
+        elif known is not None:
+            count, memory = namespaces.memory_of_others(known, shared)
+            peak = max(peak, memory)
+            if memory > settings.limits.memory:
+                reason = "memory"
+            elif count > 2 * settings.limits.processes:
+                reason = "processes"
+    end(child, settings.namespaces)
+    _, status, usage = os.wait4(child, 0)
+    outcome = {
+        "reason": reason,
+        "exit": os.waitstatus_to_exitcode(status),
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": peak,
+    }
+    os.write(life, json.dumps(outcome).encode())
+
+
+def end(child: int, is_first: bool) -> None:
+    """Kill an answer process and all it started.
+
+    Args:
+        child: its id.
+        is_first: whether it is the first of a process namespace, whose end is the end of all in there.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if not is_first:
+            os.killpg(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+
+
+def run(settings: Settings, answer: int) -> None:
+    """Turn this fresh fork into an answer process: nothing of the others in sight, no rights, limits, then serve."""
+    code = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if answer != CHANNEL:
+            os.dup2(answer, CHANNEL)
+        os.closerange(CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
+        limits = settings.limits
+        if settings.namespaces:
+            namespaces.unshare_rest()
+            namespaces.mount_private(settings.scratch, limits.scratch_bytes)
+        if settings.namespaces or settings.uid is not None:
+            namespaces.drop_privileges(settings.uid)
+        namespaces.die_with_parent()  # not before: a change of user takes it back
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="home-", dir=settings.scratch)
+        os.chdir(os.environ["HOME"])
+        namespaces.limit(
+            memory=limits.memory,
+            cpu_seconds=limits.cpu_seconds,
+            processes=limits.processes if settings.uid is not None or settings.namespaces else None,
+            open_files=limits.open_files,
+            file_bytes=limits.file_bytes,
+        )
+        reseed()
+        answers.serve(CHANNEL, CHANNEL)
+        code = 0
+    except BaseException:
+        traceback.print_exc()  # seen by the sandbox's starter as long as nothing of the learner's has run
+    finally:
+        os._exit(code)
+
+
+def reseed() -> None:
+    """Give the fork random numbers of its own, as a fresh process would have."""
+    random.seed()
+    np.random.seed()
+
+
+if __name__ == "__main__":
+    main()

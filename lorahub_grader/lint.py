@@ -1,0 +1,265 @@
+"""The checks are checked: right answers must be accepted however they are written, wrong ones refused with the words.
+
+`solutions/variants/*.py` holds, for each problem, right answers (`RIGHT[id] = {name: answer}`) and wrong ones
+(`WRONG[id] = {name: (answer, words)}`, where the words are part of the message that names the mistake). The
+reference and the blank stub come out of the assignment that asks for the problem.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.util
+import io
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorahub_edu.errors import CourseError
+from lorahub_edu.show.check import Report, check
+from lorahub_edu.show.graded import NotSatisfiedError, require
+from lorahub_grader import assignments
+from lorahub_grader.assignments import ROOT, SOURCE, Assignment
+
+RIGHT_NEEDED, WRONG_NEEDED = 2, 5
+SEEDS = (0, 1)
+EMPTY = "still empty"
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Answers to one problem: right ones by name, and wrong ones with the words of the intended message."""
+
+    problem: str
+    right: Mapping[str, object]
+    wrong: Mapping[str, tuple[object, str]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A problem that an assignment asks for: the test's cell, the name it tests, the reference and the blank stub."""
+
+    problem: str
+    assignment: str
+    test: str
+    name: str
+    reference: object
+    stub: object
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a problem's check made of its variants; each list names the answers that it got wrong, and is empty."""
+
+    problem: str
+    assignment: str
+    right: int
+    wrong: int
+    false_rejects: list[str] = field(default_factory=list)
+    false_accepts: list[str] = field(default_factory=list)
+    other_words: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was misjudged and nothing is missing."""
+        return not (self.false_rejects or self.false_accepts or self.other_words or self.missing)
+
+
+def variants(root: Path = ROOT) -> dict[str, Variants]:
+    """The answers of all problems that have some, by the problem's id, in order.
+
+    Args:
+        root: the course's folder.
+
+    Raises:
+        CourseError: a file is not in the agreed form, or two files hold the same problem.
+    """
+    found: dict[str, Variants] = {}
+    for path in sorted((root / SOURCE / "variants").glob("*.py")):
+        spec = importlib.util.spec_from_file_location(f"lorahub_edu_variants_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses and error messages look for it
+        spec.loader.exec_module(module)
+        right, wrong = getattr(module, "RIGHT", None), getattr(module, "WRONG", None)
+        if not isinstance(right, dict) or not isinstance(wrong, dict):
+            raise CourseError(
+                f"{path} needs RIGHT {{id: {{name: answer}}}} and WRONG {{id: {{name: (answer, words)}}}}."
+            )
+        for id in sorted({*right, *wrong}):
+            if id in found:
+                raise CourseError(f"{path} holds answers to {id}, but another file does so too: put them together.")
+            found[id] = Variants(id, right.get(id, {}), wrong.get(id, {}))
+    return {id: found[id] for id in sorted(found, key=lambda id: [int(part) for part in id.split(".")])}
+
+
+def asked(assignment: Assignment) -> list[Asked]:
+    """The problems of an assignment, with their references and blank stubs.
+
+    Args:
+        assignment: a built one; its cells are run in this process.
+
+    Raises:
+        CourseError: a cell of the instructor's ends with an error, or a test is no call of `require`.
+    """
+    references, stubs = _run(assignment, blank=False), _run(assignment, blank=True)
+    found = []
+    for cell in assignment.cells:
+        if cell.role == "test":
+            calls = list(_required(cell.source))
+            if not calls:
+                raise CourseError(
+                    f"{assignment.name}: {cell.grade_id} calls no require(id, name), so nothing tests it."
+                )
+            found += [
+                Asked(id, assignment.name, cell.grade_id, name, references[name], stubs.get(name)) for id, name in calls
+            ]
+    return found
+
+
+def _required(source: str) -> Iterator[tuple[str, str]]:
+    """The problem and the name of each `require("id", name)` in a test's source."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require":
+            id, name = node.args
+            yield ast.literal_eval(id), name.id
+
+
+def _run(assignment: Assignment, blank: bool) -> dict[str, Any]:
+    """What a notebook's cells define, tests left out: the instructor's, or the learner's with nothing filled in."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for cell in assignment.cells:
+        if cell.role not in ("answer", "code"):
+            continue
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
+                exec(compile(cell.stub if blank else cell.source, cell.grade_id, "exec"), namespace)
+        except Exception as error:
+            if not blank:  # a blank place may end with an error, and so may what uses it
+                raise CourseError(f"{assignment.name}: a cell ends with {type(error).__name__}: {error}") from error
+    return namespace
+
+
+def message(report: Report) -> str:
+    """What a learner is told first: the misconception of the first property that fails, or what was seen of it."""
+    return next((p.misconception or f"{p.name}: {p.seen}" for p in report.properties if not p.passed), "")
+
+
+def judge(id: str, answer: object, seeds: tuple[int, ...] = SEEDS) -> list[Report]:
+    """What the public check and the graded test make of an answer.
+
+    Args:
+        id: of the problem.
+        answer: to judge.
+        seeds: of the public check's inputs; the graded test draws its own for each of them.
+
+    Returns:
+        A report for each seed of both; those of graded tests that passed are left out.
+    """
+    reports = []
+    for seed in seeds:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # an answer may draw numbers of its own
+            reports.append(check(id, answer, seed=seed))
+            try:
+                require(id, answer, seed=f"lint {seed}")
+            except NotSatisfiedError as error:
+                reports.append(error.report)
+    return reports
+
+
+def verdict(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEEDS) -> Verdict:
+    """Judge all answers to a problem.
+
+    Args:
+        given: right and wrong answers.
+        asked: the assignment's reference and stub; None if only a lesson asks for the problem.
+        seeds: as `judge` has them.
+    """
+    rights = dict(given.right) | ({"the reference": asked.reference} if asked else {})
+    found = Verdict(given.problem, asked.assignment if asked else "", len(rights), len(given.wrong))
+    for name, answer in rights.items():
+        bad = [report for report in judge(given.problem, answer, seeds) if not report.passed or not report.properties]
+        if bad:
+            found.false_rejects.append(f"{name}: {message(bad[0])}")
+    for name, (answer, words) in given.wrong.items():
+        reports = judge(given.problem, answer, seeds)
+        refused = [message(report) for report in reports if not report.passed]
+        if len(refused) < 2 * len(seeds):
+            found.false_accepts.append(name)
+        strange = [told for told in refused if words not in told]
+        if strange:
+            found.other_words.append(f"{name}: told {strange[0]!r}, not {words!r}")
+    if asked:
+        told = [str(report) for report in judge(given.problem, asked.stub, seeds[:1])]
+        if len(told) < 2 or not all(EMPTY in words for words in told):
+            found.false_accepts.append("the blank stub")
+    needed = RIGHT_NEEDED + 1  # the reference, or what stands for it in a lesson, and others
+    if len(rights) < needed:
+        found.missing.append(f"{needed - len(rights)} more right answers")
+    if len(given.wrong) < WRONG_NEEDED:
+        found.missing.append(f"{WRONG_NEEDED - len(given.wrong)} more wrong answers")
+    return found
+
+
+def verdicts(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Verdict]:
+    """Judge the variants of every problem.
+
+    Args:
+        root: the course's folder.
+        names: of assignments; None is all of them, and the problems that only lessons ask for.
+
+    Raises:
+        CourseError: an assignment is not built, or its own cells end with an error.
+    """
+    given, seen = variants(root), set()
+    for name in names or assignments.names(root):
+        for problem in asked(assignments.load(name, root)):
+            seen.add(problem.problem)
+            yield verdict(given.get(problem.problem, Variants(problem.problem, {}, {})), problem)
+    if not names:
+        for id in given:
+            if id not in seen:
+                yield verdict(given[id], None)
+
+
+def table(found: list[Verdict]) -> list[tuple[str, ...]]:
+    """A row for each problem: id, assignment, numbers of right and wrong answers, and what is wrong with its check."""
+    return [
+        (v.problem, v.assignment or "in a lesson", str(v.right), str(v.wrong), "sound" if v.sound else "see below")
+        for v in found
+    ]
+
+
+def faults(found: list[Verdict]) -> list[str]:
+    """A line for each answer that a check misjudged and for whatever is missing."""
+    kinds = {
+        "accepted though wrong": "false_accepts",
+        "refused though right": "false_rejects",
+        "refused with other words": "other_words",
+        "missing": "missing",
+    }
+    return [
+        f"{verdict.problem}: {words}: {line}"
+        for verdict in found
+        for words, kind in kinds.items()
+        for line in getattr(verdict, kind)
+    ]
+
+
+def summary(found: list[Verdict]) -> str:
+    """How many problems and answers there are, and how many of these were judged wrongly."""
+    counts = {
+        "problem": len(found),
+        "right answer": sum(verdict.right for verdict in found),
+        "wrong answer": sum(verdict.wrong for verdict in found),
+        "false accept": sum(len(verdict.false_accepts) for verdict in found),
+        "false reject": sum(len(verdict.false_rejects) for verdict in found),
+    }
+    words = sum(len(verdict.other_words) for verdict in found)
+    counted = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
+    return f"{counted}, {words} refused with other words."

@@ -1,0 +1,128 @@
+"""Takes the learner's answers out of what was handed in, by their ids, whatever became of the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lorahub_grader.assignments import Assignment, Cell
+
+ANSWER_CHARACTERS = 200_000
+TEXT = object()  # stands for the id of a text cell that is no answer
+
+
+class UnreadableError(Exception):
+    """What was handed in is no notebook."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A learner's cells by id, and what had to be done to get them."""
+
+    sources: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def repair(content: bytes, assignment: Assignment) -> Answers:
+    """The answers in a submission, for the cells that the assignment has and no others.
+
+    Tests, locked cells, metadata and everything else come from the instructor's notebook, so nothing that was done to
+    them counts: deleted, copied, retyped or reordered cells are put right.
+
+    Args:
+        content: of the file.
+        assignment: whose cells are looked for.
+
+    Returns:
+        One source for each answer that was found; where a cell is there several times, the last that was filled in
+        counts.
+
+    Raises:
+        UnreadableError: it is no notebook.
+    """
+    cells = list(_cells(_parse(content)))
+    sources, notes = {}, []
+    for wanted in assignment.cells:
+        if wanted.role not in ("answer", "manual"):
+            continue
+        found = [source for grade_id, source in cells if grade_id == wanted.grade_id]
+        if not found:
+            notes.append(f"{wanted.grade_id}: the cell was missing")
+            continue
+        if len(found) > 1:
+            notes.append(
+                f"{wanted.grade_id}: the cell was there {len(found)} times; the last that was filled in counts"
+            )
+        sources[wanted.grade_id] = _chosen(found, wanted)
+        if len(sources[wanted.grade_id]) > ANSWER_CHARACTERS:
+            notes.append(f"{wanted.grade_id}: more than {ANSWER_CHARACTERS:,} characters, left out")
+            del sources[wanted.grade_id]
+    known = {cell.grade_id for cell in assignment.cells}
+    own = sum(1 for grade_id, source in cells if grade_id not in known and grade_id is not TEXT and source.strip())
+    if own:
+        notes.append(f"{own} of your own cells are not graded: write all that an answer needs into its cell")
+    return Answers(sources, tuple(notes))
+
+
+def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) -> str | None:
+    """The assignment that shares most ids of answers with a notebook; None where none or several do.
+
+    Args:
+        content: of the file.
+        assignments: the ids of each assignment's answers, by its name.
+    """
+    try:
+        ids = {grade_id for grade_id, _ in _cells(_parse(content))}
+    except UnreadableError:
+        return None
+    shared = {name: len(ids & own) for name, own in assignments.items()}
+    most = max(shared.values(), default=0)
+    best = [name for name, count in shared.items() if count == most]
+    return best[0] if most and len(best) == 1 else None
+
+
+def _parse(content: bytes) -> dict:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = content.decode("utf-16", "replace")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252", "replace")
+    try:
+        notebook = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UnreadableError("it is not a notebook: its JSON is broken") from None
+    if type(notebook) is not dict or not (type(notebook.get("cells")) is list or notebook.get("worksheets")):
+        raise UnreadableError("it is not a notebook: it has no cells")
+    return notebook
+
+
+def _cells(notebook: dict) -> Iterable[tuple[object, str]]:
+    """(id, source) of each cell that is code or has an id; nothing is trusted to be what it should be."""
+    cells = notebook.get("cells")
+    if type(cells) is not list:  # the form before 2015
+        sheets = notebook["worksheets"]
+        first = sheets[0] if type(sheets) is list and sheets else {}
+        cells = first.get("cells") if type(first) is dict else []
+    for cell in cells if type(cells) is list else ():
+        if type(cell) is not dict:
+            continue
+        source = cell.get("source", cell.get("input", ""))
+        if type(source) is list:
+            source = "".join(part for part in source if type(part) is str)
+        if type(source) is not str:
+            continue
+        metadata = cell.get("metadata")
+        said = metadata.get("nbgrader") if type(metadata) is dict else None
+        grade_id = said.get("grade_id") if type(said) is dict else None
+        if type(grade_id) is not str:
+            grade_id = None if cell.get("cell_type") == "code" else TEXT
+        yield grade_id, source.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def _chosen(found: list[str], wanted: Cell) -> str:
+    """Of several copies of a cell the last that was filled in."""
+    filled = [source for source in found if source.strip() and source.strip() != wanted.stub.strip()]
+    return (filled or found)[-1]

@@ -1,0 +1,182 @@
+"""Grades a class: workers find out, one parent writes the gradebook, every submission ends with a row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lorahub_edu.errors import CourseError
+from lorahub_grader import assignments, gradebook
+from lorahub_grader.assignments import RELEASE, SOURCE, Assignment, LockedError
+from lorahub_grader.collect import Collected, Submission, collect
+from lorahub_grader.gradebook import Course
+from lorahub_grader.journal import Outcome
+from lorahub_grader.repair import UnreadableError, repair
+from lorahub_grader.sandbox import choose
+from lorahub_grader.worker import SANDBOXES, Job, outcome_of, work
+
+GRADING = 1  # raise it when the same submission would get other points
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What a run did: every outcome by assignment and student, how many of them were new, what was passed over."""
+
+    outcomes: tuple[Outcome, ...]
+    new: int
+    ignored: tuple[str, ...]
+    sandbox: str
+
+
+def grade(
+    course: Course,
+    place: Path,
+    *,
+    assignment: str | None = None,
+    sandbox: str | None = None,
+    unsafe: bool = False,
+    executor: Executor | None = None,
+    settings: dict | None = None,
+    report: Callable[[Outcome, int, int], None] = lambda outcome, done, of: None,
+) -> Graded:
+    """Grade every submission in a folder or archive into the course's gradebook.
+
+    What was graded before and has not changed is not graded again, so a run that was killed goes on.
+
+    Args:
+        course: whose assignments and gradebook.
+        place: of the submissions; see `collect.collect`.
+        assignment: only this one.
+        sandbox: a kind; None takes the first that works.
+        unsafe: grade without a sandbox where there is none.
+        executor: runs `worker.work` in other processes; None in this one.
+        settings: fields of `worker.Job` other than the usual.
+        report: called with each outcome when the gradebook has it, its number, and of how many.
+
+    Raises:
+        CourseError: nothing to grade, no sandbox, or a gradebook that can't be written; what was found out is kept.
+    """
+    found, known = _found(course, place, assignment)
+    kind = choose.choose(sandbox, unsafe, _secrets(course))
+    with gradebook.writing(course):
+        for name in sorted({submission.assignment for submission in found.submissions}):
+            gradebook.prepare(course, known[name])
+        outcomes, new = [], 0
+        try:
+            jobs, ready = _sorted_out(course, found, known, kind, settings or {})
+            for outcome in _all(course, jobs, ready, executor):
+                new += not outcome.recorded
+                outcomes.append(_recorded(course, known[outcome.assignment], outcome))
+                report(outcomes[-1], len(outcomes), len(found.submissions))
+        finally:
+            SANDBOXES.close()
+    ordered = sorted(outcomes, key=lambda outcome: (outcome.assignment, outcome.student))
+    return Graded(tuple(ordered), new, found.ignored, kind)
+
+
+def _found(course: Course, place: Path, wanted: str | None) -> tuple[Collected, dict[str, Assignment]]:
+    names = assignments.names(course.root)
+    if not names:
+        raise CourseError(
+            f"There is no assignment in {course.root / SOURCE}: run this in the course's folder, or give --course."
+        )
+    known = {name: assignments.load(name, course.root) for name in names}
+    return collect(place, {name: loaded.answer_ids for name, loaded in known.items()}, wanted), known
+
+
+def _secrets(course: Course) -> tuple[str, ...]:
+    """What no answer may see."""
+    return tuple(str(course.root / name) for name in (SOURCE, RELEASE, ".grading", "gradebook.db"))
+
+
+def _sorted_out(
+    course: Course, found: Collected, known: dict[str, Assignment], kind: str, settings: dict
+) -> tuple[list[Job], list[Outcome]]:
+    """The jobs to be done, and the outcomes that are known already: graded before, or of what can't be read."""
+    jobs, ready = [], []
+    secret = _secret(course)
+    for submission in found.submissions:
+        job, trouble = _job(submission, known[submission.assignment], secret, kind, settings)
+        before = course.journal.find(submission.assignment, submission.student)
+        if before is not None and before.key == job.key:
+            ready.append(before)
+        elif trouble:
+            ready.append(course.journal.keep(_unreadable(job, trouble)))
+        else:
+            jobs.append(job)
+    return jobs, ready
+
+
+def _job(submission: Submission, assignment: Assignment, secret: str, kind: str, settings: dict) -> tuple[Job, str]:
+    content, trouble = submission.read()
+    answers, notes = {}, ()
+    if not trouble:
+        try:
+            repaired = repair(content, assignment)
+            answers, notes = repaired.sources, repaired.notes
+        except UnreadableError as error:
+            trouble = str(error)
+    seed = f"{secret} {assignment.name}"
+    tests = [cell.source for cell in assignment.cells]
+    what = json.dumps([GRADING, seed, answers, tests, submission.submitted, trouble, kind == choose.UNSAFE])
+    key = hashlib.sha256(what.encode()).hexdigest()
+    job = Job(assignment, submission.student, key, answers, notes, submission.submitted, seed, kind, **settings)
+    return job, trouble
+
+
+def _unreadable(job: Job, trouble: str) -> Outcome:
+    return outcome_of(job, [], f"unreadable: {trouble}")
+
+
+def _all(course: Course, jobs: list[Job], ready: list[Outcome], executor: Executor | None) -> Iterator[Outcome]:
+    """Every outcome; a new one is on disk before it is given out."""
+    yield from ready
+    if executor is None:
+        for job in jobs:
+            yield course.journal.keep(work(job))
+        return
+    waiting = {executor.submit(work, job): job for job in jobs}
+    for future in as_completed(waiting):
+        try:
+            outcome = future.result()
+        except BrokenProcessPool:
+            raise CourseError(
+                "A worker was killed, mostly for want of memory. Run the same command again, with a smaller -j."
+            ) from None
+        yield course.journal.keep(outcome)
+
+
+def _recorded(course: Course, assignment: Assignment, outcome: Outcome) -> Outcome:
+    """The outcome, after the gradebook has it."""
+    if outcome.recorded:
+        return outcome
+    try:
+        gradebook.record(course, assignment, outcome)
+    except LockedError:
+        raise
+    except CourseError as error:  # one submission that nbgrader can't take must not stop the others
+        note = f"nbgrader could not take the answers themselves: {error}"
+        outcome = course.journal.keep(replace(outcome, answers={}, outputs={}, notes=(*outcome.notes, note)))
+        gradebook.record(course, assignment, outcome)
+    return course.journal.mark_recorded(outcome)
+
+
+def _secret(course: Course) -> str:
+    """The course's own secret, from which the inputs of its tests follow; made once."""
+    path = course.work / "secret.txt"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(16), encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def table(outcomes: Iterable[Outcome]) -> list[tuple[str, str, str, str]]:
+    """A row for each outcome: student, assignment, points, reason."""
+    return [(o.student, o.assignment, f"{o.earned:g} of {o.points:g}", o.reason) for o in outcomes]

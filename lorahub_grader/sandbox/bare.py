@@ -1,0 +1,30 @@
+"""A zygote with nothing around it: for `--unsafe`, and inside a container that is itself the sandbox."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from lorahub_grader.inside.zygote import Settings
+from lorahub_grader.sandbox.process import SandboxError, Zygote, clean_environment, program, start
+
+NOBODY = 65534
+
+
+def start_zygote(settings: Settings, as_nobody: bool = False) -> Zygote:
+    """A zygote on this machine as it is: answers can read and reach what their user can.
+
+    Args:
+        settings: preloads and limits.
+        as_nobody: answers run as an ordinary user without rights, for which this process must be root.
+
+    Raises:
+        SandboxError: this process is not root and should be.
+    """
+    if as_nobody and os.geteuid() != 0:
+        raise SandboxError("Only root can run answers as another user: run this inside a container, as root.")
+    scratch = Path(tempfile.mkdtemp(prefix="lorahub-edu-answers-"))
+    scratch.chmod(0o1777)
+    settings = Settings(settings.preload, False, NOBODY if as_nobody else None, str(scratch), settings.limits)
+    return start(program(settings), clean_environment(str(scratch)), scratch)

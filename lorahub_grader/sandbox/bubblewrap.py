@@ -1,0 +1,97 @@
+"""A zygote inside bubblewrap: no network, own processes, a read-only system, nothing of the course but the package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import lorahub_checks
+import lorahub_edu
+from lorahub_grader import inside
+from lorahub_grader.inside.zygote import Settings
+from lorahub_grader.sandbox.process import SandboxError, Zygote, clean_environment, program, start
+
+SYSTEM = ("/usr", "/etc/alternatives", "/etc/ld.so.cache", "/etc/fonts")
+LINKED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
+NEEDED = ("CAP_SYS_ADMIN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
+NOBODY = 65534
+PACKAGE = Path(lorahub_edu.__file__).resolve().parent
+CHECKS = Path(lorahub_checks.__file__).resolve().parent
+INSIDE = Path(inside.__file__).resolve().parent
+
+
+def start_zygote(settings: Settings, readable: tuple[Path, ...] = ()) -> Zygote:
+    """A zygote in bubblewrap.
+
+    Args:
+        settings: preloads and limits; as root the answers become an ordinary user.
+        readable: folders that answers may read besides the system, Python and the package.
+
+    Raises:
+        SandboxError: bubblewrap is missing or may not make namespaces here.
+    """
+    found = shutil.which("bwrap")
+    if found is None:
+        raise SandboxError("bubblewrap (bwrap) is not installed: sudo apt install bubblewrap")
+    uid = NOBODY if os.geteuid() == 0 else None
+    folders = read_in_there(readable)
+    scratch = _scratch(folders)
+    settings = Settings(settings.preload, True, uid, scratch, settings.limits)
+    return start([found, *arguments(folders, scratch), "--", *program(settings)], clean_environment(scratch))
+
+
+def read_in_there(readable: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+    """Folders that are shown inside besides the system: Python's, the package's, and those asked for."""
+    folders = (sys.base_prefix, sys.prefix, PACKAGE, INSIDE, *readable)
+    found = dict.fromkeys(Path(os.path.abspath(folder)) for folder in folders)
+    return tuple(folder for folder in found if not folder.is_relative_to("/usr"))
+
+
+def _scratch(folders: tuple[Path, ...]) -> str:
+    """Where answers may write: /tmp, unless the course itself lies there, which an empty /tmp would hide."""
+    return "/scratch" if any(folder.is_relative_to("/tmp") for folder in folders) else "/tmp"
+
+
+def arguments(folders: tuple[Path, ...], scratch: str) -> list[str]:
+    """What bubblewrap is told; see bwrap(1).
+
+    The zygote keeps the capabilities with which it makes namespaces for each submission; the answer processes have
+    none.
+
+    Args:
+        folders: what can be read in there besides the system.
+        scratch: the only folder that can be written.
+    """
+    as_root = os.geteuid() == 0
+    shared = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    told = [*shared, *([] if as_root else ["--unshare-user"]), "--cap-drop", "ALL"]
+    for capability in NEEDED:
+        told += ["--cap-add", capability]
+    told += ["--hostname", "grader", "--die-with-parent", "--new-session"]
+    for folder in SYSTEM:
+        told += ["--ro-bind-try", folder, folder]
+    for folder in LINKED:
+        if os.path.islink(folder):
+            told += ["--symlink", os.readlink(folder), folder]
+        elif os.path.isdir(folder):
+            told += ["--ro-bind", folder, folder]
+    told += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", scratch]
+    made = {Path("/"), Path("/usr"), Path(scratch)}
+    for folder in folders:
+        for parent in reversed(folder.parents):
+            if parent not in made:  # bubblewrap would make it unreadable for others
+                told += ["--perms", "0755", "--dir", str(parent)]
+                made.add(parent)
+        told += ["--ro-bind", str(folder), str(folder)]
+    package = str(INSIDE.parent / "__init__.py")
+    told += ["--ro-bind", package, package]
+    if any(CHECKS.is_relative_to(folder) for folder in folders):
+        told += _hidden()
+    return told + ["--remount-ro", "/", "--chdir", scratch]
+
+
+def _hidden() -> list[str]:
+    """Hide the specifications of the checks, which hold references, where they lie in a folder that is shown."""
+    return ["--tmpfs", str(CHECKS), "--remount-ro", str(CHECKS)]

@@ -1,0 +1,182 @@
+"""Starting zygotes and getting answer processes from them, whatever stands around them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorahub_edu.errors import CourseError
+from lorahub_grader.inside.protocol import Channel
+from lorahub_grader.inside.zygote import Settings
+
+START_SECONDS = 180.0  # importing torch, transformers and peft on a slow disk
+STOP_SECONDS = 20.0
+
+
+class SandboxError(CourseError):
+    """A sandbox can't be made, or broke."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an answer process ended and what it took.
+
+    `reason` is "asked" when it was there to the end; else "died", "time", "memory", "processes", or "lost".
+    """
+
+    reason: str
+    exit: int = 0
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+
+
+@dataclass
+class AnswerProcess:
+    """One submission's process: a channel to talk to it, and the keeper's socket to interrupt and end it."""
+
+    channel: Channel
+    sockets: tuple[socket.socket, socket.socket]
+    ending: Ending | None = None
+
+    def interrupt(self) -> None:
+        """Send what Ctrl-C sends."""
+        with suppress(OSError):
+            self.sockets[1].send(b"i")
+
+    def stop(self) -> Ending:
+        """End the process and all it started, if it has not ended yet."""
+        if self.ending is None:
+            answer, life = self.sockets
+            answer.close()
+            self.ending = _outcome(life)
+            life.close()
+        return self.ending
+
+
+def _outcome(life: socket.socket) -> Ending:
+    life.settimeout(STOP_SECONDS)
+    text = b""
+    try:
+        life.shutdown(socket.SHUT_WR)
+        while part := life.recv(4096):
+            text += part
+        return Ending(**json.loads(text))
+    except (OSError, ValueError, TypeError):
+        return Ending("lost")
+
+
+@dataclass
+class Zygote:
+    """A running zygote and the socket on which it takes jobs."""
+
+    process: subprocess.Popen
+    control: socket.socket
+    errors: Path
+    folder: tempfile.TemporaryDirectory = field(repr=False)
+    scratch: Path | None = None
+
+    def open(self) -> AnswerProcess:
+        """A fresh answer process.
+
+        Raises:
+            SandboxError: the zygote is gone.
+        """
+        answer, answer_there = socket.socketpair()
+        life, life_there = socket.socketpair()
+        with answer_there, life_there:
+            try:
+                socket.send_fds(self.control, [b"j"], [answer_there.fileno(), life_there.fileno()])
+            except OSError:
+                raise SandboxError(f"The sandbox broke. {self._said()}") from None
+        answer.setblocking(False)
+        return AnswerProcess(Channel(answer.fileno(), answer.fileno()), (answer, life))
+
+    def close(self) -> None:
+        """End the zygote with everything in it."""
+        self.control.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_SECONDS)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.folder.cleanup()
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _said(self) -> str:
+        text = " ".join(self.errors.read_text(encoding="utf-8", errors="replace").split())
+        return f"It said: {text[-400:]}" if text else "It said nothing."
+
+
+def start(command: Sequence[str], environment: dict[str, str], scratch: Path | None = None) -> Zygote:
+    """Start a zygote and wait until it has its libraries.
+
+    Args:
+        command: what to run; the control socket's descriptor is added to it.
+        environment: all of it.
+        scratch: a folder of its own that goes when it ends.
+
+    Raises:
+        SandboxError: it ended before it was ready, or takes longer than three minutes.
+    """
+    control, there = socket.socketpair()
+    folder = tempfile.TemporaryDirectory(prefix="lorahub-edu-")
+    errors = Path(folder.name) / "errors.txt"
+    with there, open(errors, "wb") as sink:
+        process = subprocess.Popen(
+            [*command, str(there.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=sink,
+            pass_fds=[there.fileno()],
+            env=environment,
+            cwd="/",
+        )
+    zygote = Zygote(process, control, errors, folder, scratch)
+    control.settimeout(START_SECONDS)
+    try:
+        ready = control.recv(1) == b"r"
+    except TimeoutError:
+        process.kill()
+        ready = False
+    if not ready:
+        said = zygote._said()
+        zygote.close()
+        raise SandboxError(f"The sandbox could not be started. {said}")
+    control.settimeout(None)
+    return zygote
+
+
+def program(settings: Settings) -> list[str]:
+    """The command that is a zygote, without anything around it."""
+    return [sys.executable, "-I", "-X", "faulthandler=0", "-m", "lorahub_grader.inside.zygote", settings.to_json()]
+
+
+def clean_environment(scratch: str) -> dict[str, str]:
+    """The variables that an answer process sees: none of this process's but what Python and torch need."""
+    return {
+        "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), "/usr/bin", "/bin"]),
+        "HOME": scratch,
+        "TMPDIR": scratch,
+        "USER": "learner",
+        "LOGNAME": "learner",
+        "LANG": "C.UTF-8",
+        "IPYTHONDIR": f"{scratch}/ipython",
+        "MPLCONFIGDIR": f"{scratch}/matplotlib",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }

@@ -1,0 +1,232 @@
+"""Split grading: a learner's cells run in the answer process, the tests here, and only data crosses between them."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lorahub_edu.show import progress
+from lorahub_edu.show.graded import SEED_VARIABLE, NotSatisfiedError
+from lorahub_grader.assignments import Assignment, Cell
+from lorahub_grader.inside.protocol import ProtocolError
+from lorahub_grader.remote import Conversation, Remote, UnansweredError
+from lorahub_grader.sandbox.process import AnswerProcess
+
+WORDS_KEPT = 2000
+OUTPUTS_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds: for one cell, for one call from a test, and for the whole submission."""
+
+    cell: float = 60.0
+    call: float = 20.0
+    total: float = 300.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One test's outcome: points, and for the learner what was wrong and the next hint (nothing of the test's source).
+
+    `properties` are (name, passed, value seen, probable misconception).
+    """
+
+    grade_id: str
+    points: float
+    earned: float
+    message: str = ""
+    hint: str = ""
+    properties: tuple[tuple[str, bool, str, str], ...] = ()
+    in_kernel: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether it earned everything."""
+        return self.earned == self.points
+
+
+@dataclass
+class Split:
+    """One submission: the assignment, the learner's cells by id, and the talk with the answer process."""
+
+    assignment: Assignment
+    answers: Mapping[str, str]
+    conversation: Conversation
+    times: Times
+    namespace: dict[str, Any] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)  # names that can't be used, and why
+    failures: dict[str, str] = field(default_factory=dict)  # how an answer's cell failed, by the names it should define
+
+    def run(self, report: Callable[[dict], None]) -> None:
+        """Go through the notebook from top to bottom.
+
+        Args:
+            report: called with what happened to each cell as soon as it is known:
+                {"outputs": …, "cell": index} or {"test": Result}.
+        """
+        later = []
+        for cell in self.assignment.cells:
+            if cell.role == "test" and "in_kernel" in cell.options:
+                later.append(cell)  # last of all: an answer's later cells must not see a test that shares their process
+            elif cell.role == "test":
+                report({"test": self._test(cell)})
+            elif cell.role != "text":
+                source = cell.source if cell.role == "code" else self.answers.get(cell.grade_id, cell.stub)
+                if cell.role != "manual" or self._is_code(cell):
+                    report({"cell": cell.index, "outputs": self._cell(cell, source)})
+        for cell in later:
+            report({"test": self._test_in_kernel(cell)})
+
+    def _is_code(self, cell: Cell) -> bool:
+        return self.assignment.notebook.cells[cell.index].cell_type == "code"
+
+    def _cell(self, cell: Cell, source: str) -> list[dict]:
+        """Run a cell in the answer process; one that is the same for all also runs here, for what the tests import."""
+        if cell.role == "code":
+            with quiet():
+                exec(compile(_plain(source), "setup", "exec"), self.namespace)
+        outputs, failure = [], ""
+        try:
+            reply, _ = self.conversation.ask({"do": "cell", "source": source}, seconds=self.times.cell)
+            outputs = checked_outputs(reply.get("outputs"))
+            error = reply.get("error")
+            if type(error) is list and len(error) == 2:
+                failure = f"{error[0]}: {error[1]}"[:WORDS_KEPT]
+        except UnansweredError as error:
+            failure = str(error)
+            outputs = [{"output_type": "stream", "name": "stdout", "text": failure + "\n"}]
+        if cell.role == "answer":
+            self._define(cell, failure)
+        return outputs
+
+    def _define(self, cell: Cell, failure: str) -> None:
+        """Put what stands for a cell's functions, and the values of its other names, where the tests look for them."""
+        for name, kind in cell.names.items():
+            self.broken.pop(name, None)
+            if failure:
+                self.failures[name] = failure
+            if kind != "value":
+                self.namespace[name] = Remote(self.conversation, {"name": name}, name, kind == "class")
+                continue
+            try:
+                self.namespace[name] = self.conversation.get({"name": name})
+            except (Exception, UnansweredError) as error:
+                self.broken[name] = f"{name} can't be used: {self._words(error)}"
+
+    def _test(self, cell: Cell) -> Result:
+        unusable = [self.broken[name] for name in sorted(_names_read(cell.source)) if name in self.broken]
+        if unusable:
+            return Result(cell.grade_id, cell.points, 0.0, unusable[0][:WORDS_KEPT])
+        self.conversation.codec.finite = "infinite" not in cell.options
+        self.conversation.writes_back, self.conversation.changed = True, False
+        result = self._attempt(cell)
+        if result.passed and self.conversation.changed and "changes_inputs" not in cell.options:
+            # An answer that changes its inputs could change what it is compared with: it must hold for the old ones.
+            self.conversation.writes_back = False
+            result = self._attempt(cell)
+        return result
+
+    def _attempt(self, cell: Cell) -> Result:
+        """Run a test's source here, with what stands for the answers."""
+        try:
+            with quiet():
+                exec(compile(cell.source, "test", "exec"), dict(self.namespace))
+        except NotSatisfiedError as error:
+            found = tuple((p.name, p.passed, p.seen[:300], p.misconception) for p in error.report.properties)
+            words = next(
+                (p.misconception or f"{p.name}: {p.seen[:300]}" for p in error.report.properties if not p.passed), ""
+            )
+            return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, words), error.report.hint, found)
+        except BaseException as error:  # a test is the instructor's; whatever ends it early earns nothing
+            return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, self._words(error)))
+        return Result(cell.grade_id, cell.points, cell.points)
+
+    def _explained(self, cell: Cell, words: str) -> str:
+        """The words, with how the answer's cell failed if it did and they don't say so."""
+        names = [name for name in sorted(_names_read(cell.source)) if name in self.failures]
+        failed = self.failures[names[0]] if names else ""
+        return (words + (f" (its cell ended with {failed})" if failed not in words else ""))[:WORDS_KEPT]
+
+    def _words(self, error: BaseException) -> str:
+        if isinstance(error, NotImplementedError):
+            return "the place to fill in is still empty"
+        if isinstance(error, AssertionError | UnansweredError | ProtocolError):
+            return str(error)[:WORDS_KEPT] or "the answer is not right"
+        return f"{type(error).__name__}: {error}"[:WORDS_KEPT]
+
+    def _test_in_kernel(self, cell: Cell) -> Result:
+        """A test that needs the answer's own process; its word is the answer's word, and is marked so."""
+        try:
+            reply, _ = self.conversation.ask({"do": "cell", "source": cell.source}, seconds=self.times.cell)
+            passed = reply.get("error", "") is None
+        except UnansweredError:
+            passed = False
+        words = "" if passed else "the test that looks at this from inside the notebook did not pass"
+        return Result(cell.grade_id, cell.points, cell.points if passed else 0.0, words, in_kernel=True)
+
+
+def grade(
+    assignment: Assignment,
+    answers: Mapping[str, str],
+    process: AnswerProcess,
+    report: Callable[[dict], None],
+    *,
+    times: Times = Times(),
+    seed: str = "",
+) -> None:
+    """Grade one submission in this process, which must be one that may be thrown away.
+
+    Args:
+        assignment: the instructor's, whose tests count.
+        answers: the learner's cells by id.
+        process: where they run.
+        report: called with each outcome as soon as it is known; the last has "ending".
+        times: how long things may take.
+        seed: fixes the inputs of the tests.
+    """
+    os.environ |= {SEED_VARIABLE: seed, progress.VARIABLE: progress.OFF}
+    conversation = Conversation(process, times.call, time.monotonic() + times.total)
+    Split(assignment, answers, conversation, times).run(report)
+    ending = process.stop()
+    lost = conversation.lost or ("" if ending.reason == "asked" else ending.reason)
+    report({"ending": {"reason": lost, "cpu_seconds": ending.cpu_seconds, "peak_bytes": ending.peak_bytes}})
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keep what is printed to itself."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def checked_outputs(found: object) -> list[dict]:
+    """The outputs of a cell as plain text and pictures, whatever the answer process sent."""
+    outputs = []
+    for one in found if type(found) is list else ():
+        text, data = (one.get("text"), one.get("data")) if type(one) is dict else (None, None)
+        if type(text) is str:
+            outputs.append({"output_type": "stream", "name": "stdout", "text": _clean(text)})
+        elif type(data) is dict:
+            kept = {kind: _clean(data[kind]) for kind in ("text/plain", "image/png") if type(data.get(kind)) is str}
+            outputs.append({"output_type": "display_data", "metadata": {}, "data": kept})
+    return outputs[:OUTPUTS_KEPT]
+
+
+def _clean(text: str) -> str:
+    return text[:2_000_000].encode("utf-8", "replace").decode()
+
+
+def _plain(source: str) -> str:
+    """A cell's source without IPython's own commands."""
+    return "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
+
+
+def _names_read(source: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}

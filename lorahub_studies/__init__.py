@@ -1,0 +1,1 @@
+"""The long measurements behind the findings: plan, run, read."""

@@ -1,0 +1,217 @@
+"""Has a composed LoRAHub module intruder dimensions, more or other ones than its parts? Claim X1, with its controls.
+
+Every composition that a search found is counted beside what differs from it in one thing only: the signs of its
+weights, which module got which weight, the weights themselves, the directions of its update, the update's size.
+
+Source: claim X1; intruder dimensions after arXiv 2410.21228, compositions after arXiv 2307.13269, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lorahub_edu.errors import CourseError
+from lorahub_edu.hub import zoo
+from lorahub_edu.hub.adapt import adapt
+from lorahub_edu.hub.compose import compose
+from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.models import pretrained
+from lorahub_edu.spectra import measures, updates
+from lorahub_edu.spectra.bases import BaseSpectra
+from lorahub_edu.spectra.intruders import count
+from lorahub_edu.spectra.updates import Update
+from lorahub_edu.spectra.weights import Weights
+from lorahub_studies import engine
+from lorahub_studies.hub import cells
+from lorahub_studies.hub.cells import METHODS, Bench
+
+EPSILONS = (0.5, 0.6, 0.7, 0.8)
+VARIANTS = {
+    "found": "as the search found it",
+    "no signs": "the same weights, all positive",
+    "dealt anew": "the same weights, on other modules",
+    "random weights": "random weights of the same size",
+    "random directions": "the same singular values, random directions",
+    "size of a part": "shrunk to the mean size of a single module",
+}
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One search whose result is examined; it can be sent to a worker as it is.
+
+    Attributes:
+        target: a task of `data.tasks`.
+        draw: seed of the five examples and of the controls.
+        search: a key of `hub.cells.METHODS` that searches weights.
+        modules: what `zoo.load` takes; () is the whole zoo in `folder`.
+        folder: the zoo.
+        profile: names the base model.
+    """
+
+    target: str
+    draw: int
+    search: str
+    modules: tuple[str, ...] = ()
+    folder: str = str(zoo.SHIPPED)
+    profile: str = "cpu"
+
+
+def run(composition: Composition) -> list[dict]:
+    """Search, compose, and count the intruder dimensions of the result and of its controls.
+
+    Args:
+        composition: what to examine.
+
+    Returns:
+        One row a variant: target, draw, search, variant, `intruders` (a count for each of `EPSILONS`), `matrices`, over
+        these the mean `relative_size` ‖ΔW‖/‖W₀‖ and the median `spike_ratio` σ₁(ΔW)/σ₁₀(W₀); `weight_norm` ‖w‖₂ and
+        `negative`, the number of weights below zero.
+
+    Raises:
+        CourseError: unknown target, or a method that searches no weights.
+    """
+    method = METHODS.get(composition.search)
+    if method is None or method.kind != "search":
+        searches = ", ".join(name for name, known in METHODS.items() if known.kind == "search")
+        raise CourseError(f"{composition.search!r} searches no weights; what does: {searches}.")
+    bench = cells.bench(composition.profile, composition.modules, composition.folder)
+    weights, way = _search(bench, composition)
+    generator = np.random.default_rng(composition.draw)
+    rows = []
+    for variant in VARIANTS:
+        made, w = _variant(variant, bench, weights, way, generator)
+        row = asdict(composition) | {"variant": variant, "composition": way}
+        row |= {"weight_norm": float(np.linalg.norm(w)), "negative": int((w < 0).sum())}
+        rows.append(row | measure(made))
+    return rows
+
+
+def parts(modules: tuple[str, ...] = (), folder: str = str(zoo.SHIPPED), profile: str = "cpu") -> list[dict]:
+    """The same figures of every module alone: one row a module."""
+    bench = cells.bench(profile, modules, folder)
+    return [{"module": file.path.name} | measure(updates.iter_updates(file, _base(bench))) for file in bench.files]
+
+
+def measure(changes: Iterable[Update]) -> dict:
+    """Intruder counts and sizes of an update, over all its matrices."""
+    report = count(changes, BaseSpectra(), epsilons=EPSILONS)
+    return {
+        "intruders": list(report.intruders),
+        "matrices": len(report.rows),
+        "relative_size": float(np.mean([row.relative_size for row in report.rows])),
+        "spike_ratio": float(np.median([row.spike_ratio for row in report.rows])),
+    }
+
+
+def study(
+    compositions: Sequence[Composition],
+    folder: str | Path,
+    executor: Executor | None = None,
+    report: Callable[[list[dict]], None] = lambda rows: None,
+) -> list[dict]:
+    """The rows of every composition; what the folder holds already is not done again.
+
+    Args:
+        compositions: what to examine.
+        folder: one file a composition.
+        executor: examines in other processes; None in this one.
+        report: called with the new rows of each composition.
+
+    Returns:
+        All rows, in the order of the compositions.
+    """
+    found = engine.run(compositions, _job, folder, executor=executor, report=lambda job, row: report(row["rows"]))
+    return [row for kept in found for row in kept["rows"]]
+
+
+def _job(composition: Composition) -> dict:
+    return {"rows": run(composition)}
+
+
+def summarise(rows: Sequence[dict]) -> list[dict]:
+    """Per search and variant the mean and range over compositions of the intruder counts, sizes and spike ratios.
+
+    Returns:
+        One entry a search and variant: `compositions`, and for "intruders" at the first of `EPSILONS`,
+        "relative_size" and "spike_ratio" the `mean`, `low` and `high`.
+    """
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["search"], row["variant"]), []).append(row)
+    return [
+        {"search": search, "variant": variant, "compositions": len(group)}
+        | {"intruders": _spread([row["intruders"][0] for row in group])}
+        | {key: _spread([row[key] for row in group]) for key in ("relative_size", "spike_ratio")}
+        for (search, variant), group in groups.items()
+    ]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+
+
+def _search(bench: Bench, composition: Composition) -> tuple[np.ndarray, str]:
+    settings = METHODS[composition.search].settings
+    way = "exact" if settings["optimizer"] == "auto" else settings.get("composition", "paper")
+    task = cells.find_task(composition.target)
+    examples, _ = cells.split(task, composition.draw, 5, 1)
+    rows = cells.rows_for(bench.model, bench.tokenizer, task.instructions[0], examples)
+    found = adapt(bench.model, bench.stacks[way], rows, seed=composition.draw, **settings)
+    return found.weights, found.composition
+
+
+def _variant(
+    variant: str, bench: Bench, weights: np.ndarray, way: str, generator: np.random.Generator
+) -> tuple[list[Update], np.ndarray]:
+    """A variant's updates, and the weights it was composed with."""
+    w = weights
+    if variant == "no signs":
+        w = np.abs(weights)
+    elif variant == "dealt anew":
+        w = generator.permutation(weights)
+    elif variant == "random weights":
+        drawn = generator.uniform(-1.5, 1.5, len(weights))
+        w = drawn * np.linalg.norm(weights) / np.linalg.norm(drawn)
+    file = compose(bench.stacks[way], w, way)
+    changes = list(updates.iter_updates(file, _base(bench)))
+    if variant == "random directions":
+        seeded = torch.Generator().manual_seed(int(generator.integers(2**31)))
+        changes = [same_spectrum(change, seeded) for change in changes]
+    elif variant == "size of a part":
+        mean = _mean_sizes(bench.files)
+        changes = [replace(c, scaling=c.scaling * mean[c.name] / max(_size(c), 1e-30)) for c in changes]
+    return changes, w
+
+
+def same_spectrum(change: Update, generator: torch.Generator) -> Update:
+    """A change of the same singular values whose singular vectors are drawn at random."""
+    values = change.singular_values().float()
+    left, right = (torch.linalg.qr(torch.randn(size, len(values), generator=generator)).Q for size in change.base.shape)
+    return replace(change, up=left * values, down=right.T, scaling=1.0)
+
+
+def _size(change: Update) -> float:
+    return measures.frobenius_norm(change.singular_values())
+
+
+def _mean_sizes(files: Sequence[AdapterFile]) -> dict[str, float]:
+    """Frobenius norm of each matrix's update, mean over the modules."""
+    norms: dict[str, list[float]] = {}
+    for file in files:
+        for name, (A, B) in file.weights.items():
+            values = measures.factored_singular_values(B, A, file.configs[name].scaling)
+            norms.setdefault(name, []).append(measures.frobenius_norm(values))
+    return {name: float(np.mean(found)) for name, found in norms.items()}
+
+
+def _base(bench: Bench) -> Weights:
+    """The base in full precision, as it was prepared; the bench's own copy is rounded to bfloat16."""
+    name = pretrained.name_of(bench.model)
+    return updates.base_weights(name if name and pretrained.is_prepared(name) else bench.model)

@@ -1,0 +1,284 @@
+"""One run of the comparison: a method on a task, at a learning rate and a seed; and what a method costs."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorahub_edu import evaluation, scoring
+from lorahub_edu.data import fewshot, tasks
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.methods import files
+from lorahub_edu.methods.attach import Attached, attach, detach
+from lorahub_edu.methods.budget import count_trainable
+from lorahub_edu.methods.kinds import get_method, parts_of
+from lorahub_edu.models import pretrained
+from lorahub_edu.training.contexts import autocast
+from lorahub_edu.training.loop import TrainingConfig, train
+
+COMPUTE = "bfloat16"  # what a frozen base is kept in and everything is computed in; what is trained is float32
+VALIDATION_ROWS = 32  # training items that no run trains on: the learning rate is chosen by their loss
+COST_PROMPT = "Please explain how weight decay works"  # the source's, claim R14
+COST_TOKENS, COST_GENERATIONS = 24, 3  # tokens generated at a time, and how often, after a warm-up
+COST_STEPS = 3  # of which the first is a warm-up and not counted
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A line of the comparison.
+
+    Attributes:
+        methods: what is attached, with settings where they are not the default's.
+        rates: the learning rates that are tried: three, half a decade apart, about the usual one for the method.
+        matched: whether its size is chosen so that it trains about as many parameters as LoRA does by default.
+    """
+
+    methods: Mapping[str, Mapping]
+    rates: tuple[float, ...]
+    matched: bool = False
+
+    @property
+    def label(self) -> str:
+        """What it is called on a page."""
+        settings = [f"{key} {value}" for values in self.methods.values() for key, value in values.items()]
+        label = " + ".join(get_method(name).label for name in self.methods)
+        return label + (f", {', '.join(settings)}" if settings else "")
+
+
+def _alone(name: str, *rates: float, matched: bool = False, **settings: object) -> Variant:
+    return Variant({name: settings}, rates, matched)
+
+
+VARIANTS = {
+    "full": _alone("full", 3e-5, 1e-4, 3e-4),
+    "bitfit": _alone("bitfit", 3e-3, 1e-2, 3e-2),
+    "ln_tuning": _alone("ln_tuning", 3e-3, 1e-2, 3e-2),
+    "ia3": _alone("ia3", 3e-3, 1e-2, 3e-2),
+    "prompt": _alone("prompt", 3e-2, 1e-1, 3e-1),
+    "p_tuning": _alone("p_tuning", 1e-3, 3e-3, 1e-2),
+    # At the full size of PEFT's normal numbers a prefix starts many nats away from the base, and stays behind.
+    "prefix": _alone("prefix", 1e-2, 3e-2, 1e-1, matched=True, scale=0.1),
+    "llama_adapter": _alone("llama_adapter", 9e-3, 3e-2, 9e-2),
+    "houlsby": _alone("houlsby", 1e-3, 3e-3, 1e-2, matched=True),
+    "pfeiffer": _alone("pfeiffer", 1e-3, 3e-3, 1e-2, matched=True),
+    "lora": _alone("lora", 1e-3, 3e-3, 1e-2),
+    "rslora": _alone("rslora", 1e-3, 3e-3, 1e-2),
+    "dora": _alone("dora", 1e-3, 3e-3, 1e-2),
+    "qlora": _alone("qlora", 1e-3, 3e-3, 1e-2),
+    "lora+prefix": Variant({"lora": {}, "prefix": {"scale": 0.1}}, (1e-3, 3e-3, 1e-2), matched=True),
+    "lora+houlsby": Variant({"lora": {}, "houlsby": {}}, (1e-3, 3e-3, 1e-2), matched=True),
+}
+
+
+def get_variant(name: str) -> Variant:
+    """The line of the comparison of that name.
+
+    Raises:
+        CourseError: there is none.
+    """
+    if name not in VARIANTS:
+        raise CourseError(f"There is no line {name!r} in the comparison. {near_matches(name, VARIANTS)}")
+    return VARIANTS[name]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run measures; it can be sent to a worker as it is. Rows in batches of `batch_size`."""
+
+    variant: str
+    task: str
+    rate: float
+    seed: int
+    steps: int
+    profile: str = "cpu"
+    batch_size: int = 8
+    test_items: int = 60
+
+
+def attach_variant(
+    variant: Variant, model: PreTrainedModel, seed: int = 0, dtype: torch.dtype | None = torch.float32
+) -> Attached:
+    """Put a line of the comparison on a model, at its size.
+
+    Full fine-tuning and QLoRA don't keep the base: give them a model of their own.
+    """
+    budget = count_trainable(model, parts_of("lora", {})) if variant.matched else None
+    return attach(model, _lossy(variant.methods), budget=budget, seed=seed, dtype=dtype)
+
+
+def _lossy(methods: Mapping[str, Mapping]) -> dict[str, dict]:
+    """The methods without a copy of the base, which would count as their memory."""
+    return {
+        name: {**settings, **({"keep_base": False} if "keep_base" in get_method(name).settings else {})}
+        for name, settings in methods.items()
+    }
+
+
+def _needs_own_base(variant: Variant) -> bool:
+    return any("keep_base" in get_method(name).settings for name in variant.methods)
+
+
+def _load(profile: str, variant: Variant) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A base: in float32 where its own weights are trained, else in half precision."""
+    dtype = torch.float32 if "full" in variant.methods else getattr(torch, COMPUTE)
+    # Rows here are short: on a CPU, eager attention is the faster one for them, above all backwards.
+    return pretrained.load(profile, dtype=dtype, attention="eager")
+
+
+@lru_cache(maxsize=1)
+def _shared(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return _load(profile, VARIANTS["lora"])
+
+
+def _base(profile: str, variant: Variant) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return _load(profile, variant) if _needs_own_base(variant) else _shared(profile)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A task's rows: to train on, to choose the rate by, and to test on (held-out words)."""
+
+    training: list[fewshot.PromptedRow] = field(repr=False)
+    validation: list[fewshot.PromptedRow] = field(repr=False)
+    test: list[fewshot.PromptedRow] = field(repr=False)
+
+
+def rows_of(task_name: str, tokenizer: PreTrainedTokenizerBase, test_items: int) -> Rows:
+    """A task's items with its first instruction, split the same way for every run.
+
+    Raises:
+        CourseError: no such task, or one with too few training items.
+    """
+    task = tasks.get(task_name)
+    if len(task.train) < 2 * VALIDATION_ROWS:
+        raise CourseError(
+            f"{task_name!r} has {len(task.train)} training items, too few to hold {VALIDATION_ROWS} back."
+        )
+
+    def encoded(items: tuple[tasks.Item, ...]) -> list[fewshot.PromptedRow]:
+        prompts = [tasks.prompt(task.instructions[0], item.input) for item in items]
+        return fewshot.encode(tokenizer, prompts, [item.output for item in items])
+
+    rows = encoded(task.train)  # in an order that depends on no list: see tasks.get
+    return Rows(rows[VALIDATION_ROWS:], rows[:VALIDATION_ROWS], encoded(task.test[:test_items]))
+
+
+def run_one(run: Run) -> dict:
+    """Train a method on a task and test it.
+
+    Args:
+        run: what to measure.
+
+    Returns:
+        The run's settings with `trainable` parameters, `validation_loss`, `loss` and `answer_loss` on the test items
+        (nats a token), `strict` and `answer_only` exact match (0 to 1), `training_losses`, and `cpu_seconds` of
+        training; or `error`, in words, where the method does not run here.
+
+    Raises:
+        CourseError: no such line, profile or task.
+    """
+    variant = get_variant(run.variant)
+    model, tokenizer = _base(run.profile, variant)
+    rows = rows_of(run.task, tokenizer, run.test_items)
+    config = TrainingConfig(
+        steps=run.steps, learning_rate=run.rate, batch_size=run.batch_size, micro_batch_size=run.batch_size,
+        batching="padded", warmup_steps=max(1, run.steps // 6), schedule="cosine", autocast=COMPUTE, seed=run.seed,
+    )  # fmt: skip
+    entry = {"variant": run.variant, "task": run.task, "rate": run.rate, "seed": run.seed, "steps": run.steps}
+    made = None
+    try:
+        made = attach_variant(variant, model, run.seed)
+        started = time.process_time()
+        done = train(made.model, [row.encoded() for row in rows.training], config, progress=False)
+        entry |= {"trainable": made.trainable, "cpu_seconds": round(time.process_time() - started, 2)}
+        entry["training_losses"] = [round(loss, 4) for loss in done.losses]
+        return entry | _tested(made, rows)
+    except Exception as error:  # a line that does not run is a result too, and must not end the others
+        return entry | {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+    finally:
+        if made is not None and not _needs_own_base(variant):
+            detach(made)
+
+
+def _tested(made: Attached, rows: Rows) -> dict:
+    """Scores of a trained method on the rows that it was not trained on."""
+    with autocast(made.base.device, COMPUTE):
+        validation, test = scoring.score(made.model, rows.validation), scoring.score(made.model, rows.test)
+    return {
+        "validation_loss": float(validation.losses[0]),
+        "loss": float(test.losses[0]),
+        "answer_loss": float(test.answer_losses[0]),
+        "strict": float(test.strict.mean()),
+        "answer_only": float(test.answer_only.mean()),
+        "test_items": len(rows.test),
+    }
+
+
+def cost(name: str, profile: str = "cpu", task: str = "upper", batch_size: int = 8) -> dict:
+    """What a method costs, measured in this process: call it in a fresh one, whose memory nothing else has used.
+
+    Args:
+        name: a line of the comparison.
+        profile: names the base model.
+        task: whose rows are trained on.
+        batch_size: rows in a step.
+
+    Returns:
+        `trainable` parameters, `disk_bytes` of what is saved, `loaded_bytes` resident with the base loaded,
+        `peak_bytes` resident in the steps, processor and wall `step_seconds`, and `tokens_per_second` of greedy
+        generation from one prompt, by processor time and by the clock; or `error`.
+
+    Raises:
+        CourseError: no such line, profile or task.
+    """
+    variant = get_variant(name)
+    entry: dict = {"variant": name}
+    model, tokenizer = _load(profile, variant)
+    rows = [row.encoded() for row in rows_of(task, tokenizer, 1).training]
+    with evaluation.peak_memory(model.device) as loaded:
+        pass
+    try:
+        made = attach_variant(variant, model)
+        config = TrainingConfig(
+            steps=COST_STEPS, batch_size=batch_size, micro_batch_size=batch_size, batching="padded", autocast=COMPUTE
+        )
+        clock = [(time.perf_counter(), time.process_time())]
+        with evaluation.peak_memory(model.device) as memory:
+            train(
+                made.model, rows, config, progress=False,
+                on_step=lambda _record: clock.append((time.perf_counter(), time.process_time())),
+            )  # fmt: skip
+        steps = COST_STEPS - 1  # the first one also makes the optimizer's state and warms caches up
+        entry |= {
+            "trainable": made.trainable,
+            "loaded_bytes": loaded.before,
+            "peak_bytes": memory.peak,
+            "step_seconds": (clock[-1][0] - clock[1][0]) / steps,
+            "step_cpu_seconds": (clock[-1][1] - clock[1][1]) / steps,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            entry["disk_bytes"] = files.weight_bytes(files.save(made, Path(folder) / "saved"))
+        return entry | _generated(made, tokenizer)
+    except Exception as error:  # as in run_one
+        return entry | {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+
+
+def _generated(made: Attached, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Speed over the same number of tokens for all, after one generation that warms caches up."""
+    with autocast(made.base.device, COMPUTE):
+        outs = [
+            evaluation.generate(made.model, tokenizer, [COST_PROMPT], COST_TOKENS, min_new_tokens=COST_TOKENS)
+            for _ in range(1 + COST_GENERATIONS)
+        ][1:]
+    return {
+        "tokens_per_second": statistics.median(out.tokens_per_second for out in outs),
+        "tokens_per_cpu_second": statistics.median(out.new_tokens / out.cpu_seconds for out in outs),
+    }

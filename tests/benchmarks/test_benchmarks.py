@@ -1,0 +1,57 @@
+"""Benchmarks print one JSON line of the agreed form, what is committed reached its target, and the README quotes it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+FIELDS = {"name", "ratios", "ours", "peer", "equal", "versions", "device", "date"}
+
+import common  # noqa: E402
+import render  # noqa: E402
+
+
+def committed(name: str) -> dict:
+    return json.loads((ROOT / "results" / f"benchmark_{name}.json").read_text(encoding="utf-8"))
+
+
+COMMITTED = sorted(path.stem.removeprefix("benchmark_") for path in (ROOT / "results").glob("benchmark_*.json"))
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_lines_have_the_form_and_equal_results(name: str) -> None:
+    line = committed(name)
+    assert line.keys() >= FIELDS and line["name"] == name
+    flags = [value for value in line["equal"].values() if isinstance(value, bool)]
+    assert flags and all(flags), "results agree within the stated tolerance"
+
+
+def test_the_last_line_is_the_json_object(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/lora_layer.py", "--repeats", "1"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line.keys() >= FIELDS and line["equal"]["outputs_and_gradients"] is True
+    assert line["ratios"].keys() == committed("lora_layer")["ratios"].keys()
+    for key, ratio in line["ratios"].items():
+        assert ratio == pytest.approx(line["peer"]["milliseconds"][key] / line["ours"]["milliseconds"][key], rel=0.05)
+
+
+def test_the_readme_quotes_the_committed_lines() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert render.render(text) == text, "run python benchmarks/render.py"
+    assert f"{committed('train_step')['ratios']['tokens_per_second']:.2f} ×" in text
+
+
+def test_variants_take_turns_within_each_round() -> None:
+    order = []
+    common.interleaved(("a", "b"), 3, lambda variant: order.append(variant) or {"x": 1.0})
+    assert order == ["a", "b"] * 3
+    assert common.median_of([{"x": 3.0}, {"x": 1.0}, {"x": 2.0}], "x") == 2.0

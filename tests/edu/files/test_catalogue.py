@@ -1,0 +1,24 @@
+"""The catalogue's own promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorahub_edu.errors import CourseError
+from lorahub_edu.files import assets, catalogue
+
+
+def test_unknown_names_get_suggestions() -> None:
+    with pytest.raises(CourseError, match="Did you mean 'alpaca'"):
+        assets.fetch("alpacca")
+    with pytest.raises(CourseError, match="Did you mean 'mirror'"):
+        assets.fetch("alpaca", source="miror")
+
+
+def test_catalogue_can_share_one_folder() -> None:
+    editions = [edition for asset in catalogue.ASSETS.values() for edition in asset.editions]
+    assert len({edition.filename for edition in editions}) == len(editions)
+    assert all(len(edition.sha256) == 64 and (edition.hub or edition.index) for edition in editions)
+    assert all(Path(edition.filename).name == edition.filename for edition in editions)

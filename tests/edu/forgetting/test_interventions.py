@@ -1,0 +1,70 @@
+"""Taking a tuned matrix apart: against numpy's SVD, and the losses that follow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lorahub_edu.forgetting.interventions import Intervention, losses, parts, run_intervention
+from lorahub_edu.forgetting.lab import Lab, TailRun
+from lorahub_edu.spectra import measures
+from lorahub_edu.spectra.interventions import KINDS
+from lorahub_edu.spectra.updates import Update
+
+RUN = TailRun("reverse", 2, "alpha = 2r", 2.0, 0.2, 4, 0, profile="tiny", layers=2)
+
+
+@pytest.fixture
+def spiked() -> list[Update]:
+    """A wide and a tall matrix, each with three strong new directions."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for shape in ((24, 60), (60, 24)):
+        base = torch.randn(*shape, generator=generator)
+        up, down = (torch.randn(*size, generator=generator) for size in ((shape[0], 3), (3, shape[1])))
+        made.append(Update(f"m{shape[0]}", base, delta=up @ down))
+    return made
+
+
+def test_parts_are_the_singular_triplets_of_numpy(lab: Lab, spiked: list[Update]) -> None:
+    found = parts(spiked, lab, epsilon=0.6)
+    for update in spiked:
+        left, values, right = np.linalg.svd(update.weight().double().numpy(), full_matrices=False)
+        cosines = measures.largest_cosines(update.base, update.weight(), 10).numpy()
+        intruders = np.flatnonzero(cosines < 0.6)
+        others = np.flatnonzero(cosines >= 0.6)[: len(intruders)]
+        assert len(intruders) > 0
+        for kind, chosen in (("intruders", intruders), ("others", others)):
+            kept = np.ones_like(values)
+            kept[chosen] = 0.7
+            expected = left @ np.diag(kept * values) @ right
+            np.testing.assert_allclose(found.scaled(kind, 0.7)[update.name].numpy(), expected, atol=1e-3)
+        torch.testing.assert_close(found.scaled("update", 0.7)[update.name], update.base + 0.7 * update.delta)
+        for kind in KINDS:
+            torch.testing.assert_close(found.scaled(kind, 1.0)[update.name], update.weight())
+
+
+def test_a_matrix_without_intruders_is_left_as_it_is(lab: Lab, spiked: list[Update]) -> None:
+    still = Update("still", spiked[0].base, delta=1e-3 * spiked[0].delta)
+    found = parts([still], lab)
+    assert torch.equal(found.scaled("intruders", 0.0)["still"], still.weight())
+    assert torch.equal(found.scaled("others", 0.0)["still"], still.weight())
+    torch.testing.assert_close(found.scaled("update", 0.0)["still"], still.base)
+
+
+def test_every_intervention_is_measured_and_none_leaves_a_trace(lab: Lab) -> None:
+    row = run_intervention(Intervention(RUN, scales=(0.5, 0.0), epsilon=0.8))
+    assert [(entry["kind"], entry["scale"]) for entry in row["scaled"]] == [(k, s) for k in KINDS for s in (0.5, 0.0)]
+    assert row["intruders"] == row["spectrum"]["intruders"]["0.8"] > 0
+    gone = next(entry for entry in row["scaled"] if entry["kind"] == "update" and entry["scale"] == 0.0)
+    for loss in ("loss", "pretraining_loss"):  # without its change a tuned model is the base
+        assert gone[loss] == pytest.approx(row["base"][loss], rel=1e-5)
+    assert row["tuned"]["loss"] < row["base"]["loss"]
+    assert len({entry["loss"] for entry in row["scaled"]}) == len(row["scaled"])
+    assert losses(lab, RUN, {}) == row["base"]
+
+
+def test_a_run_that_diverges_is_a_row_too(lab: Lab) -> None:
+    row = run_intervention(Intervention(TailRun("reverse", 0, "", 1.0, 1e30, 4, 0, profile="tiny", layers=2)))
+    assert "diverged" in row["diverged"] and "scaled" not in row

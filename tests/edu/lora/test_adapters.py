@@ -1,0 +1,306 @@
+"""Whole models with adapters against PEFT (an independent implementation) and the papers' worked figures."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import peft
+import pytest
+import torch
+from lora_models import linear, llama, peft_twin, randomise, t5
+
+from lorahub_edu.errors import CourseError
+from lorahub_edu.lora import adapters
+from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
+from lorahub_edu.models import tiny
+
+# Equality with PEFT.
+
+
+@pytest.mark.parametrize("rank_stabilised", [False, True])
+@pytest.mark.parametrize(
+    ("make", "targets", "inputs"),
+    [
+        (llama, ("q_proj", "v_proj", "down_proj"), {"input_ids": torch.arange(24).view(2, 12)}),
+        (
+            t5,
+            ("q", "v", "wo"),
+            {"input_ids": torch.arange(1, 21).view(2, 10), "labels": torch.arange(1, 13).view(2, 6)},
+        ),
+    ],
+    ids=["llama", "t5"],
+)
+def test_equals_peft_in_output_and_gradients(make, targets, inputs, rank_stabilised) -> None:
+    config = LoRAConfig(rank=4, alpha=8, target_modules=targets, rank_stabilised=rank_stabilised)
+    base = make()
+    ours = copy.deepcopy(base)
+    adapters.inject(ours, config, seed=0)
+    randomise(ours)
+    twin = peft_twin(base, ours, config)
+    mine, theirs = ours(**inputs).logits, twin(**inputs).logits
+    torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(mine, base(**inputs).logits)  # the adapters do something
+    mine.square().mean().backward()
+    theirs.square().mean().backward()
+    modules = dict(twin.base_model.model.named_modules())
+    compared = 0
+    for name, adapted in adapters.lora_layers(ours):
+        pairs = [
+            (adapted.lora_A["default"].grad, modules[name].lora_A["default"].weight.grad),
+            (adapted.lora_B["default"].grad, modules[name].lora_B["default"].weight.grad),
+        ]
+        for ours_grad, peft_grad in pairs:
+            torch.testing.assert_close(ours_grad, peft_grad, rtol=1e-10, atol=1e-14)
+            assert ours_grad.abs().max() > 0
+            compared += 1
+        assert adapted.weight.grad is None
+    assert compared == 2 * len(list(adapters.lora_layers(ours))) > 0
+
+
+def test_injects_the_same_layers_as_peft() -> None:
+    for targets in (("q_proj",), ("mlp.up_proj", "o_proj"), r".*layers\.[12]\..*(k|v)_proj", "all-linear"):
+        base = tiny.model()
+        ours, theirs = copy.deepcopy(base), copy.deepcopy(base)
+        mine = {name for name, _ in adapters.inject(ours, LoRAConfig(rank=2, target_modules=targets))}
+        peft_targets = targets if isinstance(targets, str) else list(targets)
+        twin = peft.get_peft_model(
+            theirs, peft.LoraConfig(r=2, target_modules=peft_targets, task_type="CAUSAL_LM")
+        ).base_model.model
+        expected = {name for name, module in twin.named_modules() if isinstance(module, peft.tuners.lora.LoraLayer)}
+        assert mine == expected and mine
+
+
+# A model with adapters.
+
+
+def test_only_the_active_adapter_is_trainable() -> None:
+    model = tiny.model()
+    adapters.inject(model, LoRAConfig(rank=2), "alice")
+    adapters.inject(model, LoRAConfig(rank=3), "bob")
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable and all(name.endswith(".bob") for name in trainable)
+    adapters.set_adapter(model, "alice")
+    assert all(name.endswith(".alice") for name, p in model.named_parameters() if p.requires_grad)
+    adapters.set_adapter(model, None)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_the_same_seed_gives_the_same_adapter_and_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    made = []
+    for _ in range(2):
+        model = tiny.model()
+        adapters.inject(model, LoRAConfig(rank=2), seed=4)
+        made.append({name: p.clone() for name, p in model.named_parameters() if p.requires_grad})
+    assert torch.equal(before, torch.get_rng_state())
+    assert made[0].keys() == made[1].keys()
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+def test_count_parameters() -> None:
+    model = tiny.model()
+    before = adapters.count_parameters(model)
+    assert before.total == sum(p.numel() for p in set(model.parameters()))
+    adapters.inject(model, LoRAConfig(rank=4, target_modules=("q_proj", "v_proj")))
+    count = adapters.count_parameters(model)
+    expected = 4 * (4 * (128 + 128) + 4 * (128 + 64))  # four layers; q is 128 -> 128, v is 128 -> 64, rank 4
+    assert count.trainable == count.adapter == count.total - before.total == expected
+    assert count.trainable_share == expected / count.total
+
+
+def test_parameter_count_of_the_source() -> None:
+    assert 100 * 500 == 50_000
+    assert adapters.lora_parameter_count(in_features=100, out_features=500, rank=5) == 3_000
+
+
+def test_llama_7b_adapter_is_eight_megabytes() -> None:
+    # Rank 8 on q and v of 32 layers, 4096 wide, two bytes each: the source's "as small as 8 MB" (claim R6).
+    parameters = 32 * 2 * adapters.lora_parameter_count(4096, 4096, 8)
+    assert parameters * 2 / 2**20 == 8.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_merge_is_idempotent_and_unmerge_is_exact(dtype: torch.dtype) -> None:
+    model = tiny.model().to(dtype)
+    adapters.inject(model, LoRAConfig(rank=4, target_modules="all-linear"), seed=0)
+    randomise(model)
+    ids = torch.arange(20)[None]
+    weights = {name: adapted.weight.clone() for name, adapted in adapters.lora_layers(model)}
+    with torch.no_grad():
+        unmerged = model(ids).logits
+        adapters.merge(model)
+        once = {name: adapted.weight.clone() for name, adapted in adapters.lora_layers(model)}
+        adapters.merge(model)
+        tolerance = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 6e-2}[dtype]
+        torch.testing.assert_close(model(ids).logits, unmerged, rtol=tolerance, atol=tolerance)
+    assert all(torch.equal(once[name], adapted.weight) for name, adapted in adapters.lora_layers(model))
+    assert any(not torch.equal(once[name], weights[name]) for name in weights)
+    adapters.unmerge(model)
+    adapters.unmerge(model)
+    assert all(torch.equal(weights[name], adapted.weight) for name, adapted in adapters.lora_layers(model))
+
+
+def test_state_dict_of_a_merged_model_does_not_add_the_update_twice() -> None:
+    model = llama()
+    adapters.inject(model, LoRAConfig(rank=4), seed=0)
+    randomise(model)
+    plain = {key: value.clone() for key, value in model.state_dict().items()}
+    adapters.merge(model)
+    merged = model.state_dict()
+    assert plain.keys() == merged.keys()
+    assert all(torch.equal(plain[key], merged[key]) for key in plain)
+    ids = torch.arange(20)[None]
+    expected = model(ids).logits
+    other = llama()
+    adapters.inject(other, LoRAConfig(rank=4), seed=9)
+    adapters.merge(other)  # loading into a merged model must not keep the old weight for unmerge either
+    other.load_state_dict(merged)
+    torch.testing.assert_close(other(ids).logits, expected, rtol=1e-10, atol=1e-10)
+    adapters.unmerge(other)
+    torch.testing.assert_close(other(ids).logits, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_merged_model_can_change_dtype_and_still_unmerge() -> None:
+    model = llama()
+    adapters.inject(model, LoRAConfig(rank=4), seed=0)
+    randomise(model)
+    before = {name: adapted.weight.float() for name, adapted in adapters.lora_layers(model)}
+    adapters.merge(model)
+    model.float()
+    adapters.unmerge(model)
+    assert all(torch.equal(before[name], adapted.weight) for name, adapted in adapters.lora_layers(model))
+
+
+def test_merge_and_unload_leaves_a_plain_model() -> None:
+    model = llama()
+    adapters.inject(model, LoRAConfig(rank=4), seed=0)
+    randomise(model)
+    ids = torch.arange(20)[None]
+    expected = model(ids).logits
+    plain = adapters.merge_and_unload(model)
+    assert plain.state_dict().keys() == llama().state_dict().keys()
+    torch.testing.assert_close(plain(ids).logits, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_merge_that_fails_half_way_merges_nothing() -> None:
+    model = llama()
+    layers = adapters.inject(model, LoRAConfig(rank=4), seed=0)
+    randomise(model)
+    layers[-1][1].lora_B["default"].data[0, 0] = math.nan
+    before = [adapted.weight.clone() for _, adapted in layers]
+    with pytest.raises(CourseError, match="NaN or infinite"):
+        adapters.merge(model)
+    assert all(adapted.merged is None for _, adapted in layers)
+    assert all(torch.equal(b, adapted.weight) for b, (_, adapted) in zip(before, layers, strict=True))
+
+
+# One base, many customers.
+
+
+def test_rows_pass_through_their_own_adapters() -> None:
+    model = llama()
+    adapters.inject(model, LoRAConfig(rank=2, target_modules=("q_proj", "v_proj")), "alice", seed=1)
+    adapters.inject(model, LoRAConfig(rank=5, alpha=20, target_modules=("v_proj", "up_proj")), "bob", seed=2)
+    randomise(model)
+    ids = torch.arange(48).view(4, 12)
+    customers = ["bob", None, "alice", "bob"]
+    expected = []
+    for row, customer in zip(ids, customers, strict=True):
+        adapters.set_adapter(model, customer)
+        expected.append(model(row[None]).logits)
+    adapters.set_adapter(model, "alice")
+    with adapters.route(model, customers):
+        routed = model(ids).logits
+    torch.testing.assert_close(routed, torch.cat(expected), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(model(ids[2:3]).logits, expected[2], rtol=1e-10, atol=1e-10)  # and alice is active again
+
+
+def test_routing_equals_pefts_mixed_batches() -> None:
+    base = llama()
+    ours = copy.deepcopy(base)
+    twin = None
+    for name, rank in (("alice", 2), ("bob", 5)):
+        adapters.inject(ours, LoRAConfig(rank=rank), name, seed=rank)
+        config = peft.LoraConfig(r=rank, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+        if twin is None:
+            twin = peft.get_peft_model(copy.deepcopy(base), config, adapter_name=name)
+        else:
+            twin.add_adapter(name, config)
+    randomise(ours)
+    twin = twin.double().eval()
+    modules = dict(twin.base_model.model.named_modules())
+    with torch.no_grad():
+        for name, adapted in adapters.lora_layers(ours):
+            for customer in adapted.configs:
+                modules[name].lora_A[customer].weight.copy_(adapted.lora_A[customer])
+                modules[name].lora_B[customer].weight.copy_(adapted.lora_B[customer])
+    ids = torch.arange(36).view(3, 12)
+    with adapters.route(ours, ["bob", "alice", None]):
+        mine = ours(ids).logits
+    theirs = twin(input_ids=ids, adapter_names=["bob", "alice", "__base__"]).logits
+    torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_routed_generation() -> None:
+    model = tiny.model()
+    adapters.inject(model, LoRAConfig(rank=4, alpha=64), "alice", seed=1)
+    adapters.inject(model, LoRAConfig(rank=4, alpha=64), "bob", seed=2)
+    randomise(model)
+    ids = torch.arange(10)[None]
+    alone = []
+    for customer in ("alice", "bob"):
+        adapters.set_adapter(model, customer)
+        alone.append(model.generate(ids, max_new_tokens=6, do_sample=False)[0])
+    with adapters.route(model, ["alice", "bob"]):
+        together = model.generate(ids.expand(2, -1), max_new_tokens=6, do_sample=False)
+    assert torch.equal(together, torch.stack(alone))
+    assert not torch.equal(alone[0], alone[1])
+
+
+# Bad input.
+
+
+def test_bad_ranks() -> None:
+    with pytest.raises(CourseError, match="at least 1, but it is 0"):
+        LoRAConfig(rank=0)
+    model = tiny.model()
+    with pytest.raises(CourseError, match=r"Rank 65 is above the size of model.layers.0.self_attn.k_proj.*1 to 64"):
+        adapters.inject(model, LoRAConfig(rank=65, target_modules=("q_proj", "k_proj")))
+    assert not list(adapters.lora_layers(model))  # nothing half-done
+    with pytest.raises(CourseError, match="above the layer's size"):
+        LoRALinear(linear(), LoRAConfig(rank=17))
+
+
+def test_unknown_patterns_list_near_matches() -> None:
+    model = tiny.model()
+    with pytest.raises(CourseError, match="Did you mean .*'q_proj'"):
+        adapters.inject(model, LoRAConfig(target_modules=("query_proj",)))
+    with pytest.raises(CourseError, match="No linear layer's whole name matches the pattern 'q_proj'"):
+        adapters.inject(model, LoRAConfig(target_modules="q_proj"))
+    with pytest.raises(CourseError, match="not a regular expression"):
+        adapters.inject(model, LoRAConfig(target_modules="(q_proj"))
+
+
+def test_bad_adapter_names() -> None:
+    model = tiny.model()
+    adapters.inject(model, LoRAConfig(rank=2), "alice")
+    with pytest.raises(CourseError, match="has an adapter 'alice' already"):
+        adapters.inject(model, LoRAConfig(rank=2), "alice")
+    with pytest.raises(CourseError, match="Did you mean 'alice'"):
+        adapters.set_adapter(model, "alcie")
+    with pytest.raises(CourseError, match="no adapter 'eve'"), adapters.route(model, ["eve"]):
+        pass
+    with pytest.raises(CourseError, match="can't name an adapter"):
+        adapters.inject(model, LoRAConfig(rank=2), "a.b")
+
+
+def test_routing_needs_one_name_a_row_and_unmerged_weights() -> None:
+    model = tiny.model()
+    adapters.inject(model, LoRAConfig(rank=2), "alice")
+    with pytest.raises(CourseError, match="2 rows but 1 adapters"), adapters.route(model, ["alice"]):
+        model(torch.arange(8).view(2, 4))
+    adapters.merge(model)
+    with pytest.raises(CourseError, match="merged"), adapters.route(model, ["alice"]):
+        pass

@@ -1,0 +1,117 @@
+"""The main job from rows to an adapter that PEFT loads, in the tiny profile and on the real model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+
+from lorahub_edu.lora import adapter_files
+from lorahub_edu.files import assets
+from lorahub_edu import evaluation
+from lorahub_edu.runs import finetune
+from lorahub_edu.models import pretrained, tiny
+from lorahub_edu.data import alpaca
+from lorahub_edu.errors import CourseError
+from lorahub_edu.models.profiles import get_profile
+
+
+def test_tiny_from_rows_to_peft(tmp_path: Path) -> None:
+    profile = replace(get_profile("tiny"), train_steps=8)
+    done = finetune.finetune(profile, out=tmp_path, progress=False)
+    assert done.loss_after < done.loss_before and not done.interrupted
+    ids = torch.arange(10, 30)[None]
+    mine = tiny.model()
+    adapter_files.load_adapter(mine, done.adapter)
+    theirs = peft.PeftModel.from_pretrained(tiny.model(), done.adapter).eval()
+    torch.testing.assert_close(mine(ids).logits, theirs(ids).logits, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(mine(ids).logits, tiny.model()(ids).logits)
+
+
+def test_two_runs_of_one_seed_end_alike_and_another_seed_does_not(tmp_path: Path) -> None:
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        done = finetune.finetune("tiny", out=tmp_path / name, steps=2, seed=seed, progress=False)
+        weights.append(adapter_files.read_adapter(done.adapter).weights)
+    site = next(iter(weights[0]))
+    assert all(torch.equal(weights[0][s][i], weights[1][s][i]) for s in weights[0] for i in (0, 1))
+    assert not torch.equal(weights[0][site][0], weights[2][site][0])
+
+
+def test_alpha_keeps_its_ratio_to_the_rank() -> None:
+    profile = get_profile("gpu24")
+    assert finetune.lora_config(profile).scaling == finetune.lora_config(profile, rank=32).scaling == 2.0
+    assert finetune.lora_config(profile).dtype == torch.float32  # A and B on a bfloat16 base
+    assert finetune.lora_config(get_profile("cpu")).dtype is None
+
+
+def test_the_gpu24_settings_on_a_small_model(tmp_path: Path) -> None:
+    """bfloat16 base, float32 A and B, autocast, checkpointing, dropout: the same path as on the GPU, on a CPU."""
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([vars(example) for example in alpaca.shipped_examples()[:40]]))
+    profile = replace(
+        get_profile("gpu24"), base_model=tiny.NAME, device="cpu", train_rows=32, validation_rows=8, block_size=192,
+        batch_size=8, train_steps=6, warmup_steps=0, learning_rate=2e-2,
+    )  # fmt: skip
+    done = finetune.finetune(profile, data=rows, out=tmp_path / "run", progress=False)
+    assert done.loss_after < done.loss_before - 0.02
+    weights = adapter_files.read_adapter(done.adapter).weights
+    assert all(tensor.dtype == torch.float32 for pair in weights.values() for tensor in pair)
+    assert any(B.abs().max() > 0 for _, B in weights.values())
+
+
+def test_rank_stabilised_lora_is_the_courses_own(tmp_path: Path) -> None:
+    done = finetune.finetune("tiny", out=tmp_path, steps=1, method="rslora", progress=False)
+    configs = adapter_files.read_adapter(done.adapter).configs.values()
+    assert all(config.rank_stabilised and config.scaling == 8.0 / 4**0.5 for config in configs)
+
+
+def test_a_method_of_peft_with_tokens_before_the_rows_pads_them(tmp_path: Path) -> None:
+    done = finetune.finetune(
+        "tiny", out=tmp_path, steps=2, method="prefix", settings={"length": 4, "scale": 0.1}, progress=False
+    )
+    assert done.training.losses[1] < done.training.losses[0] + 0.1
+    loaded = peft.PeftModel.from_pretrained(tiny.model(), done.adapter)
+    assert loaded.active_peft_config.num_virtual_tokens == 4
+
+
+def test_an_unknown_method(tmp_path: Path) -> None:
+    with pytest.raises(CourseError, match="no method 'lorra'. Did you mean 'lora'"):
+        finetune.finetune("tiny", out=tmp_path, method="lorra", progress=False)
+    with pytest.raises(CourseError, match="rank=4 is for lora and rslora; qlora has settings of its own"):
+        finetune.finetune("tiny", out=tmp_path, method="qlora", rank=4, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_rows(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "a", "output": "b"}\n' * 5)
+    with pytest.raises(CourseError, match="5 rows are too few.*holds back 16"):
+        finetune.finetune("tiny", data=rows, out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.real
+def test_real_llama_on_real_rows(smollm, tmp_path: Path) -> None:
+    """Two steps on SmolLM2 with Alpaca's rows: the loss on the trained rows falls, and PEFT computes the same."""
+    if assets.locate("alpaca") is None:
+        pytest.skip("Alpaca's rows are not here")
+    profile = replace(
+        get_profile("cpu"), train_rows=8, validation_rows=4, block_size=96, train_steps=3, warmup_steps=0,
+        learning_rate=3e-3, dropout=0.0,
+    )  # fmt: skip
+    done = finetune.finetune(profile, out=tmp_path, offline=True, progress=False)
+    assert done.training.losses[-1] < done.training.losses[0] - 0.05
+    assert adapter_files.read_adapter(done.adapter).base_model_sha256 == pretrained.base_sha256(profile.base_model)
+    base, tokenizer = smollm
+    ids = tokenizer(alpaca.format_prompt(alpaca.shipped_examples()[0]), return_tensors="pt")["input_ids"]
+    mine, _ = pretrained.load("cpu", offline=True)
+    theirs = peft.PeftModel.from_pretrained(pretrained.load("cpu", offline=True)[0], done.adapter).eval()
+    adapter_files.load_adapter(mine, done.adapter, base_model_sha256=pretrained.base_sha256(profile.base_model))
+    with torch.no_grad():
+        torch.testing.assert_close(mine(ids).logits, theirs(ids).logits, rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(mine(ids).logits, base(ids).logits, atol=1e-3)
+    assert evaluation.perplexity(done.loss_after) > 1

@@ -1,0 +1,229 @@
+"""Recipes: what they fix, what they are predicted to take, their small twins, and every way to write one wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from lorahub_edu.lora import adapter_files
+from lorahub_edu.cli import app
+from lorahub_edu.runs import recipe_runs, recipes
+from lorahub_edu import results
+from lorahub_edu.models import tiny
+from lorahub_edu.errors import CourseError
+from lorahub_edu.models.profiles import PROFILES
+
+LORA_7B = "llama_7b_lora_alpaca"
+SHIPPED = (
+    "flan_t5_large_lorahub", "llama_2_7b_lora_alpaca", "llama_3_8b_lora_alpaca", "llama_7b_adapter_alpaca",
+    LORA_7B, "llama_7b_lora_dolly", "llama_7b_qlora_12gb",
+)  # fmt: skip
+
+
+def written(folder: Path, change: Callable[[dict], object], recipe: str = LORA_7B) -> Path:
+    """A copy of a shipped recipe with something changed."""
+    content = yaml.safe_load(recipes.find(recipe).read_text(encoding="utf-8"))
+    change(content)
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_the_shipped_recipes() -> None:
+    assert recipes.names() == sorted(SHIPPED)
+    assert recipes.find("llama_7b_lora_alpaca.yaml") == recipes.find(LORA_7B)
+
+
+def test_loras_recipe_is_the_sources_run() -> None:
+    """Raschka 2023's LoRA listing, which the gpu24 profile holds too (see test_house)."""
+    found = recipes.read(LORA_7B)
+    assert found.profile == PROFILES["gpu24"]
+    assert (found.method, found.rows, found.decay, found.card_gb) == ("lora", "alpaca", "linear", 24.0)
+
+
+def test_llama_adapters_recipe_is_the_sources_run() -> None:
+    """The listing beside it: rate 9e-3, weight decay 0.02, a warm-up of 50,000 x 2 // 4 iterations of 4 rows."""
+    found = recipes.read("llama_7b_adapter_alpaca")
+    profile = found.profile
+    assert (profile.learning_rate, profile.weight_decay, profile.batch_size) == (9e-3, 0.02, 128)
+    assert profile.warmup_steps == (50_000 * 2 // 4) * 4 // 128
+    assert profile.train_steps * 128 // 4 == 62_400
+    assert (found.method, found.settings["length"]) == ("llama_adapter", 10)
+
+
+def test_predictions_in_the_files_are_the_planners() -> None:
+    """Written by tools/predict_recipes.py; runs that take the same are predicted once."""
+    figures = {}
+    for name in SHIPPED:
+        found = recipes.read(name)
+        profile = found.profile
+        sizes = profile.micro_batch_size, profile.block_size, profile.gradient_checkpointing, profile.dtype
+        shape = recipes.read_config(profile.base_model).to_json_string()
+        same = (shape, sizes, found.method, str(found.settings), found.card_gb)
+        figures.setdefault(same, recipes.prediction(recipes.planned(found)))
+        assert dict(found.prediction) == pytest.approx(figures[same], abs=0.05), name
+        assert found.prediction["room_gb"] > 1, f"{name} must fit its card"
+
+
+def test_writing_a_prediction_leaves_the_rest_of_the_file(tmp_path: Path) -> None:
+    def small(content: dict) -> None:
+        content["model"] = {"name": tiny.NAME, "dtype": "float32"}
+        content["prediction"] = {"needed_gb": 99.0}
+
+    path = written(tmp_path, small)
+    path.write_text("# a note that stays\n" + path.read_text())
+    recipes.write_prediction(path)
+    assert path.read_text().startswith("# a note that stays\n")
+    needed = recipes.read(path).prediction["needed_gb"]
+    assert 0 < needed < 1
+    assert recipes.write_prediction(path).read_text().count("prediction:") == 1
+
+
+def test_a_twin_keeps_the_method_and_takes_the_profiles_sizes() -> None:
+    found = recipes.twin(recipes.read("llama_7b_qlora_12gb"), "cpu")
+    small = PROFILES["cpu"]
+    assert found.profile.base_model == small.base_model and found.profile.train_steps == small.train_steps
+    assert found.profile.target_modules == recipes.read("llama_7b_qlora_12gb").profile.target_modules
+    assert (found.method, found.profile.learning_rate, found.profile.gradient_checkpointing) == ("qlora", 1e-3, True)
+    lora = recipes.twin(recipes.read(LORA_7B), "tiny")
+    for gated in ("llama_2_7b_lora_alpaca", "llama_3_8b_lora_alpaca", "llama_7b_lora_dolly"):
+        other = recipes.twin(recipes.read(gated), "tiny")
+        assert replace(other, name=lora.name, about=lora.about, prediction=lora.prediction) == lora
+    assert recipes.twin(recipes.read(LORA_7B), "gpu24") == recipes.read(LORA_7B)
+
+
+@pytest.mark.parametrize("name", [LORA_7B, "llama_7b_adapter_alpaca", "llama_7b_qlora_12gb"])
+def test_small_twins_train_and_peft_loads_what_they_save(name: str, tmp_path: Path) -> None:
+    done = recipe_runs.run(name, "tiny", out=tmp_path, steps=2, progress=False)
+    assert done.training.steps == 2 and done.loss_after < done.loss_before
+    model = peft.PeftModel.from_pretrained(tiny.model(), done.adapter).eval()
+    ids = torch.arange(10, 30)[None]
+    assert not torch.allclose(model(ids).logits, tiny.model()(ids).logits)
+
+
+def test_llama_adapter_packs_rows_as_it_pads_them(tmp_path: Path) -> None:
+    losses = [
+        recipe_runs.run(
+            "llama_7b_adapter_alpaca", "tiny", out=tmp_path / batching, steps=2, batching=batching, progress=False
+        ).training.losses
+        for batching in ("packed", "padded")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_lorahubs_twin_composes_modules(tmp_path: Path) -> None:
+    def quick(content: dict) -> None:
+        content["method"] |= {"candidates": 4, "modules": 3, "optimizer": "random"}
+
+    path = written(tmp_path, quick, "flan_t5_large_lorahub")
+    done = recipe_runs.run(path, "tiny", out=tmp_path / "run", progress=False)
+    assert len(done.found.history) == 4 and done.examples == 5
+    assert adapter_files.read_adapter(tmp_path / "run" / "adapter").weights
+    with pytest.raises(CourseError, match="trains nothing, so steps can't be changed"):
+        recipe_runs.run(path, "tiny", out=tmp_path / "run", steps=3, progress=False)
+
+
+def test_a_recipe_on_its_own_card_says_what_it_takes(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here: the run would begin")
+    said: list[str] = []
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "a", "output": "b"}\n' * 2100)
+    with pytest.raises(CourseError, match="needs an NVIDIA GPU"):
+        recipe_runs.run(LORA_7B, out=tmp_path, data=rows, progress=False, report=said.append)
+    needed = recipes.read(LORA_7B).prediction["needed_gb"]
+    assert said[0].startswith(f"{LORA_7B}: about {needed:.1f} GB") and "24 GB card" in said[0]
+
+
+def section(name: str, /, **values: object) -> Callable[[dict], object]:
+    return lambda content: content[name].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(modle={}), "unknown key 'modle'. Did you mean 'model'"),
+        (lambda c: c.pop("model"), "model.name is missing"),
+        (lambda c: c.pop("data"), "data.rows is missing"),
+        (lambda c: c.pop("method"), "method must be a list of keys"),
+        (lambda c: c.pop("about"), "about must be a word or a sentence"),
+        (section("model", name="open_lama_7b_v2"), "no base model 'open_lama_7b_v2'. Did you mean 'open_llama_7b_v2'"),
+        (section("model", name="flan-t5-large"), "kind encoder-decoder, with which 'lora' does not run"),
+        (section("model", dtype="bf16"), "model.dtype is 'bf16'. Did you mean 'bfloat16'"),
+        (section("data", rows="alpacca"), "neither a set of rows nor a file.*Did you mean 'alpaca'"),
+        (section("data", block=0), "data.block must be at least 1, but it is 0"),
+        (section("data", validation=-1), "data.validation must be at least 0, but it is -1"),
+        (section("data", bloc=512), "data has an unknown key 'bloc'. Did you mean 'block'"),
+        (section("method", name="lorra"), "no method 'lorra'. Did you mean 'lora'"),
+        (section("method", rnak=8), "LoRA has no setting 'rnak'. Did you mean 'rank'"),
+        (section("method", rank=0), "rank of LoRA must be a whole number of at least 1, but it is 0"),
+        (section("method", alpha=-2), "method.alpha must be above 0, but it is -2"),
+        (section("method", dropout=1.0), "share below 1, but it is 1.0"),
+        (section("method", target_modules=3), "list of layers' names, but it is 3"),
+        (section("schedule", learning_rate="fast"), "schedule.learning_rate must be a number, but it is 'fast'"),
+        (section("schedule", learning_rate=0), "schedule.learning_rate must be above 0"),
+        (section("schedule", steps=-5), "schedule.steps must be at least 1, but it is -5"),
+        (section("schedule", steps=1.5), "schedule.steps must be a whole number, but it is 1.5"),
+        (section("schedule", decay="lineer"), "schedule.decay is 'lineer'. Did you mean 'linear'"),
+        (section("schedule", gradient_checkpointing="yes please"), "must be true or false, but it is 'yes please'"),
+        (section("twin", learning_rat=1), "twin has an unknown key 'learning_rat'"),
+        (lambda c: c.update(card_gb=0), "card_gb must be above 0, but it is 0"),
+    ],
+)
+def test_what_can_be_wrong_in_a_recipe(change: Callable[[dict], object], words: str, tmp_path: Path) -> None:
+    path = written(tmp_path, change)
+    with pytest.raises(CourseError, match=f"mine.yaml: .*{words}"):
+        recipes.read(path)
+
+
+def test_what_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(CourseError, match="no recipe 'llama_7b_lora_alpacca'.*'llama_7b_lora_alpaca'"):
+        recipes.find("llama_7b_lora_alpacca")
+    path = tmp_path / "broken.yaml"
+    path.write_text("model: [unclosed")
+    with pytest.raises(CourseError, match="not readable YAML"):
+        recipes.read(path)
+    path.write_text("just words")
+    with pytest.raises(CourseError, match="the recipe must be a list of keys"):
+        recipes.read(path)
+    with pytest.raises(CourseError, match="no profile 'cpuu'.*'cpu'"):
+        recipe_runs.run(LORA_7B, "cpuu", out=tmp_path, progress=False)
+
+
+def test_twins_that_have_run_for_real() -> None:
+    """What benchmarks/recipe_twins.py wrote belongs to recipes as they are now."""
+    line = json.loads((results.committed_folder() / "recipe_twins.json").read_text(encoding="utf-8"))
+    assert line["twins"] and set(line["twins"]) <= set(SHIPPED)
+    for name, run in line["twins"].items():
+        small = recipes.twin(recipes.read(name), line["profile"])
+        assert (run["model"], run["method"]) == (small.profile.base_model, small.method)
+        assert abs(run["loss_after"] - run["loss_before"]) < 1 and run["adapter_mb"] > 0
+        assert run.get("steps") or run["candidates"] == small.settings["candidates"]
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    """What the user typed reaches the run; a change that a recipe does not take is refused."""
+    runner = CliRunner()
+    done = runner.invoke(
+        app.app, ["train", LORA_7B, "-p", "tiny", "--steps", "1", "--seed", "3", "--out", str(tmp_path / "run")]
+    )
+    assert done.exit_code == 0 and "after 1 steps" in done.stdout
+    assert adapter_files.read_adapter(tmp_path / "run" / "adapter").base_model == tiny.NAME
+    wrong = runner.invoke(app.app, ["train", "flan_t5_large_lorahub", "-p", "tiny", "--rank", "4"])
+    assert isinstance(wrong.exception, CourseError) and "rank can't be changed" in str(wrong.exception)
+    wrong = runner.invoke(app.app, ["export-llamafactory", LORA_7B, "-p", "tiny", "--out", str(tmp_path / "there")])
+    assert isinstance(wrong.exception, CourseError) and not (tmp_path / "there").exists()
+
+
+def test_a_rate_written_as_yaml_does_not_want_it_is_still_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(recipes.find(LORA_7B).read_text().replace("3.0e-4", "3e-4"))
+    assert recipes.read(path).profile.learning_rate == 3e-4

@@ -1,0 +1,127 @@
+"""Findings are written whole, read back equal, and rendered from the files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorahub_edu import results
+from lorahub_edu.errors import CourseError
+from lorahub_edu.results import Finding
+from lorahub_edu.show import claims, findings
+
+
+def test_value_is_the_median_and_spread_the_range() -> None:
+    finding = Finding("speed", (3.0, 1.0, 7.0), "tokens/s")
+    assert finding.value == 3.0 and finding.spread == (1.0, 7.0)
+    assert str(finding) == "3 tokens/s (1 to 7)"
+    assert str(Finding("one", (0.25,), "nats")) == "0.25 nats"
+
+
+def test_round_trip_keeps_everything_and_other_findings(tmp_path: Path) -> None:
+    first = Finding("a", (1.0, 2.0), "s", claim="R1", verdict="shown", seeds=(0, 1), model="m", profile="cpu")
+    second = Finding("b", (5.0,), "GB")
+    results.record([first], "group", tmp_path)
+    results.record([second], "group", tmp_path)
+    assert results.read("group", tmp_path) == [first, second]
+    replaced = Finding("a", (9.0,), "s")
+    results.record([replaced], "group", tmp_path)
+    assert results.read("group", tmp_path) == [replaced, second]
+    assert [path.name for path in tmp_path.iterdir()] == ["group.json"]
+
+
+def test_a_finding_says_where_and_with_what_it_was_measured() -> None:
+    import torch
+
+    finding = Finding("a", (1.0,), "s")
+    assert finding.versions["torch"] == torch.__version__ and finding.device and len(finding.date) == 10
+
+
+def test_findings_of_a_run_stay_out_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(results.FOLDER_VARIABLE)
+    assert results.folder() != results.committed_folder()
+    monkeypatch.setenv(results.FOLDER_VARIABLE, str(tmp_path))
+    assert results.folder() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "match"), [("{", "not a file of findings"), ('{"a": {"name": "a"}}', "not a file of findings")]
+)
+def test_damaged_files(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "group.json").write_text(text)
+    with pytest.raises(CourseError, match=match):
+        results.read("group", tmp_path)
+    with pytest.raises(CourseError, match="No measured results"):
+        results.read("absent", tmp_path)
+
+
+def test_a_committed_study_is_read_and_a_missing_one_is_said(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
+    (tmp_path / "made.json").write_text('{"rows": [1]}')
+    assert results.committed_study("made") == results.read_study("made", "a command") == {"rows": [1]}
+    assert results.committed_study("other") is None
+    assert "'other' has not been measured yet" in capsys.readouterr().out
+    with pytest.raises(CourseError, match=r"no study at .*other\.json.*run a command first"):
+        results.read_study("other", "a command")
+
+
+def test_bad_findings() -> None:
+    with pytest.raises(CourseError, match="no value"):
+        Finding("a", (), "s")
+    with pytest.raises(CourseError, match="no verdict"):
+        Finding("a", (1.0,), "s", verdict="probably")
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = results.write_json(tmp_path / "x.json", {"old": 1})
+
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "replace", full)
+    with pytest.raises(CourseError, match="No space left"):
+        results.write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+
+
+def test_table_shows_source_course_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
+    course = Finding("lora_parameters", (2_900.0,), "parameters", claim="R5", model="SmolLM2")
+    results.record([course], "lesson_xx", tmp_path)
+    mine = Finding("lora_parameters", (3_000.0,), "parameters", claim="R5", verdict="shown", note="exactly")
+    text = findings.findings_table("lesson_xx", [mine])._repr_markdown_()
+    row = text.splitlines()[2]
+    for part in ("R5.", "50,000 → 3,000", "2,900 parameters [SmolLM2", "3,000 parameters", "**shown**: exactly"):
+        assert part in row
+    unmeasured = findings.findings_table("nothing", [mine])
+    assert "not yet measured" in str(unmeasured)
+    assert "[" not in row.split("|")[1], "one finding of a claim needs no name"
+
+
+def test_several_findings_of_one_claim_say_which_is_which() -> None:
+    mine = [Finding(f"R5.{name}", (1.0,), "x", claim="R5", verdict="shown") for name in ("of_keys.wide", "ε = 0.5")]
+    lines = findings.findings_table("nothing", mine)._repr_markdown_().splitlines()
+    assert "[of keys, wide]" in lines[2] and "[ε = 0.5]" in lines[3]
+
+
+def test_costs_by_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
+    common = {"model": "SmolLM2", "profile": "cpu", "device": "a laptop"}
+    results.record(
+        [
+            Finding("01_x.cpu.minutes", (1.5,), "min", **common),
+            Finding("01_x.cpu.memory", (2.25,), "GB", **common),
+            Finding("02_y.cpu.minutes", (9.0,), "min", **common),
+        ],
+        "lessons",
+        tmp_path,
+    )
+    assert findings.costs_table("01_x").rows == (("cpu", "SmolLM2", "1.5 min", "2.2 GB", "a laptop"),)
+
+
+def test_claims_by_id() -> None:
+    assert claims.get_claim("R5").source_figure == "50,000 → 3,000 at r = 5"
+    with pytest.raises(CourseError, match="no claim 'R55'. Did you mean 'R5'"):
+        claims.get_claim("R55")

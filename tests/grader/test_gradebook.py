@@ -1,0 +1,229 @@
+"""The gradebook: nothing is lost or graded twice, whoever kills, locks or ages it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from grading_course import NAME, POINTS, RIGHT, copy_of, notebook, submit
+
+from lorahub_edu.errors import CourseError
+from lorahub_grader import assignments, feedback, gradebook, runner, worker
+from lorahub_grader.gradebook import Course
+from lorahub_grader.journal import Outcome
+from lorahub_grader.split import Result
+
+SLOW = "import time\ntime.sleep(0.7)\n" + RIGHT["double"]
+
+
+@pytest.fixture
+def course(built: Path, tmp_path: Path) -> Course:
+    return Course(copy_of(built, tmp_path / "course"))
+
+
+def grade(course: Course, **more) -> runner.Graded:
+    return runner.grade(course, course.root / "submitted", settings={"preload": ()}, **more)
+
+
+def scores(course: Course) -> dict[str, float]:
+    with course.open() as book:
+        return {s.student_id: s.score for s in book.find_assignment(NAME).submissions}
+
+
+def outcome(student: str, earned: float = POINTS, **more) -> Outcome:
+    parts = {"test_double": 2.0, "test_root": 3.0, "test_guess": 1.0}
+    tests = tuple(Result(name, points, points if earned else 0.0, "wrong") for name, points in parts.items())
+    return Outcome(NAME, student, "key", 10.0, tests, answers=RIGHT, **more)
+
+
+def record(course: Course, *outcomes: Outcome) -> None:
+    assignment = assignments.load(NAME, course.root)
+    with gradebook.writing(course):
+        gradebook.prepare(course, assignment)
+        for one in outcomes:
+            gradebook.record(course, assignment, course.journal.keep(one))
+
+
+def test_what_has_not_changed_is_not_graded_again(course, quick) -> None:
+    submit(course.root, "ada", RIGHT)
+    submit(course.root, "bob", {})
+    assert grade(course).new == 2
+    again = grade(course)
+    assert again.new == 0 and [o.earned for o in again.outcomes] == [POINTS, 0]
+    submit(course.root, "bob", RIGHT)
+    changed = grade(course)
+    assert changed.new == 1 and scores(course) == {"ada": POINTS, "bob": POINTS}
+
+
+def test_a_run_that_was_killed_goes_on(course, quick, tmp_path) -> None:
+    for student in ("ann", "ben", "cat", "dan", "eve"):
+        submit(course.root, student, RIGHT | {"double": SLOW})
+    code = (
+        "from pathlib import Path\n"
+        "from lorahub_grader import runner\n"
+        "from lorahub_grader.gradebook import Course\n"
+        f"root = Path({str(course.root)!r})\n"
+        "runner.grade(Course(root), root / 'submitted', settings={'preload': ()})\n"
+    )
+    run = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.DEVNULL)
+    folder = course.journal.folder / NAME
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("*.json"))) < 2 and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    kept = {path.stem: path.read_text() for path in folder.glob("*.json")}
+    assert 2 <= len(kept) < 5
+    time.sleep(0.5)  # its other processes end with it, and let go of the lock
+    graded = grade(course)
+    assert {o.student: o.earned for o in graded.outcomes} == dict.fromkeys(("ann", "ben", "cat", "dan", "eve"), POINTS)
+    assert scores(course) == dict.fromkeys(("ann", "ben", "cat", "dan", "eve"), POINTS)
+    seconds = {o.student: o.seconds for o in graded.outcomes}
+    assert all(f'"seconds": {seconds[student]}' in text for student, text in kept.items()), "these were not run again"
+
+
+def test_an_outcome_that_the_gradebook_does_not_have_yet_is_entered(course, quick) -> None:
+    submit(course.root, "ada", RIGHT)
+    graded = grade(course).outcomes[0]
+    course.database.unlink()  # as if it had been lost
+    course.journal.keep(Outcome.from_json(graded.to_json() | {"recorded": False}))  # killed between the two
+    assert grade(course).new == 1 and scores(course) == {"ada": POINTS}
+
+
+def test_two_runs_at_once_do_not_meet(course) -> None:
+    with (
+        gradebook.writing(course),
+        pytest.raises(CourseError, match=f"Another grading run .process {os.getpid()}. is writing"),
+        gradebook.writing(Course(course.root)),
+    ):
+        pass
+    with gradebook.writing(course):  # and afterwards it is free
+        pass
+
+
+def test_a_locked_gradebook_loses_nothing(course, quick, monkeypatch) -> None:
+    submit(course.root, "ada", RIGHT)
+    record(course, outcome("zoe"))
+    monkeypatch.setattr(gradebook, "BUSY_SECONDS", 0.1)
+    with closing(sqlite3.connect(course.database)) as formgrader:
+        formgrader.execute("BEGIN IMMEDIATE")
+        with pytest.raises(CourseError, match="locked by another program.*what was graded is kept"):
+            grade(course)
+        formgrader.rollback()
+    assert grade(course).new == 1 and scores(course) == {"ada": POINTS, "zoe": POINTS}
+
+
+def test_a_gradebook_that_is_locked_midway_keeps_what_was_found_out(course, quick, monkeypatch) -> None:
+    submit(course.root, "ada", RIGHT)
+    with monkeypatch.context() as patch, pytest.raises(CourseError, match="locked"):
+        patch.setattr(gradebook, "record", locked)
+        grade(course)
+    kept = course.journal.find(NAME, "ada")
+    assert kept.earned == POINTS and not kept.recorded
+    monkeypatch.setattr(worker, "work", None)  # running it again would fail
+    assert grade(course).outcomes[0].seconds == kept.seconds and scores(course) == {"ada": POINTS}
+
+
+def locked(*_: object) -> None:
+    assignments.succeed({"success": False, "log": "sqlite3.OperationalError: database is locked"}, "record")
+
+
+def test_an_older_gradebook_is_left_alone(course) -> None:
+    record(course, outcome("ada"))
+    with closing(sqlite3.connect(course.database)) as book:
+        book.execute("UPDATE alembic_version SET version_num = '167914646830'")
+        book.commit()
+    before = course.database.read_bytes()
+    with pytest.raises(CourseError, match=r"older form \(167914646830\).*nbgrader db upgrade"):
+        record(course, outcome("bob"))
+    assert course.database.read_bytes() == before
+
+
+def test_what_is_no_gradebook_is_left_alone(course) -> None:
+    course.database.write_text("these are my notes, and they are long enough to be taken for a file")
+    with pytest.raises(CourseError, match="can't be used as a gradebook"):
+        record(course, outcome("ada"))
+
+
+def test_one_submission_that_nbgrader_cannot_take_does_not_stop_the_others(course, quick, monkeypatch) -> None:
+    submit(course.root, "ada", RIGHT)
+    submit(course.root, "bob", RIGHT)
+    real = gradebook.record
+
+    def picky(place: Course, assignment, one: Outcome) -> None:
+        if one.student == "ada" and one.answers:
+            raise CourseError("nbgrader can't: no reason given")
+        real(place, assignment, one)
+
+    monkeypatch.setattr(gradebook, "record", picky)
+    graded = grade(course)
+    assert scores(course) == {"ada": POINTS, "bob": POINTS} and "no reason given" in graded.outcomes[0].notes[0]
+
+
+def test_lateness_costs_what_nbgrader_says(course) -> None:
+    (course.root / "nbgrader_config.py").write_text(
+        "c = get_config()\nc.LateSubmissionPlugin.penalty_method = 'zero'\n"
+    )
+    course = Course(course.root)
+    record(course)
+    with course.open() as book:
+        book.update_or_create_assignment(NAME, duedate="2026-05-01 12:00:00 UTC")
+    early, late = (outcome(name, submitted=f"2026-05-01 1{hour}:00:00 UTC") for name, hour in (("ada", 1), ("bob", 3)))
+    record(course, early, late)
+    with course.open() as book:
+        penalties = {s.student_id: s.late_submission_penalty for s in book.find_assignment(NAME).submissions}
+    assert penalties == {"ada": 0, "bob": POINTS}
+    assignment = assignments.load(NAME, course.root)
+    pages = {page.parts[-3]: page.read_text() for page in feedback.write(course, assignment, [early, late])}
+    assert (
+        "6 of 10 points" in pages["ada"] and "0 of 10 points" in pages["bob"] and "because it was late" in pages["bob"]
+    )
+
+
+def test_what_a_person_graded_and_wrote_is_in_the_feedback(course) -> None:
+    one = outcome(
+        "ada", outputs={2: [{"output_type": "stream", "name": "stdout", "text": "<script>alert(1)</script>"}]}
+    )
+    one = Outcome.from_json(one.to_json() | {"answers": RIGHT | {"essay": "<img src=x onerror=alert(1)>"}})
+    record(course, one)
+    with course.open() as book:
+        grade_ = book.find_grade("essay", NAME, NAME, "ada")
+        grade_.manual_score, grade_.needs_manual_grade = 3.0, False
+        book.find_comment("essay", NAME, NAME, "ada").manual_comment = "Well said."
+        book.find_grade("test_root", NAME, NAME, "ada").manual_score = 1.0
+        book.db.commit()
+    assignment = assignments.load(NAME, course.root)
+    page = feedback.render(assignment, one, feedback.read_grades(course, one))
+    assert "7 of 10 points" in page and "Well said." in page and "1 of 3 (changed by your teacher)" in page
+    assert "<script" not in page and "<img src=x" not in page and "&lt;script&gt;" in page
+
+
+def test_honest_work_gives_nbgrader_nothing_to_complain_about(course, caplog) -> None:
+    record(course)
+    assignment = assignments.load(NAME, course.root)
+    filled = gradebook.filled(assignment, outcome("ada"))
+    released = notebook(course.root, RIGHT)
+    assert [c.source for c in filled.cells if c.metadata.get("nbgrader", {}).get("solution")] == [
+        c.source for c in released.cells if c.metadata.get("nbgrader", {}).get("solution")
+    ]
+    course.journal.keep(outcome("ada"))
+    gradebook.record(course, assignment, outcome("ada"))
+    assert "checksum" not in caplog.text and "has changed" not in caplog.text
+
+
+def test_tests_that_changed_are_entered_anew(course) -> None:
+    record(course, outcome("ada"))
+    source = course.root / "solutions" / "src" / f"{NAME}.py"
+    source.write_text(source.read_text().replace("points=3", "points=5").replace("double(21) == 42", "double(4) == 8"))
+    assignments.build(NAME, course.root)
+    record(course, outcome("bob"))
+    with course.open() as book:
+        assert {c.name: c.max_score for c in book.find_notebook(NAME, NAME).grade_cells}["test_root"] == 5
+        assert "double(4) == 8" in book.find_source_cell("test_double", NAME, NAME).source

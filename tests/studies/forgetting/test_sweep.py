@@ -1,0 +1,140 @@
+"""Sweeps go on where they stopped, and the studies consist of what they say."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pytest
+from forgetting_rows import point, run_row
+
+from lorahub_edu.errors import CourseError
+from lorahub_edu.forgetting.lab import Lab, TailRun
+from lorahub_studies import engine
+from lorahub_studies.forgetting import plans, studies
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job whose row is its number squared."""
+
+    number: int
+    parts: tuple[int, ...] = (1, 2)
+
+
+def test_a_killed_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def work(job: Job) -> dict:
+        if job.number == 3 and 3 not in done:
+            done.append(3)
+            raise KeyboardInterrupt
+        done.append(job.number)
+        return {"square": job.number**2}
+
+    jobs = [Job(number) for number in range(5)]
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(jobs, work, tmp_path)
+    seen: list[int] = []
+    rows = engine.run(jobs, work, tmp_path, report=lambda job, row: seen.append(row["square"]))
+    assert [row["square"] for row in rows] == [0, 1, 4, 9, 16]
+    assert done == [0, 1, 2, 3, 3, 4] and seen == [9, 16]
+    assert engine.stored(Job(2), tmp_path) == {"square": 4}
+    assert engine.stored(Job(2, parts=(1,)), tmp_path) is None  # other settings are another job
+
+
+def test_an_executor_does_the_jobs_too(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as executor:
+        rows = engine.run([Job(4), Job(2)], lambda job: {"n": job.number}, tmp_path, executor=executor)
+    assert rows == [{"n": 4}, {"n": 2}]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    engine.run([Job(1)], lambda job: {}, tmp_path)
+    file = next(tmp_path.glob("*.json"))
+    file.write_text("{", encoding="utf-8")
+    with pytest.raises(CourseError, match="delete it and run the sweep again"):
+        engine.run([Job(1)], lambda job: {}, tmp_path)
+
+
+def settled(loss: dict[tuple[int, str, float], float]) -> list[dict]:
+    return [
+        run_row(rank, rule, 0, [point(60, value, 0.0)] if value < math.inf else [], rate=rate)
+        for (rank, rule, rate), value in loss.items()
+    ]
+
+
+def test_each_arm_gets_the_rate_with_the_lowest_settling_loss() -> None:
+    rows = settled({(1, "a", 1e-3): 2.0, (1, "a", 1e-2): 1.5, (1, "a", 1e-1): math.inf, (0, "", 1e-4): 3.0})
+    assert plans.chosen(rows) == {(1, "a"): 1e-2, (0, ""): 1e-4}
+    with pytest.raises(CourseError, match="extend the grid downwards"):
+        plans.chosen(settled({(1, "a", 1e-3): math.inf}))
+
+
+def test_the_studies_are_what_they_say() -> None:
+    arms = plans.arms()
+    assert len(arms) == len(set(arms)) == 14
+    assert Counter(rank for rank, _, _ in arms) == {1: 3, 4: 3, 16: 1, 64: 3, 192: 3, 0: 1}
+    settling = plans.settling_jobs()
+    assert len(settling) == 42 and {job.part for job in settling} == {"settling"}
+    rows = settled({(job.rank, job.rule, job.learning_rate): 1.0 + job.learning_rate for job in settling})
+    ranks = plans.rank_jobs(rows)
+    assert len(ranks) == 42 and {job.part for job in ranks} == {"validation"}
+    assert {job.seed for job in ranks} == {0, 1, 2}
+    assert {job.learning_rate for job in ranks} == {min(plans.LORA_RATES), min(plans.FULL_RATES)}
+    assert {(job.run.rank, job.run.seed) for job in plans.intervene_jobs()} == {
+        (rank, seed) for rank in (1, 16, 64) for seed in range(3)
+    }
+    assert len(plans.continual_jobs(rows)) == 12
+
+
+def test_the_drawn_runs_are_fresh_and_within_their_ranges() -> None:
+    drawn = plans.predict_jobs()
+    assert drawn == plans.predict_jobs() and len(set(drawn)) == len(drawn) >= 40
+    assert {job.task for job in drawn}.isdisjoint({plans.TASK, *plans.CONTINUAL_TASKS})
+    for job in drawn:
+        strength = job.scaling * job.learning_rate * math.sqrt(job.rank)
+        low, high = plans.PREDICT_STRENGTHS if job.rank else plans.PREDICT_FULL_RATES
+        assert 0.98 * low <= (strength if job.rank else job.learning_rate) <= 1.02 * high
+
+
+def test_matched_runs_end_about_where_their_arm_passed_the_common_loss() -> None:
+    def row(rank: int, seed: int, losses: tuple[float, float]) -> dict:
+        job = TailRun("reverse", rank, "alpha = 2r", 2.0, 1e-3, 40, seed, at=(20,))
+        made = run_row(rank, "alpha = 2r", seed, [point(20, losses[0], 0.1), point(40, losses[1], 0.2)])
+        return made | {"run": json.loads(json.dumps(asdict(job)))}
+
+    rows = [row(1, 0, (3.0, 2.0)), row(1, 1, (3.0, 2.0)), row(4, 0, (2.0, 1.0)), row(4, 1, (3.0, 1.0))]
+    jobs = plans.matched_jobs([*rows, run_row(9, "alpha = 2r", 0, [])])
+    assert [(job.rank, job.seed, job.steps, job.at) for job in jobs] == [
+        (1, 0, 40, (28, 34)), (1, 1, 40, (28, 34)), (4, 0, 25, (18, 21)), (4, 1, 25, (18, 21)),
+    ]  # fmt: skip  # rank 4 passes the loss of 2 at the steps 20 and 30
+    assert replace(jobs[0], at=(20,)) == TailRun(**rows[0]["run"] | {"at": (20,)})
+
+
+def test_a_study_waits_for_its_learning_rates(tmp_path: Path) -> None:
+    with pytest.raises(CourseError, match="42 of 42 runs of 'settling' are missing"):
+        studies.jobs("ranks", tmp_path)
+    with pytest.raises(CourseError, match="Did you mean 'ranks'"):
+        studies.jobs("rank", tmp_path)
+
+
+def test_a_study_runs_and_is_written_and_read(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorahub_studies.forgetting.correlation.RESAMPLES", 30)
+    small = [
+        replace(job, steps=2, at=(), profile="tiny", layers=2, rank=min(job.rank, 8)) for job in plans.predict_jobs(6)
+    ]
+    monkeypatch.setitem(studies.STUDIES, "predict", replace(studies.STUDIES["predict"], jobs=lambda: small))
+    rows = studies.run("predict", tmp_path)
+    assert len(rows) == 6 and all(studies.line(row).startswith("pig_latin: ") for row in rows)
+    assert studies.write("predict", rows, tmp_path / "results").name == "intruders_predict.json"
+    content = studies.read("predict", tmp_path / "results")
+    assert set(content["summary"]["verdicts"]) == {"H1", "H2", "H3", "H4", "H5"}
+    assert content["settings"]["hypotheses"] == plans.HYPOTHESES
+    assert content["rows"] == rows and content["versions"]["torch"]
+    with pytest.raises(CourseError, match="intruders sweep"):
+        studies.read("ranks", tmp_path)
