@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Extra words for the installer, for example a mirror: make lab INSTALL_FLAGS="--index-url https://…"
 INSTALL_FLAGS ?=
 
-.PHONY: setup lab test course lint clean
+.PHONY: setup lab test check bench course lint clean
 
 setup: $(VENV)/.installed
 	@$(BIN)/lorahub-edu fetch
@@ -27,7 +27,17 @@ lab: setup
 	$(BIN)/jupyter lab $$(test "$$(id -u)" = 0 && echo --allow-root) lessons/00_start_here.ipynb
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+# What a change touches: make check FILES="lorahub_edu/hub/compose.py"; without FILES, what git says has changed.
+check: $(VENV)/.installed
+	$(BIN)/python tools/check.py $(FILES)
+
+# make bench NAME=train_step; QUICK=1 gives the ratio within three minutes, SAVE=1 writes it to results/.
+bench: setup
+	@$(BIN)/python -c 'import datasets, lorahub' 2>/dev/null || \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check $(INSTALL_FLAGS) -c constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/$(NAME).py $(if $(QUICK),--quick) $(if $(SAVE),--save)
 
 course: setup
 	$(BIN)/lorahub-edu run --all

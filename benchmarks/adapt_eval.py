@@ -3,7 +3,7 @@
 The same modules, five examples and weights. The original composes one candidate, loads it into a PEFT model and runs
 five padded rows, in float32 as released; ours scores a whole population in one forward.
 
-    python benchmarks/adapt_eval.py [--repeats 7] [--target last_word_upper] [--zoo FOLDER] [--save]
+    python benchmarks/adapt_eval.py [--repeats 7] [--target last_word_upper] [--zoo FOLDER] [--save | --quick]
 
 Source: claims H1 and H4.
 """
@@ -40,6 +40,7 @@ from lorahub_edu.scoring import scoring_batches
 TOLERANCE = 1e-5  # on a candidate's mean token loss, in nats, and on each entry of A and B; float32
 SAME_RANKING = 0.99  # least rank correlation of bfloat16 and float32 losses
 TIMED_ORIGINALS = 4  # candidates that the original scores in one round
+QUICK = {"repeats": 1, "ranked": 24}
 UNIFORM = 0.5  # bound of each weight of the candidates drawn at random
 
 
@@ -189,6 +190,7 @@ def rank_correlation(sides: Sides, count: int) -> tuple[float, float]:
 def main() -> None:
     options = common.arguments(
         __doc__,
+        QUICK,
         threads=2,
         repeats=7,
         modules=20,

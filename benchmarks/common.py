@@ -14,19 +14,33 @@ from pathlib import Path
 from lorahub_edu import results
 
 
-def arguments(description: str, **defaults: int | str) -> argparse.Namespace:
-    """The options of a benchmark: --save, and whole numbers and words by name with their defaults."""
+def arguments(
+    description: str, quick: Mapping[str, int | str] | None = None, **defaults: int | str
+) -> argparse.Namespace:
+    """The options of a benchmark: --save, --quick where it has one, numbers and words by name with their defaults.
+
+    Args:
+        description: the benchmark's docstring.
+        quick: settings with which the ratio is there within three minutes; such a run is never saved.
+        defaults: the settings of a whole run.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--save", action="store_true", help="write the last line to results/ as well")
+    if quick:
+        parser.add_argument("--quick", action="store_true", help="the ratio within three minutes; can't be saved")
     parser.add_argument("--measure", metavar="VARIANT", help=argparse.SUPPRESS)
     for name, value in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    if quick and "--quick" in sys.argv:
+        if "--save" in sys.argv:
+            parser.error("a quick run is not saved: leave out --quick or --save")
+        parser.set_defaults(**quick)
     return parser.parse_args()
 
 
 def isolated(script: str, variant: str, options: argparse.Namespace) -> dict:
     """Measure one variant in a process of its own, so that peak memory and caches are its alone."""
-    own = {name: value for name, value in vars(options).items() if name not in ("save", "measure")}
+    own = {name: value for name, value in vars(options).items() if name not in ("save", "quick", "measure")}
     passed = [f"--{name.replace('_', '-')}={value}" for name, value in own.items()]
     command = [sys.executable, script, "--measure", variant, *passed]
     done = subprocess.run(command, capture_output=True, text=True)

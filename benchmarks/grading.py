@@ -1,6 +1,6 @@
 """Grading: processor time a submission against `nbgrader autograde`; every submission imports torch and PEFT.
 
-python benchmarks/grading.py [--submissions 30] [--peer-submissions 30] [--save]
+python benchmarks/grading.py [--submissions 30] [--peer-submissions 30] [--save | --quick]
 
 Both grade the same notebooks with their own command, everything that it starts is counted, and the scores must be the
 same. The peer grades one half before ours and one half after it.
@@ -22,6 +22,7 @@ import nbformat
 IMPORTS = "import torch\nimport transformers\nimport peft\n\n"
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "01_lora_layer"
+QUICK = {"submissions": 8, "peer_submissions": 4}
 WRONG = {
     "lora_forward": "def lora_forward(x, W, A, B, alpha):\n    return x @ W.T + alpha * (x @ A.T @ B.T)",
     "merge": "def merge(W, A, B, alpha):\n    W += alpha / A.shape[0] * (B @ A)\n    return W",
@@ -80,7 +81,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    options = common.arguments(__doc__, submissions=30, peer_submissions=30)
+    options = common.arguments(__doc__, QUICK, submissions=30, peer_submissions=30)
     with tempfile.TemporaryDirectory(prefix="lorahub-edu-") as folder:
         course, other = Path(folder) / "ours", Path(folder) / "peer"
         for place in (course, other):

@@ -1,6 +1,6 @@
 """Counting intruder dimensions: ours, with the base's spectra on disk, against two full SVDs a matrix and against PEFT.
 
-python benchmarks/intruders.py --scratch FOLDER [--repeats 3] [--sizes 576,1024,2048,4096] [--save]
+python benchmarks/intruders.py --scratch FOLDER [--repeats 3] [--sizes 576,1024,2048,4096] [--save | --quick]
 
 The adapter (every projection of SmolLM2-135M, rank 16) is trained once and kept in the scratch folder, and so are the
 spectra of the bases. An hour on one core; most of it is the peers' time.
@@ -26,6 +26,7 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 RANK, SCALE, STEPS, LEARNING_RATE = 16, 8.0, 30, 5e-3
 BASE = "SmolLM2-135M-Instruct"
 # Matrices of a 7B LLaMA: (out, in) and how many of them.
+QUICK = {"repeats": 1, "sizes": "576"}
 LLAMA_7B = {"4096x4096": ((4096, 4096), 128), "11008x4096": ((11008, 4096), 64), "4096x11008": ((4096, 11008), 32)}
 PLANNED_MINUTES = 15  # for all of them, at most
 MOST_MATRICES = 3  # of memory beside the matrix that is examined, at most
@@ -176,9 +177,26 @@ def judged(scratch: Path, ours: dict, peer: dict) -> dict:
     }
 
 
+def plan_7b(squares: dict[int, dict], measure: Callable[[str], dict], repeats: int) -> dict:
+    """What all matrices of a 7B LLaMA take, from one of each shape."""
+    parts = {label: measure(f"matrix:{m},{n},{repeats},0") for label, ((m, n), _) in LLAMA_7B.items() if m != n}
+    parts["4096x4096"] = squares[4096]
+    planned = sum(parts[label]["seconds"]["ours"] * many for label, (_, many) in LLAMA_7B.items()) / 60
+    print(f"a 7B LLaMA, planned: {planned:.1f} minutes from {parts}", flush=True)
+    most = max(part["matrices"] for part in parts.values())
+    return {
+        "ratios": {"target_llama7b_minutes": PLANNED_MINUTES / planned, "target_memory": MOST_MATRICES / most},
+        "ours": {
+            "planned_minutes_llama7b": round(planned, 2),
+            "seconds_llama7b": {label: round(part["seconds"]["ours"], 3) for label, part in parts.items()},
+            "matrices_of_memory": round(most, 2),
+        },
+    }
+
+
 def main() -> None:
     options = common.arguments(
-        __doc__, repeats=3, threads=1, scratch="runs/benchmark_intruders", sizes="576,1024,2048,4096"
+        __doc__, QUICK, repeats=3, threads=1, scratch="runs/benchmark_intruders", sizes="576,1024,2048,4096"
     )
     torch.set_num_threads(options.threads)
     scratch = Path(options.scratch)
@@ -216,29 +234,22 @@ def main() -> None:
         peers = options.repeats if n <= 2048 else 1
         squares[n] = measure(f"matrix:{n},{n},{options.repeats},{peers}")
         print(f"{n} × {n}: {squares[n]}", flush=True)
-    parts = {
-        label: measure(f"matrix:{m},{n},{options.repeats},0") for label, ((m, n), _) in LLAMA_7B.items() if m != n
-    } | {"4096x4096": squares.get(4096) or measure(f"matrix:4096,4096,{options.repeats},0")}
-    planned = sum(parts[label]["seconds"]["ours"] * many for label, (_, many) in LLAMA_7B.items()) / 60
-    print(f"a 7B LLaMA, planned: {planned:.1f} minutes from {parts}", flush=True)
+    planned_7b = plan_7b(squares, measure, options.repeats) if 4096 in squares else None
 
     pairs = {"smollm2": (seconds["ours"], seconds["two_svds"]), "smollm2_peft": (seconds["ours"], seconds["peft"])}
     for n, square in squares.items():
         taken = square["seconds"]
         pairs[f"square_{n}"] = (taken["ours"], taken["two_svds"])
         pairs[f"square_{n}_uncertified"] = (taken["uncertified"], taken["two_svds"])
-    most = max(part["matrices"] for part in parts.values())
     common.report(
         "intruders",
         ratios={key: theirs / mine for key, (mine, theirs) in pairs.items()}
-        | {"target_llama7b_minutes": PLANNED_MINUTES / planned, "target_memory": MOST_MATRICES / most},
+        | (planned_7b["ratios"] if planned_7b else {}),
         ours={
             "seconds_of": {key: round(mine, 4) for key, (mine, _) in pairs.items()},
             "seconds_smollm2_uncertified": round(seconds["uncertified"], 3),
             "seconds_base_once": {n: round(square["base_seconds"], 2) for n, square in squares.items()},
-            "planned_minutes_llama7b": round(planned, 2),
-            "seconds_llama7b": {label: round(part["seconds"]["ours"], 3) for label, part in parts.items()},
-            "matrices_of_memory": round(most, 2),
+            **(planned_7b["ours"] if planned_7b else {}),
             "decided": ours["decided"],
             "intruders": sum(counts["ours"].values()),
         },

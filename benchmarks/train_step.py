@@ -3,7 +3,7 @@
 Same model, rows, order, LoRA settings, dtype and optimizer. The peer pads each micro-batch to its longest row
 ("trainer"), or every row to the block size as the sources' scripts do ("trainer_block").
 
-    python benchmarks/train_step.py [--repeats 3] [--steps 2] [--batch-size 16] [--block-size 512] [--save]
+    python benchmarks/train_step.py [--repeats 3] [--steps 2] [--batch-size 16] [--block-size 512] [--save | --quick]
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from lorahub_edu.training.loop import TrainingConfig, train
 
 VARIANTS = ("ours", "trainer", "trainer_block")
 RANK, ALPHA, RATE, MICRO = 8, 16.0, 3e-4, 4
+QUICK = {"repeats": 1, "steps": 1, "batch_size": 8, "block_size": 256}
 TOLERANCE = 1e-4  # on the mean loss of a step, in nats, float32
 
 
@@ -136,7 +137,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    options = common.arguments(__doc__, repeats=3, steps=2, batch_size=16, block_size=512)
+    options = common.arguments(__doc__, QUICK, repeats=3, steps=2, batch_size=16, block_size=512)
     if options.measure:
         print(json.dumps(measure(options.measure, options)))
         return

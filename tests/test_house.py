@@ -98,7 +98,7 @@ def test_constraints_are_portable_and_within_the_tested_ranges() -> None:
 
 
 def test_extras_are_those_the_readme_promises() -> None:
-    assert set(PROJECT["optional-dependencies"]) == {"gpu", "teach", "cluster", "docs", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"gpu", "teach", "cluster", "docs", "bench", "dev"}
 
 
 def test_profiles_have_the_sources_settings() -> None:

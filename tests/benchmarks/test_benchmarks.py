@@ -50,6 +50,23 @@ def test_the_readme_quotes_the_committed_lines() -> None:
     assert f"{committed('train_step')['ratios']['tokens_per_second']:.2f} ×" in text
 
 
+QUICK = ("adapt_eval", "grading", "intruders", "train_step")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_four_main_benchmarks_have_a_quick_form_that_is_not_saved(name: str) -> None:
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--save"]
+    pytest.importorskip({"adapt_eval": "datasets"}.get(name, "torch"), reason="make bench installs the peers")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "a quick run is not saved" in done.stderr
+
+
+def test_a_quick_run_takes_its_own_settings_and_a_named_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--quick", "--steps=5"])
+    options = common.arguments("x", {"repeats": 1, "steps": 2}, repeats=3, steps=9, block_size=512)
+    assert (options.repeats, options.steps, options.block_size) == (1, 5, 512)
+
+
 def test_variants_take_turns_within_each_round() -> None:
     order = []
     common.interleaved(("a", "b"), 3, lambda variant: order.append(variant) or {"x": 1.0})

@@ -170,14 +170,12 @@ def test_limits_hold_on_both_sides(ends) -> None:
 
 def test_a_slow_or_closed_end_does_not_hold_the_other(ends) -> None:
     one, other, descriptors = ends
-    started = time.monotonic()
     os.write(descriptors[1], b"\x00")  # the beginning of a frame, and never its end
     with pytest.raises(DeadlineError):
         other.receive(time.monotonic() + 0.1)
     os.set_blocking(descriptors[1], False)
     with pytest.raises(DeadlineError):  # nobody reads, so the pipe fills up
         Channel(one.reader, one.writer, 1 << 30).send({}, [bytes(1 << 22)], time.monotonic() + 0.1)
-    assert time.monotonic() - started < 30
 
 
 def test_an_end_that_closes_is_noticed() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -68,11 +67,9 @@ def test_the_hubs_model_loads_from_its_cache_with_its_own_head(hub_cache: Path) 
 
 
 @pytest.mark.parametrize("offline", [False, True])
-def test_without_hub_and_cache_it_says_so_at_once(hub_cache: Path, offline: bool) -> None:
-    started = time.perf_counter()
+def test_without_hub_and_cache_it_says_so(hub_cache: Path, offline: bool) -> None:
     with pytest.raises(CourseError, match="not in the hub's cache") as refusal:
         pretrained.load("tiny", base="flan-t5-large", offline=offline)
-    assert time.perf_counter() - started < 10
     reason = "offline was chosen" if offline else "refused"
     assert reason in str(refusal.value) and "set HF_HOME" in str(refusal.value)
 

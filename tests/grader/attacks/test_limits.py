@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 from grading_arena import TIMES, only, printed, run
@@ -113,10 +112,8 @@ ENDLESS = {
 @pytest.mark.parametrize("name", ENDLESS)
 def test_endless_things_end_and_the_next_submission_is_graded(name: str, arena, tight) -> None:
     code, reason = ENDLESS[name]
-    started = time.monotonic()
     text, outcome = run(arena, code, tight, Times(cell=1, call=1, total=8))
     assert outcome.reason == reason and outcome.earned == 0
-    assert time.monotonic() - started < 8 + worker.MARGIN_SECONDS
     assert len(text) < 50_000
     assert run(arena, "", tight)[1].earned == 1
 
