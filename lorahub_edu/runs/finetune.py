@@ -10,21 +10,21 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu import evaluation
-from lorahub_edu.models import pretrained
-from lorahub_edu.training import processes
-from lorahub_edu.training.contexts import autocast
 from lorahub_edu.data import alpaca
 from lorahub_edu.data.batching import PACKED_ATTENTION
 from lorahub_edu.errors import CourseError
+from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.memory.guard import memory_watched
 from lorahub_edu.memory.predict import Setting
 from lorahub_edu.memory.preparing import FULL, OWN, get_method, injected
 from lorahub_edu.methods import files, kinds
 from lorahub_edu.methods.attach import attach
+from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import Profile, get_profile
+from lorahub_edu.training import processes
+from lorahub_edu.training.contexts import autocast
 from lorahub_edu.training.loop import TrainingConfig, TrainingResult, train
 
 
@@ -171,7 +171,9 @@ def finetune(
         attention = PACKED_ATTENTION if batching == "packed" else "sdpa"
         # A card that has room for the base in 4 bits may have none for it before: that happens in ordinary memory.
         device = "cpu" if method == "qlora" else None
-        model, tokenizer = pretrained.load(profile, attention=attention, device=device, offline=offline, revision=revision)
+        model, tokenizer = pretrained.load(
+            profile, attention=attention, device=device, offline=offline, revision=revision
+        )
         encoded = alpaca.encode_rows(training, tokenizer, profile.block_size, too_long="drop")
         held_back = alpaca.encode_rows(validation, tokenizer, profile.block_size, too_long="drop")
 

@@ -6,17 +6,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from lorahub_edu.lora import adapter_files
-from lorahub_edu.models import pretrained
-from lorahub_edu.training import processes
 from lorahub_edu.errors import CourseError
-from lorahub_edu.runs.finetune import FinetuneResult, finetune
 from lorahub_edu.hub import stand_ins, zoo
 from lorahub_edu.hub.candidates import random_candidates
 from lorahub_edu.hub.task_adapter import Done, adapt_to
+from lorahub_edu.lora import adapter_files
 from lorahub_edu.memory.guard import memory_watched
+from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import ENVIRONMENT_VARIABLE
+from lorahub_edu.runs.finetune import FinetuneResult, finetune
 from lorahub_edu.runs.recipes import BIG, Recipe, planned, read, setting, twin
+from lorahub_edu.training import processes
 
 
 def machine(profile: str | None = None) -> str:

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import yaml
 
-from lorahub_edu.models import base_models
 from lorahub_edu.data.alpaca import EXTENSIONS
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.runs.finetune import memory_setting
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.memory.advice import Plan, capacity, plan
 from lorahub_edu.memory.predict import Setting
 from lorahub_edu.memory.preparing import injected
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.methods import kinds
+from lorahub_edu.models import base_models
 from lorahub_edu.models.profiles import PROFILES, Profile, get_profile
+from lorahub_edu.runs.finetune import memory_setting
 from lorahub_edu.runs.recipe_values import above, at_least, flag, mapping, one_of, section, text
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"

@@ -10,14 +10,14 @@ import peft
 import pytest
 import torch
 
-from lorahub_edu.lora import adapter_files
-from lorahub_edu.files import assets
 from lorahub_edu import evaluation
-from lorahub_edu.runs import finetune
-from lorahub_edu.models import pretrained, tiny
 from lorahub_edu.data import alpaca
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import assets
+from lorahub_edu.lora import adapter_files
+from lorahub_edu.models import pretrained, tiny
 from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.runs import finetune
 
 
 def test_tiny_from_rows_to_peft(tmp_path: Path) -> None:

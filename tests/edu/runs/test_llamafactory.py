@@ -12,11 +12,11 @@ import torch
 import yaml
 from transformers import Seq2SeqTrainingArguments
 
+from lorahub_edu.data import alpaca
+from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import base_models, pretrained, tiny
 from lorahub_edu.runs import llamafactory, recipes
-from lorahub_edu.data import alpaca
-from lorahub_edu.errors import CourseError
 
 # Keys of LLaMA-Factory 0.9.5's own (model_args.py, data_args.py, finetuning_args.py), as far as an export may use them.
 OWN_KEYS = {

@@ -13,13 +13,13 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from lorahub_edu.lora import adapter_files
-from lorahub_edu.cli import app
-from lorahub_edu.runs import recipe_runs, recipes
 from lorahub_edu import results
-from lorahub_edu.models import tiny
+from lorahub_edu.cli import app
 from lorahub_edu.errors import CourseError
+from lorahub_edu.lora import adapter_files
+from lorahub_edu.models import tiny
 from lorahub_edu.models.profiles import PROFILES
+from lorahub_edu.runs import recipe_runs, recipes
 
 LORA_7B = "llama_7b_lora_alpaca"
 SHIPPED = (
