@@ -15,6 +15,7 @@ from lorahub_edu.data import fewshot
 from lorahub_edu.data.alpaca import IGNORED
 from lorahub_edu.data.batching import make_batches
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
+from lorahub_edu.data.packing import additive_mask
 from lorahub_edu.errors import CourseError
 from lorahub_edu.training.losses import has_virtual_tokens, last_hidden_states
 
@@ -107,8 +108,7 @@ def label_states(model: PreTrainedModel, batch: ScoringBatch, count: int) -> Ten
     ids = batch.input_ids.to(device).repeat(count, 1)  # (P·b, T)
     if batch.decoder_ids is None:
         seen = batch.seen.to(device)
-        mask = torch.zeros(seen.shape, dtype=model.dtype, device=device)
-        mask = mask.masked_fill_(~seen, torch.finfo(model.dtype).min)[None, None]  # (1, 1, n, n), added to the scores
+        mask = additive_mask(seen, model.dtype)  # (1, 1, n, n), added to the scores
         positions = batch.position_ids.to(device)
         out = model.get_decoder()(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
         hidden = out.last_hidden_state  # (P, n, d)

@@ -10,16 +10,12 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from lorahub_edu.data.alpaca import IGNORED, Encoded
+from lorahub_edu.data.packing import PACKED_ATTENTION, additive_mask, packed_positions, visible_positions
 from lorahub_edu.errors import CourseError, near_matches
 
 STRATEGIES = ("padded", "grouped", "packed")
-PACKED_ATTENTION = "packed"
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,8 @@ class Batch:
             return inputs | {"attention_mask": self.attention_mask}
         device = self.input_ids.device
         if attention in ("sdpa", "eager"):
-            return inputs | {"attention_mask": block_diagonal_mask(self.segment_lengths, dtype, device)}
+            visible = visible_positions(self.segment_lengths, device=device)
+            return inputs | {"attention_mask": additive_mask(visible, dtype)}
         ends = torch.tensor([0, *itertools.accumulate(self.segment_lengths)], dtype=torch.int32)  # (rows + 1,)
         longest = max(self.segment_lengths)
         if attention == PACKED_ATTENTION:
@@ -213,7 +210,7 @@ def _pack(rows: Sequence[Encoded]) -> Batch:
     return Batch(
         input_ids=torch.tensor([[token for row in rows for token in row.input_ids]]),  # (1, T)
         labels=torch.tensor([labels]),  # (1, T)
-        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],  # (1, T)
+        position_ids=packed_positions(lengths)[None],  # (1, T)
         segment_lengths=lengths,
     )
 
@@ -246,78 +243,3 @@ def _best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
         bins[place].append(index)
         room[place] -= lengths[index]
     return bins
-
-
-def block_diagonal_mask(
-    segment_lengths: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> torch.Tensor:
-    """The additive mask of a packed sequence: a token sees itself and what stands before it in its own row.
-
-    Args:
-        segment_lengths: lengths of the rows in the sequence; their sum is T.
-        dtype: floating dtype of the mask.
-        device: where the mask is made.
-
-    Returns:
-        (1, 1, T, T) `dtype`: 0 where attention is allowed, the lowest number of `dtype` elsewhere.
-    """
-    lengths = torch.tensor(segment_lengths, device=device)
-    row_of = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)  # (T,)
-    place = torch.arange(len(row_of), device=device)  # (T,)
-    seen = (row_of[:, None] == row_of[None, :]) & (place[:, None] >= place[None, :])  # (T, T)
-    mask = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype, device=device)
-    return mask.masked_fill_(seen, 0.0)[None, None]  # (1, 1, T, T)
-
-
-def packed_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each packed row, one fused call for each run of rows of equal length.
-
-    A T x T mask costs T² however short the rows are; this costs the sum of their squares. transformers calls it in
-    every layer of a model with the attention implementation "packed". Without `cu_seq_lens_q` (padded batches,
-    generation with a cache) it is transformers' own "sdpa".
-
-    Args:
-        module: the attention layer.
-        query: (1, heads, T, head size).
-        key: (1, key heads, T, head size).
-        value: (1, key heads, T, head size).
-        attention_mask: not read where `cu_seq_lens_q` is given.
-        dropout: share of attention weights dropped.
-        scaling: factor on query · key; None is 1/√(head size).
-        cu_seq_lens_q: (rows + 1,) where the rows begin and end, from 0 to T; the name is flash attention's.
-
-    Returns:
-        (1, T, heads, head size), and None in place of attention weights.
-    """
-    if cu_seq_lens_q is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-    groups = [(length, len(list(run))) for length, run in itertools.groupby(cu_seq_lens_q.diff().tolist())]
-    sizes = [length * count for length, count in groups]
-    outputs = []
-    # One split, not slices: the gradient of a slice is as long as the whole sequence, that of a split is not.
-    parts = zip(groups, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
-    for (length, count), *states in parts:
-        q, k, v = (state[0].unflatten(1, (count, length)).transpose(0, 1) for state in states)  # (rows, heads, L, D)
-        out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-        )  # (rows, heads, L, D)
-        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (rows x L, heads, D)
-    return torch.cat(outputs)[None], None  # (1, T, heads, D)
-
-
-# Registered on import, so that any model may be loaded with, or switched to, the attention implementation "packed".
-# Masks are sdpa's: a packed batch brings its own, and everything else needs the ordinary one.
-AttentionInterface.register(PACKED_ATTENTION, packed_attention)
-AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)

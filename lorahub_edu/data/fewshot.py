@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lorahub_edu.data.alpaca import IGNORED, Encoded
+from lorahub_edu.data.packing import group_by_tokens, packed_positions, visible_positions
 from lorahub_edu.errors import CourseError
 
 
@@ -117,43 +120,41 @@ def common_prefix(rows: Sequence[PromptedRow]) -> int:
     return next((i for i in range(shortest) if any(r.prompt_ids[i] != first[i] for r in rows)), max(shortest, 0))
 
 
-def pack(rows: Sequence[PromptedRow]) -> ScoringBatch:
+def pack(rows: Sequence[PromptedRow], prefix: int | None = None) -> ScoringBatch:
     """All rows as one sequence in which the prompts' common prefix stands, and is computed, once.
 
     Args:
         rows: at least one.
+        prefix: tokens of the common prefix; None takes the longest. A shorter one serves rows of a larger set.
 
     Returns:
         A causal batch whose label losses equal those of the rows on their own.
 
     Source: the idea of a shared prefix under a block mask, as in Juravsky et al. 2024, "Hydragen", arXiv 2402.05099.
     """
-    prefix = common_prefix(rows)
-    ids, positions, owner = list(rows[0].prompt_ids[:prefix]), list(range(prefix)), [-1] * prefix
-    places, labels, of_row, is_end = [], [], [], []
-    for number, row in enumerate(rows):
-        rest = (row.prompt_ids + row.answer_ids)[prefix:-1]  # the last label is predicted, never read
-        start = len(ids) - prefix
-        ids += rest
-        positions += range(prefix, prefix + len(rest))
-        owner += [number] * len(rest)
-        places += [start + len(row.prompt_ids) - 1 + i for i in range(len(row.answer_ids))]
-        labels += row.answer_ids
-        of_row += [number] * len(row.answer_ids)
-        is_end += [False] * (len(row.answer_ids) - 1) + [True]
-    owners, order = torch.tensor(owner), torch.arange(len(ids))
-    visible = (owners[None, :] == -1) | (owners[None, :] == owners[:, None])  # (n, n): the prefix, or the same row
+    prefix = common_prefix(rows) if prefix is None else prefix
+    rests = [(row.prompt_ids + row.answer_ids)[prefix:-1] for row in rows]  # the last label is predicted, never read
+    lengths = [len(rest) for rest in rests]
+    ends = itertools.accumulate(lengths, initial=prefix)
+    places = [range(end - len(row.answer_ids), end) for row, end in zip(rows, list(ends)[1:], strict=True)]
     return ScoringBatch(
-        input_ids=torch.tensor([ids]),  # (1, n)
-        position_ids=torch.tensor([positions]),  # (1, n)
-        seen=visible & (order[None, :] <= order[:, None]),  # (n, n)
+        input_ids=torch.tensor([rows[0].prompt_ids[:prefix] + [token for rest in rests for token in rest]]),  # (1, n)
+        position_ids=packed_positions(lengths, prefix)[None],  # (1, n)
+        seen=visible_positions(lengths, prefix),  # (n, n)
         decoder_ids=None,
-        places=torch.tensor(places),
-        labels=torch.tensor(labels),
-        rows=torch.tensor(of_row),
-        is_end=torch.tensor(is_end),
-        num_rows=len(rows),
+        places=torch.tensor([place for row_places in places for place in row_places]),
+        **_labels(rows),
     )
+
+
+def _labels(rows: Sequence[PromptedRow]) -> dict[str, Any]:
+    """What causal and encoder-decoder batches have in common: the labels, their rows, and which of them end a row."""
+    lengths = torch.tensor([len(row.answer_ids) for row in rows])
+    labels = torch.tensor([token for row in rows for token in row.answer_ids])
+    is_end = torch.zeros(len(labels), dtype=torch.bool)
+    is_end[lengths.cumsum(0) - 1] = True
+    numbers = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    return {"labels": labels, "rows": numbers, "is_end": is_end, "num_rows": len(rows)}
 
 
 def pad(rows: Sequence[PromptedRow], pad_token_id: int, start_token_id: int) -> ScoringBatch:
@@ -162,17 +163,13 @@ def pad(rows: Sequence[PromptedRow], pad_token_id: int, start_token_id: int) -> 
     depth = max(len(row.answer_ids) for row in rows)
     ids = [row.prompt_ids + [pad_token_id] * (width - len(row.prompt_ids)) for row in rows]
     read = [[start_token_id, *row.answer_ids[:-1]] for row in rows]
-    of_row = [number for number, row in enumerate(rows) for _ in row.answer_ids]
     return ScoringBatch(
         input_ids=torch.tensor(ids),  # (b, T)
         position_ids=None,
         seen=torch.tensor([[i < len(row.prompt_ids) for i in range(width)] for row in rows]),  # (b, T)
         decoder_ids=torch.tensor([r + [pad_token_id] * (depth - len(r)) for r in read]),  # (b, S)
         places=torch.tensor([n * depth + i for n, row in enumerate(rows) for i in range(len(row.answer_ids))]),
-        labels=torch.tensor([token for row in rows for token in row.answer_ids]),
-        rows=torch.tensor(of_row),
-        is_end=torch.tensor([i + 1 == len(row.answer_ids) for row in rows for i in range(len(row.answer_ids))]),
-        num_rows=len(rows),
+        **_labels(rows),
     )
 
 
@@ -191,14 +188,8 @@ def batches(model_config: object, rows: Sequence[PromptedRow], max_tokens: int =
         raise CourseError("There are no rows to score: give at least one example.")
     encoder_decoder = bool(getattr(model_config, "is_encoder_decoder", False))
     prefix = 0 if encoder_decoder else common_prefix(rows)
-    groups: list[list[PromptedRow]] = [[]]
-    used = prefix
-    for row in rows:
-        if groups[-1] and used + row.tokens - prefix > max_tokens:
-            groups.append([])
-            used = prefix
-        groups[-1].append(row)
-        used += row.tokens - prefix
+    lengths = [row.tokens - prefix for row in rows]
+    groups = [[rows[index] for index in group] for group in group_by_tokens(lengths, prefix, max_tokens)]
     if encoder_decoder:
         start = model_config.decoder_start_token_id
         return [pad(group, model_config.pad_token_id, start if start is not None else 0) for group in groups]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lorahub_edu.data.fewshot import PromptedRow, common_prefix
+from lorahub_edu.data.fewshot import PromptedRow, common_prefix, pack
+from lorahub_edu.data.packing import additive_mask, group_by_tokens
 from lorahub_edu.errors import CourseError
 from lorahub_edu.training.losses import chunked_cross_entropy, output_head
 
@@ -64,40 +65,15 @@ class CachedRows:
         Returns:
             A batch with b = 1.
         """
-        return _packed(self.prefix, [(self.rows[place], self.rests[place]) for place in chosen])
+        packed = pack([self.rows[place] for place in chosen], len(self.prefix))
+        hidden = torch.cat([self.prefix, *(self.rests[place] for place in chosen)])[None]  # (1, T, d)
+        mask = additive_mask(packed.seen, hidden.dtype)
+        return HiddenBatch(hidden, packed.position_ids, mask, packed.places, packed.labels)
 
     def batches(self, positions: int = POSITIONS) -> list[HiddenBatch]:
         """All rows in batches of at most about so many positions."""
-        groups = _groups([len(rest) for rest in self.rests], len(self.prefix), positions)
+        groups = group_by_tokens([len(rest) for rest in self.rests], len(self.prefix), positions)
         return [self.batch(group) for group in groups]
-
-
-def _packed(prefix: Tensor, rows: Sequence[tuple[PromptedRow, Tensor]]) -> HiddenBatch:
-    """A prefix and rows one after the other: a position sees the prefix and its own row, up to itself."""
-    start = len(prefix)
-    positions, owner = list(range(start)), [-1] * start
-    places, labels = [], []
-    for number, (row, rest) in enumerate(rows):
-        begin = len(positions) - start
-        places += range(begin + len(row.prompt_ids) - 1, begin + len(row.prompt_ids) - 1 + len(row.answer_ids))
-        labels += row.answer_ids
-        positions += range(start, start + len(rest))
-        owner += [number] * len(rest)
-    owners, order = torch.tensor(owner), torch.arange(len(owner))
-    seen = (owners[None] == -1) | (owners[None] == owners[:, None])  # (T, T): the prefix, or the same row
-    hidden = torch.cat([prefix, *(rest for _, rest in rows)])[None]  # (1, T, d)
-    return HiddenBatch(
-        hidden=hidden,
-        position_ids=torch.tensor([positions]),
-        mask=_additive(seen & (order[None] <= order[:, None]), hidden.dtype),
-        places=torch.tensor(places),
-        labels=torch.tensor(labels),
-    )
-
-
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-    return mask[None, None]
 
 
 class Tail:
@@ -195,20 +171,15 @@ class Tail:
         if not rows:
             raise CourseError("There are no rows to cache: give at least one.")
         prefix = common_prefix(rows)
-        width = self.model.config.hidden_size
-        ids = [torch.tensor(row.prompt_ids + row.answer_ids[:-1]) for row in rows]  # the last label is never read
-        nothing = CachedRows(
-            tuple(rows), torch.zeros(prefix, width), tuple(torch.zeros(len(i) - prefix, width) for i in ids)
-        )
-        first, rests = None, {}
-        for places in _groups([len(i) - prefix for i in ids], prefix, POSITIONS):
-            packed = nothing.batch(places)
-            tokens = torch.cat([ids[places[0]][:prefix], *(ids[place][prefix:] for place in places)])[None]
-            hidden = self.below(tokens, packed.position_ids, packed.mask.to(self.model.dtype))[0]  # (T, d)
+        lengths = [row.tokens - 1 - prefix for row in rows]  # the last label is never read
+        first, rests = None, []
+        for group in group_by_tokens(lengths, prefix, POSITIONS):
+            packed = pack([rows[index] for index in group], prefix)
+            mask = additive_mask(packed.seen, self.model.dtype)
+            hidden = self.below(packed.input_ids, packed.position_ids, mask)[0]  # (T, d)
             first = hidden[:prefix].clone() if first is None else first
-            parts = hidden[prefix:].split([len(ids[place]) - prefix for place in places])
-            rests |= {place: part.clone() for place, part in zip(places, parts, strict=True)}
-        return CachedRows(tuple(rows), first, tuple(rests[place] for place in range(len(rows))))
+            rests += [rest.clone() for rest in hidden[prefix:].split([lengths[index] for index in group])]
+        return CachedRows(tuple(rows), first, tuple(rests))
 
     def cache_texts(self, sequences: Tensor, rows: int = 8) -> list[HiddenBatch]:
         """Batches whose loss is that of plain text: every token but the first of a sequence is predicted.
@@ -221,7 +192,7 @@ class Tail:
             The batches.
         """
         length = sequences.shape[1]
-        mask = _additive(torch.ones(length, length, dtype=torch.bool).tril(), self.model.dtype)
+        mask = additive_mask(torch.ones(length, length, dtype=torch.bool).tril(), self.model.dtype)
         made = []
         for ids in sequences.split(rows):
             positions = torch.arange(length).repeat(len(ids), 1)
@@ -240,16 +211,3 @@ def _projections(model: PreTrainedModel, start: int) -> Iterator[str]:
         for name, _ in model.get_submodule(layer).named_modules():
             if name.rpartition(".")[2] in PROJECTIONS:
                 yield f"{layer}.{name}"
-
-
-def _groups(lengths: Sequence[int], prefix: int, positions: int) -> list[list[int]]:
-    """Places of rows, in their order, in packed sequences of a prefix and at most about so many positions in all."""
-    groups: list[list[int]] = [[]]
-    used = prefix
-    for place, length in enumerate(lengths):
-        if groups[-1] and used + length > positions:
-            groups.append([])
-            used = prefix
-        groups[-1].append(place)
-        used += length
-    return groups

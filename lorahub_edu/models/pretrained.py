@@ -24,7 +24,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerFast as Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from lorahub_edu.data import batching  # noqa: F401 - importing it registers the attention "packed"
+from lorahub_edu.data.packing import PACKED_ATTENTION  # importing it registers this attention
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
 from lorahub_edu.files.downloads import why_unreachable
@@ -206,7 +206,7 @@ def _check_encoder_decoder(base: BaseModel, dtype: torch.dtype, attention: str) 
     """T5's activations pass float16's largest number, and its rows are padded, never packed."""
     if dtype == torch.float16:
         raise CourseError(f"{base.name} overflows in float16 and answers nonsense: load it in bfloat16 or float32.")
-    if attention == batching.PACKED_ATTENTION:
+    if attention == PACKED_ATTENTION:
         raise CourseError(f'{base.name} is an encoder-decoder, whose rows are not packed: take attention="sdpa".')
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorahub_edu.data.alpaca import IGNORED, Encoded, encode_rows, shipped_examples
-from lorahub_edu.data.batching import Batch, block_diagonal_mask, make_batches, step_rows
+from lorahub_edu.data.batching import Batch, make_batches, step_rows
+from lorahub_edu.data.packing import additive_mask, visible_positions
 from lorahub_edu.errors import CourseError
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -128,12 +129,12 @@ def test_packed_inputs_fail_loudly_under_another_attention(make_model):
 
 
 def test_packed_attention_makes_no_square_mask(make_model, monkeypatch):
-    import lorahub_edu.data.batching as batching
+    import lorahub_edu.data.packing as packing
 
     model = make_model("packed")
     seen = []
-    original = batching.sdpa_attention_forward
-    monkeypatch.setattr(batching, "sdpa_attention_forward", lambda *a, **k: seen.append(1) or original(*a, **k))
+    original = packing.sdpa_attention_forward
+    monkeypatch.setattr(packing, "sdpa_attention_forward", lambda *a, **k: seen.append(1) or original(*a, **k))
     (batch,) = make_batches(random_rows(), "packed", len(LENGTHS), pad_token_id=0)
     inputs = batch.model_inputs("packed")
     assert inputs["attention_mask"].numel() == 0
@@ -247,7 +248,7 @@ def test_packing_evens_its_sequences_out():
 
 def test_block_diagonal_mask_against_a_slow_loop():
     lengths = [3, 1, 4]
-    mask = block_diagonal_mask(lengths, torch.float64)
+    mask = additive_mask(visible_positions(lengths), torch.float64)
     row = [index for index, length in enumerate(lengths) for _ in range(length)]
     assert mask.shape == (1, 1, 8, 8) and mask.dtype == torch.float64
     for query in range(8):
