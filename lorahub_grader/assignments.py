@@ -105,10 +105,6 @@ def names(root: Path = ROOT) -> list[str]:
 def build_source(name: str, root: Path = ROOT) -> NotebookNode:
     """The instructor's notebook of a source; the same source gives the same notebook.
 
-    Args:
-        name: the assignment's.
-        root: the course's folder.
-
     Returns:
         A notebook with nbgrader's metadata and stable cell ids.
 
@@ -183,12 +179,7 @@ def build(name: str, root: Path = ROOT, into: Path | None = None) -> tuple[Path,
     """Write an assignment's two notebooks: the instructor's, and the learner's as nbgrader makes it of that.
 
     Args:
-        name: the assignment's.
-        root: the course's folder, which holds the source.
         into: where both go; None is the course's folder.
-
-    Returns:
-        The instructor's and the learner's notebook.
 
     Raises:
         CourseError: the source is missing or wrong, or nbgrader refuses it.
@@ -262,11 +253,7 @@ def succeed(done: dict, what: str) -> None:
 
 
 def differences(root: Path = ROOT) -> list[str]:
-    """What is committed and isn't what the sources give: one line each, none when all is well.
-
-    Args:
-        root: the course's folder.
-    """
+    """What is committed and isn't what the sources give: one line each, none when all is well."""
     found = []
     with tempfile.TemporaryDirectory(prefix="lorahub-edu-") as folder:
         for name in sources(root):

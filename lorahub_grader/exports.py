@@ -37,8 +37,6 @@ def export(course: Course, assignment: str, to: str, roster: Path | None = None,
     """Write an assignment's grades in a platform's form.
 
     Args:
-        course: whose gradebook.
-        assignment: its name.
         to: "canvas", "moodle", "nbgrader" or "gradescope".
         roster: the platform's own export, whose rows are filled in; None makes a new table.
         out: the file; None names it after assignment and platform.

@@ -37,16 +37,7 @@ class Grades:
 
 
 def write(course: Course, assignment: Assignment, outcomes: Iterable[Outcome]) -> list[Path]:
-    """Write a page for each outcome, where nbgrader's release_feedback looks for it.
-
-    Args:
-        course: whose gradebook has the grades, with what was changed by hand since.
-        assignment: of the outcomes.
-        outcomes: from the journal.
-
-    Returns:
-        The pages.
-    """
+    """Write a page for each outcome, where nbgrader's release_feedback looks for it."""
     pages = []
     for outcome in outcomes:
         directory = course.api.coursedir

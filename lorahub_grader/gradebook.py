@@ -211,11 +211,6 @@ def prepare(course: Course, assignment: Assignment) -> None:
 def record(course: Course, assignment: Assignment, outcome: Outcome) -> None:
     """Write an outcome into the gradebook through nbgrader's own preprocessors; doing it again changes nothing.
 
-    Args:
-        course: the teacher's.
-        assignment: the outcome's.
-        outcome: already in the journal.
-
     Raises:
         CourseError: the gradebook can't be written.
     """

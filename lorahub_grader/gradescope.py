@@ -46,16 +46,7 @@ exec /autograder/venv/bin/python -m lorahub_grader.gradescope {name} --course /a
 
 
 def pack(assignment: Assignment, root: Path, out: Path) -> Path:
-    """Write the zip file that Gradescope takes as an autograder.
-
-    Args:
-        assignment: to be graded.
-        root: the course's folder with its two notebooks.
-        out: the file.
-
-    Returns:
-        The file.
-    """
+    """Write the zip file that Gradescope takes as an autograder."""
     name = assignment.name
     own = [Path(part) / name / f"{name}.ipynb" for part in (SOURCE, RELEASE)]
     package = [
@@ -82,13 +73,8 @@ def grade(
     """Grade the one submission that Gradescope put in place, and write what it reads.
 
     Args:
-        course: the folder with the assignment.
-        name: the assignment's.
         place: holds submission/ and results/.
         kinds: sandboxes, the first that works is taken.
-
-    Returns:
-        results.json.
 
     Raises:
         CourseError: no sandbox works; then nothing is run.

@@ -52,7 +52,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """What a problem's check made of its variants; each list names the answers that it got wrong, and is empty."""
 
     problem: str
@@ -72,9 +72,6 @@ class Verdict:
 
 def variants(root: Path = ROOT) -> dict[str, Variants]:
     """The answers of all problems that have some, by the problem's id, in order.
-
-    Args:
-        root: the course's folder.
 
     Raises:
         CourseError: a file is not in the agreed form, or two files hold the same problem.
@@ -153,8 +150,6 @@ def judge(id: str, answer: object, seeds: tuple[int, ...] = SEEDS) -> list[Repor
     """What the public check and the graded test make of an answer.
 
     Args:
-        id: of the problem.
-        answer: to judge.
         seeds: of the public check's inputs; the graded test draws its own for each of them.
 
     Returns:
@@ -172,16 +167,14 @@ def judge(id: str, answer: object, seeds: tuple[int, ...] = SEEDS) -> list[Repor
     return reports
 
 
-def verdict(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEEDS) -> Verdict:
+def verdict(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEEDS) -> Judgement:
     """Judge all answers to a problem.
 
     Args:
-        given: right and wrong answers.
         asked: the assignment's reference and stub; None if only a lesson asks for the problem.
-        seeds: as `judge` has them.
     """
     rights = dict(given.right) | ({"the reference": asked.reference} if asked else {})
-    found = Verdict(given.problem, asked.assignment if asked else "", len(rights), len(given.wrong))
+    found = Judgement(given.problem, asked.assignment if asked else "", len(rights), len(given.wrong))
     for name, answer in rights.items():
         bad = [report for report in judge(given.problem, answer, seeds) if not report.passed or not report.properties]
         if bad:
@@ -206,11 +199,10 @@ def verdict(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEEDS
     return found
 
 
-def verdicts(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Verdict]:
+def verdicts(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Judgement]:
     """Judge the variants of every problem.
 
     Args:
-        root: the course's folder.
         names: of assignments; None is all of them, and the problems that only lessons ask for.
 
     Raises:
@@ -227,7 +219,7 @@ def verdicts(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Verd
                 yield verdict(given[id], None)
 
 
-def table(found: list[Verdict]) -> list[tuple[str, ...]]:
+def table(found: list[Judgement]) -> list[tuple[str, ...]]:
     """A row for each problem: id, assignment, numbers of right and wrong answers, and what is wrong with its check."""
     return [
         (v.problem, v.assignment or "in a lesson", str(v.right), str(v.wrong), "sound" if v.sound else "see below")
@@ -235,7 +227,7 @@ def table(found: list[Verdict]) -> list[tuple[str, ...]]:
     ]
 
 
-def faults(found: list[Verdict]) -> list[str]:
+def faults(found: list[Judgement]) -> list[str]:
     """A line for each answer that a check misjudged and for whatever is missing."""
     kinds = {
         "accepted though wrong": "false_accepts",
@@ -251,7 +243,7 @@ def faults(found: list[Verdict]) -> list[str]:
     ]
 
 
-def summary(found: list[Verdict]) -> str:
+def summary(found: list[Judgement]) -> str:
     """How many problems and answers there are, and how many of these were judged wrongly."""
     counts = {
         "problem": len(found),

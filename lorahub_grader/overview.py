@@ -26,11 +26,7 @@ class Line:
 
 
 def line(assignment: Assignment) -> Line:
-    """An assignment in one line.
-
-    Args:
-        assignment: a built one.
-    """
+    """An assignment in one line."""
     roles = [cell.role for cell in assignment.cells]
     text = "\n\n".join(cell.source for cell in assignment.cells if cell.role == "text")
     title = TITLE.search(text)
@@ -45,11 +41,7 @@ def line(assignment: Assignment) -> Line:
 
 
 def table(root: Path = ROOT) -> str:
-    """All assignments as a table in Markdown, with what they add up to.
-
-    Args:
-        root: the course's folder; links are as seen from a folder in it.
-    """
+    """All assignments as a table in Markdown, with what they add up to."""
     lines = [line(assignments.load(name, root)) for name in assignments.names(root)]
     rows = [
         (

@@ -69,8 +69,6 @@ class Conversation:
         """Send a request and wait for its reply, answering calls back meanwhile.
 
         Args:
-            message: the request.
-            blobs: bytes that belong to it.
             seconds: how long it may take; None is the usual.
 
         Returns:
@@ -99,9 +97,7 @@ class Conversation:
         """Call something of the answer's and return what it returns.
 
         Args:
-            target: what to call.
             arguments: values, objects of the answer's, or functions of ours that it may call back.
-            named: likewise.
             keep: leave the result there, and return what stands for it.
 
         Raises:

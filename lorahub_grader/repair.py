@@ -17,22 +17,18 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True)
-class Answers:
+class RepairedAnswers:
     """A learner's cells by id, and what had to be done to get them."""
 
     sources: dict[str, str]
     notes: tuple[str, ...] = ()
 
 
-def repair(content: bytes, assignment: Assignment) -> Answers:
+def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
     """The answers in a submission, for the cells that the assignment has and no others.
 
     Tests, locked cells, metadata and everything else come from the instructor's notebook, so nothing that was done to
     them counts: deleted, copied, retyped or reordered cells are put right.
-
-    Args:
-        content: of the file.
-        assignment: whose cells are looked for.
 
     Returns:
         One source for each answer that was found; where a cell is there several times, the last that was filled in
@@ -62,14 +58,13 @@ def repair(content: bytes, assignment: Assignment) -> Answers:
     own = sum(1 for grade_id, source in cells if grade_id not in known and grade_id is not TEXT and source.strip())
     if own:
         notes.append(f"{own} of your own cells are not graded: write all that an answer needs into its cell")
-    return Answers(sources, tuple(notes))
+    return RepairedAnswers(sources, tuple(notes))
 
 
 def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) -> str | None:
     """The assignment that shares most ids of answers with a notebook; None where none or several do.
 
     Args:
-        content: of the file.
         assignments: the ids of each assignment's answers, by its name.
     """
     try:

@@ -50,9 +50,7 @@ def grade(
     What was graded before and has not changed is not graded again, so a run that was killed goes on.
 
     Args:
-        course: whose assignments and gradebook.
         place: of the submissions; see `collect.collect`.
-        assignment: only this one.
         sandbox: a kind; None takes the first that works.
         unsafe: grade without a sandbox where there is none.
         executor: runs `worker.work` in other processes; None in this one.

@@ -72,9 +72,6 @@ SANDBOXES = Sandboxes()
 def work(job: Job) -> Outcome:
     """Grade one submission; whatever it does, there is an outcome.
 
-    Args:
-        job: of the submission.
-
     Returns:
         Points, messages and outputs, with the reason where points are missing because something ended early.
 
@@ -160,8 +157,6 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
     """Put together what was reported; a test that was not reached earns nothing, and says why.
 
     Args:
-        job: of the submission.
-        events: from the tests.
         end: how the tests ended; empty when they came to their end.
     """
     ending = next((event["ending"] for event in events if "ending" in event), {})

@@ -191,10 +191,6 @@ def _shell() -> Any:
 def run_cell(shell: Any, source: str) -> tuple[list[dict], list[str] | None]:
     """Run one cell as Jupyter would.
 
-    Args:
-        shell: IPython's.
-        source: of the cell.
-
     Returns:
         Its outputs (text and PNG pictures, in nbformat's form) and the error that ended it, if one did.
     """
@@ -240,12 +236,7 @@ def prepare(preload: tuple[str, ...]) -> None:
 
 
 def serve(reader: int, writer: int) -> None:
-    """Be an answer process until the channel closes.
-
-    Args:
-        reader: descriptor to read requests from.
-        writer: descriptor to write replies to.
-    """
+    """Be an answer process until the channel closes."""
     quiet = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(quiet, descriptor)

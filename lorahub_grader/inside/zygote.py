@@ -101,7 +101,6 @@ def keep(settings: Settings, answer: int, life: int) -> None:
     """Start an answer process, watch it, end it when asked or when it takes too much, and say how it ended.
 
     Args:
-        settings: of the zygote.
         answer: the answer process's socket.
         life: the keeper's own: "i" interrupts the answer process, end of file ends it; the outcome is written to it.
     """
@@ -150,7 +149,6 @@ def end(child: int, is_first: bool) -> None:
     """Kill an answer process and all it started.
 
     Args:
-        child: its id.
         is_first: whether it is the first of a process namespace, whose end is the end of all in there.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -87,11 +87,6 @@ def arguments(folders: tuple[Path, ...], scratch: str) -> list[str]:
         told += ["--ro-bind", str(folder), str(folder)]
     package = str(INSIDE.parent / "__init__.py")
     told += ["--ro-bind", package, package]
-    if any(CHECKS.is_relative_to(folder) for folder in folders):
-        told += _hidden()
+    if any(CHECKS.is_relative_to(folder) for folder in (*folders, *SYSTEM)):  # the checks hold references
+        told += ["--tmpfs", str(CHECKS), "--remount-ro", str(CHECKS)]
     return told + ["--remount-ro", "/", "--chdir", scratch]
-
-
-def _hidden() -> list[str]:
-    """Hide the specifications of the checks, which hold references, where they lie in a folder that is shown."""
-    return ["--tmpfs", str(CHECKS), "--remount-ro", str(CHECKS)]

@@ -70,7 +70,7 @@ def write(course: Path, text: str, name: str = "lesson98") -> None:
     (course / "solutions" / "variants" / f"{name}.py").write_text(text, encoding="utf-8")
 
 
-def only(course: Path) -> lint.Verdict:
+def only(course: Path) -> lint.Judgement:
     (found,) = lint.verdicts(course)
     return found
 

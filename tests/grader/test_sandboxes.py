@@ -97,6 +97,28 @@ def test_bubblewrap_is_told_to_keep_everything_out() -> None:
     assert "--bind " not in told.replace("--ro-bind ", ""), "nothing can be written"
 
 
+def test_checks_in_a_folder_that_is_shown_are_hidden(sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed course has its packages side by side in a folder of Python, which answers can read."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        checks = Path(folder, "lorahub_checks")
+        for file in (checks / "lesson01.py", Path(folder, "lorahub_edu", "errors.py")):
+            file.parent.mkdir()
+            file.write_text("reference = 'treasure'")
+        monkeypatch.setattr(bubblewrap, "CHECKS", checks)
+        zygote = bubblewrap.start_zygote(Settings(), readable=(Path(folder),))
+        try:
+            process = zygote.open()
+            source = f"import glob\nprint([open(path).read() for path in glob.glob({folder!r} + '/*/*.py')])"
+            process.channel.send({"do": "cell", "source": source, "number": 0}, deadline=time.monotonic() + 60)
+            reply, _ = process.channel.receive(time.monotonic() + 60)
+            process.stop()
+        finally:
+            zygote.close()
+        assert reply["error"] is None
+        assert "".join(output["text"] for output in reply["outputs"]) == "[\"reference = 'treasure'\"]\n", "one of two"
+
+
 @pytest.mark.parametrize("place", ["/tmp", "/var/tmp"])
 def test_a_course_can_lie_in_a_temporary_folder(place: str, sandbox) -> None:
     """An empty /tmp of the answers' own would hide it, with every module that nobody has imported yet."""
