@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import save
 
 FOLDER_VARIABLE = "LORAHUB_EDU_RESULTS"
 LIBRARIES = ("torch", "transformers", "peft", "nevergrad", "numpy")
@@ -89,6 +89,11 @@ class Table:
     __repr__ = __str__
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Mean, smallest and largest value over replicates, as "mean", "low" and "high"."""
+    return {"mean": statistics.fmean(values), "low": min(values), "high": max(values)}
+
+
 def _figure(value: float) -> str:
     """A number as a reader wants it: four digits, and whole numbers whole."""
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
@@ -145,12 +150,8 @@ def write_json(path: str | Path, content: dict | list) -> Path:
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False, encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        with save.replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise CourseError(f"Can't write {path}: {error.strerror}. Free some space or choose another folder.") from error
     return path

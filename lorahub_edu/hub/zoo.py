@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.files import assets
+from lorahub_edu.files import assets, save
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.lora.adapter_files import AdapterFile, read_adapter
 from lorahub_edu.results import Table
@@ -178,10 +177,8 @@ def from_hub(repo: str, *, offline: bool = False) -> Path:
         ) from error
     target.mkdir(parents=True, exist_ok=True)
     (target / adapter_files.CONFIG_FILE).write_text(settings, encoding="utf-8")
-    # Under another name until it is whole: a kill must not leave half a file that counts as fetched.
-    unfinished = target / f"{adapter_files.WEIGHTS_FILE}.part"
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished)
-    os.replace(unfinished, target / adapter_files.WEIGHTS_FILE)
+    with save.replacing(target / adapter_files.WEIGHTS_FILE) as unfinished:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished)
     return target
 
 

@@ -6,10 +6,7 @@ What is saved here loads in PEFT, LLaMA-Factory or vLLM, and what those save loa
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.files import save
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
 
@@ -100,25 +98,14 @@ def write_adapter(file: AdapterFile, folder: str | Path, targets: str | tuple[st
 
     folder = Path(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    except OSError as error:
-        raise CourseError(f"Can't write the adapter to {folder}: {error.strerror}. Choose another folder.") from error
-    try:
-        save_file(tensors, unfinished / WEIGHTS_FILE, metadata=metadata)
-        (unfinished / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        if folder.is_dir():  # replace only the two files: a README beside them is not ours to delete
-            for name in (WEIGHTS_FILE, CONFIG_FILE):
-                os.replace(unfinished / name, folder / name)
-        else:
-            unfinished.chmod(0o755)
-            os.replace(unfinished, folder)
+        with save.replacing(folder) as unfinished:  # a README beside the two files stays
+            unfinished.mkdir()
+            save_file(tensors, unfinished / WEIGHTS_FILE, metadata=metadata)
+            (unfinished / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise CourseError(
             f"Can't write the adapter to {folder}: {error}. Free some space or choose another folder."
         ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

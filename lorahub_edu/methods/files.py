@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.files.save import replacing
 from lorahub_edu.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from lorahub_edu.methods import bottleneck
 from lorahub_edu.methods.attached import Attached, attach_parts, detach
@@ -58,21 +57,15 @@ def save(made: Attached, folder: str | Path) -> Path:
         "base_model_sha256": pretrained.base_sha256(name) if name else None,
         "trainable": made.trainable,
     }
-    unfinished = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        for part in made.parts:
-            _save_part(made, part, _part_folder(unfinished, part, made.parts))
-        (unfinished / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        unfinished.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
+        with replacing(folder) as unfinished:
+            unfinished.mkdir()
+            for part in made.parts:
+                _save_part(made, part, _part_folder(unfinished, part, made.parts))
+            (unfinished / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise CourseError(f"Can't write to {folder}: {error}. Free some space or choose another folder.") from error
-    finally:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from lorahub_edu.data.packing import PACKED_ATTENTION  # importing it registers this attention
 from lorahub_edu.errors import CourseError
-from lorahub_edu.files import assets
+from lorahub_edu.files import assets, save
 from lorahub_edu.files.downloads import why_unreachable
 from lorahub_edu.models import tiny
 from lorahub_edu.models.base_models import BASE_MODELS, BaseModel, access, get_base
@@ -98,9 +96,10 @@ def prepare(name: str, *, source: str = "auto", offline: bool = False, progress:
         with FileLock(target.parent / f".{name}.lock"):
             if is_prepared(name):  # another process was first
                 return target
-            for leftover in target.parent.glob(f".{name}-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            _convert(base, file, target)
+            save.remove_unfinished(target)
+            with save.replacing(target) as unfinished:
+                _convert(base, file, unfinished)
+                shutil.rmtree(target, ignore_errors=True)
     except OSError as error:
         free = shutil.disk_usage(target.parent).free / 1e9
         raise CourseError(
@@ -110,27 +109,19 @@ def prepare(name: str, *, source: str = "auto", offline: bool = False, progress:
     return target
 
 
-def _convert(base: BaseModel, file: Path, target: Path) -> None:
-    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{base.name}-"))
-    try:
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            # The weights are plain float32 from here on; with these two left, loading would look for the GGUF again.
-            if hasattr(model.config, "quantization_config"):
-                del model.config.quantization_config
-            model.hf_quantizer = None
-            model.config._name_or_path = base.name
-            model.save_pretrained(unfinished)
-            tokenizer.save_pretrained(unfinished)
-        weights = unfinished / "model.safetensors"
-        marker = _wanted_marker(base) | {"bytes": weights.stat().st_size}
-        (unfinished / MARKER).write_text(json.dumps(marker), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.chmod(0o755)
-        os.replace(unfinished, target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+def _convert(base: BaseModel, file: Path, folder: Path) -> None:
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        # The weights are plain float32 from here on; with these two left, loading would look for the GGUF again.
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.hf_quantizer = None
+        model.config._name_or_path = base.name
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    marker = _wanted_marker(base) | {"bytes": (folder / "model.safetensors").stat().st_size}
+    (folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
 
 
 @contextmanager

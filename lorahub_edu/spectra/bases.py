@@ -7,8 +7,6 @@ right ones, V₀, and a left vector's cosines follow from U₀ = W₀V₀Σ₀�
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,12 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.files import assets
+from lorahub_edu.files import assets, save
 from lorahub_edu.spectra.measures import NEGLIGIBLE, short_gram
 
 VERSION = "1"
 ROUNDING = 2.0**-24  # of the basis, which is computed in float64 and kept in float32
-STALE_AFTER = 3600.0  # seconds after which an unfinished file belongs to a process that was killed
 
 
 @dataclass(frozen=True)
@@ -151,28 +148,12 @@ def _write(path: Path, spectrum: BaseSpectrum) -> None:
         "orthogonality": repr(spectrum.orthogonality),
         "defect": repr(spectrum.defect),
     }
-    unfinished = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path.parent)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        os.close(handle)
-        save_file({"basis": spectrum.basis, "values": spectrum.values}, unfinished, metadata=described)
-        os.replace(unfinished, path)
+        with save.replacing(path) as unfinished:
+            save_file({"basis": spectrum.basis, "values": spectrum.values}, unfinished, metadata=described)
     except (OSError, SafetensorError) as error:
-        if unfinished:
-            Path(unfinished).unlink(missing_ok=True)
         size = spectrum.basis.numel() * 4 / 1e6
         raise CourseError(
             f"Can't keep a spectrum of {size:.0f} MB in {path.parent}: {error}. Free some space or point "
             f"{assets.HOME_VARIABLE} to another disk."
         ) from error
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for part in folder.glob(".*.part"):
-        try:
-            if time.time() - part.stat().st_mtime > STALE_AFTER:
-                part.unlink(missing_ok=True)
-        except OSError:
-            continue

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import save as files
 
 TENSORS_FILE = "state.safetensors"
 META_FILE = "state.json"
@@ -46,23 +45,15 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> Pat
         CourseError: the disk is full or the folder can't be written; earlier checkpoints stay.
     """
     target = folder / f"step-{step:08d}"
-    unfinished = None
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=".unfinished-"))
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished / TENSORS_FILE
-        )
-        (unfinished / META_FILE).write_text(json.dumps({"step": step} | meta), encoding="utf-8")
-        for file in unfinished.iterdir():  # the rename below must not reach the disk before the contents do
-            _sync(file)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(unfinished, target)
-        _sync(folder)
+        with files.replacing(target, durable=True) as unfinished:
+            unfinished.mkdir()
+            save_file(contents, unfinished / TENSORS_FILE)
+            (unfinished / META_FILE).write_text(json.dumps({"step": step} | meta), encoding="utf-8")
+            if target.exists():
+                shutil.rmtree(target)
     except (OSError, SafetensorError) as error:
-        if unfinished is not None:
-            shutil.rmtree(unfinished, ignore_errors=True)
         free = shutil.disk_usage(folder.parent if not folder.exists() else folder).free / 1e9
         raise CourseError(
             f"Can't write the checkpoint of step {step} to {folder}: {error} ({free:.1f} GB free). Earlier checkpoints "
@@ -73,22 +64,13 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> Pat
     return target
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-????????"))
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that can be read whole; None when there is none. Leftovers of a killed save are removed."""
-    for leftover in folder.glob(".unfinished-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    files.remove_unfinished(folder / "step")  # of every step
     for path in reversed(_steps(folder)):
         try:
             meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))

@@ -80,7 +80,7 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
     def full(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(CourseError, match="No space left"):
         results.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import save
 from lorahub_edu.spectra import bases
 from lorahub_edu.spectra.bases import BaseSpectra
 
@@ -74,12 +75,16 @@ def test_a_file_cut_short_or_of_another_version_is_rebuilt(tmp_path: Path) -> No
 
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
-    old, new = tmp_path / ".killed.part", tmp_path / ".running.part"
+    w = random_updates.matrix(8, 9)
+    BaseSpectra(tmp_path).get(w)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    old, new = tmp_path / f".{file.name}-killed", tmp_path / f".{file.name}-running"
     for part in (old, new):
         part.write_bytes(b"half")
-    long_ago = time.time() - 2 * bases.STALE_AFTER
+    long_ago = time.time() - 2 * save.STALE_SECONDS
     os.utime(old, (long_ago, long_ago))
-    BaseSpectra(tmp_path).get(random_updates.matrix(8, 9))
+    BaseSpectra(tmp_path).get(w)
     assert not old.exists()
     assert new.exists()
 

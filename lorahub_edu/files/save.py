@@ -1,0 +1,70 @@
+"""The one atomic write: a reader sees the old content or the new content, never a part of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+STALE_SECONDS = 3600.0  # after this time, an unfinished file belongs to a process that was killed
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A new path beside `path`. The file or folder that the block writes there gets the name `path` at the end.
+
+    If the block raises, nothing changes. If `path` is a folder, its files with other names stay.
+
+    Args:
+        path: its parent folder is made if missing.
+        durable: the content is on the disk, not only in the system's memory, before it gets its name.
+
+    Raises:
+        OSError: the disk can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path, STALE_SECONDS)
+    unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
+    try:
+        yield unfinished
+        if durable:
+            for file in [unfinished, *unfinished.rglob("*")]:
+                _sync(file)
+        if unfinished.is_dir() and path.is_dir():
+            for file in unfinished.iterdir():
+                os.replace(file, path / file.name)
+        else:
+            os.replace(unfinished, path)
+        if durable:
+            _sync(path.parent)
+    finally:
+        _remove(unfinished)
+
+
+def remove_unfinished(path: Path, seconds: float = 0.0) -> None:
+    """Remove what killed writers of `path` left beside it, if it is older than `seconds`."""
+    for unfinished in path.parent.glob(f".{path.name}-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - unfinished.stat().st_mtime >= seconds:
+                _remove(unfinished)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
