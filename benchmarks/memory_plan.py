@@ -33,11 +33,10 @@ from lorahub_edu import results
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import PACKED_ATTENTION
 from lorahub_edu.lora.layer import LoRAConfig
-from lorahub_edu.memory.advice import capacity
-from lorahub_edu.memory.allowance import allowance
-from lorahub_edu.memory.predict import Setting, predict
-from lorahub_edu.memory.preparing import get_method, injected, trained_parameters
-from lorahub_edu.memory.report import report
+from lorahub_edu.memory.advice import advise
+from lorahub_edu.memory.plan import allowance, capacity
+from lorahub_edu.memory.predict import predict
+from lorahub_edu.memory.setting import Setting, put_method
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.models import pretrained
 from lorahub_edu.training.loop import TrainingConfig, train
@@ -73,9 +72,7 @@ PLANS = ("llama-7b", "llama-3-8b", "tinyllama-1.1b", "flan-t5-large")
 
 def setting_of(case: dict) -> Setting:
     """The planner's setting of a case."""
-    name = case.get("method", "lora")
-    method = injected(LoRAConfig()) if name == "lora" else get_method(name)
-    return Setting(**{"dtype": "float32", "device": "cpu"} | case | {"method": method})
+    return Setting(**{"dtype": "float32", "device": "cpu"} | case)
 
 
 def run_step(model: torch.nn.Module, setting: Setting) -> None:
@@ -108,11 +105,7 @@ def prepared(name: str, setting: Setting) -> torch.nn.Module:
     )
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()  # loading maps the file
-    model = setting.method.prepare(model)
-    if setting.task == "training":
-        for parameter in trained_parameters(model):
-            parameter.data = parameter.data.to(getattr(torch, setting.trained_dtype))
-    return model
+    return put_method(model, setting)
 
 
 def give_back() -> None:
@@ -183,9 +176,9 @@ def plan_seconds() -> dict:
     taken = {}
     for name in PLANS:
         targets = ("q", "v") if "t5" in name else ("q_proj", "v_proj")
-        setting = Setting(method=injected(LoRAConfig(dropout=0.05, target_modules=targets)), micro_batch=8, block=1024)
+        setting = Setting(lora=LoRAConfig(dropout=0.05, target_modules=targets), micro_batch=8, block=1024)
         started = time.process_time()
-        found = report(name, read_config(name), setting, capacity(24), "a 24 GB card")
+        found = advise(name, read_config(name), setting, capacity(24), "a 24 GB card")
         taken[name] = {
             "seconds": round(time.process_time() - started, 1),
             "needed_gb": round(found.plan.needed / 1e9, 2),

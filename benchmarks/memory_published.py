@@ -13,19 +13,17 @@ import json
 from dataclasses import dataclass, field, replace
 
 from lorahub_edu.lora.layer import LoRAConfig
-from lorahub_edu.memory.allowance import allowance
-from lorahub_edu.memory.predict import Prediction, Setting, predict
-from lorahub_edu.memory.preparing import get_method, injected
+from lorahub_edu.memory.plan import allowance
+from lorahub_edu.memory.predict import Prediction, predict
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.memory.tracker import WEIGHTS
 
 LONGEST = 1304  # tokens of Alpaca's longest row under LLaMA's tokenizer
-LITGPT = Setting(
-    method=injected(LoRAConfig(dropout=0.05)), micro_batch=1, block=LONGEST, trained_dtype="bfloat16", loss="library"
-)
+LITGPT = Setting(lora=LoRAConfig(dropout=0.05), micro_batch=1, block=LONGEST, trained_dtype="bfloat16", loss="library")
 SOURCE = replace(LITGPT, micro_batch=4, block=512)
-GENERATION = Setting(method=get_method("none"), task="generation", micro_batch=1, block=100)
-T5 = injected(LoRAConfig(rank=16, target_modules=("q", "v")))
+GENERATION = Setting(method="none", task="generation", micro_batch=1, block=100)
+T5 = LoRAConfig(rank=16, target_modules=("q", "v"))
 
 LAYERS_OF_ITS_OWN = (
     "litgpt's layers are its own and keep more for the backward pass: by its two figures {theirs:.0f} KB a token and "
@@ -60,7 +58,7 @@ FIGURES = (
     Figure("QLoRA 7B, nf4-dq", 13.84, "llama-7b", replace(LITGPT, quantisation="nf4-dq"), OLD_KERNEL),
     Figure("QLoRA 13B, nf4-dq", 22.55, "llama-13b", replace(LITGPT, quantisation="nf4-dq"), OLD_KERNEL),
     Figure(
-        "LLaMA-Adapter 7B, 1 row", 19.98, "llama-7b", replace(LITGPT, method=get_method("llama_adapter")),
+        "LLaMA-Adapter 7B, 1 row", 19.98, "llama-7b", replace(LITGPT, method="llama_adapter"),
         "litgpt's own layers; without the update of query and value they keep less than with LoRA.",
     ),
     Figure("inference 7B", 13.52, "llama-7b", GENERATION, FIT),
@@ -74,19 +72,19 @@ FIGURES = (
         "source",
     ),
     Figure(
-        "R10: LLaMA-Adapter 7B, 4 x 512", 22, "llama-7b", replace(SOURCE, method=get_method("llama_adapter")),
+        "R10: LLaMA-Adapter 7B, 4 x 512", 22, "llama-7b", replace(SOURCE, method="llama_adapter"),
         "As for LoRA; which rows met decides, so a difference of 1 GB between the two says nothing.", "source",
     ),
     Figure(
         "R11: full 7B, two GPUs of 30 GB", 60, "llama-7b",
-        replace(SOURCE, method=get_method("full"), micro_batch=1, checkpointing=True),
+        replace(SOURCE, method="full", micro_batch=1, checkpointing=True),
         "Weights, gradients and AdamW's two moments in bfloat16 are {states:.1f} GB, spread over the GPUs; torch's "
         "AdamW takes a fifth copy while it updates all parameters in one call, and of a shard where they are spread.",
         "source",
     ),
     Figure(
         "R11: full 7B, four GPUs of 22 GB", 88, "llama-7b",
-        replace(SOURCE, method=get_method("full"), checkpointing=True),
+        replace(SOURCE, method="full", checkpointing=True),
         "A quarter of those {states:.1f} GB each, and on every GPU its own activations, logits and the one layer that "
         "is gathered at a time.",
         "source",
@@ -97,19 +95,19 @@ FIGURES = (
     ),
     Figure(
         "R15: unmerged inference 7B", 27.65, "llama-7b",
-        replace(GENERATION, dtype="float32", method=get_method("lora")),
+        replace(GENERATION, dtype="float32", method="lora"),
         "The LoRA script's default is float32: twice the bytes. A and B are {adapter_mb:.0f} MB of it.", "source",
     ),
     Figure(
         "H17: LoRAHub, FLAN-T5-large", 5, "flan-t5-large",
-        Setting(method=T5, task="scoring", micro_batch=5, block=512, dtype="float32", loss="library"),
+        Setting(lora=T5, task="scoring", micro_batch=5, block=512, dtype="float32", loss="library"),
         "Weights in float32 and one forward pass of five examples. Not in this count: twenty modules of "
         "{module_mb:.0f} MB each, and what the driver takes, which its own display adds.",
         "source",
     ),
     Figure(
         "H17: full, FLAN-T5-large", 40, "flan-t5-large",
-        Setting(method=get_method("full"), micro_batch=5, block=512, dtype="float32", loss="library"),
+        Setting(method="full", micro_batch=5, block=512, dtype="float32", loss="library"),
         "16 bytes a parameter are {states:.1f} GB; the rest are activations, which depend on rows and lengths that the "
         "source does not give.",
         "source",

@@ -25,9 +25,9 @@ from lorahub_edu import results
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import PACKED_ATTENTION
 from lorahub_edu.lora import adapters
-from lorahub_edu.memory.allowance import allowance
-from lorahub_edu.memory.predict import Setting, predict, with_layers
-from lorahub_edu.memory.preparing import injected
+from lorahub_edu.memory.plan import allowance
+from lorahub_edu.memory.predict import predict, with_layers
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.runs.finetune import lora_config
@@ -48,7 +48,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     config = with_layers(read_config(MODEL), options.layers)
     setting = Setting(
-        method=injected(lora_config(get_profile("gpu24"))), micro_batch=1, block=options.block, checkpointing=True,
+        lora=lora_config(get_profile("gpu24")), micro_batch=1, block=options.block, checkpointing=True,
         device="cpu",
     )  # fmt: skip
     found = predict(config, setting)

@@ -43,10 +43,10 @@ from lorahub_edu import evaluation, results
 from lorahub_edu.data import batching
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.lora import adapters
-from lorahub_edu.memory import advice
-from lorahub_edu.memory.predict import Setting, predict
-from lorahub_edu.memory.preparing import get_method, injected
-from lorahub_edu.memory.report import report
+from lorahub_edu.memory.advice import advise
+from lorahub_edu.memory.plan import capacity
+from lorahub_edu.memory.predict import predict
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.memory.tracker import PARTS, WEIGHTS, StorageTracker
 from lorahub_edu.models import pretrained
@@ -84,7 +84,7 @@ embeddings = vocabulary * d * (1 if config.tie_word_embeddings else 2)
 parameters = layers * layer + embeddings + d
 adapter = layers * (adapters.lora_parameter_count(d, d, 8) + adapters.lora_parameter_count(d, kv, 8))
 print(f"{profile.base_model}: {parameters:,} parameters; LoRA with r = 8 on q and v adds {adapter:,}")
-meta = predict(config, Setting(method=get_method("none"), task="scoring", micro_batch=1, block=8))
+meta = predict(config, Setting(method="none", task="scoring", micro_batch=1, block=8))
 assert meta.parameters == parameters, "by hand and by the model itself"
 
 # %% [markdown]
@@ -245,9 +245,9 @@ check("05.2", peak_of)
 #   course's own training step and loss on fake tensors under the tracker.
 
 # %%
-method = injected(replace(finetune.lora_config(profile), dropout=0.0))
+lora = replace(finetune.lora_config(profile), dropout=0.0)
 here = Setting(
-    method=method, micro_batch=2, block=length, dtype=profile.dtype, device=torch.device(profile.device).type
+    lora=lora, micro_batch=2, block=length, dtype=profile.dtype, device=torch.device(profile.device).type
 )
 fake = predict(config, here)
 print(f"predicted {fake.peak / GB:.4f} GB, counted in the real step {package.peak.total / GB:.4f} GB")
@@ -300,8 +300,8 @@ Table(
 # %% [markdown]
 # So what a step *needs* is its tensors and, in a few places, a kernel's workspace: a CPU that generates in bfloat16 copies
 # the output head once for every row, which no tensor shows. The rest is the allocator's habit. On a GPU torch's own
-# allocator takes its place, with rules of its own, and the planner adds a stated allowance for it (`memory/allowance.py`
-# gives the reasons).
+# allocator takes its place, with rules of its own, and the planner adds a stated allowance for it (`allowance` in
+# `memory/plan.py` gives the reasons).
 
 # %% [markdown]
 # ## 4 · A 7B on a 24 GB card
@@ -312,10 +312,10 @@ Table(
 
 # %%
 llama = read_config("llama-7b")
-source = Setting(method=get_method("lora"), micro_batch=4, block=512, dtype="bfloat16")
-card = advice.capacity(24)
+source = Setting(method="lora", micro_batch=4, block=512, dtype="bfloat16")
+card = capacity(24)
 counted = cache(lambda setting: predict(llama, setting))  # each setting once
-plan_7b = report("llama-7b", llama, source, card, "a 24 GB card without the driver's part")
+plan_7b = advise("llama-7b", llama, source, card, "a 24 GB card without the driver's part")
 print(plan_7b.verdict())
 plan_7b.parts()
 
@@ -375,7 +375,7 @@ def draw_plan(figure, rows: int, tokens: int, checkpointing: int) -> str:
     axes = figure.subplots()
     figures.plot_bars(axes, {part: [count.parts[part] / GB] for part in PARTS}, "GB", "{:.2f}")
     axes.set_title(f"{rows} x {tokens} tokens, checkpointing {'on' if checkpointing else 'off'}: {count.peak / GB:.1f} GB")
-    cards = [size for size in (12, 16, 24, 40, 48, 80) if 1.05 * count.peak < advice.capacity(size)]
+    cards = [size for size in (12, 16, 24, 40, 48, 80) if 1.05 * count.peak < capacity(size)]
     return f"{count.peak / GB:.1f} GB of tensors: " + (f"a {cards[0]} GB card will do." if cards else "more than 80 GB.")
 
 
@@ -393,7 +393,7 @@ panels.sliders_panel(
 # llama_7b_lora_alpaca` asks the planner before it loads a model. When the step does not fit, both answer like this:
 
 # %%
-long_rows = report("llama-7b", llama, replace(source, block=1024), card, "a 24 GB card without the driver's part")
+long_rows = advise("llama-7b", llama, replace(source, block=1024), card, "a 24 GB card without the driver's part")
 print(long_rows.verdict())
 long_rows.alternatives()
 
@@ -411,7 +411,7 @@ Table(
 )  # fmt: skip
 
 # %%
-adapter_7b = counted(replace(source, method=get_method("llama_adapter")))
+adapter_7b = counted(replace(source, method="llama_adapter"))
 fits = plan_7b.plan.fits
 found += [
     Finding("lora_7b_planned", (plan_7b.plan.needed / GB,), "GB at most, 4 x 512", claim="R9", verdict="not shown here",
@@ -469,8 +469,8 @@ assert abs(measured / quantised - 1) < 0.01
 
 # %%
 full = {
-    "all in bfloat16": Setting(method=get_method("full"), micro_batch=1, block=512, checkpointing=True, trained_dtype="bfloat16"),
-    "trained in float32": Setting(method=get_method("full"), micro_batch=1, block=512, checkpointing=True),
+    "all in bfloat16": Setting(method="full", micro_batch=1, block=512, checkpointing=True, trained_dtype="bfloat16"),
+    "trained in float32": Setting(method="full", micro_batch=1, block=512, checkpointing=True),
 }  # fmt: skip
 full_counts = {name: counted(setting) for name, setting in full.items()}
 Table(
@@ -517,12 +517,12 @@ found += [
 # - **Predict** what A and B of rank 8 take, as a share of the model.
 
 # %%
-generation = Setting(method=get_method("lora"), task="generation", micro_batch=1, block=100, dtype="float32")
+generation = Setting(method="lora", task="generation", micro_batch=1, block=100, dtype="float32")
 variants = {
     "LoRA apart, float32": generation,
-    "merged, float32": replace(generation, method=get_method("none")),
+    "merged, float32": replace(generation, method="none"),
     "LoRA apart, bfloat16": replace(generation, dtype="bfloat16"),
-    "merged, bfloat16": replace(generation, method=get_method("none"), dtype="bfloat16"),
+    "merged, bfloat16": replace(generation, method="none", dtype="bfloat16"),
 }
 memory = {name: {size: predict(read_config(size), setting).peak / GB for size in (profile.base_model, "llama-7b")} for name, setting in variants.items()}  # fmt: skip
 Table(
@@ -556,13 +556,13 @@ found.append(
 
 # %%
 t5 = read_config("flan-t5-large")
-lora_t5 = injected(replace(finetune.lora_config(PROFILES["cpu"]), rank=16, dropout=0.0, target_modules=("q", "v")))
-forward = Setting(method=lora_t5, task="scoring", micro_batch=5, block=512, dtype="float32", loss="library")
+lora_t5 = replace(finetune.lora_config(PROFILES["cpu"]), rank=16, dropout=0.0, target_modules=("q", "v"))
+forward = Setting(lora=lora_t5, task="scoring", micro_batch=5, block=512, dtype="float32", loss="library")
 t5_counts = {
-    "inference, the base alone": predict(t5, replace(forward, method=get_method("none"))).peak / GB,
+    "inference, the base alone": predict(t5, replace(forward, method="none")).peak / GB,
     "LoRAHub: one composed module, scored": predict(t5, forward).peak / GB,
     "LoRA tuning": predict(t5, replace(forward, task="training")).peak / GB,
-    "full fine-tuning": predict(t5, replace(forward, task="training", method=get_method("full"))).peak / GB,
+    "full fine-tuning": predict(t5, replace(forward, task="training", method="full")).peak / GB,
 }
 like = t5_counts["LoRAHub: one composed module, scored"] / t5_counts["inference, the base alone"]
 times = t5_counts["full fine-tuning"] / t5_counts["LoRAHub: one composed module, scored"]

@@ -1,98 +1,40 @@
-"""Does a step fit, by how much, and which change that costs least makes it fit."""
+"""The cheapest change that makes a step fit, and the whole plan in words and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedConfig
 
-from lorahub_edu.errors import CourseError
-from lorahub_edu.memory.allowance import GIB, Allowance, allowance
-from lorahub_edu.memory.predict import Prediction, Setting, predict
-from lorahub_edu.memory.preparing import FULL, get_method
+from lorahub_edu.memory.plan import Plan, plan
+from lorahub_edu.memory.predict import Prediction
+from lorahub_edu.memory.setting import FULL, Setting
 from lorahub_edu.memory.tracker import ACTIVATIONS, LOGITS, OPTIMIZER, PARTS, WEIGHTS
+from lorahub_edu.results import Table
 
-CONTEXT = GIB // 2  # what the driver, the CUDA context and loaded kernels take of a card before any tensor
+GB = 1e9  # bytes; cards are sold in GiB, figures of frameworks and papers are in these
 SHORTEST = 128  # tokens: no shorter block is proposed
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A step, what it is predicted to take, and what there is; everything in bytes."""
-
-    config: PreTrainedConfig
-    setting: Setting
-    prediction: Prediction
-    allowance: Allowance
-    available: int
-
-    @property
-    def needed(self) -> int:
-        """Tensors and allowance together."""
-        return self.prediction.peak + self.allowance.total
-
-    @property
-    def room(self) -> int:
-        """What stays free; below zero, what is missing."""
-        return self.available - self.needed
-
-    @property
-    def fits(self) -> bool:
-        """Whether the step is predicted to run."""
-        return self.room >= 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """Something to change: as an order, what it costs, the options that do it, and the setting with it."""
-
-    words: str
-    cost: str
-    options: str
-    setting: Setting
+KINDS = ("micro-batch", "checkpointing", "optimizer", "method", "base", "block")  # of changes, cheapest first
+# The parts that each kind can make smaller; the others stay at least as large.
+SAVES = {"optimizer": (OPTIMIZER,), "base": (WEIGHTS,), "method": PARTS}
 
 
 @dataclass(frozen=True)
 class Change:
-    """One step, or several, and the plan with it."""
+    """One change or several: what to do, its cost, the options that do it, and the setting and the plan with it."""
 
     words: str
     cost: str
     options: str
-    plan: Plan
-
-
-def capacity(gigabytes: float) -> int:
-    """What a card sold with so many GB leaves for tensors, in bytes: sold GB are GiB, and the driver takes its part.
-
-    Raises:
-        CourseError: not above the driver's part.
-    """
-    if not gigabytes * GIB > CONTEXT:
-        raise CourseError(f"A GPU with {gigabytes:g} GB holds no model: give the size of the card, such as 24.")
-    return round(gigabytes * GIB) - CONTEXT
-
-
-def plan(config: PreTrainedConfig, setting: Setting, available: int) -> Plan:
-    """Predict a step and compare it with the memory that there is.
-
-    Args:
-        config: of the model.
-        setting: of the step.
-        available: bytes.
-
-    Raises:
-        CourseError: as `predict`.
-    """
-    prediction = predict(config, setting)
-    return Plan(config, setting, prediction, allowance(config, setting, prediction), available)
+    setting: Setting
+    plan: Plan | None = None
 
 
 def cheapest_change(
-    found: Plan, only: Sequence[str] = (), report: Callable[[Change], None] = lambda _change: None
+    current: Plan, only: Sequence[str] = (), report: Callable[[Change], None] = lambda _change: None
 ) -> Change | None:
-    """The change that costs least among those that make a plan fit.
+    """The change that costs least among those that make a plan fit; None when nothing fits.
 
     What leaves the result as it is costs less than what changes it, and of two such the quicker one costs less:
 
@@ -106,113 +48,188 @@ def cheapest_change(
     Each is tried alone in this order, then all up to each of them together.
 
     Args:
-        found: a plan that does not fit.
-        only: keys of `STEPS`; empty tries all.
+        current: a plan that does not fit.
+        only: members of `KINDS`; empty tries all.
         report: called with every change that was predicted, whether it fits or not.
-
-    Returns:
-        The change, or None when nothing fits.
 
     Raises:
         CourseError: as `predict`.
     """
-    steps = {name: STEPS[name] for name in STEPS if not only or name in only}
-    for step in (*_alone(found, steps), *_together(found.setting, steps)):
-        change = Change(step.words, step.cost, step.options, plan(found.config, step.setting, found.available))
+    kinds = [kind for kind in KINDS if not only or kind in only]
+    for change in (*_alone(current, kinds), *_together(current.setting, kinds)):
+        change = replace(change, plan=plan(current.config, change.setting, current.available))
         report(change)
         if change.plan.fits:
             return change
     return None
 
 
-def _smaller_batches(setting: Setting) -> list[Step]:
-    found, rows = [], setting.micro_batch // 2
-    while rows:
-        training = setting.task == "training"
-        more = setting.accumulation * -(-setting.micro_batch // rows) if training else 1
-        found.append(
-            Step(
-                f"take micro-batches of {rows}" + (f", {more} for one optimizer step" if training else ""),
-                "the same result, little more time",
-                f"--micro-batch {rows}",
-                replace(setting, micro_batch=rows, accumulation=more),
+def _changes(kind: str, setting: Setting) -> list[Change]:
+    """The changes of one kind that a setting allows, the mildest first."""
+    training, full = setting.task == "training", setting.method == FULL
+    if kind == "micro-batch":
+        return [_smaller_micro_batch(setting, rows) for rows in _halves(setting.micro_batch, 1)]
+    if kind == "block":
+        return [
+            Change(
+                f"shorten the block to {t} tokens", "longer rows are lost", f"--block {t}", replace(setting, block=t)
             )
-        )
-        rows //= 2
-    return found
+            for t in _halves(setting.block, SHORTEST)
+        ]
+    if kind == "checkpointing" and training and not setting.checkpointing:
+        words, cost = "turn gradient checkpointing on", "the same result, each layer's forward pass twice"
+        return [Change(words, cost, "--checkpointing", replace(setting, checkpointing=True))]
+    if kind == "optimizer" and training and setting.optimizer == "adamw":
+        changed = replace(setting, optimizer="adamw-8bit")
+        return [Change("take an 8-bit optimizer", "rounded optimizer states", "--optimizer adamw-8bit", changed)]
+    if kind == "method" and training and full:
+        changed = replace(setting, method="lora")
+        return [Change("train LoRA instead of every weight", "another method", "--method lora", changed)]
+    if kind == "base" and not full and setting.quantisation == "none":
+        words, cost = "keep the frozen weights in 4 bits", "rounded base weights, unpacked for every product"
+        return [Change(words, cost, "--base nf4-dq", replace(setting, quantisation="nf4-dq"))]
+    return []
 
 
-def _checkpointing(setting: Setting) -> list[Step]:
-    if setting.checkpointing or setting.task != "training":
-        return []
-    cost = "the same result, each layer's forward pass twice"
-    return [Step("turn gradient checkpointing on", cost, "--checkpointing", replace(setting, checkpointing=True))]
+def _halves(size: int, least: int) -> Iterator[int]:
+    while (size := size // 2) >= least:
+        yield size
 
 
-def _eight_bit(setting: Setting) -> list[Step]:
-    if setting.optimizer != "adamw" or setting.task != "training":
-        return []
-    changed = replace(setting, optimizer="adamw-8bit")
-    return [Step("take an 8-bit optimizer", "rounded optimizer states", "--optimizer adamw-8bit", changed)]
+def _smaller_micro_batch(setting: Setting, rows: int) -> Change:
+    words, accumulation = f"take micro-batches of {rows}", 1
+    if setting.task == "training":
+        accumulation = setting.accumulation * -(-setting.micro_batch // rows)
+        words += f", {accumulation} for one optimizer step"
+    changed = replace(setting, micro_batch=rows, accumulation=accumulation)
+    return Change(words, "the same result, little more time", f"--micro-batch {rows}", changed)
 
 
-def _lora(setting: Setting) -> list[Step]:
-    if setting.method.name != FULL or setting.task != "training":
-        return []
-    changed = replace(setting, method=get_method("lora"))
-    return [Step("train LoRA instead of every weight", "another method", "--method lora", changed)]
+def _shorter_block(setting: Setting, tokens: int) -> Change:
+    words, cost = f"shorten the block to {tokens} tokens", "longer rows are lost"
+    return Change(words, cost, f"--block {tokens}", replace(setting, block=tokens))
 
 
-def _four_bit(setting: Setting) -> list[Step]:
-    if setting.quantisation != "none" or setting.method.name == FULL:
-        return []
-    cost = "rounded base weights, unpacked for every product"
-    changed = replace(setting, quantisation="nf4-dq")
-    return [Step("keep the frozen weights in 4 bits", cost, "--base nf4-dq", changed)]
-
-
-def _shorter_blocks(setting: Setting) -> list[Step]:
-    found, block = [], setting.block // 2
-    while block >= SHORTEST:
-        changed = replace(setting, block=block)
-        found.append(Step(f"shorten the block to {block} tokens", "longer rows are lost", f"--block {block}", changed))
-        block //= 2
-    return found
-
-
-# What can be changed, cheapest first.
-STEPS: dict[str, Callable[[Setting], list[Step]]] = {
-    "micro-batch": _smaller_batches,
-    "checkpointing": _checkpointing,
-    "optimizer": _eight_bit,
-    "method": _lora,
-    "base": _four_bit,
-    "block": _shorter_blocks,
-}
-# The parts that each can make smaller; the others stay at least as large.
-SAVES = {"optimizer": (OPTIMIZER,), "base": (WEIGHTS,), "method": PARTS}
-
-
-def _alone(found: Plan, steps: Mapping[str, Callable[[Setting], list[Step]]]) -> Iterator[Step]:
+def _alone(current: Plan, kinds: Sequence[str]) -> Iterator[Change]:
     """Single changes, without those that can't save what is missing."""
-    for name, step in steps.items():
-        most = sum(found.prediction.parts[part] for part in SAVES.get(name, (ACTIVATIONS, LOGITS)))
-        if most + found.allowance.total >= -found.room:
-            yield from step(found.setting)
+    for kind in kinds:
+        most = sum(current.prediction.parts[part] for part in SAVES.get(kind, (ACTIVATIONS, LOGITS)))
+        if most + current.allowance.total >= -current.room:
+            yield from _changes(kind, current.setting)
 
 
-def _together(setting: Setting, steps: Mapping[str, Callable[[Setting], list[Step]]]) -> Iterator[Step]:
+def _together(setting: Setting, kinds: Sequence[str]) -> Iterator[Change]:
     """The same changes on top of each other: the smallest micro-batch, then each further change added."""
-    taken: list[Step] = []
-    for name, step in steps.items():
-        choices = step(taken[-1].setting if taken else setting)
+    taken: list[Change] = []
+    for kind in kinds:
+        choices = _changes(kind, taken[-1].setting if taken else setting)
         before = list(taken)
-        for choice in choices if name == "block" else choices[-1:]:
+        for choice in choices if kind == "block" else choices[-1:]:
             taken = [*before, choice]
             if len(taken) > 1:
-                yield Step(
-                    "; ".join(one.words for one in taken),
-                    "; ".join(dict.fromkeys(one.cost for one in taken)),
-                    " ".join(one.options for one in taken),
+                yield Change(
+                    "; ".join(change.words for change in taken),
+                    "; ".join(dict.fromkeys(change.cost for change in taken)),
+                    " ".join(change.options for change in taken),
                     choice.setting,
                 )
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A model's plan, what has the available memory, and where the plan does not fit, the changes that were tried."""
+
+    model: str
+    where: str
+    plan: Plan
+    changes: tuple[Change, ...]
+    cheapest: Change | None
+
+    def parts(self) -> Table:
+        """What the step takes, part by part."""
+        sizes = {part: self.plan.prediction.parts[part] for part in PARTS} | {
+            "workspaces of kernels": self.plan.allowance.workspace,
+            "held by the allocator": self.plan.allowance.allocator,
+            "needed at the peak": self.plan.needed,
+            self.where: self.plan.available,
+        }
+        rows = tuple((name, f"{size / GB:.2f}") for name, size in sizes.items())
+        return Table((f"{self.model}, {in_words(self.plan.setting)}", "GB"), rows)
+
+    def verdict(self) -> str:
+        """Whether it fits and by how much, in a sentence; where it does not, with the change to make."""
+        peak = stage_in_words(self.plan.prediction)
+        if self.plan.fits:
+            return f"It fits, with {self.plan.room / GB:.1f} GB to spare. The peak is {peak}."
+        return f"It does not fit: {-self.plan.room / GB:.1f} GB are missing. The peak is {peak}.\n{self.remedy()}"
+
+    def remedy(self) -> str:
+        """The cheapest change that makes the plan fit, in a sentence."""
+        if self.cheapest is None:
+            least = min((change.plan.needed for change in self.changes), default=self.plan.needed)
+            return (
+                f"No change makes it fit: the least of those tried takes {least / GB:.1f} GB. Take a larger card or a "
+                f"smaller model."
+            )
+        change = self.cheapest
+        return (
+            f"Cheapest change that makes it fit: {change.words} ({change.options}; {change.cost}). It then takes "
+            f"{change.plan.needed / GB:.1f} GB and leaves {change.plan.room / GB:.1f} GB."
+        )
+
+    def alternatives(self) -> Table:
+        """Every change that was tried, cheapest first."""
+        rows = tuple(
+            (change.words, change.cost, f"{change.plan.needed / GB:.2f}", "yes" if change.plan.fits else "no")
+            for change in self.changes
+        )
+        return Table(("change", "its cost", "GB", "fits"), rows)
+
+    def __str__(self) -> str:
+        shown = f"{self.parts()}\n\n{self.verdict()}"
+        return f"{shown}\n\n{self.alternatives()}" if self.changes else shown
+
+
+def advise(
+    model: str, config: PreTrainedConfig, setting: Setting, available: int, where: str, only: Sequence[str] = ()
+) -> Advice:
+    """Predict a step, compare it with what is available, and look for the cheapest change where it does not fit.
+
+    Args:
+        model: a name for the table.
+        config: of the model.
+        setting: of the step.
+        available: bytes, such as `plan.capacity(24)`.
+        where: what has them, for the table.
+        only: members of `KINDS` to try; empty tries all.
+
+    Raises:
+        CourseError: as `predict`.
+    """
+    current = plan(config, setting, available)
+    changes: list[Change] = []
+    cheapest = None if current.fits else cheapest_change(current, only, changes.append)
+    return Advice(model, where, current, tuple(changes), cheapest)
+
+
+def in_words(setting: Setting) -> str:
+    """A setting in a line."""
+    words = [setting.method, setting.task, f"{setting.micro_batch} x {setting.block} tokens", setting.dtype]
+    if setting.task == "training":
+        words += [f"trained in {setting.trained_dtype}", setting.optimizer]
+        words += [f"{setting.accumulation} micro-batches a step"] if setting.accumulation > 1 else []
+        words += ["checkpointing"] if setting.checkpointing else []
+    words += [f"frozen weights in {setting.quantisation}"] if setting.quantisation != "none" else []
+    return ", ".join(words)
+
+
+def stage_in_words(prediction: Prediction) -> str:
+    """Where in the step the peak falls."""
+    kind, _, layer = prediction.stage.partition(" ")
+    if kind == "optimizer":
+        return "in the optimizer's update"
+    if prediction.stage == "next token":
+        return "at the first new token"
+    if layer:
+        return f"in the {kind} pass, at layer {int(layer.partition('.')[2]) + 1}"
+    return f"in the {kind} pass, {'at the output head' if kind == 'backward' else 'before the first layer'}"

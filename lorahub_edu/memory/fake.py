@@ -1,14 +1,12 @@
 """A model of any size without its memory: built on torch's meta device, then run on fake CPU tensors.
 
-Fake tensors have a shape, a dtype and a device and no data; torch runs its operations on them and computes the shapes
-of the results. A build of torch without CUDA refuses fake CUDA tensors, so the fake ones say "cpu" whatever the target;
-`like_cuda` puts right what a GPU does otherwise.
+Fake tensors have a shape, a dtype and a device, and no data. A build of torch without CUDA refuses fake CUDA tensors,
+so they say "cpu" whatever the target; `like_cuda` does what a GPU does otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from unittest import mock
 
 import torch
@@ -30,12 +28,7 @@ WHOLE_ROWS = "whole_rows"
 
 
 def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a configuration with shapes and no weights, ready for rows of one length.
-
-    Args:
-        config: of a causal language model or an encoder-decoder.
-        dtype: of the weights.
-    """
+    """The language model of a configuration with shapes and no weights, ready for rows of one length."""
     encoder_decoder = config.is_encoder_decoder
     auto = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
     with quiet_transformers(), torch.device("meta"):
@@ -47,7 +40,7 @@ def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def whole_rows(
-    module: nn.Module,
+    _module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -59,12 +52,9 @@ def whole_rows(
     """Causal attention of rows without padding: what "packed" does once it has read where rows end.
 
     Args:
-        module: the attention layer.
         query: (B, heads, T, head size).
         key: (B, key heads, T, head size).
         value: (B, key heads, T, head size).
-        dropout: share of attention weights dropped.
-        scaling: factor on query · key.
 
     Returns:
         (B, T, heads, head size), and None in place of attention weights.
@@ -81,11 +71,9 @@ AttentionInterface.register(WHOLE_ROWS, whole_rows)
 AttentionMaskInterface.register(WHOLE_ROWS, lambda *_arguments, **_more: None)
 
 
-@contextmanager
-def fake_tensors() -> Iterator[None]:
+def fake_tensors() -> AbstractContextManager:
     """Inside the block new tensors are fake: they hold no memory and no numbers."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def make_fake(model: nn.Module) -> None:
@@ -93,14 +81,14 @@ def make_fake(model: nn.Module) -> None:
 
     Tied parameters stay tied, and what is frozen stays frozen.
     """
-    made: dict[int, Tensor] = {}
+    fakes: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                if id(parameter) not in made:
+                if id(parameter) not in fakes:
                     empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
-                    made[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-                module._parameters[name] = made[id(parameter)]
+                    fakes[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+                module._parameters[name] = fakes[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
@@ -110,8 +98,6 @@ def _fused_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bo
     return torch.native_dropout(x, p, True)[0] if training and p > 0 else x
 
 
-@contextmanager
-def like_cuda() -> Iterator[None]:
+def like_cuda() -> AbstractContextManager:
     """Inside the block dropout keeps a mask of one byte an entry, as on a GPU; on a CPU it keeps one in x's dtype."""
-    with mock.patch.object(torch.nn.functional, "dropout", _fused_dropout):
-        yield
+    return mock.patch.object(torch.nn.functional, "dropout", _fused_dropout)

@@ -9,8 +9,8 @@ import psutil
 import torch
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.memory.predict import Setting
-from lorahub_edu.memory.report import GB, Report, in_words, report
+from lorahub_edu.memory.advice import GB, Advice, advise, in_words
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 
 MARGIN = 0.85  # of what a step that ran out was thought to need: what a change must get below
@@ -33,8 +33,8 @@ def available_memory(device: torch.device | str) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had, on a GPU or on a CPU."""
-    words = str(error)
-    refused = "can't allocate memory" in words or "not enough memory" in words  # what torch's CPU allocator says
+    message = str(error)
+    refused = "can't allocate memory" in message or "not enough memory" in message  # what torch's CPU allocator says
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and refused)
 
 
@@ -48,52 +48,45 @@ def memory_watched(
     anyway: bool = False,
     override: str = "",
 ) -> Iterator[None]:
-    """Refuse a run that would not fit on a GPU, and answer one that runs out of memory, both with advice.
+    """Refuse a run that would not fit on a GPU, and answer a run that runs out of memory, both with advice.
 
     Args:
         model: a name that `shapes.read_config` knows.
         setting: of the run's step.
         device: where it runs. On a CPU nothing is predicted beforehand.
-        only: the changes that the caller's user can make, keys of `advice.STEPS`; empty is all.
+        only: the changes that the caller's user can make, members of `advice.KINDS`; empty is all.
         anyway: run even if it does not seem to fit.
         override: what the user can do to run it anyway, for the message.
 
     Raises:
         CourseError: it does not fit, or memory ran out.
     """
-    device = torch.device(device)
+    cuda = torch.device(device).type == "cuda"
     available = available_memory(device)
-    where = f"free on this {'GPU' if device.type == 'cuda' else 'machine'}"
-    if device.type == "cuda" and not anyway:
-        found = report(model, read_config(model), setting, available, where, only)
-        if not found.plan.fits:
-            raise CourseError(_refusal(found, override))
+    where = f"free on this {'GPU' if cuda else 'machine'}"
+
+    def advised(bytes_: int) -> Advice:
+        return advise(model, read_config(model), setting, bytes_, where, only)
+
+    if cuda and not anyway:
+        advice = advised(available)
+        if not advice.plan.fits:
+            raise CourseError(
+                f"{model} ({in_words(setting)}) needs about {advice.plan.needed / GB:.1f} GB, and "
+                f"{available / GB:.1f} GB are {where}. {advice.remedy()}"
+                + (f" To try it all the same: {override}." if override else "")
+            )
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise CourseError(_after(model, setting, available, where, only)) from error
-
-
-def _refusal(found: Report, override: str) -> str:
-    plan = found.plan
-    return (
-        f"{found.model} ({in_words(plan.setting)}) needs about {plan.needed / GB:.1f} GB, and "
-        f"{plan.available / GB:.1f} GB are {found.where}. {found.advice()}"
-        + (f" To try it all the same: {override}." if override else "")
-    )
-
-
-def _after(model: str, setting: Setting, available: int, where: str, only: Sequence[str]) -> str:
-    """What to say once memory ran out; where the plan had seemed to fit, less is assumed to be there."""
-    config = read_config(model)
-    found = report(model, config, setting, available, where, only)
-    hopeful = ""
-    if found.plan.fits:
-        hopeful = f"The planner had expected {found.plan.needed / GB:.1f} GB: does another program use memory too? "
-        found = report(model, config, setting, round(MARGIN * found.plan.needed), where, only)
-    return (
-        f"Out of memory: {model} ({in_words(setting)}) did not get what it needed of {available / GB:.1f} GB that were "
-        f"{where}. {hopeful}{found.advice()} A checkpoint that was written stays."
-    )
+        advice, expected = advised(available), ""
+        if advice.plan.fits:  # what a change must get below is then less than was available
+            needed = advice.plan.needed
+            expected = f"The planner had expected {needed / GB:.1f} GB: does another program use memory too? "
+            advice = advised(round(MARGIN * needed))
+        raise CourseError(
+            f"Out of memory: {model} ({in_words(setting)}) did not get what it needed of {available / GB:.1f} GB that "
+            f"were {where}. {expected}{advice.remedy()} A checkpoint that was written stays."
+        ) from error

@@ -39,17 +39,13 @@ def names() -> list[str]:
 
 
 def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
-    """A model's configuration; no weights are read.
+    """A model's configuration; no weights are read, and `offline` opens no connection.
 
     Args:
         model: a name of `names()` in any case, a folder with a config.json or such a file, or a name on the hub.
-        offline: never open a connection.
-
-    Returns:
-        The configuration of a causal language model or an encoder-decoder.
 
     Raises:
-        CourseError: nothing of that name is known here or on the hub, or what is there is no configuration.
+        CourseError: nothing of that name is known here or on the hub, or the file is no configuration.
     """
     known = {name.lower(): name for name in names()}
     name = known.get(model.lower())
@@ -63,7 +59,7 @@ def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
         return _from_file(path / "config.json" if path.is_dir() else path)
     if "/" not in model or model.startswith((".", "/")):
         raise CourseError(
-            f"There is no model {model!r}: it is no shape that comes with the course and no folder here. "
+            f"There is no model {model!r}: the course has no model shape with this name, and there is no such folder. "
             f"{near_matches(model.lower(), known)} A name on the hub has the form owner/name."
         )
     return _from_hub(model, offline)

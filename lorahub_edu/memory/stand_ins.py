@@ -26,38 +26,31 @@ class _DequantisedProduct(torch.autograd.Function):
         return F.linear(x, layer.unpacked(x.dtype))
 
     @staticmethod
-    def backward(ctx, slope: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
-        return slope @ ctx.layer.unpacked(slope.dtype), None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
+        return gradient @ ctx.layer.unpacked(gradient.dtype), None
 
 
 class FourBitLinear(nn.Linear):
     """The bytes of a frozen linear layer in 4-bit NormalFloat: half a byte a weight and the scales of its blocks.
 
-    One 32-bit scale for 64 weights makes 4.5 bits a weight; with double quantisation the scales take 8 bits each and a
-    32-bit one for 256 of them, 4.127 bits a weight.
-
-    Args:
-        base: the layer whose shape and bias are taken.
-        double: quantise the scales too.
-        dtype: that the layer computes in.
+    One 32-bit scale for 64 weights makes 4.5 bits a weight. With `double` quantisation the scales take 8 bits each and
+    a 32-bit one for 256 of them, 4.127 bits a weight. `dtype` is what the layer computes in.
 
     Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, section 3.
     """
 
     def __init__(self, base: nn.Linear, double: bool, dtype: torch.dtype) -> None:
         super().__init__(base.in_features, base.out_features, bias=False, device="meta")
-        entries, device = base.weight.numel(), base.weight.device
+        entries = base.weight.numel()
         scales = -(-entries // BLOCK)
-        packed = torch.empty(-(-entries // 2), 1, dtype=torch.uint8, device=device)
-        self.weight = nn.Parameter(packed, requires_grad=False)
-        self.bias = base.bias
-        self.compute_dtype, self._scales = dtype, scales
-        self.register_buffer("codes", torch.empty(16, device=device))
-        kind = torch.uint8 if double else torch.float32
-        self.register_buffer("scales", torch.empty(scales, dtype=kind, device=device))
-        if double:
-            self.register_buffer("scale_codes", torch.empty(256, device=device))
-            self.register_buffer("scales_of_scales", torch.empty(-(-scales // SCALES_BLOCK), device=device))
+        self.bias, self.compute_dtype, self._scales = base.bias, dtype, scales
+        with base.weight.device:
+            self.weight = nn.Parameter(torch.empty(-(-entries // 2), 1, dtype=torch.uint8), requires_grad=False)
+            self.register_buffer("codes", torch.empty(16))
+            self.register_buffer("scales", torch.empty(scales, dtype=torch.uint8 if double else torch.float32))
+            if double:
+                self.register_buffer("scale_codes", torch.empty(256))
+                self.register_buffer("scales_of_scales", torch.empty(-(-scales // SCALES_BLOCK)))
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """The weight as it is during a product, (out, in)."""
@@ -97,9 +90,8 @@ class EightBitAdamW(torch.optim.Optimizer):
             state, entries = self.state[parameter], parameter.numel()
             if parameter.grad is None or state:
                 continue
-            if entries < SMALLEST:
-                state |= {name: torch.empty_like(parameter, dtype=torch.float32) for name in ("state1", "state2")}
-                continue
-            tables = tables or {name: torch.empty(256) for name in ("table1", "table2")}
-            state |= {name: torch.empty_like(parameter, dtype=torch.uint8) for name in ("state1", "state2")}
-            state |= {name: torch.empty(-(-entries // STATES_BLOCK)) for name in ("scales1", "scales2")} | tables
+            dtype = torch.float32 if entries < SMALLEST else torch.uint8
+            state |= {name: torch.empty_like(parameter, dtype=dtype) for name in ("state1", "state2")}
+            if entries >= SMALLEST:
+                tables = tables or {name: torch.empty(256) for name in ("table1", "table2")}
+                state |= {name: torch.empty(-(-entries // STATES_BLOCK)) for name in ("scales1", "scales2")} | tables

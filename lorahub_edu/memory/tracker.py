@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +19,7 @@ PARTS = (WEIGHTS, GRADIENTS, OPTIMIZER, ACTIVATIONS, LOGITS)
 class Moment:
     """What was live at one moment, in bytes by part."""
 
-    parts: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, int]
 
     @property
     def total(self) -> int:
@@ -30,11 +30,9 @@ class Moment:
 class StorageTracker(TorchDispatchMode):
     """Counts the storage of every tensor that an operation makes, for as long as something holds it.
 
-    It works on real tensors and on fake ones, which have shapes and no memory. Tensors that were made before the block
-    are told to it with `add`. A tensor whose last dimension is the vocabulary counts as logits, a gradient of a
-    watched parameter as a gradient once it is whole; everything else belongs to the part that `making` names.
-
-    What an operation takes and gives back inside itself (the workspace of a matrix product) is not seen.
+    It works on real and on fake tensors. Tensors from before the block are counted with `add`. A tensor whose last
+    dimension is the vocabulary counts as logits, a gradient of a watched parameter as a gradient once it is whole.
+    Everything else belongs to the part that `making` names. A kernel's workspace is not seen.
 
     Args:
         rounding: every storage counts as a multiple of so many bytes, as the allocator hands them out.
@@ -43,13 +41,10 @@ class StorageTracker(TorchDispatchMode):
 
     def __init__(self, rounding: int = 1, vocabulary: int = 0) -> None:
         super().__init__()
-        self.peaks: dict[str, Moment] = {}
-        self._rounding, self._vocabulary = rounding, vocabulary
+        self.peaks: dict[str, Moment] = {}  # by stage
         self.stage = ""
-        self._part = ACTIVATIONS
-        self.events: list[tuple[int, int]] = []  # (number of a storage, its bytes, or 0 when it goes), in order
+        self._rounding, self._vocabulary, self._part = rounding, vocabulary, ACTIVATIONS
         self._live: dict[int, list] = {}  # id of a storage -> [weak reference, bytes, part]
-        self._made = 0
         self._bytes = dict.fromkeys(PARTS, 0)
         self._total = self._highest = 0
 
@@ -67,13 +62,13 @@ class StorageTracker(TorchDispatchMode):
         """From here on peaks are those of `stage`; a stage may be entered again."""
         self.stage = stage
         self._highest = self.peaks[stage].total if stage in self.peaks else -1
-        self._look()
+        self._note_peak()
 
     def add(self, tensors: Iterable[Tensor], part: str) -> None:
         """Count tensors that exist already."""
         for tensor in tensors:
             self._count(tensor, part)
-        self._look()
+        self._note_peak()
 
     def watch_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Count the parameters' gradients as such from the moment when they are whole."""
@@ -93,14 +88,10 @@ class StorageTracker(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
-                self._count(leaf, self._part_of(leaf))
-        if self._total > self._highest:
-            self._look()
+                is_logits = self._part == ACTIVATIONS and leaf.dim() >= 2 and leaf.shape[-1] == self._vocabulary
+                self._count(leaf, LOGITS if is_logits else self._part)
+        self._note_peak()
         return out
-
-    def _part_of(self, tensor: Tensor) -> str:
-        is_logits = self._part == ACTIVATIONS and tensor.dim() >= 2 and tensor.shape[-1] == self._vocabulary
-        return LOGITS if is_logits else self._part
 
     def _count(self, tensor: Tensor, part: str) -> None:
         storage = tensor.untyped_storage()
@@ -108,27 +99,25 @@ class StorageTracker(TorchDispatchMode):
         if key in self._live:
             return
         size = -(-storage.nbytes() // self._rounding) * self._rounding
-        number, self._made = self._made, self._made + 1
-        self.events.append((number, storage.nbytes()))
 
-        def gone(_reference: object) -> None:
-            _, freed, held_as = self._live.pop(key)
-            self.events.append((number, 0))
-            self._bytes[held_as] -= freed
-            self._total -= freed
+        def freed(_reference: object) -> None:
+            _, bytes_, held_as = self._live.pop(key)
+            self._bytes[held_as] -= bytes_
+            self._total -= bytes_
 
-        self._live[key] = [weakref.ref(storage, gone), size, part]
+        self._live[key] = [weakref.ref(storage, freed), size, part]
         self._bytes[part] += size
         self._total += size
 
     def _move(self, tensor: Tensor, part: str) -> None:
         entry = self._live.get(id(tensor.untyped_storage()))
         if entry is not None:
-            self._bytes[entry[2]] -= entry[1]
-            self._bytes[part] += entry[1]
+            _, size, before = entry
+            self._bytes[before] -= size
+            self._bytes[part] += size
             entry[2] = part
 
-    def _look(self) -> None:
+    def _note_peak(self) -> None:
         if self._total > self._highest:
             self._highest = self._total
             self.peaks[self.stage] = self.live

@@ -17,8 +17,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.memory.guard import memory_watched
-from lorahub_edu.memory.predict import Setting
-from lorahub_edu.memory.preparing import FULL, OWN, get_method, injected
+from lorahub_edu.memory.setting import FULL, OWN, Setting
 from lorahub_edu.methods import files, kinds
 from lorahub_edu.methods.attach import attach
 from lorahub_edu.models import pretrained
@@ -205,12 +204,10 @@ def memory_setting(
         method: as for `finetune`.
         settings: as for `finetune`.
     """
-    if method in (*OWN, "qlora"):  # QLoRA trains the A and B of LoRA, beside another base
-        prepared = injected(lora_config(profile, rank, method == "rslora"), method)
-    else:
-        prepared = get_method(method, **dict(settings or {}))
     return Setting(
-        method=prepared,
+        method=method,
+        lora=lora_config(profile, rank, method == "rslora"),
+        options=dict(settings or {}),
         micro_batch=profile.micro_batch_size,
         block=profile.block_size,
         accumulation=-(-profile.batch_size // (profile.micro_batch_size * processes.count())),

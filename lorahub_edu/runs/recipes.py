@@ -15,9 +15,8 @@ import yaml
 from lorahub_edu.data.alpaca import EXTENSIONS
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.lora.layer import LoRAConfig
-from lorahub_edu.memory.advice import Plan, capacity, plan
-from lorahub_edu.memory.predict import Setting
-from lorahub_edu.memory.preparing import injected
+from lorahub_edu.memory.plan import Plan, capacity, plan
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.methods import kinds
 from lorahub_edu.models import base_models
@@ -252,7 +251,7 @@ def setting(recipe: Recipe) -> Setting:
         return memory_setting(profile, method=recipe.method, settings=recipe.settings)
     module = LoRAConfig(rank=PUBLISHED_RANK, alpha=PUBLISHED_RANK, target_modules=("q", "v"))
     return Setting(
-        method=injected(module), micro_batch=profile.micro_batch_size, block=profile.block_size, dtype=profile.dtype,
+        lora=module, micro_batch=profile.micro_batch_size, block=profile.block_size, dtype=profile.dtype,
         task="scoring", loss="library",
     )  # fmt: skip
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from lorahub_edu.memory.predict import Setting, predict
-from lorahub_edu.memory.preparing import get_method
+from lorahub_edu.memory.predict import predict
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.models import tiny
 
 
 def test_the_answer_is_what_the_planner_counts() -> None:
     """The formula of 05.1 on a LoRA step is the planner's weights, gradients and optimizer."""
     config = tiny.config()
-    setting = Setting(
-        method=get_method("lora"), micro_batch=1, block=8, dtype="bfloat16", device="cpu", optimizer="adamw"
-    )
+    setting = Setting(method="lora", micro_batch=1, block=8, dtype="bfloat16", device="cpu", optimizer="adamw")
     found = predict(config, setting)
     frozen, trained = found.parameters - found.trained, found.trained
     wanted = 2 * frozen + 4 * 4 * trained

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from lorahub_edu.data.alpaca import Encoded
-from lorahub_edu.memory.predict import CPU_ROUNDING, Setting
-from lorahub_edu.memory.preparing import injected, trained_parameters
+from lorahub_edu.memory.predict import CPU_ROUNDING
+from lorahub_edu.memory.setting import Setting, put_method
 from lorahub_edu.memory.tracker import WEIGHTS, Moment, StorageTracker
 from lorahub_edu.models import tiny
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.runs.finetune import lora_config
 from lorahub_edu.training.loop import TrainingConfig, train
 
-LORA = injected(lora_config(get_profile("tiny")))
+LORA = lora_config(get_profile("tiny"))
 
 
 def rows(count: int, length: int, vocabulary: int) -> list[Encoded]:
@@ -25,9 +25,7 @@ def rows(count: int, length: int, vocabulary: int) -> list[Encoded]:
 def real_peak(setting: Setting) -> Moment:
     """The peak of two real optimizer steps of the course's own loop on the tiny model."""
     model = tiny.model(attention="packed").to(getattr(torch, setting.dtype))
-    model = setting.method.prepare(model)
-    for parameter in trained_parameters(model):
-        parameter.data = parameter.data.to(getattr(torch, setting.trained_dtype))
+    model = put_method(model, setting)
     config = TrainingConfig(
         steps=2,
         batch_size=setting.micro_batch * setting.accumulation,

@@ -8,16 +8,15 @@ from functools import cache
 import pytest
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.memory import advice
-from lorahub_edu.memory.advice import CONTEXT, STEPS, capacity, cheapest_change, plan
-from lorahub_edu.memory.allowance import GIB, MIB, allowance
-from lorahub_edu.memory.predict import Setting, predict, with_layers
-from lorahub_edu.memory.preparing import get_method
-from lorahub_edu.memory.report import in_words, report
+from lorahub_edu.memory import plan as planning
+from lorahub_edu.memory.advice import KINDS, advise, cheapest_change, in_words
+from lorahub_edu.memory.plan import CONTEXT, GIB, MIB, allowance, capacity, plan
+from lorahub_edu.memory.predict import predict, with_layers
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.models import tiny
 
 CONFIG = with_layers(tiny.config(), 2)
-SETTING = Setting(method=get_method("lora"), micro_batch=4, block=256)
+SETTING = Setting(method="lora", micro_batch=4, block=256)
 
 
 @cache
@@ -37,7 +36,7 @@ def test_room_and_fit() -> None:
 def test_a_card_sold_with_24_gb() -> None:
     assert capacity(24) == 24 * GIB - CONTEXT
     for size in (0, -8, 0.5):
-        with pytest.raises(CourseError, match="holds no model"):
+        with pytest.raises(CourseError, match="No model fits"):
             capacity(size)
 
 
@@ -87,11 +86,11 @@ def test_only_what_the_caller_can_change(only: tuple[str, ...]) -> None:
     tried = []
     cheapest_change(plan(CONFIG, SETTING, MIB), only=only, report=tried.append)
     options = {word for change in tried for word in change.options.split() if word.startswith("--")}
-    assert options and options <= {f"--{name}" for name in only} and set(only) <= set(STEPS)
+    assert options and options <= {f"--{name}" for name in only} and set(only) <= set(KINDS)
 
 
 def test_no_change_is_enough() -> None:
-    found = report("small", CONFIG, SETTING, MIB, "a card")
+    found = advise("small", CONFIG, SETTING, MIB, "a card")
     assert found.cheapest is None and found.changes
     least = min(change.plan.needed for change in found.changes)
     assert f"the least of those tried takes {least / 1e9:.1f} GB" in found.verdict()
@@ -99,8 +98,8 @@ def test_no_change_is_enough() -> None:
 
 
 def test_full_fine_tuning_is_advised_to_become_lora() -> None:
-    setting = Setting(method=get_method("full"), micro_batch=1, block=64)
-    lora = plan(CONFIG, replace(setting, method=get_method("lora")), 0).needed
+    setting = Setting(method="full", micro_batch=1, block=64)
+    lora = plan(CONFIG, replace(setting, method="lora"), 0).needed
     change = cheapest_change(plan(CONFIG, setting, lora), only=("optimizer", "method"))
     assert change.options == "--method lora"
 
@@ -116,8 +115,8 @@ def test_inference_is_not_advised_to_train_otherwise() -> None:
 def test_hopeless_single_changes_are_not_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     """An 8-bit optimizer can't save more than the optimizer holds, which is little for LoRA."""
     seen = []
-    real = advice.predict
-    monkeypatch.setattr(advice, "predict", lambda config, setting: seen.append(setting) or real(config, setting))
+    real = planning.predict
+    monkeypatch.setattr(planning, "predict", lambda config, setting: seen.append(setting) or real(config, setting))
     found = plan(CONFIG, replace(SETTING, micro_batch=1), 2 * MIB)
     cheapest_change(found)
     assert not [s for s in seen if s.optimizer == "adamw-8bit" and not s.checkpointing]
@@ -128,5 +127,5 @@ def test_the_report_says_what_was_asked() -> None:
     words = in_words(setting)
     for part in ("lora", "4 x 256 tokens", "bfloat16", "8 micro-batches", "checkpointing", "nf4", "adamw"):
         assert part in words
-    text = str(report("small", CONFIG, setting, GIB, "what there is"))
+    text = str(advise("small", CONFIG, setting, GIB, "what there is"))
     assert "It fits, with" in text and "what there is" in text and "layer" in text

@@ -45,7 +45,7 @@ def test_a_plan_that_does_not_fit_names_the_change(lorahub_edu) -> None:
         (("--model", "llama-7b", "--method", "lorra"), "no method 'lorra'"),
         (("--model", "llama-7b", "--rank", "0"), "rank of a LoRA adapter must be at least 1"),
         (("--model", "llama-7b", "--micro-batch", "0"), "micro_batch must be at least 1"),
-        (("--model", "llama-7b", "--gpu", "0"), "holds no model"),
+        (("--model", "llama-7b", "--gpu", "0"), "No model fits"),
         (("--model", tiny.NAME, "--targets", "q_prj"), "q_proj"),
         (("--model", "flan-t5-large", "--method", "prefix"), "encoder-decoder"),
     ],

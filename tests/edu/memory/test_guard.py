@@ -12,15 +12,15 @@ from memory_runs import LORA
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.memory import guard
-from lorahub_edu.memory.advice import STEPS
-from lorahub_edu.memory.allowance import GIB, MIB
+from lorahub_edu.memory.advice import KINDS
 from lorahub_edu.memory.guard import available_memory, is_out_of_memory, memory_watched
-from lorahub_edu.memory.predict import Setting
+from lorahub_edu.memory.plan import GIB, MIB
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.models import pretrained, tiny
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.runs import finetune
 
-SETTING = Setting(method=LORA, micro_batch=4, block=128, device="cuda")
+SETTING = Setting(lora=LORA, micro_batch=4, block=128, device="cuda")
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_advice_of_train_names_only_its_own_options() -> None:
     from lorahub_edu.cli import app
 
     options = set(inspect.signature(app.train).parameters)
-    assert {"micro_batch", "checkpointing", "block", "anyway"} <= options and {"optimizer", "base"} <= set(STEPS)
+    assert {"micro_batch", "checkpointing", "block", "anyway"} <= options and {"optimizer", "base"} <= set(KINDS)
     assert not {"optimizer", "base"} & options
 
 

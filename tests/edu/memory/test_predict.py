@@ -9,8 +9,9 @@ from memory_runs import LORA, real_peak
 from transformers import GPT2Config, LlamaConfig
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.memory.predict import Setting, predict, with_layers
-from lorahub_edu.memory.preparing import get_method
+from lorahub_edu.lora.layer import LoRAConfig
+from lorahub_edu.memory.predict import predict, with_layers
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.tracker import GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS
 from lorahub_edu.models import tiny
 
@@ -20,14 +21,14 @@ CPU = {"micro_batch": 2, "block": 96, "dtype": "float32", "device": "cpu"}
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": LORA},
-        {"method": LORA, "checkpointing": True},
-        {"method": LORA, "accumulation": 3},
-        {"method": LORA, "dtype": "bfloat16"},
-        {"method": get_method("full"), "dtype": "bfloat16", "trained_dtype": "bfloat16"},
-        {"method": get_method("full"), "dtype": "bfloat16"},
-        {"method": get_method("full"), "checkpointing": True, "accumulation": 2},
-        {"method": get_method("ia3")},
+        {"lora": LORA},
+        {"lora": LORA, "checkpointing": True},
+        {"lora": LORA, "accumulation": 3},
+        {"lora": LORA, "dtype": "bfloat16"},
+        {"method": "full", "dtype": "bfloat16", "trained_dtype": "bfloat16"},
+        {"method": "full", "dtype": "bfloat16"},
+        {"method": "full", "checkpointing": True, "accumulation": 2},
+        {"method": "ia3"},
     ],
     ids=lambda changes: " ".join(str(getattr(value, "name", value)) for value in changes.values()),
 )
@@ -52,27 +53,21 @@ def test_fake_step_equals_the_real_one(changes: dict) -> None:
 )
 def test_a_few_layers_tell_what_all_layers_take(method: str, changes: dict) -> None:
     config = with_layers(tiny.config(), 9)
-    setting = Setting(**{"method": get_method(method), "micro_batch": 2, "block": 64} | changes)
+    setting = Setting(**{"method": method, "micro_batch": 2, "block": 64} | changes)
     assert predict(config, setting) == predict(config, setting, every_layer=True)
 
 
 def test_both_stacks_of_an_encoder_decoder_grow() -> None:
     config = with_layers(tiny.t5_config(), 7)
-    setting = Setting(method=get_method("lora", replace_targets("q", "v")), micro_batch=2, block=32)
+    setting = Setting(lora=LoRAConfig(target_modules=("q", "v")), micro_batch=2, block=32)
     assert predict(config, setting) == predict(config, setting, every_layer=True)
-
-
-def replace_targets(*targets: str):
-    from lorahub_edu.lora.layer import LoRAConfig
-
-    return LoRAConfig(target_modules=targets)
 
 
 def test_full_fine_tuning_by_hand() -> None:
     """Weights, gradients and two moments of four bytes each, and a third copy while AdamW updates all at once."""
     model = tiny.model()
     count = sum(parameter.numel() for parameter in model.parameters())
-    found = predict(tiny.config(), Setting(method=get_method("full"), micro_batch=1, block=8, dtype="float32"))
+    found = predict(tiny.config(), Setting(method="full", micro_batch=1, block=8, dtype="float32"))
     assert found.stage == "optimizer" and found.trained == found.parameters == count
     assert found.parts[GRADIENTS] == pytest.approx(4 * count, rel=0.01)
     assert found.parts[WEIGHTS] == pytest.approx(4 * count, rel=0.01)
@@ -84,7 +79,7 @@ def test_optimizers_by_hand(optimizer: str, bytes_each: float) -> None:
     config = LlamaConfig(
         hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, vocab_size=2048
     )
-    setting = Setting(method=get_method("full"), micro_batch=1, block=4, optimizer=optimizer, trained_dtype="bfloat16")
+    setting = Setting(method="full", micro_batch=1, block=4, optimizer=optimizer, trained_dtype="bfloat16")
     found = predict(config, setting)
     # Norms have fewer entries than 4,096 and keep 32-bit states; the two tables are 1 KiB each.
     assert found.parts[OPTIMIZER] == pytest.approx(bytes_each * found.parameters, rel=0.02)
@@ -99,7 +94,7 @@ def test_the_librarys_loss_holds_all_logits_and_the_courses_a_chunk() -> None:
 
 
 def test_what_each_change_saves() -> None:
-    config, setting = with_layers(tiny.config(), 8), Setting(method=LORA, micro_batch=4, block=128)
+    config, setting = with_layers(tiny.config(), 8), Setting(lora=LORA, micro_batch=4, block=128)
     before = predict(config, setting)
     for change in (
         {"checkpointing": True},
@@ -117,15 +112,15 @@ def test_what_each_change_saves() -> None:
 def test_merged_inference_saves_the_adapter_and_nothing_else() -> None:
     """Claim R15, by count: A and B in float32 are all that merging takes away."""
     config = tiny.config()
-    setting = Setting(method=get_method("lora"), task="generation", micro_batch=1, block=64)
-    apart, merged = predict(config, setting), predict(config, replace(setting, method=get_method("none")))
+    setting = Setting(method="lora", task="generation", micro_batch=1, block=64)
+    apart, merged = predict(config, setting), predict(config, replace(setting, method="none"))
     adapter = 4 * 8 * (128 + 128 + 128 + 64) * 4
     assert apart.parts[WEIGHTS] - merged.parts[WEIGHTS] == adapter
 
 
 def test_other_architectures() -> None:
     config = GPT2Config(n_embd=64, n_layer=7, n_head=4, vocab_size=512)
-    setting = Setting(method=get_method("full"), micro_batch=2, block=32)
+    setting = Setting(method="full", micro_batch=2, block=32)
     assert predict(config, setting) == predict(config, setting, every_layer=True)
 
 
@@ -138,7 +133,7 @@ def test_other_architectures() -> None:
         ({"quantisation": "nf5"}, "no quantisation 'nf5'.*'nf4'"),
         ({"dtype": "bf16"}, "no dtype 'bf16'"),
         ({"labelled": 0.0}, "share above 0"),
-        ({"quantisation": "nf4", "method": get_method("full")}, "4-bit base can't be trained in full"),
+        ({"quantisation": "nf4", "method": "full"}, "4-bit base can't be trained in full"),
     ],
 )
 def test_settings_that_make_no_sense(changes: dict, words: str) -> None:
@@ -148,10 +143,10 @@ def test_settings_that_make_no_sense(changes: dict, words: str) -> None:
 
 def test_methods_that_do_not_exist_or_do_not_fit() -> None:
     with pytest.raises(CourseError, match="no method 'lorra'.*'lora'"):
-        get_method("lorra")
+        Setting(method="lorra")
     with pytest.raises(CourseError, match="LoRA on a base in 4 bits"):
-        get_method("qlora")
+        Setting(method="qlora")
     with pytest.raises(CourseError, match="ends in 'q_proj'"):
-        predict(tiny.t5_config(), Setting(method=get_method("lora")))
+        predict(tiny.t5_config(), Setting(method="lora"))
     with pytest.raises(CourseError, match="encoder-decoder"):
-        predict(tiny.t5_config(), Setting(method=get_method("prefix")))
+        predict(tiny.t5_config(), Setting(method="prefix"))

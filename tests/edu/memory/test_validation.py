@@ -7,9 +7,8 @@ import json
 import pytest
 
 from lorahub_edu import results
-from lorahub_edu.lora.layer import LoRAConfig
-from lorahub_edu.memory.predict import Setting, predict
-from lorahub_edu.memory.preparing import get_method, injected
+from lorahub_edu.memory.predict import predict
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 
 FILE = results.committed_folder() / "memory_plan.json"
@@ -50,12 +49,8 @@ def test_what_a_step_needs_is_within_a_tenth(line: dict) -> None:
 @pytest.mark.parametrize("name", ["lora 1x128", "full 2x128 checkpointing"])
 def test_the_planner_still_says_so(line: dict, name: str) -> None:
     row = line["cases"][name]
-    given = dict(row["setting"])
-    method = get_method("full") if given.pop("method", "") == "full" else injected(LoRAConfig())
-    found = predict(
-        read_config(line["model"]), Setting(**{"dtype": "float32", "device": "cpu", "method": method} | given)
-    )
-    assert found.peak / 1e9 == pytest.approx(row["tensors_gb"], rel=0.01)
+    setting = Setting(**{"dtype": "float32", "device": "cpu"} | row["setting"])
+    assert predict(read_config(line["model"]), setting).peak / 1e9 == pytest.approx(row["tensors_gb"], rel=0.01)
 
 
 def test_a_plan_takes_less_than_twenty_seconds_and_differences_are_explained(line: dict) -> None:
