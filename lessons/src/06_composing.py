@@ -29,7 +29,7 @@
 #
 # **It takes:**
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import html
 import itertools
 import statistics
@@ -102,6 +102,7 @@ def score(modules: compose.ModuleStack, weights: object, rows: list, composition
         return population.score(weights, rows)
 
 
+# %%
 def answers(modules: compose.ModuleStack, weights: np.ndarray, prompts: list[str], composition: str) -> list[list[str]]:
     """The first line written after each prompt, for every row of weights (P, N); all of them in one batch."""
     with Population(model, modules, composition) as population:
@@ -118,6 +119,7 @@ single = np.vstack([np.zeros(len(few)), np.eye(len(few))])  # (1 + 6, 6): the ba
 alone = {task: score(exact_stack.choose(few), single, encoded(task, tasks.get(task).test[:10]), "exact") for task in few}
 losses = np.stack([alone[task].losses for task in few], 1)  # (module, task)
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(6.4, 4))
 bright = np.log(losses)
 axes.imshow(bright, cmap="cividis")
@@ -245,7 +247,7 @@ def size(C: torch.Tensor) -> float:
     """Norm over all layers of the update Σ C[i, j] B_i A_j."""
     return torch.einsum("ij,ijkl,kl->", C, K, C).clamp(min=0).sqrt().item()
 
-
+# %%
 norms = torch.einsum("ijij->ij", K).sqrt()  # (N, N) sizes of B_i A_j
 off = ~torch.eye(N, dtype=torch.bool)
 cross_size = (norms / norms.diag()[:, None])[off]  # against the own term of the same B
@@ -373,7 +375,7 @@ for how, values in surface.items():
 print(f"largest difference between w and -w in the paper's composition: {mirror_difference:.1e}")
 
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_surfaces(figure: plt.Figure, w_past: float | None = None, w_upper: float | None = None) -> None:
     """Both surfaces as contour pictures with their lowest point (and a star at the chosen weights)."""
     top = np.quantile(np.concatenate([values.ravel() for values in surface.values()]), 0.8)
@@ -419,6 +421,7 @@ def written(weights: np.ndarray) -> dict[str, list[str]]:
     return {how: [", ".join(texts) for texts in found] for how, found in both.items()}
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_at(figure: plt.Figure, w_past: float, w_upper: float) -> str:
     """The surfaces with a star, and the sentence with losses and answers."""
     draw_surfaces(figure, w_past, w_upper)
@@ -472,7 +475,7 @@ def rotated(file, generator: torch.Generator):
         turned[name] = ((Q @ A.double()).float(), (B.double() @ Q.T).float())
     return replace(file, weights=turned)
 
-
+# %%
 generator = torch.Generator().manual_seed(0)
 turned = [rotated(upper, generator) for _ in range(ROTATIONS)]
 labels = ["past", "upper", *(f"upper {k}" for k in range(ROTATIONS))]
@@ -489,6 +492,8 @@ basis = {
 for (what, how), values in basis.items():
     low, high = values[1:].min(), values[1:].max()
     print(f"{what:16s} {how:6s} as trained {values[0]:.4f}; rotated {low:.4f} to {high:.4f}, {high - low:.1e} apart")
+
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(7, 2.8))
 composed_losses = {how: basis["past + upper / 2", how] for how in ("paper", "exact")}
 for place, (how, values) in enumerate(composed_losses.items()):
@@ -705,6 +710,8 @@ def best_of(chosen: list[str], target: str) -> float:
 
 
 luck = {t: [best_of(candidates.random_candidates(names, CHOSEN, seed), t) for seed in range(200)] for t in targets}
+
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, panels = plt.subplots(1, len(targets), figsize=(9, 3.2))
 for axes, target in zip(panels, targets, strict=True):
     spread = {"random (200 draws)": luck[target]}
@@ -745,7 +752,7 @@ for method, values in gap.items():
 # profile `tiny` the model and the modules are random: there the table only shows that the code runs.
 
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 circumstances = {"model": profile.base_model, "profile": profile.name}
 
 
@@ -765,7 +772,7 @@ basis_counts = basis_spread["paper"] > 100 * basis_spread["exact"]
 wins = {method: sum(v > 0 for v in values) for method, values in gap.items()}
 cells = len(targets) * len(draws)
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 found = [
     finding(
         "H1.difference_of_both_compositions", of_pairs, "of the exact one's size", verdict(min(of_pairs) > 0.1),

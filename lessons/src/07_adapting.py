@@ -29,7 +29,7 @@
 #
 # **It takes:**
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import itertools
 import statistics
 import time
@@ -166,7 +166,7 @@ def valley(X: np.ndarray) -> np.ndarray:
     along, across = (X @ across_and_along).T
     return along**2 + 25 * across**2
 
-
+# %%
 START, SIGMA, POPULATION = np.array([-1.5, -1.0]), 0.15, 8
 X = START + SIGMA * np.random.default_rng(5).standard_normal((POPULATION, 2))  # (P, 2) sample; C = I at first
 ranking = np.argsort(valley(X))  # (P,) rank, the best first
@@ -330,6 +330,7 @@ print(f"positions a candidate: {padded.input_ids.numel()} padded, {packed.num_to
 print(f"logits a candidate: {padded.input_ids.numel() * vocabulary:,} everywhere, {len(packed.labels) * vocabulary:,} at the labels")
 
 
+# %%
 @torch.no_grad()
 def one_after_the_other(candidates: np.ndarray) -> np.ndarray:
     """Losses (P,): compose, copy into the model's adapter, run the padded rows with all their logits."""
@@ -352,7 +353,7 @@ def timed(job, *arguments) -> tuple[float, np.ndarray]:
     result = job(*arguments)
     return time.perf_counter() - started, result
 
-
+# %%
 adapter_files.put_adapter(model, compose.compose(modules, some[0]), "candidate")
 slow_seconds, slow_losses = timed(one_after_the_other, some)
 for name, layer in list(adapters.lora_layers(model)):  # the plain base again
@@ -479,7 +480,7 @@ sweep.table(settling["summary"], "strict", ILLUSTRATE, "Strict exact match in pe
 sweep.table(settling["summary"], "answer_only", ILLUSTRATE, "Answer-only exact match in percent.")
 
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def reads(rows: list[dict], target: str) -> str:
     """What a target's rows show, in words that follow from the numbers."""
     single = statistics.fmean(reading.per_draw(rows, "single", targets=[target]).values())
@@ -585,6 +586,8 @@ for draw in DRAWS:
     encoded = rows_for(model, tokenizer, instruction, shots)
     apart, together = sum(row.tokens for row in encoded), sum(b.num_tokens for b in fewshot.batches(model.config, encoded))
     costs.append((statistics.fmean(len(row.prompt_ids) for row in longer), apart, together))
+
+# %%
 pays = {
     (budget, how): [reading.break_even(budget, cost[1 + column], cost[0], without) for cost in costs]
     for budget, (column, how) in itertools.product((40, 120), enumerate(("five separate rows", "packed behind one prefix")))
@@ -817,7 +820,7 @@ print(f"auto is ahead of the best single module on {wins} of {len(targets)} targ
 # setting is another one (FLAN-T5-large, about 200 modules, BBH): *refuted here* means here.
 
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def from_trial(name: str, differences: dict[int, float], unit: str = "points of strict exact match", note: str = "") -> Finding:
     """A finding whose verdict follows from the sign of every draw's difference."""
     return reading.finding(trial, name, differences, unit, verdict=reading.verdict(differences), note=note, model=base_of_trial)
@@ -837,7 +840,7 @@ as_source = rates == [(2e-4, 40), (2e-4, 40), (3e-5, 40)] and min(len(against[m]
 memory_shown = "shown" if max(memory) <= 1.3 else "not shown here"
 gradient_cheap = "refuted here" if statistics.median(gradient_cost) <= 5 and modules_share < 1 else "not shown here"
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 found = [
     from_trial("H4.gain_over_zero_shot", against["zero_shot"], note=f"answer-only: {statistics.median(reading.difference(verdict_rows, LORAHUB, 'zero_shot', 'answer_only').values()):+.1f}; the paper writes Σ|w|, the released code takes the mean and divides the loss by five once more"),
     from_run("H5.choices_that_are_cma", [sum(is_cma)], "of 2, NGOpt and Shiwa", "shown" if all(is_cma) else "refuted here", f"at 20 weights and 40 evaluations nevergrad runs {chosen['NGOpt', 20, 40]} and {chosen['Shiwa', 20, 40]}"),
@@ -849,7 +852,7 @@ found = [
     from_trial("H10.over_ia3", against["ia3"], note="the source's settings for IA3"),
 ]  # fmt: skip
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 found += [
     from_trial("H10.behind_lora", {d: -v for d, v in against["lora"].items()}, note="LoRA on the five minus LoRAHub, at the paper's rate" + (f"; at the zoo's rate {-statistics.median(against['lora_fast'].values()):+.1f}" if "lora_fast" in against else "")),
     from_trial("H10.behind_full_tuning", {d: -v for d, v in against["full"].items()}, note="full tuning on the five minus LoRAHub"),
@@ -864,7 +867,7 @@ found += [
     from_run("H17.memory", memory, "times plain inference", memory_shown, f"shown up to 1.3; full fine-tuning holds {16 * parameters / 1e9:.3g} GB of values, gradients and moments before any activation"),
 ]  # fmt: skip
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 found += [
     from_run("H18.cost_of_a_gradient_step", gradient_cost, "forwards of one candidate", gradient_cheap, f"no hyper-network: {N} slopes from one backward pass; refuted if a step costs at most 5 forwards and all modules together are smaller than the base"),
     from_trial("X2.gradient_over_cma", by_gradient["strict"], note=f"against {METHODS[nearest].label}, the nearest in time; loss {statistics.median(by_gradient['loss'].values()):+.2f} nats"),
@@ -882,6 +885,8 @@ found += [
         for place, name in (("shipped", "one starting A"), ("own", "own starting A"))
     ),
 ]  # fmt: skip
+
+# %%
 results.record(found, "lesson_07")
 findings.findings_table("lesson_07", found)
 

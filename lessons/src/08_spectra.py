@@ -29,7 +29,7 @@
 #
 # **It takes:**
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import html
 import statistics
 import tempfile
@@ -111,7 +111,7 @@ for i in range(6):
 # returns is an accident. So directions are compared by the *absolute value* of their **cosine**, which for vectors of
 # length 1 is their inner product: 1 for the same direction, 0 at right angles.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), width_ratios=(1, 1.3))
 small = np.array([[1.6, 0.9], [0.1, 1.1]])
 u, s, vh = np.linalg.svd(small)
@@ -186,6 +186,8 @@ trained = {
     label: train(tail, rows_to_train, tuning, validation=held, texts=None, at=LOOKS, target_loss=base_loss / 2)
     for label, tuning in RUNS.items()
 }
+
+# %%
 ended = {label: run.points[-1] for label, run in trained.items()}
 lines = [
     (label, f"{RUNS[label].learning_rate:g}", f"{RUNS[label].scaling:g}" if RUNS[label].rank else "–", f"{point.step}", f"{point.validation_loss:.2f}", f"{trained[label].cpu_seconds:.0f} s")
@@ -234,6 +236,7 @@ shown = min(rows_of[R1], key=lambda n: min(rows_of[R1][n].cosines))
 tuned = {label: {update.name: update for update in run.updates} for label, run in trained.items()}
 
 
+# %%
 def left_vectors(matrix: torch.Tensor) -> torch.Tensor:
     """The left singular vectors, strongest first: (out, p), columns."""
     return torch.linalg.svd(matrix, full_matrices=False).U
@@ -242,7 +245,7 @@ def left_vectors(matrix: torch.Tensor) -> torch.Tensor:
 before = left_vectors(tail.original[shown])
 pictures = {label: (left_vectors(of[shown].weight()).T @ before).abs() for label, of in tuned.items()}  # (p, p)
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 WINDOW = 24
 figure, panels = plt.subplots(1, len(pictures), figsize=(12.5, 2.9), sharey=True, layout="none")
 figure.subplots_adjust(left=0.06, right=0.92, bottom=0.2, wspace=0.15)
@@ -362,11 +365,12 @@ def count_by_definition(W0: torch.Tensor, W: torch.Tensor, k: int = K, epsilon: 
     return intruders
 
 
+# %%
 def total(found: Report, k: int = K, epsilon: float = EPSILON) -> int:
     """Intruders of a report at an ε, among the k strongest vectors or all that it looked at."""
     return sum(cosine < epsilon for row in found.rows for cosine in row.cosines[:k])
 
-
+# %%
 started = time.process_time()
 slow = [count_by_definition(update.base, update.weight(torch.float64)) for update in trained[R1].updates]
 slow_seconds = time.process_time() - started
@@ -396,6 +400,7 @@ MOST = 30
 deeper = {label: count(trained[label].updates, spectra, k=MOST) for label in (R1, HURRY, FULL)}
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_threshold(figure: plt.Figure, epsilon: float) -> str:
     """How many of all strong vectors have a largest cosine below any value, with ε marked, and the counts there."""
     axes = figure.subplots()
@@ -415,7 +420,7 @@ widgets.slider_panel("ε", every_epsilon, draw_threshold, start=EPSILON)
 # %% [markdown]
 # The same without a kernel, and over $k$:
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 over_epsilon = {label: (every_epsilon, [total(found, epsilon=e) for e in every_epsilon]) for label, found in report.items()}
 ks = range(1, MOST + 1)
@@ -521,6 +526,7 @@ def random_push(name: str, strength: float, seed: int) -> Update:
     return Update(name, base, down / down.norm(), up / up.norm(), strength * tenth)
 
 
+# %%
 def has_intruder(row: MatrixReport) -> bool:
     """Whether any of a matrix's strong vectors is an intruder."""
     return any(cosine < EPSILON for cosine in row.cosines)
@@ -556,6 +562,7 @@ by_source = {label: pairs for label, pairs in by_source.items() if pairs}
 EDGES = (0.0, 0.25, 0.5, 0.85, 1.0, 1.5, 2.0, 1e9)
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def binned(pairs: list[tuple[float, bool]]) -> list[tuple[float, int, float]]:
     """For each interval between two edges that is not empty: the median s, the number of matrices, the share with any."""
     inside = [[pair for pair in pairs if low <= pair[0] < high] for low, high in zip(EDGES, EDGES[1:], strict=False)]
@@ -573,7 +580,7 @@ lines = [
 ]
 Table(("s", *bins), tuple(lines), f"Share of the matrices that have an intruder (k = {K}, ε = {EPSILON}).")
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, axes = plt.subplots()
 axes.plot(STRENGTHS, [100 * x for x in random_share], label="random direction", markersize=6, **figures.line_style(0))
 for place, (label, of) in enumerate(bins.items(), 1):
@@ -621,7 +628,7 @@ study_rows = reading.learned(over_ranks["rows"]) if over_ranks else []
 common = reading.matched_loss(study_rows) if study_rows else 0.0
 reading.arms_table(study_rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if study_rows else "not measured yet"
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 if study_rows:
     rules = list(dict.fromkeys(row["run"]["rule"] for row in study_rows if row["run"]["rule"]))
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4))
@@ -706,6 +713,8 @@ spiked = Update("large", large, down.contiguous(), up, scaling=1.5 * float(torch
 started = time.process_time()
 base_spectrum = spectra.get(large)
 base_once = time.process_time() - started
+
+# %%
 timings = {}
 for way, job in {
     "two SVDs": lambda: count_by_definition(large, spiked.weight(torch.float64)),
@@ -731,7 +740,7 @@ Table(("way", "intruders", "processor time", "times as fast"), tuple(lines))
 # **I6** if from some rank on no seed has any while below it all have (refuted if a higher rank has them again); **I10**
 # if at every rank above 16 the fixed α ends with a higher loss than both other rules, in every seed.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 LORA = (R1, HURRY, STABLE, PATIENT)
 lora_gaps = [statistics.fmean(by_matrix[FULL]) - statistics.fmean(by_matrix[label]) for label in LORA]
 gaps = [full - low for full, low in zip(by_matrix[FULL], by_matrix[R1], strict=True)]
@@ -773,7 +782,7 @@ found = [
     ),
 ]  # fmt: skip
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 ends_of = {(reading.arm(row["run"]), row["run"]["seed"]): reading.last(row) for row in study_rows}
 if study_rows:
     counts = reading.by_arm(study_rows, "intruders", common)  # {(rank, rule): one value a seed}, at the common loss
@@ -837,6 +846,8 @@ for label, of in by_source.items():
             measured.append(Finding(f"strength.{key}.{label}", values, "share with an intruder", note=f"{len(has)} matrices"))
 times = (slow_seconds / fast_seconds,)
 measured.append(Finding("count.times_as_fast", times, "times two SVDs, the base's spectra being there", note=f"{len(slow)} matrices"))
+
+# %%
 results.record([*found, *measured], "lesson_08")
 findings.findings_table("lesson_08", found)
 

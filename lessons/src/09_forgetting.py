@@ -29,7 +29,7 @@
 #
 # **It takes:**
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import math
 import statistics
 
@@ -118,6 +118,8 @@ trained = {
     )
     for label, tuning in RUNS.items()
 }  # fmt: skip
+
+# %%
 ended = {label: run.points[-1] for label, run in trained.items()}
 forgot = {label: point.pretraining_loss - place.pretraining_loss for label, point in ended.items()}
 report = {label: place.count(run.updates) for label, run in trained.items()}
@@ -137,6 +139,8 @@ for label, run in trained.items():
     differences = by_batch() - before
     noise[label] = float(differences.std(ddof=1) / math.sqrt(len(differences)))  # standard error of the mean
     place.tail.put()
+
+# %%
 lines = [
     (
         label, f"{ended[label].step}", f"{ended[label].validation_loss:.2f}", f"{forgot[label]:+.3f} ± {noise[label]:.3f}",
@@ -186,7 +190,7 @@ rows = reading.learned(over_ranks["rows"]) if over_ranks else []
 common = reading.matched_loss(rows) if rows else 0.0
 reading.arms_table(rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if rows else "not measured yet"
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 if rows:
     rules = list(dict.fromkeys(row["run"]["rule"] for row in rows if row["run"]["rule"]))
     curves = {rule: reading.rank_curve(rows, "forgetting", rule, common) for rule in rules}
@@ -311,6 +315,8 @@ returned = {  # share of the forgetting that is gone
     kind: [(path[0]["pretraining_loss"] - at["pretraining_loss"]) / forgot[HURRY] for at in path]
     for kind, path in paths.items()
 }
+
+# %%
 lines = [
     (f"{scale:g}", *(f"{100 * returned[kind][i]:.0f} % at {prices[kind][i]:+.2f}" for kind in NAMES))
     for i, scale in enumerate(LAMBDAS)
@@ -380,7 +386,7 @@ in_a_row = results.committed_study("intruders_continual")
 sequence_rows = [row for row in in_a_row["rows"] if row["stages"]] if in_a_row else []
 effects.continual_table(sequence_rows, "Nats a token: mean and range over the seeds.") if sequence_rows else "not measured yet"
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 if sequence_rows:
     by_rank = effects.continual_curves(sequence_rows)
     tasks = sequence_rows[0]["run"]["tasks"]
@@ -442,7 +448,7 @@ if ends:
 # every seed. **I12** as it is written: at λ = 0.7 every run gets some forgetting back for at most 0.1 nats of task loss;
 # and with its control: the intruders give back more than shrinking the whole update does at a price of 0.1 nats, in every run.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 found = [
     findings.of_run(
         "I12.this_run", [returned["intruders"][LAMBDAS.index(0.7)]], "share of the forgetting undone at λ = 0.7",
@@ -496,6 +502,8 @@ if sequence_rows:
         "I8.rank_1_minus_full", [final[lora[0]][s] - final[0][s] for s in seeds], "nats of text forgotten after four tasks", verdict(all(falls), all(least)),
         "; ".join(f"{'r = ' + str(r) if r else 'full'} {reading.spread(v)}" for r, v in final.items()), in_a_row,
     ))  # fmt: skip
+
+# %%
 results.record(found, "lesson_09")
 findings.findings_table("lesson_09", found)
 

@@ -29,7 +29,7 @@
 #
 # **It takes:**
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import statistics
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def measure(file: adapter_files.AdapterFile):
     """Every matrix of a module or composition: its intruders at ε = 0.5, and how strong and large its update is."""
     return count(updates.iter_updates(file, base), spectra)
 
-
+# %%
 alone = {name: measure(file) for name, file in zip(names, files, strict=True)}
 parts = [report.intruders[0] for report in alone.values()]
 vectors = 10 * len(next(iter(alone.values())).rows)
@@ -101,7 +101,7 @@ def strength(report) -> float:
     """Median over the matrices of σ₁(ΔW)/σ₁₀(W₀)."""
     return statistics.median(row.spike_ratio for row in report.rows)
 
-
+# %%
 lines = []
 for label, w in compositions.items():
     for way, stack in stacks.items():
@@ -125,6 +125,7 @@ for label, w in {"weights of both signs": drawn, "the same, all positive": np.ab
     curves[label] = ([strength(report) for report in found], [report.intruders[0] for report in found])
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_curves(figure: plt.Figure, chosen: float) -> str:
     """Intruders against size, with one size marked, and the sentence that reads it."""
     axes, place = figure.subplots(), sizes.index(chosen)
@@ -244,7 +245,7 @@ runs = reading.quantities(predicted["rows"]) if predicted else []
 lost = sum(bool(row["diverged"]) for row in predicted["rows"]) if predicted else 0
 reading.correlations_table(predicted["rows"], caption=f"{len(runs)} runs; {lost} more diverged.") if runs else "not measured yet"
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 if runs:
     figure, panels = plt.subplots(2, 2, figsize=(7, 5.6), layout="constrained", sharey=True)
     forgotten, rhos = [run["forgetting"] for run in runs], {}
@@ -378,7 +379,7 @@ examine(ADAPTER, task=TASK, test_items=30, sequences=32)
 # %% [markdown]
 # ## Findings
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 found = []
 if composed["rows"]:
     mean_part = statistics.fmean(shipped_parts)
@@ -397,6 +398,8 @@ for key, v in verdicts.items():
 for label, rho in zoo_rho.items():
     sure = "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here"
     found.append(Finding(f"X4.zoo.{label}", (rho.rho,), "Spearman's rho over the zoo's modules", "X4", sure, f"95 % interval {rho.low:.2f} to {rho.high:.2f}", model=profile.base_model, profile=profile.name))
+
+# %%
 results.record(found, "lesson_10")
 findings.findings_table("lesson_10", found)
 
