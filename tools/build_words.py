@@ -1,4 +1,4 @@
-"""Writes the course's word lists into lorahub_edu/data/words/ (JSON, the only thing that the course itself reads).
+"""Writes the word lists into tools/words/, from which tools/build_tasks.py makes the tasks that the course reads.
 
 A developer's script. The words in tools/picked/ were chosen by hand; this script adds their inflected forms and stops
 at whatever is not clean: a form that a second source spells differently, a noun or verb that WordNet's tagged text
@@ -19,7 +19,7 @@ import lemminflect
 import pycountry
 
 HERE = Path(__file__).resolve().parent
-TARGET = HERE.parent / "lorahub_edu" / "data" / "words"
+TARGET = HERE / "words"
 ENGINE = inflect.engine()
 SENSE_KINDS = {"1": "noun", "2": "verb", "3": "adjective", "4": "adverb", "5": "adjective"}  # man page senseidx(5WN)
 TAGGED = 5  # with fewer occurrences the tagged text says nothing about a word

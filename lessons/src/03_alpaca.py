@@ -65,7 +65,7 @@ costs_table("03_alpaca")
 # This page shows only rows that the course itself wrote; numbers are measured on the rows that were loaded:
 
 # %%
-rows, source = alpaca.load_rows(profile.name)
+rows, source = alpaca.load_rows(profile.rows)
 print(f"Loaded: {source}.")
 print(f"With an input: {sum(bool(row.input) for row in rows) / len(rows):.0%} of the rows.")
 shown = alpaca.shipped_examples()

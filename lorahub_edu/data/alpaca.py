@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Iterator, Sequence
@@ -11,17 +10,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from lorahub_edu.data.records import numbered_lines, parse, read_parquet, read_text
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import assets
 
 logger = logging.getLogger(__name__)
 Row = TypeVar("Row")
 
-ALPACA_NAMES = ("alpaca", "cpu", "gpu24")  # itself, and the profiles that train on it
 IGNORED = -100  # torch's cross_entropy and transformers both skip this label
 SHIPPED_FILE = "alpaca_original.jsonl"
 SHIPPED = "the course's own small set of rows in Alpaca's format (CC BY 4.0)"
 EXTENSIONS = (".json", ".jsonl", ".parquet")
+SETS = ("tiny", "alpaca", "dolly")
 
 PROMPT_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -53,13 +53,7 @@ class Encoded:
 
 
 def format_prompt(example: Example) -> str:
-    """The prompt that stands before the response.
-
-    Args:
-        example: the row; its output is not used.
-
-    Returns:
-        The Alpaca template with or without the input part, up to and including "### Response:" and a line break.
+    """The prompt that stands before the response, up to and including "### Response:" and a line break.
 
     Source: Taori et al. 2023, Stanford Alpaca, the two templates of its README.
     """
@@ -68,27 +62,18 @@ def format_prompt(example: Example) -> str:
 
 
 def read_rows(path: str | Path, on_bad_row: Literal["raise", "skip"] = "raise") -> list[Example]:
-    """The instruction rows of a .json (one list), .jsonl (one object a line) or .parquet file.
+    """The instruction rows of a .json (one list), .jsonl (one object a line) or .parquet file, in its order.
 
     Rows need `instruction` and `output`; `input` may be missing. Rows in Dolly-15k's form
-    (`instruction`, `context`, `response`) are read as they are.
+    (`instruction`, `context`, `response`) are read too.
 
     Args:
-        path: the file.
-        on_bad_row: "raise" stops at the first row that is not right; "skip" leaves such rows out and logs how many.
-
-    Returns:
-        The rows in the file's order.
+        on_bad_row: "raise" stops at the first bad row; "skip" leaves such rows out and logs how many.
 
     Raises:
-        CourseError: the file can't be read or holds no good row; or, with "raise", a row (named) is not right.
+        CourseError: the file can't be read or holds no good row; or, with "raise", a row is bad (the message names it).
     """
     path = Path(path)
-    if not path.is_file():
-        raise CourseError(f"{path} is {'a folder' if path.is_dir() else 'missing'}. Give one file of rows.")
-    if path.suffix.lower() not in EXTENSIONS:
-        raise CourseError(f"{path} ends in {path.suffix!r}. {near_matches(path.suffix.lower(), EXTENSIONS)}")
-
     rows: list[Example] = []
     problems: list[str] = []
     for where, record in _records(path):
@@ -106,52 +91,31 @@ def read_rows(path: str | Path, on_bad_row: Literal["raise", "skip"] = "raise") 
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where each record stands ("file, row 3 (line 4)", 1-based) and what it is: a value, or a CourseError."""
-    if path.suffix.lower() == ".parquet":
-        import pyarrow.parquet  # only the hub's Alpaca file needs it, and it is slow to import
-
-        try:
-            records = pyarrow.parquet.read_table(path).to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise CourseError(f"{path} is not a readable parquet file: {reason} Fetch it again.") from None
-        yield from ((f"{path}, row {number}", record) for number, record in enumerate(records, start=1))
-        return
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        raise CourseError(f"{path} is not UTF-8 text: {byte}. Save it again as UTF-8.") from None
-    if not text.strip():
-        raise CourseError(f"{path} is empty. Give a file with at least one row, or fetch it again.")
-
-    if path.suffix.lower() == ".json":
-        try:
-            records = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CourseError(_broken(str(path), error, error.lineno)) from None
+    """Each record with its place, "file, row 3 (line 4)". A JSONL line stays a text here, with its number."""
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix not in EXTENSIONS:
+        raise CourseError(f"{path} ends in {path.suffix!r}. {near_matches(suffix, EXTENSIONS)}")
+    if suffix == ".parquet" and path.is_file():
+        records = read_parquet(path)
+    else:
+        text = read_text(path)
+        if not text.strip():
+            raise CourseError(f"{path} is empty. Give a file with at least one row, or fetch it again.")
+        if suffix == ".jsonl":
+            for row, (line, content) in enumerate(numbered_lines(text), start=1):
+                yield f"{path}, row {row} (line {line})", (line, content)
+            return
+        records = parse(text, path)
         if not isinstance(records, list):
             raise CourseError(f"{path} holds one {type(records).__name__}, not a list. Put the rows in [ … ].")
-        yield from ((f"{path}, row {number}", record) for number, record in enumerate(records, start=1))
-        return
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    for number, (line_number, line) in enumerate(lines, start=1):
-        where = f"{path}, row {number} (line {line_number})"
-        try:
-            yield where, json.loads(line)
-        except json.JSONDecodeError as error:
-            yield where, CourseError(_broken(where, error, line_number))
-
-
-def _broken(where: str, error: json.JSONDecodeError, line: int) -> str:
-    """The message for text that is not JSON; `line` counts from the top of the file."""
-    return f"{where} is not valid JSON: {error.msg} (line {line}, column {error.colno}). Correct it, or fetch it again."
+    yield from ((f"{path}, row {row}", record) for row, record in enumerate(records, start=1))
 
 
 def _example(where: str, record: Any) -> Example:
-    """`record` as an Example; raises CourseError with `where` when it is not one."""
-    if isinstance(record, CourseError):
-        raise record
+    """`record` as an Example. Raises CourseError with `where` when it is not one."""
+    if isinstance(record, tuple):  # a line of a JSONL file, parsed here so that a bad one can be skipped
+        line, content = record
+        record = parse(content, where, line)
     if not isinstance(record, dict):
         raise CourseError(f"{where} is {record!r:.60}, not an object with the fields instruction, input and output.")
     if "output" not in record and "response" in record:  # Dolly-15k's names for the same things
@@ -182,12 +146,11 @@ def load_alpaca(*, fetch: bool = True, offline: bool = False, source: str = "aut
     Rows with an empty output are left out and counted in the log: the public 52,002-row file holds some.
 
     Args:
-        fetch: False uses a file that is here already and never looks further.
-        offline: True fetches nothing over the network.
+        fetch: False takes a file that is already on this machine or the shipped set.
         source: "auto", "hub" or "mirror", as for `lorahub_edu.files.assets.fetch`.
 
     Returns:
-        The rows, and one sentence that says what they are (no path in it, so it can stand on a page).
+        The rows, and one sentence that says what they are (without a path, so that it can stand on a page).
     """
     try:
         path = assets.fetch("alpaca", source=source, offline=offline) if fetch else assets.locate("alpaca")
@@ -200,29 +163,23 @@ def load_alpaca(*, fetch: bool = True, offline: bool = False, source: str = "aut
         return shipped_examples(), SHIPPED
 
 
-def load_rows(name_or_path: str | Path, *, offline: bool = False, source: str = "auto") -> tuple[list[Example], str]:
-    """The rows for a profile, Dolly-15k, or those of a file of the learner's own.
+def load_rows(name_or_path: str | Path, *, offline: bool = False) -> tuple[list[Example], str]:
+    """The rows of a set or of a file, and one sentence that says what they are.
 
     Args:
-        name_or_path: "tiny" gives the shipped set, another profile's name Alpaca, "dolly" Dolly-15k, else a path.
-        offline, source: as in `load_alpaca`.
-
-    Returns:
-        The rows, and one sentence that says what they are.
+        name_or_path: "tiny" gives the shipped set, "alpaca" Alpaca, "dolly" Dolly-15k; else a path.
 
     Raises:
-        CourseError: it is neither a profile nor a file that `read_rows` takes.
+        CourseError: it is neither a set nor a file that `read_rows` takes.
     """
     if name_or_path == "tiny":
         return shipped_examples(), SHIPPED
-    if name_or_path in ALPACA_NAMES:
-        return load_alpaca(offline=offline, source=source)
-    path = Path(name_or_path)
-    if str(name_or_path) == "dolly":
-        path = assets.fetch("dolly", source=source, offline=offline)
-    elif not path.suffix and not path.exists():
-        hint = near_matches(str(name_or_path), [*ALPACA_NAMES, "tiny", "dolly"])
-        raise CourseError(f"{str(name_or_path)!r} is neither a profile nor a file. {hint}")
+    if name_or_path == "alpaca":
+        return load_alpaca(offline=offline)
+    path = assets.fetch("dolly", offline=offline) if str(name_or_path) == "dolly" else Path(name_or_path)
+    if not path.suffix and not path.exists():
+        hint = near_matches(str(name_or_path), SETS)
+        raise CourseError(f"{str(name_or_path)!r} is neither a set of rows nor a file. {hint}")
     rows = read_rows(path)
     return rows, f"{len(rows):,} rows from {path.name}"
 
@@ -230,18 +187,10 @@ def load_rows(name_or_path: str | Path, *, offline: bool = False, source: str = 
 def split(
     rows: Sequence[Row], validation_rows: int, seed: int, train_rows: int | None = None
 ) -> tuple[list[Row], list[Row]]:
-    """Two disjoint random parts of `rows`, the same for the same seed.
+    """Two disjoint random parts of `rows` for training and validation, the same for the same seed.
 
-    The validation part does not depend on `train_rows`, so runs with more or fewer rows are compared on the same one.
-
-    Args:
-        rows: all rows.
-        validation_rows: size of the validation part.
-        seed: seed of the permutation.
-        train_rows: size of the training part; None takes all that is left.
-
-    Returns:
-        (train, validation).
+    The validation part does not depend on `train_rows`, so runs with more or fewer rows are compared on the same rows.
+    Without `train_rows`, all other rows are for training.
 
     Raises:
         CourseError: there are too few rows, or a size is not possible.
@@ -249,36 +198,21 @@ def split(
     Source: Raschka 2023 trains on 49,759 and validates on 2,000 of lit-llama's 51,759 cleaned rows; the public
         file has 52,002, so `train_rows=49_759` takes exactly as many.
     """
-    wanted = max(1, len(rows) - validation_rows) if train_rows is None else train_rows
-    sizes = f"{wanted:,} training and {validation_rows:,} validation rows"
-    if validation_rows < 0 or wanted < 1:
+    if train_rows is None:
+        train_rows = max(1, len(rows) - validation_rows)
+    sizes = f"{train_rows:,} training and {validation_rows:,} validation rows"
+    if validation_rows < 0 or train_rows < 1:
         raise CourseError(f"{sizes} is no possible split. Take at least 1 and at least 0.")
-    if len(rows) < validation_rows + wanted:
+    if len(rows) < validation_rows + train_rows:
         raise CourseError(f"{len(rows):,} rows are too few for {sizes}. Ask for fewer, or load a larger set.")
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
-    train = order[validation_rows : validation_rows + wanted]
+    train = order[validation_rows : validation_rows + train_rows]
     return [rows[index] for index in train], [rows[index] for index in order[:validation_rows]]
 
 
 def encode(example: Example, tokenizer: Any, block_size: int, response_only: bool = True) -> Encoded:
-    """One row as tokens: prompt, response, end-of-sequence token; cut at `block_size`.
-
-    A response that does not fit is cut, and then no end-of-sequence token follows it: the model must not learn to stop
-    in the middle of an answer.
-
-    Args:
-        example: the row.
-        tokenizer: a transformers tokenizer with an `eos_token_id`.
-        block_size: the largest number of tokens.
-        response_only: True takes the loss on response and end-of-sequence token only, False on every token.
-
-    Returns:
-        Token ids and labels, both of the same length <= `block_size`.
-
-    Raises:
-        CourseError: the prompt leaves no room for one token of response, or the tokenizer has no end-of-sequence token.
-    """
+    """One row as tokens, as `encode_rows` does it."""
     return encode_rows([example], tokenizer, block_size, response_only)[0]
 
 
@@ -289,18 +223,18 @@ def encode_rows(
     response_only: bool = True,
     too_long: Literal["raise", "drop"] = "raise",
 ) -> list[Encoded]:
-    """Many rows as tokens, each as `encode` does it.
+    """Rows as tokens, in their order: prompt, response, end-of-sequence token; cut at `block_size` tokens.
+
+    A response that does not fit is cut, and then no end-of-sequence token follows it: the model must not learn to stop
+    in the middle of an answer.
 
     Args:
-        examples: the rows.
-        tokenizer, block_size, response_only: as in `encode`.
-        too_long: what happens to a row whose prompt fills the block: "raise" or "drop" (logged with their number).
-
-    Returns:
-        The encoded rows in the same order.
+        response_only: True takes the loss on response and end-of-sequence token only, False on every token.
+        too_long: what happens to a row whose prompt fills the block: "raise" or "drop" (their number is logged).
 
     Raises:
-        CourseError: as in `encode`, with the row's number; or every row was dropped.
+        CourseError: a prompt leaves no room for one token of response, every row was dropped, or the tokenizer has no
+            end-of-sequence token.
     """
     eos = tokenizer.eos_token_id
     if eos is None:

@@ -39,6 +39,7 @@ class Profile:
     gradient_checkpointing: bool
     max_new_tokens: int
     evaluation_rows: int
+    rows: str = "alpaca"
 
 
 PROFILES: dict[str, Profile] = {
@@ -65,6 +66,7 @@ PROFILES: dict[str, Profile] = {
             gradient_checkpointing=False,
             max_new_tokens=8,
             evaluation_rows=4,
+            rows="tiny",
         ),
         Profile(
             name="cpu",

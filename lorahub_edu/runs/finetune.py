@@ -256,7 +256,7 @@ def split_rows(
     Raises:
         CourseError: the rows can't be had, or are too few.
     """
-    rows, source = alpaca.load_rows(data or profile.name, offline=offline)
+    rows, source = alpaca.load_rows(data or profile.rows, offline=offline)
     if progress and processes.is_first():
         print(f"{len(rows):,} rows: {source}")
     if len(rows) <= profile.validation_rows:

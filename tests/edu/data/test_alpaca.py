@@ -137,7 +137,7 @@ def test_load_alpaca_uses_the_file_and_leaves_empty_rows_out(tmp_path, monkeypat
     assert asked == {"name": "alpaca", "source": "mirror", "offline": True}
     assert len(rows) == 2 and "1 of 3 rows left out" in caplog.text
     assert where == "2 Alpaca rows from alpaca.json (CC BY-NC 4.0, non-commercial use only)"
-    assert load_rows("cpu") == (rows, where)
+    assert load_rows("alpaca") == (rows, where)
 
 
 def test_load_alpaca_falls_back_to_the_shipped_set(tmp_path, monkeypatch, caplog):
@@ -163,7 +163,7 @@ def test_load_rows(tmp_path, monkeypatch):
     assert load_rows("dolly")[0] == [Example("Add.", "1 and 2", "3")]
     rows, where = load_rows(write(tmp_path, "mine.json", json.dumps([GOOD])))
     assert rows == [Example(**GOOD)] and where == "1 rows from mine.json"
-    with pytest.raises(CourseError, match="'tinny' is neither a profile nor a file. Did you mean 'tiny'"):
+    with pytest.raises(CourseError, match="'tinny' is neither a set of rows nor a file. Did you mean 'tiny'"):
         load_rows("tinny")
     with pytest.raises(CourseError, match="gone.json is missing"):
         load_rows("gone.json")

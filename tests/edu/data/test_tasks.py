@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import re
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
+import build_tasks
 import inflect
 import lemminflect
 import pycountry
 import pytest
+import word_pools
+import word_rows
+from word_tasks import WORD_TASKS
 
-from lorahub_edu.data import task_rows, tasks, word_pools
-from lorahub_edu.data.task_recipes import RECIPES
-from lorahub_edu.data.tasks import Item, get, names
+from lorahub_edu.data import sequence_tasks
+from lorahub_edu.data.tasks import Item, draw, get, names
 from lorahub_edu.errors import CourseError
 
 ROOT = Path(__file__).resolve().parents[3]
+DATA = ROOT / "lorahub_edu" / "data"
 MODULES, SETTLING, TARGETS = (names(kind) for kind in ("module", "settling", "target"))
 # The world has no more countries with one capital, adjectives with a superlative, or words in the sentiment list.
 SMALL_TESTS = {"capital": 70, "continent": 70, "capital_upper": 45, "country_of_capital": 45, "superlative": 65}
@@ -52,7 +58,7 @@ def answers_of(items: tuple[Item, ...]) -> dict[str, str]:
 
 def both_sides(name: str) -> dict[str, str]:
     """All answers, those too that are beyond the number of items of a task."""
-    return {row.input: row.output for side in (True, False) for row in RECIPES[name].rows(side)}
+    return {row.input: row.output for side in (True, False) for row in WORD_TASKS[name].rows(side)}
 
 
 def parts(item: Item) -> set[str]:
@@ -69,7 +75,7 @@ def test_there_are_24_modules_8_settling_targets_and_12_targets() -> None:
 @pytest.mark.parametrize("name", names())
 def test_a_task_has_enough_items_and_its_test_shares_no_input_with_its_training(name: str) -> None:
     task = get(name)
-    most = (tasks.TRAIN_ITEMS, tasks.TEST_ITEMS)
+    most = (build_tasks.TRAIN_ITEMS, build_tasks.TEST_ITEMS)
     assert (80 if task.kind == "module" else 30) <= len(task.train) <= most[0]
     assert SMALL_TESTS.get(name, 100) <= len(task.test) <= most[1]
     inputs = [item.input for item in task.train + task.test]
@@ -95,7 +101,7 @@ def test_no_word_of_a_target_was_in_a_modules_training(name: str) -> None:
     """Not even among others: of a film review only the words of its frame were."""
     trained = {word for module in MODULES if module != "is_a" for item in get(module).train for word in parts(item)}
     trained |= {item.input.split(", ")[0] for item in get("is_a").train}  # the second is a category's name
-    framed = {word for frame in task_rows.FRAMES for word in parts(Item(frame, ""))}
+    framed = {word for frame in word_rows.FRAMES for word in parts(Item(frame, ""))}
     asked = {word for item in get(name).train + get(name).test for word in parts(item)}
     asked -= framed if name == "film_sentiment" else set()
     assert len(asked) >= 80
@@ -126,21 +132,48 @@ def test_a_targets_examples_and_test_share_no_word() -> None:
     assert not shown & tested
 
 
-def test_a_second_build_gives_the_same_items() -> None:
-    before = {name: get(name) for name in names()}
-    for cached in (get, word_pools.load, word_pools.words, word_pools._partners):
+def test_a_second_build_gives_the_shipped_files_to_the_byte() -> None:
+    for cached in (word_pools.load, word_pools.words, word_pools._partners):
         cached.cache_clear()
     random.seed(1)  # a global generator that a build may not read
     state = random.getstate()
-    assert {name: get(name) for name in names()} == before
+    for name, text in build_tasks.contents().items():
+        assert (DATA / name).read_text(encoding="utf-8") == text
     assert random.getstate() == state
+
+
+def digest(parts) -> str:
+    """SHA-256 over a line of JSON for each part."""
+    lines = (json.dumps(part, ensure_ascii=False) + "\n" for part in parts)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_the_tasks_are_those_that_the_zoo_and_every_published_number_belong_to() -> None:
+    """The two hashes were taken before the tasks were files, when they were made anew on every machine."""
+
+    def as_pairs(items) -> list[list[str]]:
+        return [[item.input, item.output] for item in items]
+
+    parts = []
+    for task in map(get, names()):
+        parts += [[task.name, task.kind, list(task.instructions)], as_pairs(task.train), as_pairs(task.test)]
+        parts += [as_pairs(draw(task, seed)) for seed in range(3)]
+    assert digest(parts) == "022e06e7eec98caa3e465f35fb9394a01bc6094dce2d2369fa8982e64865f12f"
+
+    splits = [sequence_tasks.split(name, seed=seed) for name in sorted(sequence_tasks.TASKS) for seed in (0, 1)]
+    parts = [
+        [[row.instruction, row.input, row.output] for row in part]
+        for split in splits
+        for part in (split.train, split.settling, split.validation)
+    ]
+    assert digest(parts) == "f19ba6d970eb59bacfafd408faaf91d49263d9e865da231be9cf7d37a7a69e83"
 
 
 def test_a_words_side_depends_on_the_word_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = answers_of(get("past").train)
     rows = word_pools.load("verbs")
-    monkeypatch.setattr(task_rows, "load", lambda name: [["aaa", "aaas", "aaaed", "aaaing"], *rows[::-1]])
-    again = {row.input: row.output for row in task_rows.forms("verbs", 0, 2)(True)}
+    monkeypatch.setattr(word_rows, "load", lambda name: [["aaa", "aaas", "aaaed", "aaaing"], *rows[::-1]])
+    again = {row.input: row.output for row in word_rows.forms("verbs", 0, 2)(True)}
     again.pop("aaa", None)
     assert again == before
 
@@ -305,8 +338,7 @@ def test_outputs_have_capitals_only_where_the_task_is_about_them() -> None:
             assert all(output == output.lower() for output in outputs), name
 
 
-def test_the_word_lists_are_small_and_travel_with_the_package() -> None:
-    folder = ROOT / "lorahub_edu" / "data" / "words"
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 150_000
+def test_the_tasks_are_small_and_travel_with_the_package() -> None:
+    assert sum((DATA / name).stat().st_size for name in ("tasks.jsonl", "words.json", "SOURCES.md")) <= 800_000
     declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert '"data/words/*.json"' in declared and '"data/words/*.md"' in declared
+    assert all(pattern in declared for pattern in ('"data/*.jsonl"', '"data/*.json"', '"data/*.md"'))

@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from lorahub_edu.errors import CourseError
@@ -21,8 +21,8 @@ _TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy"
 
 @cache
 def load(name: str) -> Any:
-    """One shipped word list: rows of forms, or groups of words (sources and licences in words/SOURCES.md)."""
-    return json.loads((resources.files(__package__) / "words" / f"{name}.json").read_text(encoding="utf-8"))
+    """One word list: rows of forms, or groups of words (sources and licences: lorahub_edu/data/SOURCES.md)."""
+    return json.loads((Path(__file__).parent / "words" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def fraction(key: str) -> float:
@@ -53,25 +53,6 @@ def words() -> tuple[str, ...]:
 def pool(candidates: Sequence[str], training: bool) -> list[str]:
     """Those of `candidates` that belong to the training words (True) or to the held-out words (False)."""
     return [word for word in candidates if is_training(word) == training]
-
-
-def phrases(task: str, candidates: Sequence[str], lengths: Sequence[int], count: int) -> list[list[str]]:
-    """Random lists of different words, no list twice.
-
-    Args:
-        task: a name that seeds the draw.
-        candidates: the words.
-        lengths: how many words a list may have; each length is drawn equally often.
-        count: how many lists.
-
-    Returns:
-        `count` lists.
-    """
-    rng = random.Random(f"phrases/{task}")
-    found: dict[tuple[str, ...], None] = {}
-    while len(found) < count:
-        found[tuple(rng.sample(list(candidates), lengths[len(found) % len(lengths)]))] = None
-    return [list(phrase) for phrase in found]
 
 
 def in_words(number: int) -> str:

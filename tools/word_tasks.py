@@ -1,10 +1,11 @@
-"""The tasks: what each asks, in which words, and of which kind it is."""
+"""The table of word tasks: what each asks, in which words, and of which kind it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lorahub_edu.data.task_rows import (
+from word_pools import in_words
+from word_rows import (
     Rows,
     antonyms,
     anything,
@@ -20,11 +21,10 @@ from lorahub_edu.data.task_rows import (
     single,
     yes_no,
 )
-from lorahub_edu.data.word_pools import in_words
 
 
 @dataclass(frozen=True)
-class Recipe:
+class WordTask:
     """A task's kind ("module", "settling" or "target"), wordings, and rows: `rows(True)` are a module's training rows,
     `rows(False)` the held-out ones."""
 
@@ -294,8 +294,8 @@ TARGETS = {
     ),
 }
 
-RECIPES = {
-    name: Recipe(kind, tuple(wordings), rows)
+WORD_TASKS = {
+    name: WordTask(kind, tuple(wordings), rows)
     for kind, tasks in (("module", MODULES), ("settling", SETTLING), ("target", TARGETS))
     for name, (rows, *wordings) in tasks.items()
 }

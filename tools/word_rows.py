@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lorahub_edu.data.word_pools import expressions, fraction, in_words, is_training, load, phrases, pool, words
+from word_pools import expressions, fraction, in_words, is_training, load, pool, words
+
+from lorahub_edu.data.sequence_tasks import phrases
 
 PHRASES = 800  # drawn for a task on several words
 EXPRESSIONS = 1600
