@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
 from lorahub_edu.data.alpaca import Encoded
-from lorahub_edu.data.batching import make_batches, step_rows
+from lorahub_edu.data.batching import Batch, make_batches, step_rows
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapters
 from lorahub_edu.training import checkpoints, processes
 from lorahub_edu.training.contexts import autocast, gradient_checkpointing, interrupts, seeded
+from lorahub_edu.training.descent import Descent, schedule
 from lorahub_edu.training.losses import batch_loss, mean_loss
 
 LOG_FILE = "log.jsonl"
@@ -142,6 +142,10 @@ def train(
     return run.result
 
 
+class _InterruptedError(Exception):
+    """An interrupt came between two micro-batches of a step."""
+
+
 class _Run:
     """The state of one run between steps."""
 
@@ -164,16 +168,21 @@ class _Run:
         if not rows:
             raise CourseError("There are no rows to train on.")
         self.device = next(iter(self.parameters.values())).device
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        self.descent = Descent(
+            self.parameters.values(),
+            schedule(config.schedule, config.learning_rate, config.warmup_steps, config.steps),
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
         )
-        schedule = get_scheduler(config.schedule, self.optimizer, config.warmup_steps, config.steps)
-        self.multiplier: Callable[[int], float] = schedule.lr_lambdas[0]  # a pure function of the step: nothing to save
         self.pad_token_id = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
-        self.step = 0
         self.result = TrainingResult()
         self.best: dict[str, Tensor] = {}
         self.saved_step = -1
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.descent.steps_done
 
     def fingerprint(self) -> dict[str, str]:
         """What must agree for a run to go on: every setting, the rows, and which parameters are trained."""
@@ -207,11 +216,11 @@ class _Run:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(checkpoint.tensors[f"parameter.{name}"])
-        checkpoints.restore_optimizer(self.optimizer, list(self.parameters), checkpoint.tensors)
+        checkpoints.restore_optimizer(self.descent.optimizer, list(self.parameters), checkpoint.tensors)
         self.best = {
             name: checkpoint.tensors[f"best.{name}"] for name in self.parameters if f"best.{name}" in checkpoint.tensors
         }
-        self.step = self.saved_step = checkpoint.step
+        self.descent.steps_done = self.saved_step = checkpoint.step
         self.result = TrainingResult(
             checkpoint.meta["history"], checkpoint.meta["stopped"], checkpoint.meta["best_step"]
         )
@@ -225,7 +234,7 @@ class _Run:
             return
         tensors = {f"parameter.{name}": p for name, p in self.parameters.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        tensors |= checkpoints.optimizer_tensors(self.optimizer, list(self.parameters))
+        tensors |= checkpoints.optimizer_tensors(self.descent.optimizer, list(self.parameters))
         meta = {
             "fingerprint": self.fingerprint(),
             "history": self.result.history,
@@ -249,34 +258,19 @@ class _Run:
         labels = sum(batch.num_labels for batch in batches)
         if labels == 0:
             raise CourseError(f"Step {self.step + 1} has no labelled token: are the answers cut off by the block size?")
-        learning_rate = self.optimizer.param_groups[0]["lr"] = config.learning_rate * self.multiplier(self.step)
-        total = 0.0
+        share = processes.share(batches)
         # Dropout draws from a generator that only step and process decide, so a resumed step repeats it exactly.
         with seeded(config.seed * 1_000_003 + self.step + (processes.number() << 32), self.device):
-            for batch in processes.share(batches):
-                if interrupted.is_set() and processes.count() == 1:  # several stop together, before a step
-                    self.optimizer.zero_grad(set_to_none=True)
-                    return None
-                with autocast(self.device, config.autocast):
-                    loss = batch_loss(self.model, batch.to(self.device)) / labels
-                total += loss.item()
-                loss.backward()
-                del loss  # it holds gradients of its own, which the next micro-batch has no use for
-        total = processes.add_up(self.parameters.values(), total)
-        if not math.isfinite(total):
-            raise self._diverged(f"The loss became {total}", learning_rate)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.clip_norm or math.inf).item()
-        if not math.isfinite(norm):
-            raise self._diverged(f"A gradient became {norm}", learning_rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+            try:
+                step = self.descent.step(self._loss(batch, interrupted) / labels for batch in share)
+            except _InterruptedError:
+                return None
         seconds = time.perf_counter() - started
         record = {
-            "step": self.step,
-            "loss": total,
-            "learning_rate": learning_rate,
-            "gradient_norm": norm,
+            "step": step.number,
+            "loss": step.loss,
+            "learning_rate": step.learning_rate,
+            "gradient_norm": step.gradient_norm,
             "tokens": sum(batch.num_tokens for batch in batches),
             "tokens_per_second": sum(batch.num_tokens for batch in batches) / seconds,
             "seconds": seconds,
@@ -290,12 +284,12 @@ class _Run:
                 self.save()
         return record
 
-    def _diverged(self, what: str, learning_rate: float) -> CourseError:
-        self.optimizer.zero_grad(set_to_none=True)
-        return CourseError(
-            f"{what} at step {self.step + 1}, at learning rate {learning_rate:.2e}. The weights are those of step "
-            f"{self.step}. Try a 3 to 10 times smaller learning rate, more warm-up, clip_norm 1.0, or float32."
-        )
+    def _loss(self, batch: Batch, interrupted: threading.Event) -> Tensor:
+        """Summed loss of a micro-batch."""
+        if interrupted.is_set() and processes.count() == 1:  # several stop together, before a step
+            raise _InterruptedError
+        with autocast(self.device, self.config.autocast):
+            return batch_loss(self.model, batch.to(self.device))
 
     def _validate(self, record: dict) -> None:
         config = self.config
