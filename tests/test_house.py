@@ -97,8 +97,42 @@ def test_constraints_are_portable_and_within_the_tested_ranges() -> None:
         assert requirement.specifier.contains(version), f"{requirement} does not admit the tested {version}"
 
 
+# Installed for another program or library, which starts or imports them by itself.
+NOT_IMPORTED = {
+    "accelerate": "transformers' Trainer, a peer of the benchmarks",
+    "gguf": "transformers reads the model's file with it",
+    "ipykernel": "Jupyter starts it",
+    "jupyterlab": "make lab starts it",
+    "playwright": "the browser test asks for it by name",
+    "pytest-xdist": "make test hands it options",
+    "ruff": "make lint starts it",
+    "sentencepiece": "transformers reads tokenizers of LLaMA and T5 with it",
+}
+
+
+def test_nothing_is_installed_that_is_not_used() -> None:
+    everywhere = [path for folder in ("tests", "tools", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    for name, requirements in {**PROJECT["optional-dependencies"], "dependencies": PROJECT["dependencies"]}.items():
+        files = [*FILES.values(), *([] if name == "dependencies" else everywhere)]
+        used = {line.partition(".")[0] for path in files for line in every_import(path)}
+        for requirement in requirements:
+            package = re.match(r"[\w.-]+", requirement).group()
+            module = {"pyyaml": "yaml"}.get(package, package.replace("-", "_"))
+            assert module in used or package in NOT_IMPORTED, f"{name} names {package}, which nothing imports"
+
+
+def every_import(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
 def test_extras_are_those_the_readme_promises() -> None:
-    assert set(PROJECT["optional-dependencies"]) == {"gpu", "teach", "cluster", "docs", "bench", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"gpu", "teach", "bench", "dev"}
 
 
 def test_profiles_have_the_sources_settings() -> None:
