@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lorahub_edu import results
@@ -12,12 +13,74 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.models.profiles import Profile, get_profile
 from lorahub_edu.results import Finding, Table
 from lorahub_edu.show import progress
-from lorahub_edu.show.claims import get_claim
+from lorahub_edu.show.claims import CLAIMS, get_claim
 
 
 def verdict(shown: bool, refuted: bool = False) -> str:
     """What a measured condition leads to: "shown", else "refuted here", else "not shown here"."""
     return "shown" if shown else "refuted here" if refuted else "not shown here"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a lesson's findings, declared where the lesson ends.
+
+    Attributes:
+        name: the part before the first dot is the claim, where there is a claim of that id ("R3.error_at_rank_8").
+        values: one a seed, run or matrix, or a single number.
+        unit: of the values.
+        verdict: of `results.VERDICTS`, mostly by `verdict`; "" for a value that is recorded without a claim.
+        note: what the verdict rests on.
+        claim: the claim's id, where the name does not begin with it.
+        seeds: that this run used; None takes those of the whole table.
+        study: the committed study that the values come from; None means this run.
+        circumstances: fields of `results.Finding` that differ from the table's.
+    """
+
+    name: str
+    values: float | Sequence[float]
+    unit: str = ""
+    verdict: str = ""
+    note: str = ""
+    claim: str | None = None
+    seeds: tuple[int, ...] | None = None
+    study: Mapping[str, Any] | None = None
+    circumstances: Mapping[str, Any] | None = None
+
+    def finding(self, profile: Profile, seeds: tuple[int, ...]) -> Finding:
+        """The finding that this row records."""
+        prefix = self.name.partition(".")[0]
+        claim = self.claim if self.claim is not None else prefix if self.verdict and prefix in CLAIMS else ""
+        values = tuple(map(float, self.values if isinstance(self.values, Iterable) else [self.values]))
+        fields: dict[str, Any] = {"model": profile.base_model, "profile": profile.name, "seeds": seeds}
+        if self.study is not None:
+            fields = _of_study(self.study)
+        if self.seeds is not None:
+            fields["seeds"] = tuple(self.seeds)
+        fields |= self.circumstances or {}
+        return Finding(self.name, values, self.unit, claim, self.verdict, self.note, **fields)
+
+
+def publish(lesson: str, rows: Sequence[Row], profile: Profile, seeds: tuple[int, ...] = ()) -> Table:
+    """Record a lesson's findings and show those with a claim beside the committed ones.
+
+    Args:
+        lesson: its number, for example "01".
+        rows: the declared table, in the order in which it is shown.
+        profile: of this run.
+        seeds: of this run, for rows that name none.
+    """
+    found = [row.finding(profile, seeds) for row in rows]
+    results.record(found, f"lesson_{lesson}")
+    return findings_table(f"lesson_{lesson}", [finding for finding in found if finding.claim])
+
+
+def _of_study(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Device, versions, date, seeds, model and profile of a committed study."""
+    profile = get_profile(study["settings"].get("profile", "cpu"))
+    seeds = {row["run"]["seed"] for row in study["rows"] if "seed" in row.get("run", {})}
+    made_with = {key: study[key] for key in ("device", "versions", "date")}
+    return made_with | {"seeds": tuple(sorted(seeds)), "model": profile.base_model, "profile": profile.name}
 
 
 def of_run(name: str, values: Sequence[float], unit: str, verdict: str, note: str, profile: Profile) -> Finding:
@@ -38,11 +101,7 @@ def of_study(
         note: what the verdict rests on.
         study: of `forgetting.sweep.read`.
     """
-    profile = get_profile(study["settings"].get("profile", "cpu"))
-    seeds = {row["run"]["seed"] for row in study["rows"] if "seed" in row.get("run", {})}
-    circumstances = {key: study[key] for key in ("device", "versions", "date")}
-    circumstances |= {"seeds": tuple(sorted(seeds)), "model": profile.base_model, "profile": profile.name}
-    return _finding(name, values, unit, verdict, note, **circumstances)
+    return _finding(name, values, unit, verdict, note, **_of_study(study))
 
 
 def _finding(name: str, values: Sequence[float], unit: str, verdict: str, note: str, **circumstances: Any) -> Finding:

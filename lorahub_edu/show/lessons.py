@@ -78,7 +78,8 @@ def build(name: str) -> NotebookNode:
     )
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"{name[:2]}-{index:03d}"
-        cell["metadata"] = {}
+        kept = {key: cell.metadata[key] for key in ("tags", "jupyter") if key in cell.metadata}  # collapsed cells
+        cell["metadata"] = nbformat.from_dict(kept)
     nbformat.validate(notebook)
     return notebook
 
