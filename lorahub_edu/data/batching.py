@@ -55,30 +55,21 @@ class Batch:
 
     @property
     def padding_share(self) -> float:
-        """The part of the B x T positions that is padding, 0 to 1."""
+        """The share of the B x T positions that is padding, 0 to 1."""
         return 1.0 - self.num_tokens / self.input_ids.numel()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            labels=self.labels.to(device),
-            position_ids=self.position_ids.to(device),
-            attention_mask=mask,
-        )
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **tensors)
 
     def model_inputs(self, attention: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-        """Keyword arguments for a causal language model or its decoder; the labels are not among them.
+        """Keyword arguments for a causal language model or its decoder, without the labels and without a cache.
 
         Args:
             attention: the model's attention implementation (`model.config._attn_implementation`): any for a padded
-                batch; "packed", "sdpa", "eager" or a flash attention for a packed one.
-            dtype: dtype of the additive mask that "sdpa" and "eager" get for a packed batch; the model's own.
-
-        Returns:
-            The arguments, on the batch's device. No cache is kept: in training nobody reads it.
+                batch; "packed", "sdpa", "eager" or a flash attention for a packed batch.
+            dtype: the model's, for the additive mask of a packed batch under "sdpa" or "eager".
 
         Raises:
             CourseError: the attention cannot keep packed rows apart.
@@ -106,18 +97,10 @@ class Batch:
 
 
 def step_rows(num_rows: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Which rows an optimizer step uses; depends on nothing but the arguments, so a resumed run sees the same rows.
+    """The indices of the `batch_size` rows of an optimizer step (from 0), from the arguments alone.
 
-    Every epoch is a new permutation of all rows; a step that begins at the end of one goes on in the next.
-
-    Args:
-        num_rows: rows in the training set.
-        batch_size: rows in one optimizer step.
-        step: 0-based number of the step.
-        seed: seed of the permutations.
-
-    Returns:
-        `batch_size` row indices.
+    So a resumed run sees the same rows. Every epoch is a new permutation of all rows; a step that begins at the end of
+    an epoch continues in the next.
 
     Raises:
         CourseError: a size below 1 or a step below 0.
@@ -126,8 +109,8 @@ def step_rows(num_rows: int, batch_size: int, step: int, seed: int) -> list[int]
         raise CourseError(
             f"num_rows={num_rows}, batch_size={batch_size}, step={step}: take at least 1 row, 1 row a step, and step 0."
         )
-    places = range(step * batch_size, (step + 1) * batch_size)
-    return [_epoch_order(num_rows, place // num_rows, seed)[place % num_rows] for place in places]
+    drawn = range(step * batch_size, (step + 1) * batch_size)
+    return [_epoch_order(num_rows, number // num_rows, seed)[number % num_rows] for number in drawn]
 
 
 @lru_cache(maxsize=4)
@@ -146,23 +129,17 @@ def make_batches(
     max_tokens: int | None = None,
     pad_to: int | None = None,
 ) -> list[Batch]:
-    """One optimizer step's rows as micro-batches: every row once, the same summed loss whatever the strategy.
+    """One optimizer step's rows as micro-batches on the CPU: every row once, the same summed loss for each strategy.
 
-    "padded" takes the rows as they come and fills each micro-batch up to its longest row; "grouped" sorts them by
-    length first, so that there is less to fill; "packed" lays rows end to end in one sequence and fills nothing.
+    "padded" takes the rows in their order and fills each micro-batch up to its longest row. "grouped" sorts them by
+    length first, so that there is less padding. "packed" lays rows end to end in sequences without padding.
 
     Args:
-        rows: the rows of one step.
-        strategy: "padded", "grouped" or "packed".
         micro_batch_size: rows in a padded micro-batch.
-        pad_token_id: what padding is made of; never seen by a token and never a label.
         max_tokens: most tokens in a packed sequence; None is micro_batch_size x the longest row of this call, the
-            largest that a padded micro-batch can get, so memory is at most that of padding. Sequences are then evened
-            out as far as this needs no further one.
+            largest that a padded micro-batch can get, so memory is at most that of padding. Sequences then get as
+            equal in length as their number allows.
         pad_to: pad to this length instead of the longest row, as the sources' scripts do (not for "packed").
-
-    Returns:
-        The micro-batches, on the CPU.
 
     Raises:
         CourseError: unknown strategy, no rows, a size below 1, or a row longer than `max_tokens` or `pad_to`.
@@ -230,16 +207,15 @@ def _even_bins(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 def _best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Row indices by bin: longest row first, each into the fullest bin that still has room for it."""
+    """Row indices by bin: longest row first, each into the fullest bin that it fits into."""
     bins: list[list[int]] = []
-    room: list[int] = []
+    free: list[int] = []  # tokens, by bin
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        fitting = [place for place, free in enumerate(room) if free >= lengths[index]]
+        fitting = [number for number, tokens in enumerate(free) if tokens >= lengths[index]]
         if not fitting:
             bins.append([])
-            room.append(capacity)
-            fitting = [len(bins) - 1]
-        place = min(fitting, key=lambda p: room[p])
-        bins[place].append(index)
-        room[place] -= lengths[index]
+            free.append(capacity)
+        fullest = min(fitting, key=free.__getitem__, default=len(bins) - 1)
+        bins[fullest].append(index)
+        free[fullest] -= lengths[index]
     return bins

@@ -24,7 +24,7 @@ class PromptedRow:
     answer_ids: list[int]
 
     def encoded(self) -> Encoded:
-        """The row as the training loop wants it: one sequence, with the prompt masked out of the labels."""
+        """The row for the training loop: one sequence, with the prompt masked out of the labels."""
         return Encoded(self.prompt_ids + self.answer_ids, [IGNORED] * len(self.prompt_ids) + self.answer_ids)
 
     @property
@@ -43,15 +43,11 @@ def encode(
 ) -> list[PromptedRow]:
     """Prompts and answers as token ids, tokenised apart so that no token straddles the boundary.
 
-    Args:
-        tokenizer: the model's.
-        prompts: one text a row.
-        answers: one text a row, without the end token; a causal model sees a space before it.
-        encoder_decoder: the prompt goes to an encoder, which wants its end token and no space before the answer.
-        context: the most tokens that fit the model; None does not look.
+    A causal model sees a space before an answer. An encoder wants its end token after the prompt and no space.
 
-    Returns:
-        The rows.
+    Args:
+        answers: without the end token.
+        context: the most tokens that fit the model; None does not look.
 
     Raises:
         CourseError: no row, an empty prompt or answer, or a row longer than the context.
@@ -61,17 +57,18 @@ def encode(
     if len(prompts) != len(answers) or not prompts:
         raise CourseError(f"{len(prompts)} prompts and {len(answers)} answers: give at least one example, and pairs.")
     rows = []
-    for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+    for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), start=1):
         if not answer.strip():
-            raise CourseError(f"Example {place + 1} ({prompt[-40:]!r}) has an empty answer: there is nothing to learn.")
-        asked = tokenizer(prompt, add_special_tokens=encoder_decoder).input_ids
-        if not asked:
-            raise CourseError(f"Example {place + 1} (answer {answer!r:.40}) has an empty prompt: say what is asked.")
-        given = tokenizer(answer if encoder_decoder else " " + answer, add_special_tokens=False).input_ids
-        row = PromptedRow(list(asked), [*given, tokenizer.eos_token_id])
-        if context is not None and (max(len(asked), len(given) + 1) if encoder_decoder else row.tokens) > context:
+            raise CourseError(f"Example {number} ({prompt[-40:]!r}) has an empty answer: there is nothing to learn.")
+        prompt_ids = tokenizer(prompt, add_special_tokens=encoder_decoder).input_ids
+        if not prompt_ids:
+            raise CourseError(f"Example {number} (answer {answer!r:.40}) has an empty prompt: say what is asked.")
+        answer_ids = tokenizer(answer if encoder_decoder else " " + answer, add_special_tokens=False).input_ids
+        row = PromptedRow(prompt_ids, [*answer_ids, tokenizer.eos_token_id])
+        length = max(len(row.prompt_ids), len(row.answer_ids)) if encoder_decoder else row.tokens
+        if context is not None and length > context:
             raise CourseError(
-                f"Example {place + 1} has {row.tokens} tokens, more than the model's context of {context}: shorten it "
+                f"Example {number} has {row.tokens} tokens, more than the model's context of {context}: shorten it "
                 f"or leave it out."
             )
         rows.append(row)
@@ -121,22 +118,18 @@ def common_prefix(rows: Sequence[PromptedRow]) -> int:
 
 
 def pack(rows: Sequence[PromptedRow], prefix: int | None = None) -> ScoringBatch:
-    """All rows as one sequence in which the prompts' common prefix stands, and is computed, once.
+    """A causal batch: all rows as one sequence in which the prompts' common prefix stands, and is computed, once.
 
-    Args:
-        rows: at least one.
-        prefix: tokens of the common prefix; None takes the longest. A shorter one serves rows of a larger set.
-
-    Returns:
-        A causal batch whose label losses equal those of the rows on their own.
+    The label losses equal those of the rows on their own. `prefix` is the common prefix's number of tokens; a shorter
+    prefix than the rows' longest serves rows of a larger set.
 
     Source: the idea of a shared prefix under a block mask, as in Juravsky et al. 2024, "Hydragen", arXiv 2402.05099.
     """
     prefix = common_prefix(rows) if prefix is None else prefix
     rests = [(row.prompt_ids + row.answer_ids)[prefix:-1] for row in rows]  # the last label is predicted, never read
     lengths = [len(rest) for rest in rests]
-    ends = itertools.accumulate(lengths, initial=prefix)
-    places = [range(end - len(row.answer_ids), end) for row, end in zip(rows, list(ends)[1:], strict=True)]
+    ends = list(itertools.accumulate(lengths, initial=prefix))[1:]
+    places = [range(end - len(row.answer_ids), end) for row, end in zip(rows, ends, strict=True)]
     return ScoringBatch(
         input_ids=torch.tensor([rows[0].prompt_ids[:prefix] + [token for rest in rests for token in rest]]),  # (1, n)
         position_ids=packed_positions(lengths, prefix)[None],  # (1, n)
@@ -174,15 +167,9 @@ def pad(rows: Sequence[PromptedRow], pad_token_id: int, start_token_id: int) -> 
 
 
 def batches(model_config: object, rows: Sequence[PromptedRow], max_tokens: int = 512) -> list[ScoringBatch]:
-    """Rows cut, in their order, into scoring batches of about `max_tokens` positions, for the kind of model at hand.
+    """Rows in their order in scoring batches of at most `max_tokens` positions, packed or padded as the model needs.
 
-    Args:
-        model_config: transformers' configuration of the model; says whether it is an encoder-decoder.
-        rows: at least one.
-        max_tokens: most positions a candidate in one batch; a single longer row still makes a batch of its own.
-
-    Returns:
-        The batches; their rows together are `rows`, in order.
+    A single longer row makes a batch of its own. `model_config` is transformers' configuration of the model.
     """
     if not rows:
         raise CourseError("There are no rows to score: give at least one example.")

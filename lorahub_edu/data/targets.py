@@ -19,10 +19,10 @@ def find_task(name: str) -> Task:
 
 
 def split(task: Task, draw: int, shots: int, test_items: int) -> tuple[list[Item], list[Item]]:
-    """A draw of examples and the items to test on, which hold none of them."""
-    if task.kind == "bbh":
-        parted = bbh.split(task, draw, shots)
-        return list(parted.train), list(parted.test[:test_items])
+    """A draw of examples, and the items to test on, which hold none of the examples."""
+    if task.kind == bbh.KIND:
+        parts = bbh.split(task, draw, shots)
+        return list(parts.train), list(parts.test[:test_items])
     return tasks.draw(task, draw, shots), list(task.test[:test_items])
 
 
@@ -33,24 +33,13 @@ def rows_for(
     items: Sequence[Item],
     shots: Sequence[Item] = (),
 ) -> list[PromptedRow]:
-    """Items as encoded rows for this kind of model, in their order.
-
-    Args:
-        model: decides between causal and encoder-decoder.
-        tokenizer: the model's.
-        instruction: stands before every item.
-        items: inputs and outputs.
-        shots: examples that stand in the prompt, for in-context learning.
-
-    Returns:
-        The rows.
+    """Items as encoded rows for this model, in their order; `shots` stand in every prompt, for in-context learning.
 
     Raises:
         CourseError: no item, an empty answer, or an item longer than the model's context.
     """
     prompts = [tasks.prompt(instruction, item.input, shots) for item in items]
-    encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
-    context = None if encoder_decoder else model.config.max_position_embeddings
-    return fewshot.encode(
-        tokenizer, prompts, [item.output for item in items], encoder_decoder=encoder_decoder, context=context
-    )
+    answers = [item.output for item in items]
+    if model.config.is_encoder_decoder:
+        return fewshot.encode(tokenizer, prompts, answers, encoder_decoder=True)
+    return fewshot.encode(tokenizer, prompts, answers, context=model.config.max_position_embeddings)

@@ -12,8 +12,8 @@ from lorahub_edu.models import tiny
 class BaseModel:
     """A base model of the course: from one pinned file (`asset`) or straight from the hub (`repo`, `revision`).
 
-    `kind` is "causal" or "encoder-decoder". Its tokenizer puts `start` before a text; `end` closes an answer. Where
-    `gated`, its makers give access on request.
+    `kind` is "causal" or "encoder-decoder". Its tokenizer puts `start` before a text; `end` closes an answer. The
+    makers of a `gated` model give access on request.
     """
 
     name: str
@@ -70,11 +70,7 @@ BASE_MODELS = {
 
 
 def get_base(name: str) -> BaseModel:
-    """The course's base model of that name, which may be the one it has on the hub.
-
-    Raises:
-        CourseError: there is none.
-    """
+    """The course's base model of that name; its name on the hub serves too. Raises CourseError when there is none."""
     names = {base.repo: base.name for base in BASE_MODELS.values() if base.repo} | {name: name for name in BASE_MODELS}
     if name not in names:
         raise CourseError(f"There is no base model {name!r}. {near_matches(name, names)}")
@@ -82,7 +78,7 @@ def get_base(name: str) -> BaseModel:
 
 
 def access(base: BaseModel) -> str:
-    """How one gets at a model that its makers give on request; "" for any other."""
+    """How to get access to a gated model; "" for any other."""
     if not base.gated:
         return ""
     return (

@@ -39,7 +39,7 @@ TINY = {
 
 
 def folder(name: str) -> Path:
-    """Where the converted model lies once it is prepared."""
+    """The folder of the converted model."""
     return assets.home() / "models" / name
 
 
@@ -58,7 +58,7 @@ def base_sha256(name: str) -> str | None:
 
 
 def _marker(name: str) -> dict | None:
-    """What prepared this folder; None unless the weights still have the size that was written."""
+    """How this folder was prepared; None unless the weights still have the size that was written."""
     try:
         marker = json.loads((folder(name) / MARKER).read_text(encoding="utf-8"))
         intact = (folder(name) / "model.safetensors").stat().st_size == marker.pop("bytes")
@@ -71,17 +71,11 @@ def _wanted_marker(base: BaseModel) -> dict:
     return {"source_sha256": base_sha256(base.name), "format": 1}
 
 
-def prepare(name: str, *, source: str = "auto", offline: bool = False, progress: bool = True) -> Path:
-    """Fetch a base model and convert it to safetensors, once; later calls return at once.
+def prepare(name: str, *, source: str = "auto", offline: bool = False) -> Path:
+    """The folder to load a base model from; the first call fetches its file and converts it to safetensors.
 
-    Args:
-        name: a key of `BASE_MODELS`.
-        source: "auto", "hub" or "mirror", as in `assets.fetch`.
-        offline: never open a connection.
-        progress: show a bar.
-
-    Returns:
-        The folder to load from. It appears whole: a conversion that is killed leaves nothing behind that loads.
+    The folder appears whole: a conversion that is killed leaves nothing behind that loads. `source` is as for
+    `assets.fetch`.
 
     Raises:
         CourseError: the file can't be had, or the disk is full.
@@ -90,7 +84,7 @@ def prepare(name: str, *, source: str = "auto", offline: bool = False, progress:
     target = folder(name)
     if base.asset is None or is_prepared(name):
         return target
-    file = assets.fetch(base.asset, source=source, offline=offline, progress=progress)
+    file = assets.fetch(base.asset, source=source, offline=offline)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / f".{name}.lock"):
@@ -126,7 +120,7 @@ def _convert(base: BaseModel, file: Path, folder: Path) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hold back transformers' bars and notes: a learner's page shows the course's own."""
+    """Without transformers' bars and notes: a learner's page shows the course's own."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -139,7 +133,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def check_device(profile: Profile, device: str | None = None) -> None:
-    """Raise a CourseError unless the profile's device, or the given one, is there."""
+    """Raise a CourseError unless this machine has the profile's device, or the given one."""
     if (device or profile.device).startswith("cuda") and not torch.cuda.is_available():
         raise CourseError(
             f"Profile {profile.name!r} needs an NVIDIA GPU, and torch finds none. Choose --profile cpu, or install the "
@@ -157,23 +151,17 @@ def load(
     offline: bool = False,
     revision: str = "",
 ) -> tuple[PreTrainedModel, Tokenizer]:
-    """The profile's base model, or another one, in evaluation mode, and its tokenizer.
+    """A base model in evaluation mode, and its fast tokenizer with a padding token.
+
+    `base`, `dtype`, `device` and the hub's `revision` are the profile's and the course's unless they are given.
 
     Args:
         profile: a profile, its name, or None for the environment's.
-        base: a key of `BASE_MODELS`; "" takes the profile's.
-        dtype: of the weights; None takes the profile's.
-        device: where to; None takes the profile's.
-        attention: transformers' attention implementation ("sdpa", "eager", "packed" for packed batches of a causal
-            model).
+        attention: transformers' attention implementation: "sdpa", "eager", or "packed" for a causal model.
         offline: never open a connection.
-        revision: commit, tag or branch on the hub; "" takes the course's.
-
-    Returns:
-        A causal model or an encoder-decoder, and a fast tokenizer whose padding token is set.
 
     Raises:
-        CourseError: the model can't be had, the device isn't there, or the model can't run like that.
+        CourseError: the model or the device can't be had, or the model can't run with these settings.
     """
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
     dtype = getattr(torch, dtype or profile.dtype) if not isinstance(dtype, torch.dtype) else dtype
@@ -181,8 +169,10 @@ def load(
     check_device(profile, device)
     base = get_base(base or profile.base_model)
     base = replace(base, revision=revision) if revision and base.repo else base
-    if base.kind == "encoder-decoder":
-        _check_encoder_decoder(base, dtype, attention)
+    if base.kind == "encoder-decoder" and dtype == torch.float16:  # T5's activations exceed its largest number
+        raise CourseError(f"{base.name} overflows in float16 and answers nonsense: load it in bfloat16 or float32.")
+    if base.kind == "encoder-decoder" and attention == PACKED_ATTENTION:
+        raise CourseError(f'{base.name} is an encoder-decoder, whose rows are not packed: take attention="sdpa".')
     if base.name in TINY:
         make_model, make_tokenizer, _ = TINY[base.name]
         model, tokenizer = make_model(attention=attention), make_tokenizer()
@@ -193,26 +183,18 @@ def load(
     return model.to(device=device, dtype=dtype).eval(), tokenizer
 
 
-def _check_encoder_decoder(base: BaseModel, dtype: torch.dtype, attention: str) -> None:
-    """T5's activations pass float16's largest number, and its rows are padded, never packed."""
-    if dtype == torch.float16:
-        raise CourseError(f"{base.name} overflows in float16 and answers nonsense: load it in bfloat16 or float32.")
-    if attention == PACKED_ATTENTION:
-        raise CourseError(f'{base.name} is an encoder-decoder, whose rows are not packed: take attention="sdpa".')
-
-
 def _load_pretrained(
     base: BaseModel, dtype: torch.dtype, attention: str, offline: bool
 ) -> tuple[PreTrainedModel, Tokenizer]:
     options = {} if base.asset else {"revision": base.revision}
-    where = prepare(base.name, offline=offline) if base.asset else _repo_or_cached(base, offline)
+    source = prepare(base.name, offline=offline) if base.asset else _repo_or_cached(base, offline)
     auto = AutoModelForSeq2SeqLM if base.kind == "encoder-decoder" else AutoModelForCausalLM
     try:
         with quiet_transformers():
-            model = auto.from_pretrained(where, dtype=dtype, attn_implementation=attention, **options)
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            model = auto.from_pretrained(source, dtype=dtype, attn_implementation=attention, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:  # transformers raises many kinds here, OSError and SafetensorError among them
-        advice = f"The prepared model in {where} may be damaged: delete that folder and run lorahub-edu fetch."
+        advice = f"The prepared model in {source} may be damaged: delete that folder and run lorahub-edu fetch."
         if base.asset is None:
             advice = access(base) or HUB_ADVICE
         raise CourseError(f"Can't load {base.name}: {type(error).__name__}: {str(error)[:300]}. {advice}") from error
@@ -221,7 +203,7 @@ def _load_pretrained(
 
 
 def _repo_or_cached(base: BaseModel, offline: bool) -> str:
-    """The name of a model on the hub, or, with no hub to ask, the folder that its cache has of it."""
+    """The model's name on the hub, or its folder in the hub's cache when the hub can't be asked."""
     reason = "offline was chosen" if offline else why_unreachable(assets.hub_address())
     if reason is None:
         return base.repo
@@ -238,7 +220,7 @@ def _repo_or_cached(base: BaseModel, offline: bool) -> str:
 
 
 def name_of(model: PreTrainedModel) -> str | None:
-    """Which of the course's base models this is, by the name it was loaded under; None for another model."""
+    """The course's name of the base model that this was loaded as; None for another model."""
     name = getattr(model.config, "_name_or_path", None)
     return next((base.name for base in BASE_MODELS.values() if name in (base.name, base.repo)), None)
 
@@ -248,5 +230,6 @@ def load_config(name: str) -> PreTrainedConfig:
     base = get_base(name)
     if base.name in TINY:
         return TINY[base.name][2]()
-    where = prepare(name) if base.asset else base.repo
-    return AutoConfig.from_pretrained(where, **({} if base.asset else {"revision": base.revision}))
+    if base.asset:
+        return AutoConfig.from_pretrained(prepare(name))
+    return AutoConfig.from_pretrained(base.repo, revision=base.revision)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TypeVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from lorahub_edu.data import alpaca
+
+Model = TypeVar("Model", LlamaForCausalLM, T5ForConditionalGeneration)
 
 NAME = "tiny-random-llama"
 T5_NAME = "tiny-random-t5"
@@ -41,13 +45,20 @@ def config() -> LlamaConfig:
 
 def model(seed: int = 0, attention: str = "sdpa") -> LlamaForCausalLM:
     """The random model of the `tiny` profile; the same seed gives the same weights, and no global seed is touched."""
-    settings = config()
+    return _random(LlamaForCausalLM, config(), NAME, seed, attention)
+
+
+def _random(kind: type[Model], settings: PreTrainedConfig, name: str, seed: int, attention: str) -> Model:
     settings._attn_implementation = attention
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = LlamaForCausalLM(settings)
-    made.config._name_or_path = NAME
-    return made.eval()
+        model = kind(settings)
+        if model.config.is_encoder_decoder:
+            # transformers ties every T5's head that no checkpoint fills; FLAN-T5's checkpoint has its own head.
+            weight = model.lm_head.weight
+            model.lm_head.weight = torch.nn.Parameter(torch.randn_like(weight) * settings.d_model**-0.5)
+    model.config._name_or_path = name
+    return model.eval()
 
 
 def t5_config() -> T5Config:
@@ -70,47 +81,40 @@ def t5_config() -> T5Config:
 
 def t5(seed: int = 0, attention: str = "sdpa") -> T5ForConditionalGeneration:
     """A random encoder-decoder of a fifth of a million parameters; the same seed gives the same weights."""
-    settings = t5_config()
-    settings._attn_implementation = attention
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = T5ForConditionalGeneration(settings)
-        # transformers ties every T5's head that no checkpoint fills; FLAN-T5's checkpoint holds a head of its own.
-        made.lm_head.weight = torch.nn.Parameter(torch.randn_like(made.lm_head.weight) * settings.d_model**-0.5)
-    made.config._name_or_path = T5_NAME
-    return made.eval()
-
-
-def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """The same tokens as a T5 wants them: the end token closes a text for the encoder, and padding is another token."""
-    unknown, start, end = SPECIAL_TOKENS
-    made = Tokenizer.from_str(_learnt())
-    made.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 2)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token=unknown, bos_token=start, eos_token=end, pad_token=unknown
-    )
+    return _random(T5ForConditionalGeneration, t5_config(), T5_NAME, seed, attention)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 1,024 tokens learnt in milliseconds from the shipped rows; any text survives a round trip."""
+    return _fast(Tokenizer.from_str(_bpe()), pad=SPECIAL_TOKENS[2])
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """The same tokens as a T5 wants them: the end token closes a text for the encoder, and padding is another token."""
+    end = SPECIAL_TOKENS[2]
+    bpe = Tokenizer.from_str(_bpe())
+    bpe.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 2)])
+    return _fast(bpe, pad=SPECIAL_TOKENS[0])
+
+
+def _fast(bpe: Tokenizer, pad: str) -> PreTrainedTokenizerFast:
     unknown, start, end = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_learnt()), unk_token=unknown, bos_token=start, eos_token=end, pad_token=end
+        tokenizer_object=bpe, unk_token=unknown, bos_token=start, eos_token=end, pad_token=pad
     )
 
 
 @cache
-def _learnt() -> str:
-    learner = Tokenizer(models.BPE())
-    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learner.decoder = decoders.ByteLevel()
+def _bpe() -> str:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=config().vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    learner.train_from_iterator(
-        [alpaca.format_prompt(row) + row.output for row in alpaca.shipped_examples()], trainer=trainer
-    )
-    return learner.to_str()
+    texts = [alpaca.format_prompt(row) + row.output for row in alpaca.shipped_examples()]
+    bpe.train_from_iterator(texts, trainer=trainer)
+    return bpe.to_str()
