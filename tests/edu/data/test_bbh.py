@@ -190,7 +190,7 @@ def test_bad_parquet_files_are_refused_with_what_is_wrong(tmp_path: Path) -> Non
     file.write_bytes(parquet([{"question": "1 is", "target": "1"}]))
     with pytest.raises(CourseError, match="example 1"):
         bbh.read(file)
-    with pytest.raises(CourseError, match="missing.json can't be read"):
+    with pytest.raises(CourseError, match="missing.json is missing"):
         bbh.read(tmp_path / "missing.json")
 
 
