@@ -51,9 +51,10 @@ from lorahub_edu.show import figures, findings
 from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.check import check
 from lorahub_edu.show.findings import verdict
-from lorahub_edu.spectra import measures, secular
+from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra
-from lorahub_edu.spectra.intruders import MatrixReport, Report, count
+from lorahub_edu.spectra.intruders import IntruderCounts, MatrixReport, count
+from lorahub_edu.spectra.solver import secular
 from lorahub_edu.spectra.updates import Update
 from lorahub_studies.forgetting import reading
 
@@ -229,7 +230,7 @@ K, EPSILON = 10, 0.5
 folder = tempfile.TemporaryDirectory()
 one_off: list[float] = []  # seconds
 spectra = BaseSpectra(folder.name, report=one_off.append)  # the base's own SVDs: once, then read from disk
-report: dict[str, Report] = {label: count(run.updates, spectra, k=K) for label, run in trained.items()}
+report: dict[str, IntruderCounts] = {label: count(run.updates, spectra, k=K) for label, run in trained.items()}
 print(f"spectra of {len(one_off)} base matrices, computed once: {sum(one_off):.0f} s")
 rows_of = {label: {row.name: row for row in found.rows} for label, found in report.items()}
 shown = min(rows_of[R1], key=lambda n: min(rows_of[R1][n].cosines))
@@ -366,7 +367,7 @@ def count_by_definition(W0: torch.Tensor, W: torch.Tensor, k: int = K, epsilon: 
 
 
 # %%
-def total(found: Report, k: int = K, epsilon: float = EPSILON) -> int:
+def total(found: IntruderCounts, k: int = K, epsilon: float = EPSILON) -> int:
     """Intruders of a report at an ε, among the k strongest vectors or all that it looked at."""
     return sum(cosine < epsilon for row in found.rows for cosine in row.cosines[:k])
 

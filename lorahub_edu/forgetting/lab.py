@@ -18,7 +18,7 @@ from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.spectra import intruders
 from lorahub_edu.spectra.bases import BaseSpectra
-from lorahub_edu.spectra.intruders import Report
+from lorahub_edu.spectra.intruders import IntruderCounts
 from lorahub_edu.spectra.updates import Update
 
 K = 10
@@ -137,7 +137,7 @@ class Lab:
             self._base[task, part] = self.tail.loss(self.held(task, part))
         return self._base[task, part]
 
-    def count(self, updates: Sequence[Update]) -> Report:
+    def count(self, updates: Sequence[Update]) -> IntruderCounts:
         """Intruders of some changes for every ε of `EPSILONS`, with the rest of what their spectra say."""
         return intruders.count(updates, self.bases, K, EPSILONS)
 
@@ -176,7 +176,7 @@ def run_tail(run: TailRun, place: Lab | None = None) -> dict:
         return row | {"points": [], "matrices": {}, "train_losses": [], "cpu_seconds": 0.0, "diverged": str(problem)}
 
 
-def train_run(run: TailRun, place: Lab) -> tuple[Trained, Report | None]:
+def train_run(run: TailRun, place: Lab) -> tuple[Trained, IntruderCounts | None]:
     """Train one run.
 
     Args:
@@ -190,7 +190,7 @@ def train_run(run: TailRun, place: Lab) -> tuple[Trained, Report | None]:
         CourseError: unknown task or part.
         DivergedError: a loss is no longer finite.
     """
-    reports: list[Report] = []
+    reports: list[IntruderCounts] = []
 
     def look(progress: Progress) -> dict:
         reports.append(place.count(progress.updates()))
@@ -208,7 +208,7 @@ def train_run(run: TailRun, place: Lab) -> tuple[Trained, Report | None]:
     return trained, reports[-1] if reports else None
 
 
-def measured(trained: Trained, report: Report | None) -> dict:
+def measured(trained: Trained, report: IntruderCounts | None) -> dict:
     """What a row says of a finished run: points, matrices, losses of every step, processor seconds."""
     return {
         "points": [
@@ -223,7 +223,7 @@ def measured(trained: Trained, report: Report | None) -> dict:
     }
 
 
-def spectrum(report: Report) -> dict:
+def spectrum(report: IntruderCounts) -> dict:
     """What a report's matrices say together.
 
     Returns:
@@ -242,7 +242,7 @@ def spectrum(report: Report) -> dict:
     }
 
 
-def per_matrix(report: Report) -> dict:
+def per_matrix(report: IntruderCounts) -> dict:
     """A report's matrices as columns: names, and for each a spike ratio, counts by ε, and how they were decided."""
     return {
         "names": [row.name for row in report.rows],

@@ -26,7 +26,7 @@ from lorahub_edu.results import Table
 from lorahub_edu.scoring import score
 from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.bases import BaseSpectra
-from lorahub_edu.spectra.intruders import Report, count
+from lorahub_edu.spectra.intruders import IntruderCounts, count
 
 SHRUNK = 0.7  # the control's factor on the whole update
 EPSILONS = (0.5, 0.6, 0.8)
@@ -67,7 +67,7 @@ class AdapterReport:
     share: float
     size: int
     merge_error: float
-    spectrum: Report
+    spectrum: IntruderCounts
     task: str
     scores: dict[str, TaskScores]
     text: dict[str, float]

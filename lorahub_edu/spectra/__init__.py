@@ -1,1 +1,5 @@
-"""Spectra: what fine-tuning does to the singular vectors of a matrix, and intruder dimensions, found fast."""
+"""Spectra: the singular vectors of a base and of a tuned model, and the intruder dimensions among them.
+
+In order: `measures` (the definitions), `weights`, `updates`, `bases` (spectra on disk), `solver` (the fast way to the
+same cosines), `intruders` (counts for a whole model), `interventions`, `examine` (tables).
+"""

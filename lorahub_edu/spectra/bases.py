@@ -1,14 +1,14 @@
 """The spectra of a base model's matrices: computed once, kept on disk, mapped into memory when asked for.
 
-Only the singular vectors of a matrix's short side are kept. With m ≤ n these are the left ones, U₀; else they are the
-right ones, V₀, and a left vector's cosines follow from U₀ = W₀V₀Σ₀⁻¹.
+Only the singular vectors of a matrix's short side are kept. With out ≤ in these are the left ones, U₀. Otherwise they
+are the right ones, V₀, and a left vector's cosines follow from U₀ = W₀V₀Σ₀⁻¹.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from torch import Tensor
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets, save
-from lorahub_edu.spectra.measures import NEGLIGIBLE, short_gram
+from lorahub_edu.spectra.measures import NEGLIGIBLE
 
 VERSION = "1"
 ROUNDING = 2.0**-24  # of the basis, which is computed in float64 and kept in float32
+SLICE = 1024  # rows or columns that are held in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,33 @@ class BaseSpectrum:
     orthogonality: float
     defect: float
 
+    @property
+    def nonzero(self) -> Tensor:
+        """(p,) bool: which singular values are more than the rounding of a float32 matrix."""
+        return self.values > NEGLIGIBLE * self.values[0]
+
+    def coordinates(self, vectors: Tensor) -> Tensor:
+        """basisᵀ times (p, any), in the dtype of `vectors`; the basis is read in slices."""
+        total = torch.zeros_like(vectors)
+        for rows, parts in zip(self.basis.split(SLICE), vectors.split(SLICE), strict=True):
+            total += rows.to(vectors.dtype).T @ parts
+        return total
+
     def to(self, device: torch.device | str) -> BaseSpectrum:
         """The same on another device."""
         return replace(self, basis=self.basis.to(device), values=self.values.to(device))
 
 
 class BaseSpectra:
-    """The spectra of base matrices by their content: found in memory of this process, on disk, or computed and kept.
+    """The spectra of base matrices by their content: read from disk, or computed and kept.
 
-    A file a matrix, named by the SHA-256 of its values: a computation that was killed goes on with the next matrix, and
-    models that share a matrix share its file. float32, bfloat16 and float16 copies of the same values have one file.
+    A file holds one matrix and is named by the SHA-256 of its values. A computation that was killed therefore continues
+    with the next matrix, and models that share a matrix share its file. float32, bfloat16 and float16 copies of the
+    same values have one file.
 
     Args:
-        folder: where the files lie; None takes `spectra` in the course's cache.
-        device: where a spectrum that is missing is computed.
+        folder: of the files; None takes `spectra` in the course's cache.
+        device: where a missing spectrum is computed.
         report: called with the seconds that each computed spectrum took.
     """
 
@@ -75,20 +89,23 @@ class BaseSpectra:
         Raises:
             CourseError: the matrix holds NaN or infinite values, or its spectrum can't be written.
         """
-        path = self.folder / f"{matrix_sha256(base)}.safetensors"
-        found = _read(path, min(base.shape))
-        if found is None:
+        path = self._path(base)
+        spectrum = _read(path, min(base.shape))
+        if spectrum is None:
             if bad := int((~torch.isfinite(base)).sum()):
                 raise CourseError(f"A base matrix of shape {tuple(base.shape)} holds {bad} NaN or infinite values.")
             start = time.perf_counter()
-            found = compute(base.to(self.device)).to("cpu")
-            _write(path, found)
+            spectrum = compute(base.to(self.device)).to("cpu")
+            _write(path, spectrum)
             if self.report:
                 self.report(time.perf_counter() - start)
-        return found
+        return spectrum
 
     def __contains__(self, base: Tensor) -> bool:
-        return _read(self.folder / f"{matrix_sha256(base)}.safetensors", min(base.shape)) is not None
+        return _read(self._path(base), min(base.shape)) is not None
+
+    def _path(self, base: Tensor) -> Path:
+        return self.folder / f"{matrix_sha256(base)}.safetensors"
 
 
 def matrix_sha256(matrix: Tensor) -> str:
@@ -101,15 +118,9 @@ def matrix_sha256(matrix: Tensor) -> str:
 
 @torch.no_grad()
 def compute(base: Tensor) -> BaseSpectrum:
-    """The spectrum of a matrix, from the eigenvectors of its short side's Gram matrix in float64.
+    """The spectrum of W₀ (out, in), from the eigenvectors of its short side's Gram matrix in float64.
 
-    A singular value below √(2⁻⁵²) of the largest is lost in that, far below what float32 weights mean themselves.
-
-    Args:
-        base: W₀ (out, in), any float dtype.
-
-    Returns:
-        Its spectrum on the same device.
+    A singular value below √(2⁻⁵²) of the largest is lost. The rounding of float32 weights is far larger than that.
     """
     gram = short_gram(base)
     values, vectors = torch.linalg.eigh(gram)
@@ -122,38 +133,42 @@ def compute(base: Tensor) -> BaseSpectrum:
     return BaseSpectrum(basis.contiguous(), values.sqrt(), float(orthogonality.norm()), float(defect.norm()))
 
 
-def nonzero(values: Tensor) -> Tensor:
-    """Which singular values are more than the rounding of a float32 matrix."""
-    return values > NEGLIGIBLE * values[0]
+def short_gram(matrix: Tensor) -> Tensor:
+    """W Wᵀ if out ≤ in, else Wᵀ W: (p, p) float64 with p = min(out, in), without a float64 copy of the matrix."""
+    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return sum_of_squares(part.double() for part in short.split(SLICE, dim=1))
+
+
+def sum_of_squares(parts: Iterable[Tensor]) -> Tensor:
+    """The sum of P Pᵀ over (p, any) float64 parts."""
+    total = None
+    for part in parts:
+        total = part @ part.T if total is None else total.addmm_(part, part.T)
+    return total
 
 
 def _read(path: Path, p: int) -> BaseSpectrum | None:
     """A spectrum from disk, mapped; None if it is not there, of another version, or cut short."""
     try:
         with safe_open(path, framework="pt") as opened:
-            described = opened.metadata() or {}
-            if described.get("version") != VERSION:
+            metadata = opened.metadata() or {}
+            if metadata.get("version") != VERSION:
                 return None
             basis, values = opened.get_tensor("basis"), opened.get_tensor("values")
         if basis.shape != (p, p) or values.shape != (p,):
             return None
-        return BaseSpectrum(basis, values, float(described["orthogonality"]), float(described["defect"]))
+        return BaseSpectrum(basis, values, float(metadata["orthogonality"]), float(metadata["defect"]))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
 
 def _write(path: Path, spectrum: BaseSpectrum) -> None:
-    described = {
-        "version": VERSION,
-        "orthogonality": repr(spectrum.orthogonality),
-        "defect": repr(spectrum.defect),
-    }
+    errors = {"orthogonality": repr(spectrum.orthogonality), "defect": repr(spectrum.defect)}
     try:
         with save.replacing(path) as unfinished:
-            save_file({"basis": spectrum.basis, "values": spectrum.values}, unfinished, metadata=described)
+            save_file({"basis": spectrum.basis, "values": spectrum.values}, unfinished, {"version": VERSION} | errors)
     except (OSError, SafetensorError) as error:
-        size = spectrum.basis.numel() * 4 / 1e6
         raise CourseError(
-            f"Can't keep a spectrum of {size:.0f} MB in {path.parent}: {error}. Free some space or point "
-            f"{assets.HOME_VARIABLE} to another disk."
+            f"Can't keep a spectrum of {spectrum.basis.numel() * 4 / 1e6:.0f} MB in {path.parent}: {error}. Free some "
+            f"space or point {assets.HOME_VARIABLE} to another disk."
         ) from error

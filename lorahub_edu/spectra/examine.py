@@ -1,4 +1,4 @@
-"""Any adapter or fine-tuned checkpoint, by name or folder, examined for intruder dimensions, and shown as tables."""
+"""Intruder dimensions of any adapter or fine-tuned checkpoint, as tables by layer and by projection."""
 
 from __future__ import annotations
 
@@ -19,40 +19,38 @@ from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Table
 from lorahub_edu.spectra import interventions, updates, weights
 from lorahub_edu.spectra.bases import BaseSpectra
-from lorahub_edu.spectra.intruders import MatrixReport, Report, count
+from lorahub_edu.spectra.intruders import IntruderCounts, MatrixReport, count
 
-PLACE = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)\.(?P<projection>.*)")
+MATRIX_PATH = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)\.(?P<projection>.*)")
 HEADER = ("spike ratio, median", "largest", "‖ΔW‖/‖W₀‖, mean", "effective rank, mean")
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found about one adapter or checkpoint; prints itself as tables.
+    """The intruder dimensions of one adapter or checkpoint; prints itself as tables.
 
-    Attributes:
-        source: what was examined.
-        base: the model it was made from.
-        report: matrix by matrix.
-        seconds: of the count; of that `base_seconds` for spectra of the base that were not on disk yet.
-        base_matrices: how many these were.
+    `seconds` are those of the count. Of these, `base_seconds` went to `base_matrices` spectra that were not on disk.
     """
 
     source: str
     base: str
-    report: Report
+    report: IntruderCounts
     seconds: float
     base_seconds: float
     base_matrices: int
 
+    def tables(self) -> tuple[Table, Table]:
+        """The counts by layer, and by projection."""
+        return by_layer(self.report), by_projection(self.report)
+
     def __str__(self) -> str:
-        return "\n\n".join(str(part) for part in (by_layer(self.report), by_projection(self.report), self.summary()))
+        return "\n\n".join(map(str, (*self.tables(), self.summary())))
 
     def _repr_markdown_(self) -> str:
-        tables = (by_layer(self.report), by_projection(self.report))
-        return "\n\n".join([table._repr_markdown_() for table in tables] + [self.summary()])
+        return "\n\n".join([*(table._repr_markdown_() for table in self.tables()), self.summary()])
 
     def summary(self) -> str:
-        """What was asked and what came out, in a few lines."""
+        """The settings and the counts, in a few lines."""
         report = self.report
         lines = [f"{self.source} on {self.base}: {len(report.rows)} matrices, the {report.k} strongest vectors of each"]
         if report.unchanged:
@@ -60,9 +58,9 @@ class Examined:
         else:
             for i, epsilon in enumerate(report.epsilons):
                 touched = sum(row.intruders[i] > 0 for row in report.rows)
-                count = report.intruders[i]
-                found = f"{count} intruder dimension{'' if count == 1 else 's'}"
-                lines.append(f"ε = {epsilon}: {found}, in {touched} {'matrix' if touched == 1 else 'matrices'}")
+                total = report.intruders[i]
+                intruders = f"{total} intruder dimension{'' if total == 1 else 's'}"
+                lines.append(f"ε = {epsilon}: {intruders}, in {touched} {'matrix' if touched == 1 else 'matrices'}")
         decided = [row.decided for row in report.rows]
         ways = ", ".join(f"{decided.count(way)} {way}" for way in sorted(set(decided), key=decided.index))
         time_text = f"{self.seconds:.1f} s"
@@ -90,18 +88,11 @@ def examine(
     """Count the intruder dimensions of an adapter or a fine-tuned checkpoint.
 
     Args:
-        source: what `zoo.open_source` gives: an adapter, or the folder of a fine-tuned model in safetensors.
-        name: what the tables call it; "" is the folder.
-        base: a base model of the course or the folder of one; "" takes the one that the adapter names, else the
-            profile's.
-        k: how many of a matrix's strongest vectors are looked at.
-        epsilons: see `intruders.count`.
-        certified: prove every count.
+        source: an adapter, or the folder of a fine-tuned model in safetensors.
+        name: for the tables; "" takes the folder.
+        base: a base model of the course or a folder; "" takes the base that the adapter names, else the profile's.
+        k: as for `intruders.count`, and so are `epsilons`, `certified` and `device`.
         profile: names the base of a checkpoint, or of an adapter that names none.
-        device: where to compute.
-
-    Returns:
-        The counts, and what they took.
 
     Raises:
         CourseError: source and base don't belong together, or as `intruders.count`.
@@ -151,16 +142,9 @@ def save_scaled(
 
     Args:
         file: an adapter.
-        out: the folder that it is written to.
-        factor: λ.
-        kind: as for `interventions.scaled`.
-        base: as for `examine`.
-        k: as for `examine`.
-        epsilon: as for `interventions.scaled`.
-        profile: as for `examine`.
-
-    Returns:
-        The adapter that was saved.
+        out: the folder of the result.
+        factor: λ, as for `interventions.scaled`, and so are `kind`, `k` and `epsilon`.
+        base: as for `examine`, and so is `profile`.
 
     Raises:
         CourseError: the source is no adapter, or as `examine` and `interventions.scaled`.
@@ -171,24 +155,24 @@ def save_scaled(
     changed = interventions.scaled(
         updates.iter_updates(file, weights.of_base(name)), BaseSpectra(), factor, kind, k, epsilon
     )
-    made = interventions.as_adapter(file, changed)
-    adapter_files.write_adapter(made, out)
-    return made
+    adapter = interventions.as_adapter(file, changed)
+    adapter_files.write_adapter(adapter, out)
+    return adapter
 
 
-def place(name: str) -> tuple[str, int, str]:
+def matrix_place(name: str) -> tuple[str, int, str]:
     """The stack, the layer's number and the projection of a matrix: ("model.layers", 3, "self_attn.q_proj")."""
-    found = PLACE.match(name)
-    return (found["stack"], int(found["layer"]), found["projection"]) if found else ("", 0, name)
+    parts = MATRIX_PATH.match(name)
+    return (parts["stack"], int(parts["layer"]), parts["projection"]) if parts else ("", 0, name)
 
 
-def by_layer(report: Report) -> Table:
+def by_layer(report: IntruderCounts) -> Table:
     """Intruders of every matrix at the first ε: a row a layer, a column a projection; · is none."""
-    stacks = {place(row.name)[0] for row in report.rows}
-    projections = list(dict.fromkeys(place(row.name)[2] for row in report.rows))
+    stacks = {matrix_place(row.name)[0] for row in report.rows}
+    projections = list(dict.fromkeys(matrix_place(row.name)[2] for row in report.rows))
     cells: dict[tuple[str, int], dict[str, int]] = {}
     for row in report.rows:
-        stack, layer, projection = place(row.name)
+        stack, layer, projection = matrix_place(row.name)
         cells.setdefault((stack, layer), {})[projection] = row.intruders[0]
     lines = []
     for (stack, layer), counts in sorted(cells.items()):
@@ -198,12 +182,12 @@ def by_layer(report: Report) -> Table:
     return Table(header, tuple(lines), f"intruder dimensions at ε = {report.epsilons[0]}")
 
 
-def by_projection(report: Report) -> Table:
+def by_projection(report: IntruderCounts) -> Table:
     """Sums over the layers: a row a projection, and one for all."""
     header = ("projection", "matrices", *(f"intruders, ε = {epsilon}" for epsilon in report.epsilons), *HEADER)
     groups: dict[str, list[MatrixReport]] = {}
     for row in report.rows:
-        groups.setdefault(place(row.name)[2], []).append(row)
+        groups.setdefault(matrix_place(row.name)[2], []).append(row)
     return Table(header, tuple(_sums(groups)) + tuple(_sums({"all": list(report.rows)})))
 
 

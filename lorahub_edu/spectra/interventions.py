@@ -18,8 +18,8 @@ from torch import Tensor
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.lora.adapter_files import AdapterFile
 from lorahub_edu.spectra import measures
-from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum
-from lorahub_edu.spectra.intruders import largest_cosines
+from lorahub_edu.spectra.bases import BaseSpectra
+from lorahub_edu.spectra.solver.decide import largest_cosines
 from lorahub_edu.spectra.updates import Update
 
 KINDS = {
@@ -44,13 +44,12 @@ def scaled(
         updates: what fine-tuning changed.
         bases: the base's spectra.
         factor: λ; 1 changes nothing, 0 removes the part.
-        kind: "intruders", "others" (as many of the strongest other vectors among the k, where there are enough) or
-            "update".
-        k: how many of a matrix's strongest vectors are looked at.
-        epsilon: below which largest |cosine| a vector is an intruder.
+        kind: a key of `KINDS`; "others" are the strongest ones among the k, and may be fewer than the intruders.
+        k: how many of a matrix's strongest vectors.
+        epsilon: a vector is an intruder if its largest |cosine| is below this.
 
     Returns:
-        An update for each, with A and B where it had them (float32, rank up to r + k, scaling as before).
+        The changed updates. A and B stay factors (float32, rank up to r + k, scaling as before).
 
     Raises:
         CourseError: unknown kind, a factor below 0, or as `intruders.count`.
@@ -66,53 +65,39 @@ def scaled(
 def _scaled(update: Update, bases: BaseSpectra, factor: float, kind: str, k: int, epsilon: float) -> Update:
     measures.check_k(k, tuple(update.base.shape))
     update.check_finite()
+    if kind == "update" and update.factored:
+        return replace(update, scaling=factor * update.scaling)
     if kind == "update":
-        return _whole_scaled(update, factor)
+        return replace(update, delta=factor * update.delta)
     if update.is_zero() or factor == 1:
         return update
     spectrum = bases.get(update.base)
-    found, _ = largest_cosines(update, spectrum, k, (epsilon,))
-    intruding = found.values < epsilon
-    chosen = intruding if kind == "intruders" else _others(intruding)
+    cosines, _ = largest_cosines(update, spectrum, k, (epsilon,))
+    chosen = cosines.values < epsilon
+    if kind == "others":  # the strongest vectors that are no intruders, as many as there are intruders
+        others = ~chosen
+        chosen = others & (others.cumsum(0) <= int(chosen.sum()))
     if not chosen.any():
         return update
-    vectors = _short_vectors(update, spectrum, k) if found.vectors is None else found.vectors
-    if found.in_base:
+    vectors = _short_vectors(update, k) if cosines.vectors is None else cosines.vectors
+    if cosines.in_base:
         vectors = spectrum.basis.double() @ vectors
     return _without(update, vectors[:, chosen], 1 - factor)
 
 
-def _others(intruding: Tensor) -> Tensor:
-    """The strongest vectors that are no intruders, as many as there are intruders."""
-    rank = (~intruding).cumsum(0)
-    return ~intruding & (rank <= int(intruding.sum()))
-
-
-def _whole_scaled(update: Update, factor: float) -> Update:
-    if update.factored:
-        return replace(update, scaling=factor * update.scaling)
-    return replace(update, delta=factor * update.delta)
-
-
-def _short_vectors(update: Update, spectrum: BaseSpectrum, k: int) -> Tensor:
+def _short_vectors(update: Update, k: int) -> Tensor:
     """The k strongest singular vectors of the tuned matrix's short side, from its whole SVD."""
     left, _, right = torch.linalg.svd(update.weight(torch.float64), full_matrices=False)
-    return left[:, :k] if update.base.shape[0] <= update.base.shape[1] else right[:k].T
+    return left[:, :k] if update.wide else right[:k].T
 
 
 def _without(update: Update, vectors: Tensor, share: float) -> Update:
-    """W − share · Σ σuvᵀ, from the vectors of the short side: uuᵀW = σuvᵀ = Wvvᵀ.
-
-    Args:
-        update: whose W.
-        vectors: (p, j) float64, of the short side.
-        share: 1 − λ.
-    """
+    """W − share · Σ σuvᵀ, from vectors (p, j) float64 of the short side: uuᵀW = σuvᵀ = Wvvᵀ."""
     vectors = vectors / vectors.norm(dim=0)
     partners = torch.cat([tuned.T @ vectors for _, tuned in update.slices()])  # (q, j): σ times the long side's vectors
     strengths = partners.norm(dim=0)
     partners = partners / strengths
-    left, right = (vectors, partners) if update.base.shape[0] <= update.base.shape[1] else (partners, vectors)
+    left, right = (vectors, partners) if update.wide else (partners, vectors)
     weights = -share * strengths
     if not update.factored:
         return replace(update, delta=(update.delta.double() + (left * weights) @ right.T).float())
@@ -127,14 +112,7 @@ def _without(update: Update, vectors: Tensor, share: float) -> Update:
 
 
 def as_adapter(file: AdapterFile, changed: Iterable[Update]) -> AdapterFile:
-    """An adapter with the factors of updates, each layer with the rank that it has come to.
-
-    Args:
-        file: the adapter that the updates were made from; its base and its dropout are kept.
-        changed: with A and B.
-
-    Returns:
-        An adapter that `adapter_files.put_adapter` puts on a model.
+    """The adapter `file` with the factors of changed updates in place of its own, each layer with its new rank.
 
     Raises:
         CourseError: an update is a whole matrix, or of a layer that the adapter does not have.
@@ -145,13 +123,9 @@ def as_adapter(file: AdapterFile, changed: Iterable[Update]) -> AdapterFile:
             raise CourseError(f"{update.name}: the change is a whole matrix, which no adapter of low rank can hold.")
         if update.name not in file.configs:
             raise CourseError(f"The adapter has no {update.name}. {near_matches(update.name, file.configs)}")
-        rank = update.down.shape[0]
+        rank, dtype = update.down.shape[0], update.down.dtype
         weights[update.name] = (update.down, update.up)
         configs[update.name] = replace(
-            file.configs[update.name],
-            rank=rank,
-            alpha=update.scaling * rank,
-            rank_stabilised=False,
-            dtype=update.down.dtype,
+            file.configs[update.name], rank=rank, alpha=update.scaling * rank, rank_stabilised=False, dtype=dtype
         )
     return replace(file, weights=weights, configs=configs)

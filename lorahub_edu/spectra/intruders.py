@@ -10,16 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from lorahub_edu.spectra import dense, measures, secular
+from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum
-from lorahub_edu.spectra.margins import Cosines
-from lorahub_edu.spectra.subspace import SPARE
+from lorahub_edu.spectra.solver.bounds import Cosines
+from lorahub_edu.spectra.solver.decide import largest_cosines
 from lorahub_edu.spectra.updates import Update
 
-UNCHANGED, UNCERTIFIED, CERTIFIED = "unchanged", "uncertified", "certified"
-DECOMPOSED, DEFINITION = "decomposed", "two SVDs"
-SMALL = 8  # a search starts with at most this part of the short side's directions: below that it is the slower way
-LOW_RANK = 16  # an update counts as low-rank if its rank is at most this part of the short side
+UNCHANGED = "unchanged"
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,11 @@ class MatrixReport:
     """One matrix: `cosines` are the largest |cosine| of each of its k strongest left vectors, strongest first.
 
     Attributes:
-        uncertainty: how far a cosine may be off, at most; 0 where nothing was proven.
-        intruders: how many of the cosines are below each ε, in the report's order.
-        spike_ratio: σ₁(ΔW)/σₖ(W₀), the strength of the update beside the k-th singular value of the base.
+        uncertainty: the largest error of a cosine; 0 where nothing was proven.
+        intruders: how many of the cosines are below each ε.
+        spike_ratio: σ₁(ΔW)/σₖ(W₀), the strength of the update against the k-th singular value of the base.
         relative_size: ‖ΔW‖/‖W₀‖ in the Frobenius norm.
-        decided: "certified" by a search and its proof, "decomposed" or "two SVDs" where that left a doubt,
+        decided: "certified" by a search and its proof, "decomposed" or "two SVDs" if that was not enough,
             "uncertified" by the search alone, "unchanged" for an update of zero.
     """
 
@@ -49,8 +46,8 @@ class MatrixReport:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Every matrix of an update, and what was asked."""
+class IntruderCounts:
+    """The intruders of every matrix of an update, among its k strongest vectors, at each ε."""
 
     rows: tuple[MatrixReport, ...]
     k: int
@@ -75,19 +72,16 @@ def count(
     epsilons: Sequence[float] = (0.5,),
     certified: bool = True,
     device: torch.device | str = "cpu",
-) -> Report:
+) -> IntruderCounts:
     """Count the intruder dimensions of an update, one matrix in memory at a time.
 
     Args:
         updates: from `updates.iter_updates`, `updates.from_model`, or made by hand.
         bases: the base's spectra.
-        k: how many of a matrix's strongest left singular vectors are looked at.
-        epsilons: a vector is an intruder when its largest |cosine| with all pretrained ones is below ε; one count each.
-        certified: prove every count: it is the one that two full SVDs give. Otherwise trust the search.
+        k: how many of a matrix's strongest left singular vectors.
+        epsilons: a vector is an intruder if its largest |cosine| with a pretrained one is below ε; one count each.
+        certified: prove that every count is the one that two full SVDs give. False trusts the search.
         device: where to compute.
-
-    Returns:
-        One row a matrix, in the order of the updates.
 
     Raises:
         CourseError: k or an ε makes no sense, a matrix has fewer than k singular vectors, or holds NaN or infinity.
@@ -101,7 +95,7 @@ def count(
         measures.check_k(k, tuple(update.base.shape))
         update.check_finite()
         rows.append(_row(update.to(device), bases.get(update.base).to(device), k, tuple(epsilons), certified))
-    return Report(tuple(rows), k, tuple(epsilons))
+    return IntruderCounts(tuple(rows), k, tuple(epsilons))
 
 
 def _row(update: Update, spectrum: BaseSpectrum, k: int, epsilons: tuple[float, ...], certified: bool) -> MatrixReport:
@@ -124,41 +118,3 @@ def _row(update: Update, spectrum: BaseSpectrum, k: int, epsilons: tuple[float, 
         nuclear_norm=measures.nuclear_norm(changed),
         decided=decided,
     )
-
-
-def largest_cosines(
-    update: Update, spectrum: BaseSpectrum, k: int, epsilons: Sequence[float], certified: bool = True
-) -> tuple[Cosines, str]:
-    """The largest |cosine| of each of the k strongest left vectors of one tuned matrix, as cheaply as can be proven.
-
-    A search for the k strongest vectors comes first. Where its proof or its margins don't reach, the tuned matrix is
-    decomposed, and where even that leaves a tie, both matrices are, by the definition in `measures`.
-
-    Args:
-        update: one matrix and its change, not zero.
-        spectrum: of its base.
-        k: how many vectors.
-        epsilons: thresholds that the cosines must be told from.
-        certified: as in `count`.
-
-    Returns:
-        The cosines, and which of the ways decided.
-
-    Raises:
-        CourseError: the tuned matrix has fewer than k singular vectors.
-    """
-    p = min(update.base.shape)
-    gram = None
-    if SMALL * (k + SPARE) <= p:
-        if update.factored and LOW_RANK * update.down.shape[0] <= p:
-            found = secular.largest_cosines(update, spectrum, k, certified)
-        else:
-            gram = dense.tuned_gram(update)
-            found = dense.largest_cosines(update, spectrum, k, gram, certified)
-        if found is not None and (found.decided(epsilons) or not certified):
-            return found, CERTIFIED if certified else UNCERTIFIED
-    found = dense.all_decomposed(update, spectrum, k, dense.tuned_gram(update) if gram is None else gram)
-    if found is not None and found.decided(epsilons):
-        return found, DECOMPOSED
-    exact = measures.largest_cosines(update.base, update.weight(torch.float64), k)
-    return Cosines(exact, exact, exact), DEFINITION

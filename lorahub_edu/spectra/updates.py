@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.adapter_files import CONFIG_FILE, AdapterFile, read_adapter
 from lorahub_edu.spectra import weights
-from lorahub_edu.spectra.measures import SLICE, factored_singular_values, short_gram
+from lorahub_edu.spectra.bases import SLICE, short_gram
+from lorahub_edu.spectra.measures import factored_singular_values
 from lorahub_edu.spectra.weights import Weights
 
 
@@ -51,6 +52,11 @@ class Update:
         """Whether the change is kept as A and B."""
         return self.delta is None
 
+    @property
+    def wide(self) -> bool:
+        """Whether out ≤ in, so that the short side's singular vectors are the left ones."""
+        return self.base.shape[0] <= self.base.shape[1]
+
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The change ΔW, (out, in)."""
         if not self.factored:
@@ -63,17 +69,15 @@ class Update:
 
     def slices(self, width: int = SLICE) -> Iterator[tuple[Tensor, Tensor]]:
         """W₀ and W, short side first and cut along the long side: pairs of (min(out, in), up to width) float64."""
-        wide = self.base.shape[0] <= self.base.shape[1]
-        base = self.base if wide else self.base.T
+        base = self.base if self.wide else self.base.T
         if self.factored:
-            near, far = (self.up, self.down) if wide else (self.down.T, self.up.T)
+            near, far = (self.up, self.down) if self.wide else (self.down.T, self.up.T)
             near = self.scaling * near.double()
         else:
-            delta = self.delta if wide else self.delta.T
-        for start in range(0, base.shape[1], width):
-            here = slice(start, start + width)
-            before = base[:, here].double()
-            yield before, before + (near @ far[:, here].double() if self.factored else delta[:, here].double())
+            far = self.delta if self.wide else self.delta.T
+        for before, part in zip(base.split(width, dim=1), far.split(width, dim=1), strict=True):
+            before, part = before.double(), part.double()
+            yield before, before + (near @ part if self.factored else part)
 
     def singular_values(self) -> Tensor:
         """The singular values of the change, (min(r, out, in),) float64, largest first."""
@@ -108,9 +112,8 @@ def iter_updates(source: AdapterFile | str | Path, base: nn.Module | Weights | s
     """The changes of an adapter or of a fine-tuned checkpoint, one matrix in memory at a time.
 
     Args:
-        source: an adapter that was read, the folder of an adapter in PEFT's layout, or the folder of a fine-tuned
-            model in safetensors.
-        base: the model it was made from: in memory, as `Weights`, by its name in the course, or a folder.
+        source: an adapter in memory, or the folder of an adapter in PEFT's layout or of a tuned model in safetensors.
+        base: the model that the source was made from: in memory, as `Weights`, by its name, or its folder.
 
     Returns:
         Updates in the order of the source.
@@ -164,10 +167,9 @@ def _from_adapter(file: AdapterFile, base: Weights) -> Iterator[Update]:
             f"{file.path} was trained on another base model ({file.base_model}, SHA-256 "
             f"{file.base_model_sha256[:12]}…), not on {base.label} ({base.sha256[:12]}…). Give that base with --base."
         )
+    shapes = {name: (B.shape[0], A.shape[1]) for name, (A, B) in file.weights.items()}
     made_for = f"The adapter was made for {file.base_model or 'a base that it does not name'}; give it with --base."
-    _check_names(file.weights, base, str(file.path), made_for)
-    for name, (A, B) in file.weights.items():
-        _check_shape(name, (B.shape[0], A.shape[1]), base, str(file.path), made_for)
+    _check_shapes(shapes, base, str(file.path), made_for)
     return (Update(name, base.read(name), A, B, file.configs[name].scaling) for name, (A, B) in file.weights.items())
 
 
@@ -176,9 +178,7 @@ def _from_checkpoint(tuned: Weights, base: Weights) -> Iterator[Update]:
     if not names:
         raise CourseError(f"{tuned.label} holds no matrix of a numbered layer: it is no transformer's checkpoint.")
     advice = "Give the base that it was trained from with --base."
-    _check_names(names, base, tuned.label, advice)
-    for name in names:
-        _check_shape(name, tuned.shape(name), base, tuned.label, advice)
+    _check_shapes({name: tuned.shapes[name] for name in names}, base, tuned.label, advice)
     return (_difference(name, base.read(name), tuned.read(name)) for name in names)
 
 
@@ -186,18 +186,17 @@ def _difference(name: str, before: Tensor, after: Tensor) -> Update:
     return Update(name, before, delta=after.float() - before.float())
 
 
-def _check_names(names: Iterable[str], base: Weights, label: str, advice: str) -> None:
-    missing = [name for name in names if name not in base]
+def _check_shapes(shapes: dict[str, tuple[int, ...]], base: Weights, label: str, advice: str) -> None:
+    """Raise a CourseError unless the base has a matrix of every name and shape."""
+    missing = [name for name in shapes if name not in base.shapes]
     if missing:
         raise CourseError(
             f"{label} changes {missing[0]!r}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which "
             f"{base.label} does not have. {near_matches(missing[0], base.names())} {advice}"
         )
-
-
-def _check_shape(name: str, shape: tuple[int, ...], base: Weights, label: str, advice: str) -> None:
-    if tuple(shape) != tuple(base.shape(name)):
-        raise CourseError(
-            f"{label}: {name} is {tuple(base.shape(name))} in {base.label}, but {tuple(shape)} here: another base "
-            f"model. {advice}"
-        )
+    for name, shape in shapes.items():
+        if shape != base.shapes[name]:
+            raise CourseError(
+                f"{label}: {name} is {base.shapes[name]} in {base.label}, but {shape} here: another base model. "
+                f"{advice}"
+            )

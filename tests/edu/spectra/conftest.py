@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lorahub_edu.spectra import intruders
+from lorahub_edu.spectra.solver import decide
 
 
 @pytest.fixture(autouse=True)
 def _search_small_ones_too(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Where a decomposition becomes the slower way is a matter of speed alone; the real ones keep the real line."""
     if "real" not in request.keywords:
-        monkeypatch.setattr(intruders, "SMALL", 4)
+        monkeypatch.setattr(decide, "SMALL", 4)

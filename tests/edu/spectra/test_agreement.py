@@ -7,7 +7,8 @@ import random_updates
 import torch
 
 from lorahub_edu.models import pretrained
-from lorahub_edu.spectra import bases, intruders, measures, weights
+from lorahub_edu.spectra import bases, measures, weights
+from lorahub_edu.spectra.solver import decide
 from lorahub_edu.spectra.updates import Update
 
 EPSILONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -31,10 +32,10 @@ def test_every_decision_is_the_definitions(projection: str) -> None:
         one = Update(projection, base, down, up, size)
         tuned = measures.left_vectors(one.weight(torch.float64))[:, :10]
         expected = measures.similarity(tuned, known).max(dim=1).values
-        found, decided = intruders.largest_cosines(one, spectrum, 10, EPSILONS)
+        found, decided = decide.largest_cosines(one, spectrum, 10, EPSILONS)
         assert (found.lower <= expected).all()
         assert (expected <= found.upper).all()
-        assert decided in (intruders.CERTIFIED, intruders.DECOMPOSED)
+        assert decided in (decide.CERTIFIED, decide.DECOMPOSED)
         for epsilon in EPSILONS:
             assert torch.equal(found.values < epsilon, expected < epsilon)
             decisions += 10

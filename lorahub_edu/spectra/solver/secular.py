@@ -24,16 +24,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lorahub_edu.spectra import margins
-from lorahub_edu.spectra.bases import BaseSpectrum
-from lorahub_edu.spectra.margins import EPSILON64, Cosines, between
-from lorahub_edu.spectra.measures import NEGLIGIBLE, SLICE
-from lorahub_edu.spectra.subspace import SPARE, TOLERANCE, Ritz, largest_eigenpairs
+from lorahub_edu.spectra.bases import SLICE, BaseSpectrum
+from lorahub_edu.spectra.measures import NEGLIGIBLE
+from lorahub_edu.spectra.solver import bounds
+from lorahub_edu.spectra.solver.bounds import EPSILON64, Cosines, between
+from lorahub_edu.spectra.solver.ritz import SPARE, TOLERANCE, Ritz, largest_eigenpairs
 from lorahub_edu.spectra.updates import Update
 
-STRONGEST = 16  # directions of the change that it starts with
-SURE_SIGN = 1e-10  # an eigenvalue of the small matrix below this share of its terms has no sign that rounding leaves
-ROUGH = 1e-4  # tolerance of a search that nobody certifies
+STRONGEST = 16  # directions of the change at the start of the search
+SURE_SIGN = 1e-10  # rounding may turn the sign of an eigenvalue of the small matrix below this share of its terms
+ROUGH = 1e-4  # tolerance of a search that is not certified
 SMALLEST = 1e-14  # directions of the update below this share of its largest are rounding
 
 
@@ -66,30 +66,19 @@ class Secular:
         """M times (p, any)."""
         return self.squares[:, None] * vectors + self.factor @ (self.signs[:, None] * (self.factor.T @ vectors))
 
-    def toward(self, values: Tensor, vectors: Tensor, _: Tensor) -> Tensor:
-        """(M − θ)⁻¹ u for each Ritz pair: one step of Rayleigh quotient iteration, by the Woodbury identity.
-
-        Args:
-            values: (c,) θ.
-            vectors: (p, c) u.
-
-        Returns:
-            (p, c), of any length.
-        """
+    def toward(self, values: Tensor, vectors: Tensor) -> Tensor:
+        """(M − θ)⁻¹ u, (p, c), for θ (c,) and u (p, c): one step of Rayleigh quotient iteration, by Woodbury."""
         together = max(1, len(self.squares) // (8 * self.rank))  # F weighted for all of them is half a float32 matrix
         pairs = zip(values.split(together), vectors.split(together, dim=1), strict=True)
         return torch.cat([self._some_toward(*pair) for pair in pairs], dim=1)
 
     def _some_toward(self, values: Tensor, vectors: Tensor) -> Tensor:
         weighted, small = self._reduced(values)
-        inside = torch.linalg.solve_ex(small, weighted.mT @ vectors.T[..., None]).result  # (c, 2r, 1)
-        return vectors / self._distances(values).T + (weighted @ inside)[..., 0].T
+        inner = torch.linalg.solve_ex(small, weighted.mT @ vectors.T[..., None]).result  # (c, 2r, 1)
+        return vectors / self._distances(values).T + (weighted @ inner)[..., 0].T
 
     def count_above(self, mu: Tensor) -> int | None:
-        """How many eigenvalues of M are larger than μ; None when rounding could have turned a sign.
-
-        Proof: in this room's first lines.
-        """
+        """How many eigenvalues of M are larger than μ, by the signs above; None if rounding may have turned one."""
         weighted, small = (part[0] for part in self._reduced(mu[None]))
         values = torch.linalg.eigvalsh((small + small.T) / 2)
         terms = 1.0 + float((weighted.abs() * self.factor.abs()).sum())
@@ -99,9 +88,9 @@ class Secular:
 
     def _distances(self, values: Tensor) -> Tensor:
         """Σ₀² − μ for each μ of (c,), (c, p), never zero."""
-        away = self.squares - values[:, None]
-        floor = 1e-15 * self.squares[0].clamp_min(1e-300)
-        return torch.where(away.abs() < floor, floor, away)
+        distances = self.squares - values[:, None]
+        floor = 1e-15 * self.squares[0].clamp_min(bounds.TINY)
+        return torch.where(distances.abs() < floor, floor, distances)
 
     def _reduced(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """(Σ₀² − μ)⁻¹F, (c, p, 2r), and −J − Fᵀ(Σ₀² − μ)⁻¹F, (c, 2r, 2r), for each μ of (c,)."""
@@ -112,83 +101,62 @@ class Secular:
 def in_base_coordinates(update: Update, spectrum: BaseSpectrum, products: torch.dtype = torch.float64) -> Secular:
     """The Gram matrix of W₀ + scaling · B A in the basis of W₀'s singular vectors.
 
-    Args:
-        update: with A and B.
-        spectrum: of its base.
-        products: the precision of the two products with W₀ and S, which are nearly all the work.
-
-    Returns:
-        F and what belongs to it, as float64; W₀ and S are read in slices.
+    `products` is the precision of the two products with W₀ and S, which are nearly all the work. W₀ and S are read in
+    slices.
     """
-    wide = update.base.shape[0] <= update.base.shape[1]
-    left, right = (update.up, update.down.T) if wide else (update.down.T, update.up)
+    left, right = (update.up, update.down.T) if update.wide else (update.down.T, update.up)
     R, triangle = torch.linalg.qr(right.double())
     L = update.scaling * (left.double() @ triangle.T)
     # Strongest first, and without directions that are rounding: L Rᵀ = (L V)(R V)ᵀ for every orthogonal V.
     _, strengths, turn = torch.linalg.svd(L, full_matrices=False)
     turn = turn[strengths > SMALLEST * strengths[0]].T
     L, R = L @ turn, R @ turn
-    base = update.base if wide else update.base.T
+    base = update.base if update.wide else update.base.T
     L, R = L.to(products), R.to(products)
     Z = torch.cat([rows.to(products) @ R for rows in base.split(SLICE)])
-    inside = torch.zeros(len(spectrum.values), 2 * L.shape[1], dtype=products, device=L.device)
-    for rows, parts in zip(spectrum.basis.split(SLICE), torch.cat([L, Z], 1).split(SLICE), strict=True):
-        inside += rows.to(products).T @ parts
-    change, Z = inside.double().chunk(2, dim=1)
+    change, Z = spectrum.coordinates(torch.cat([L, Z], 1)).double().chunk(2, dim=1)
     return Secular(spectrum.values.square(), torch.cat([change + Z, Z], 1), change)
 
 
 def largest_cosines(update: Update, spectrum: BaseSpectrum, k: int, certified: bool = True) -> Cosines | None:
     """The largest |cosine| of each of the k strongest left vectors, from the base's coordinates alone.
 
-    Args:
-        update: with A and B.
-        spectrum: of its base.
-        k: how many vectors.
-        certified: prove that no stronger vector was missed, and bound every cosine.
-
     Returns:
-        The cosines; their bounds are the values themselves when they are not certified. None if there is no proof, or
-        if the k-th singular value or the whole change is zero up to rounding.
+        The cosines; not certified, their bounds are the values themselves. None if there is no proof that no stronger
+        vector was missed, or if the k-th singular value or the whole change is zero up to rounding.
     """
     precision, tolerance = (torch.float64, TOLERANCE) if certified else (torch.float32, ROUGH)
-    inside = in_base_coordinates(update, spectrum, precision)
-    if not inside.rank:
+    matrix = in_base_coordinates(update, spectrum, precision)
+    if not matrix.rank:
         return None
-    ritz = largest_eigenpairs(inside.apply, _start(inside, k), k + 1, inside.toward, tolerance)
-    values, vectors = ritz.values[:k], ritz.vectors[:, :k]
-    if not float(values[-1]) > NEGLIGIBLE**2 * float(values[0]):
+    ritz = largest_eigenpairs(matrix.apply, _start(matrix, k), k + 1, matrix.toward, tolerance)
+    first = ritz.first(k)
+    if not float(first.values[-1]) > NEGLIGIBLE**2 * float(first.values[0]):
         return None
-    sines = torch.zeros_like(values)
-    rounding = 16 * len(inside.squares) * EPSILON64 * float(inside.squares[0] + inside.factor.square().sum())
+    sines = torch.zeros_like(first.values)
+    rounding = 16 * len(matrix.squares) * EPSILON64 * float(matrix.squares[0] + matrix.factor.square().sum())
     if certified:
-        beyond = none_missed(inside, ritz)
+        beyond = none_missed(matrix, ritz)
         if beyond is None:
             return None
-        first = Ritz(values, vectors, ritz.residuals[:k])
-        sines = margins.angles(first, beyond, spectrum, exact_basis=False, rounding=rounding)
-    if update.base.shape[0] <= update.base.shape[1]:
-        found = margins.short_side(vectors, sines, spectrum, 2 * spectrum.orthogonality)
+        sines = bounds.angles(first, beyond, spectrum, rounding)
+    if update.wide:
+        cosines = bounds.short_side(first.vectors, sines, spectrum, 2 * spectrum.orthogonality)
     else:
-        old = inside.factor[:, inside.rank :]  # Z: W₀ᵀW = W₀ᵀW₀ + Z Lᵀ where the right vectors are kept
-        products = inside.squares[:, None] * vectors + old @ (inside.change.T @ vectors)
-        found = margins.long_side(products, values, sines, spectrum, spectrum.defect + rounding)
-    if not certified:
-        found = Cosines(found.values, found.values, found.values)
-    return replace(found, vectors=vectors, in_base=True)
+        old = matrix.factor[:, matrix.rank :]  # Z: W₀ᵀW = W₀ᵀW₀ + Z Lᵀ where the right vectors are kept
+        products = matrix.squares[:, None] * first.vectors + old @ (matrix.change.T @ first.vectors)
+        cosines = bounds.long_side(products, first.values, sines, spectrum, spectrum.defect + rounding)
+    return replace(cosines if certified else cosines.without_bounds(), vectors=first.vectors, in_base=True)
 
 
-def _start(inside: Secular, k: int) -> Tensor:
+def _start(matrix: Secular, k: int) -> Tensor:
     """The base's strongest directions, and those of the change."""
-    p, r, some = len(inside.squares), inside.rank, min(inside.rank, STRONGEST)
-    axes = torch.eye(p, k + SPARE, dtype=torch.float64, device=inside.squares.device)
-    return torch.cat([axes, inside.factor[:, :some], inside.factor[:, r : r + some]], 1)
+    p, r, some = len(matrix.squares), matrix.rank, min(matrix.rank, STRONGEST)
+    axes = torch.eye(p, k + SPARE, dtype=torch.float64, device=matrix.squares.device)
+    return torch.cat([axes, matrix.factor[:, :some], matrix.factor[:, r : r + some]], 1)
 
 
-def none_missed(inside: Secular, ritz: Ritz) -> float | None:
-    """A bound of every eigenvalue of M but the k largest; None if more than k lie above the places that were tried."""
+def none_missed(matrix: Secular, ritz: Ritz) -> float | None:
+    """A bound of every eigenvalue of M but the k largest; None if more than k lie above each μ that was tried."""
     k = len(ritz.values) - 1
-    for mu in between(ritz.values):
-        if inside.count_above(mu) == k:
-            return float(mu)
-    return None
+    return next((float(mu) for mu in between(ritz.values) if matrix.count_above(mu) == k), None)

@@ -9,10 +9,11 @@ import pytest
 import random_updates
 import torch
 
-from lorahub_edu.spectra import bases, dense, intruders, measures, secular
+from lorahub_edu.spectra import bases, intruders, measures
 from lorahub_edu.spectra.bases import BaseSpectra
-from lorahub_edu.spectra.intruders import CERTIFIED, DECOMPOSED, DEFINITION, largest_cosines
-from lorahub_edu.spectra.margins import Cosines
+from lorahub_edu.spectra.solver import gram, secular
+from lorahub_edu.spectra.solver.bounds import Cosines
+from lorahub_edu.spectra.solver.decide import CERTIFIED, DECOMPOSED, DEFINITION, largest_cosines
 from lorahub_edu.spectra.updates import Update
 
 
@@ -66,7 +67,7 @@ def test_near_ties_of_singular_values_end_in_the_definitions_count(beside: float
         assert (decided == CERTIFIED) == (beside > 1e-5)
     # what is certified is within its bounds
     for certain in (
-        dense.largest_cosines(one, spectrum, 10, dense.tuned_gram(one)),
+        gram.largest_cosines(one, spectrum, 10, gram.tuned_gram(one)),
         None if whole else secular.largest_cosines(one, spectrum, 10),
     ):
         if certain is not None:
@@ -102,7 +103,7 @@ def test_a_spike_that_the_search_can_not_see_is_found_by_the_certificate() -> No
     delta[-1, -1] = 40.0
     one = Update("hidden", base, delta=delta)
     spectrum = bases.compute(base)
-    assert dense.largest_cosines(one, spectrum, 10, dense.tuned_gram(one)) is None
+    assert gram.largest_cosines(one, spectrum, 10, gram.tuned_gram(one)) is None
     found, decided = largest_cosines(one, spectrum, 10, (0.5,))
     assert decided == DECOMPOSED
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""The strongest singular vectors of a changed matrix from its whole Gram matrix, for any change.
+"""The strongest singular vectors of a tuned matrix from its whole Gram matrix, for any change.
 
 Certificate: let U hold k orthonormal vectors and let θᵢ be any numbers ≥ 0. If S = μI − G + U diag(θ) Uᵀ is positive
 definite, then G < μI + U diag(θ) Uᵀ, whose (k+1)-th eigenvalue is μ, so λ_{k+1}(G) < μ (Weyl): no vector of a larger
@@ -15,11 +15,11 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from lorahub_edu.spectra import margins
-from lorahub_edu.spectra.bases import BaseSpectrum
-from lorahub_edu.spectra.margins import EPSILON64, Cosines, between
-from lorahub_edu.spectra.measures import NEGLIGIBLE, SLICE, sum_of_squares
-from lorahub_edu.spectra.subspace import SPARE, Ritz, largest_eigenpairs
+from lorahub_edu.spectra.bases import BaseSpectrum, sum_of_squares
+from lorahub_edu.spectra.measures import NEGLIGIBLE
+from lorahub_edu.spectra.solver import bounds
+from lorahub_edu.spectra.solver.bounds import EPSILON64, Cosines, between
+from lorahub_edu.spectra.solver.ritz import SPARE, Ritz, largest_eigenpairs
 from lorahub_edu.spectra.updates import Update
 
 
@@ -31,56 +31,39 @@ def tuned_gram(update: Update) -> Tensor:
 def largest_cosines(
     update: Update, spectrum: BaseSpectrum, k: int, gram: Tensor, certified: bool = True
 ) -> Cosines | None:
-    """The largest |cosine| of each of the k strongest left vectors, by a search for these alone.
-
-    Args:
-        update: what changed.
-        spectrum: of its base.
-        k: how many vectors, fewer than p.
-        gram: G, from `tuned_gram`.
-        certified: prove that no stronger vector was missed, and bound every cosine.
-
-    Returns:
-        As `secular.largest_cosines`.
-    """
+    """As `secular.largest_cosines`, by a search for the k < p strongest vectors of G, from `tuned_gram`."""
     start = spectrum.basis[:, : k + SPARE].double()
     ritz = largest_eigenpairs(lambda vectors: gram @ vectors, start, k + 1)
-    if not float(ritz.values[k - 1]) > NEGLIGIBLE**2 * float(ritz.values[0]):
+    first = ritz.first(k)
+    if not float(first.values[-1]) > NEGLIGIBLE**2 * float(first.values[0]):
         return None
-    first = Ritz(ritz.values[:k], ritz.vectors[:, :k], ritz.residuals[:k])
     if not certified:
-        found = _bounded(update, spectrum, first, torch.zeros_like(first.values), 0.0)
-        return replace(found, lower=found.values, upper=found.values)
+        return _bounded(update, spectrum, first, 0.0, 0.0).without_bounds()
     beyond = none_missed(gram, ritz)
-    if beyond is None:
-        return None
-    sines = margins.angles(first, beyond, spectrum, exact_basis=True, rounding=_rounding(gram))
-    return _bounded(update, spectrum, first, sines, _rounding(gram))
+    return None if beyond is None else _bounded(update, spectrum, first, beyond, _rounding(gram))
 
 
 def all_decomposed(update: Update, spectrum: BaseSpectrum, k: int, gram: Tensor) -> Cosines | None:
     """The same from a decomposition of the tuned matrix's Gram matrix; None if its k-th singular value may be zero."""
     values, vectors = _strongest(gram, min(k + 1, len(gram)))
-    vectors = vectors[:, :k]
     if not float(values[k - 1]) > max(NEGLIGIBLE**2 * float(values[0]), _rounding(gram)):
         return None
     beyond = float(values[k]) if k < len(values) else -float("inf")
-    ritz = Ritz(values[:k], vectors, torch.zeros_like(values[:k]))
-    sines = margins.angles(ritz, beyond, spectrum, exact_basis=True, rounding=_rounding(gram))
-    return _bounded(update, spectrum, ritz, sines, _rounding(gram))
+    first = Ritz(values, vectors, torch.zeros_like(values)).first(k)
+    return _bounded(update, spectrum, first, beyond, _rounding(gram))
 
 
 def _strongest(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The largest eigenvalues, largest first, and their vectors, after a reduction of the whole matrix.
 
-    On a CPU LAPACK turns back only the vectors that are asked for, which takes a half to a quarter of the time.
+    On a CPU, LAPACK computes only the vectors that are wanted, which takes a half to a quarter of the time.
     """
     if gram.device.type != "cpu":
         values, vectors = torch.linalg.eigh(gram)
     else:
-        asked = (len(gram) - count, len(gram) - 1)
-        found = scipy.linalg.eigh(gram.numpy(), subset_by_index=asked, check_finite=False)
-        values, vectors = map(torch.from_numpy, found)
+        wanted = (len(gram) - count, len(gram) - 1)
+        pairs = scipy.linalg.eigh(gram.numpy(), subset_by_index=wanted, check_finite=False)
+        values, vectors = map(torch.from_numpy, pairs)
     return values.flip(0)[:count], vectors.flip(1)[:, :count]
 
 
@@ -91,9 +74,9 @@ def none_missed(gram: Tensor, ritz: Ritz) -> float | None:
         shifted = (ritz.vectors[:, :k] * ritz.values[:k]) @ ritz.vectors[:, :k].T
         shifted -= gram
         shifted.diagonal().add_(mu)
-        lost = _rounding(shifted)
+        rounding = _rounding(shifted)
         if int(torch.linalg.cholesky_ex(shifted).info) == 0:
-            return float(mu) + lost
+            return float(mu) + rounding
     return None
 
 
@@ -102,22 +85,15 @@ def _rounding(symmetric: Tensor) -> float:
     return 4 * len(symmetric) * EPSILON64 * float(symmetric.diagonal().sum())
 
 
-def _bounded(update: Update, spectrum: BaseSpectrum, ritz: Ritz, sines: Tensor, lost: float) -> Cosines:
+def _bounded(update: Update, spectrum: BaseSpectrum, ritz: Ritz, beyond: float, rounding: float) -> Cosines:
     """Cosines of the tuned left vectors with the base's, from the vectors of the short side."""
     vectors = ritz.vectors
-    if update.base.shape[0] <= update.base.shape[1]:
-        found = margins.short_side(_with_basis(spectrum, vectors), sines, spectrum, EPSILON64 * len(vectors))
+    sines = bounds.angles(ritz, beyond, None, rounding)
+    if update.wide:
+        cosines = bounds.short_side(spectrum.coordinates(vectors), sines, spectrum, EPSILON64 * len(vectors))
     else:
         products = torch.zeros_like(vectors)
         for base, tuned in update.slices():
             products += base @ (tuned.T @ vectors)
-        found = margins.long_side(_with_basis(spectrum, products), ritz.values, sines, spectrum, lost)
-    return replace(found, vectors=vectors)
-
-
-def _with_basis(spectrum: BaseSpectrum, vectors: Tensor) -> Tensor:
-    """Sᵀ times (p, k), in float64, reading S in slices."""
-    inside = torch.zeros_like(vectors)
-    for rows, parts in zip(spectrum.basis.split(SLICE), vectors.split(SLICE), strict=True):
-        inside += rows.double().T @ parts
-    return inside
+        cosines = bounds.long_side(spectrum.coordinates(products), ritz.values, sines, spectrum, rounding)
+    return replace(cosines, vectors=vectors)
