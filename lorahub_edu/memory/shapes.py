@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedConfig
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.files.downloads import why_unreachable
+from lorahub_edu.files.sources import hub_address, why_unreachable
 from lorahub_edu.models import pretrained
 
 FILE = Path(__file__).resolve().parent.parent / "data" / "model_shapes.json"
@@ -87,9 +87,7 @@ def _from_file(path: Path) -> PreTrainedConfig:
 
 
 def _from_hub(model: str, offline: bool) -> PreTrainedConfig:
-    from lorahub_edu.files import assets
-
-    reason = "offline was chosen" if offline else why_unreachable(assets.hub_address())
+    reason = "offline was chosen" if offline else why_unreachable(hub_address())
     try:
         return AutoConfig.from_pretrained(model, local_files_only=reason is not None)
     except Exception as error:  # the hub library raises many kinds

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from lorahub_edu.data.packing import PACKED_ATTENTION  # importing it registers this attention
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets, save
-from lorahub_edu.files.downloads import why_unreachable
+from lorahub_edu.files.sources import hub_address, why_unreachable
 from lorahub_edu.models import tiny
 from lorahub_edu.models.base_models import BASE_MODELS, BaseModel, access, get_base
 from lorahub_edu.models.profiles import Profile, get_profile
@@ -204,7 +204,7 @@ def _load_pretrained(
 
 def _repo_or_cached(base: BaseModel, offline: bool) -> str:
     """The model's name on the hub, or its folder in the hub's cache when the hub can't be asked."""
-    reason = "offline was chosen" if offline else why_unreachable(assets.hub_address())
+    reason = "offline was chosen" if offline else why_unreachable(hub_address())
     if reason is None:
         return base.repo
     from huggingface_hub import snapshot_download

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from lorahub_edu.data import bbh
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.files import assets
-from lorahub_edu.files.downloads import why_unreachable
+from lorahub_edu.files.sources import hub_address, why_unreachable
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.candidates import random_candidates
 from lorahub_edu.models import pretrained
@@ -115,7 +114,7 @@ def gather(cells: Sequence[Cell], report: Callable[[str], None] = lambda line: N
         bbh.load(target.removeprefix("bbh/"))
     wanted = dict.fromkeys((name, cell.folder) for cell in cells for name in cell.modules)
     absent = {name for name, folder in wanted if zoo.is_on_hub(name, folder) and not zoo.is_fetched(name)}
-    if absent and (reason := why_unreachable(assets.hub_address())):
+    if absent and (reason := why_unreachable(hub_address())):
         cached = zoo.own_zoo() / "hub"
         raise CourseError(
             f"{len(absent)} modules are on the hub only, such as {min(absent)}, and the hub can't be reached "

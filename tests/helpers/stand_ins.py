@@ -18,8 +18,8 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from lorahub_edu.files.catalogue import Asset, Edition, HubFile
-from lorahub_edu.files.package_index import IndexFile
+from lorahub_edu.files.catalogue import Asset, Edition
+from lorahub_edu.files.sources import HubFile, IndexFile
 
 TOY_BYTES = random.Random(0).randbytes(400_000)
 TOY_MEMBER = "toy-1.0/data/toy.bin"
@@ -171,7 +171,7 @@ def make_tarball(members: dict[str, bytes], links: dict[str, str] | None = None)
 
 TOY_WHEEL = make_wheel({TOY_MEMBER: TOY_BYTES, "toy-1.0/other.txt": b"not asked for"})
 TOY_HUB = HubFile("somebody/toy", "data/toy.bin", "main", "dataset")
-TOY_INDEX = IndexFile("toy", "1.0", "toy-1.0-py3-none-any.whl", sha256(TOY_WHEEL), TOY_MEMBER)
+TOY_INDEX = IndexFile("toy", "toy-1.0-py3-none-any.whl", sha256(TOY_WHEEL), TOY_MEMBER)
 TOY_EDITION = Edition("toy.bin", sha256(TOY_BYTES), len(TOY_BYTES), TOY_HUB, TOY_INDEX)
 TOY = Asset("toy", (TOY_EDITION,), "CC BY-NC 4.0", "Not for sale.", non_commercial=True)
 
@@ -188,6 +188,6 @@ def run_fetch() -> subprocess.Popen:
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import stand_ins; "
         "from lorahub_edu.files import assets; assets.ASSETS['toy'] = stand_ins.TOY; "
-        "print(assets.fetch('toy', source='mirror', progress=False))"
+        "print(assets.fetch('toy', source='mirror'))"
     )
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

