@@ -57,16 +57,9 @@ class CachedRows:
         return len(self.rows)
 
     def batch(self, chosen: Sequence[int]) -> HiddenBatch:
-        """Some of the rows as one packed sequence, in which the prefix stands once.
-
-        Args:
-            chosen: places of the rows.
-
-        Returns:
-            A batch with b = 1.
-        """
-        packed = pack([self.rows[place] for place in chosen], len(self.prefix))
-        hidden = torch.cat([self.prefix, *(self.rests[place] for place in chosen)])[None]  # (1, T, d)
+        """The rows with these indices as one packed sequence (b = 1), in which the prefix stands once."""
+        packed = pack([self.rows[index] for index in chosen], len(self.prefix))
+        hidden = torch.cat([self.prefix, *(self.rests[index] for index in chosen)])[None]  # (1, T, d)
         mask = additive_mask(packed.seen, hidden.dtype)
         return HiddenBatch(hidden, packed.position_ids, mask, packed.places, packed.labels)
 
@@ -79,8 +72,8 @@ class CachedRows:
 class Tail:
     """The last layers of a LLaMA, their original weights, and the frozen layers below.
 
-    The tail works in the model's own layers. `weights` are what they hold now, in float32, whatever the dtype that the
-    model computes in; `original` is what they held when the tail was made.
+    The tail works in the model's own layers. `weights` are their matrices now, in float32 whatever the model's dtype;
+    `original` are those from when the tail was made.
 
     Args:
         model: a causal model in LLaMA's form; float32 weights are kept in float32 here before it is cast.
@@ -113,11 +106,7 @@ class Tail:
 
     @torch.no_grad()
     def put(self, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Set the tail's matrices.
-
-        Args:
-            weights: (out, in) by name, float32; a name that is left out gets its original back; None resets them all.
-        """
+        """Set the tail's matrices, (out, in) float32 by name; a matrix that is left out gets its original back."""
         self.weights = self.original | dict(weights or {})
         for name, weight in self.weights.items():
             self._matrix(name).copy_(weight)
@@ -157,13 +146,7 @@ class Tail:
         return total / labels
 
     def cache(self, rows: Sequence[PromptedRow]) -> CachedRows:
-        """Run rows through the layers below, once.
-
-        Args:
-            rows: of one task, so that their prompts begin alike; at least one.
-
-        Returns:
-            The rows with their hidden states.
+        """Run rows of one task, whose prompts begin alike, through the layers below, once.
 
         Raises:
             CourseError: there are no rows.
@@ -182,24 +165,16 @@ class Tail:
         return CachedRows(tuple(rows), first, tuple(rests))
 
     def cache_texts(self, sequences: Tensor, rows: int = 8) -> list[HiddenBatch]:
-        """Batches whose loss is that of plain text: every token but the first of a sequence is predicted.
-
-        Args:
-            sequences: (S, T) token ids, all of one length.
-            rows: sequences in a batch.
-
-        Returns:
-            The batches.
-        """
+        """Batches of `rows` sequences of plain text, (S, T) token ids: all tokens but a sequence's first are labels."""
         length = sequences.shape[1]
         mask = additive_mask(torch.ones(length, length, dtype=torch.bool).tril(), self.model.dtype)
-        made = []
+        batches = []
         for ids in sequences.split(rows):
             positions = torch.arange(length).repeat(len(ids), 1)
             places = torch.arange(ids.numel()).view(len(ids), length)[:, :-1].flatten()
             hidden = self.below(ids, positions, mask)
-            made.append(HiddenBatch(hidden, positions, mask, places, ids[:, 1:].flatten()))
-        return made
+            batches.append(HiddenBatch(hidden, positions, mask, places, ids[:, 1:].flatten()))
+        return batches
 
 
 def _projections(model: PreTrainedModel, start: int) -> Iterator[str]:

@@ -13,7 +13,7 @@ from lorahub_edu.data import sequence_tasks
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.forgetting import texts
 from lorahub_edu.forgetting.hidden import CachedRows, HiddenBatch, Tail
-from lorahub_edu.forgetting.tails import DivergedError, Progress, Trained, Tuning, train
+from lorahub_edu.forgetting.tails import DivergedError, TailState, Trained, Tuning, train
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.spectra import intruders
@@ -192,8 +192,8 @@ def train_run(run: TailRun, place: Lab) -> tuple[Trained, IntruderCounts | None]
     """
     reports: list[IntruderCounts] = []
 
-    def look(progress: Progress) -> dict:
-        reports.append(place.count(progress.updates()))
+    def look(state: TailState) -> dict:
+        reports.append(place.count(state.updates()))
         return spectrum(reports[-1])
 
     trained = train(
@@ -214,7 +214,7 @@ def measured(trained: Trained, report: IntruderCounts | None) -> dict:
         "points": [
             {"step": point.step, "loss": point.validation_loss}
             | ({"pretraining_loss": point.pretraining_loss} if report else {})
-            | point.found
+            | point.measured
             for point in trained.points
         ],
         "matrices": per_matrix(report) if report else {},

@@ -1,4 +1,4 @@
-"""Train the last layers of a model, by LoRA or in full, and watch the task's loss and the pretraining text's loss."""
+"""Train the last layers of a model, by LoRA or in full, and watch the losses of the task and of pretraining text."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from lorahub_edu.data.batching import step_rows
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.hidden import CachedRows, HiddenBatch, Tail
 from lorahub_edu.lora import adapters
-from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
+from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.spectra.updates import Update
+from lorahub_edu.training.descent import Descent, DivergedError, schedule
 
 BATCH_SIZE = 8
 WARMUP_SHARE = 0.06
 CLIP = 1.0
-
-
-class DivergedError(CourseError):
-    """The loss of a run is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +47,19 @@ class Tuning:
                 f"take at least 1 step, a rank of 0 (full) or more, and positive numbers."
             )
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 1."""
-        warmup = math.ceil(WARMUP_SHARE * self.steps)
-        return self.learning_rate * min(step / warmup, (self.steps - step + 1) / (self.steps - warmup + 1))
+    def rates(self) -> Callable[[int], float]:
+        """The learning rate as a function of the number of steps already done.
+
+        transformers' schedule begins with a rate of 0 and would reach 0 one step after its last; that first step, which
+        changes nothing, is left out.
+        """
+        rate = schedule("linear", self.learning_rate, math.ceil(WARMUP_SHARE * self.steps), self.steps + 1)
+        return lambda steps_done: rate(steps_done + 1)
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run stood after a step: mean losses in nats a token; `found` is what the caller measured besides.
+    """Mean losses after a step, in nats a token, and whatever else the caller measured.
 
     `pretraining_loss` is NaN in a run without texts.
     """
@@ -68,7 +68,7 @@ class Point:
     validation_loss: float
     pretraining_loss: float
     cpu_seconds: float
-    found: dict = field(default_factory=dict)
+    measured: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Trained:
     """A finished run.
 
     Attributes:
-        updates: one a matrix of the tail, against the tail's original weights.
+        updates: of every matrix of the tail, against the tail's original weights.
         points: the recorded steps, in their order.
         train_losses: of every step's rows, before that step, in nats a token.
         cpu_seconds: of the optimizer steps alone.
@@ -88,34 +88,11 @@ class Trained:
     cpu_seconds: float
 
 
-class _Masters:
-    """Float32 copies of parameters, which the optimizer changes; the model computes with them in its own dtype.
-
-    A step of AdamW at these learning rates is far smaller than the distance between two bfloat16 numbers, so without
-    such copies most weights would never move.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        self.parameters = parameters
-        self.values = [value.detach().to(torch.float32, copy=True) for value in values]
-        self.optimizer = torch.optim.AdamW(self.values, lr=0.0, weight_decay=0.0, fused=True)
-
-    @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        for value, parameter in zip(self.values, self.parameters, strict=True):
-            value.grad, parameter.grad = parameter.grad.float(), None
-        torch.nn.utils.clip_grad_norm_(self.values, CLIP)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.step()
-        for value, parameter in zip(self.values, self.parameters, strict=True):
-            parameter.copy_(value)
-
-
 @dataclass(frozen=True)
-class Progress:
-    """A run after some step: `train_losses` of all steps so far, the steps' `cpu_seconds`, and the change as it stands.
+class TailState:
+    """A run after some step: the losses of all steps so far, the steps' processor time, and a maker of the changes.
 
-    `updates()` makes the changes when it is called; the model computes with them until the run goes on.
+    The model computes with these changes until the run continues.
     """
 
     step: int
@@ -124,97 +101,86 @@ class Progress:
     updates: Callable[[], tuple[Update, ...]]
 
 
-def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) -> Iterator[Progress]:
-    """Train the tail and hand over at some steps; closing the iterator ends the run.
+def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) -> Iterator[TailState]:
+    """Train the tail and yield its state after the steps `at`, counted from 1; closing the iterator ends the run.
 
-    The run starts from the tail's current weights, and those are back in place when it ends, however it ends.
-
-    Args:
-        tail: the layers that are trained.
-        rows: to train on, `BATCH_SIZE` rows a step in an order that follows from the seed.
-        tuning: method and settings.
-        at: steps, counted from 1, after which the run is handed over.
-
-    Yields:
-        The run after each of these steps.
+    The run starts from the tail's current weights. They are back in place when it ends, however it ends. A step takes
+    `BATCH_SIZE` rows, in an order that follows from the seed.
 
     Raises:
         CourseError: the rank does not fit a matrix.
-        DivergedError: the loss is no longer finite.
+        DivergedError: the loss or a gradient is no longer finite.
 
     Source: Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence", arXiv 2410.21228,
         figure 5 (LoRA and full fine-tuning at equal task loss; claim I4); Hu et al. 2021, arXiv 2106.09685.
     """
-    method = _LoRA(tail, tuning) if tuning.rank else _Full(tail)
+    change = LoRAChange(tail, tuning) if tuning.rank else FullChange(tail, tuning)
     losses: list[float] = []
     spent = 0.0
     try:
         for step in range(1, tuning.steps + 1):
             started = time.process_time()
             batch = rows.batch(step_rows(len(rows), min(BATCH_SIZE, len(rows)), step - 1, tuning.seed))
-            loss = tail.summed_loss(batch) / len(batch.labels)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise DivergedError(
-                    f"The loss is {losses[-1]} at step {step}: the run diverged. Lower the learning rate "
-                    f"({tuning.learning_rate:g}) or the scaling ({tuning.scaling:g})."
-                )
-            loss.backward()
-            method.masters.step(tuning.rate(step))
+            losses.append(change.descent.step([tail.summed_loss(batch) / len(batch.labels)]).loss)
             spent += time.process_time() - started
             if step in at:
-                yield Progress(step, tuple(losses), spent, method.updates)
+                yield TailState(step, tuple(losses), spent, change.updates)
+    except DivergedError as error:
+        raise DivergedError(
+            f"{error} The run diverged. Lower the learning rate ({tuning.learning_rate:g}) or the scaling "
+            f"({tuning.scaling:g})."
+        ) from error
     finally:
-        method.undo()
+        change.undo()
 
 
-class _LoRA:
-    """The course's LoRA layers on the tail's matrices."""
+class LoRAChange:
+    """The course's LoRA layers on the tail's matrices, trained in float32 beside the model's dtype."""
 
     def __init__(self, tail: Tail, tuning: Tuning) -> None:
         self.tail, self.scaling = tail, tuning.scaling
-        config = LoRAConfig(
-            rank=tuning.rank, alpha=tuning.scaling * tuning.rank, target_modules=tail.pattern()
-        )  # the dtype is the model's, as the float32 masters are kept apart
-        self.layers: list[tuple[str, LoRALinear]] = adapters.inject(tail.model, config, seed=tuning.seed)
+        config = LoRAConfig(rank=tuning.rank, alpha=tuning.scaling * tuning.rank, target_modules=tail.pattern())
+        self.layers = adapters.inject(tail.model, config, seed=tuning.seed)
         pairs = [(layer.lora_A["default"], layer.lora_B["default"]) for _, layer in self.layers]
-        parameters = [parameter for pair in pairs for parameter in pair]
-        self.masters = _Masters(parameters, parameters)
+        factors = [factor for pair in pairs for factor in pair]
+        self.descent = Descent(factors, tuning.rates(), clip_norm=CLIP, masters=factors, fused=True)
 
     def updates(self) -> tuple[Update, ...]:
-        made = []
-        for place, (name, _) in enumerate(self.layers):
-            down, up = (value.detach().clone() for value in self.masters.values[2 * place : 2 * place + 2])
-            original, current = self.tail.original[name], self.tail.weights[name]
-            if current is original:
-                made.append(Update(name, original, down=down, up=up, scaling=self.scaling))
-            else:
-                made.append(Update(name, original, delta=current - original + self.scaling * (up @ down)))
-        return tuple(made)
+        values = [value.detach().clone() for value in self.descent.values]
+        return tuple(
+            self._update(name, *pair)
+            for (name, _), pair in zip(self.layers, zip(values[::2], values[1::2], strict=True), strict=True)
+        )
+
+    def _update(self, name: str, down: Tensor, up: Tensor) -> Update:
+        original, current = self.tail.original[name], self.tail.weights[name]
+        if current is original:
+            return Update(name, original, down=down, up=up, scaling=self.scaling)
+        return Update(name, original, delta=current - original + self.scaling * (up @ down))
 
     def undo(self) -> None:
         for name, layer in self.layers:
             self.tail.model.set_submodule(name, layer.base_layer)
 
 
-class _Full:
-    """The tail's matrices themselves."""
+class FullChange:
+    """The tail's matrices themselves, trained in float32 beside the model's dtype."""
 
-    def __init__(self, tail: Tail) -> None:
+    def __init__(self, tail: Tail, tuning: Tuning) -> None:
         self.tail = tail
-        parameters = [tail.model.get_submodule(name).weight.requires_grad_(True) for name in tail.names]
-        self.masters = _Masters(parameters, [tail.weights[name] for name in tail.names])
+        matrices = [tail.model.get_submodule(name).weight.requires_grad_(True) for name in tail.names]
+        masters = [tail.weights[name] for name in tail.names]
+        self.descent = Descent(matrices, tuning.rates(), clip_norm=CLIP, masters=masters, fused=True)
 
     def updates(self) -> tuple[Update, ...]:
         return tuple(
             Update(name, self.tail.original[name], delta=value.detach() - self.tail.original[name])
-            for name, value in zip(self.tail.names, self.masters.values, strict=True)
+            for name, value in zip(self.tail.names, self.descent.values, strict=True)
         )
 
     def undo(self) -> None:
-        for parameter in self.masters.parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+        for matrix in self.descent.parameters:
+            matrix.requires_grad_(False)
         self.tail.put(self.tail.weights)
 
 
@@ -227,37 +193,33 @@ def train(
     texts: Sequence[HiddenBatch] | None,
     at: Sequence[int] = (),
     target_loss: float | None = None,
-    look: Callable[[Progress], dict] | None = None,
+    look: Callable[[TailState], dict] | None = None,
 ) -> Trained:
-    """Train the tail, recording both losses at some steps and at the last one.
+    """Train the tail, recording both losses at the steps `at` and at the last one; its weights are restored afterwards.
 
     Args:
-        tail: the layers that are trained; they are back as they were afterwards.
+        tail: the layers that are trained.
         rows: to train on.
         tuning: method and settings.
         validation: batches of the task's validation rows.
         texts: batches of pretraining text, of `Tail.cache_texts`; None leaves them out.
-        at: steps to record; the last one is always recorded.
+        at: steps, counted from 1.
         target_loss: stop at the first recorded step whose validation loss is at most this.
         look: measures something more at every recorded step, such as intruder counts.
-
-    Returns:
-        The updates, the recorded points and the cost.
 
     Raises:
         CourseError, DivergedError: as `training`.
     """
     points: list[Point] = []
     run = training(tail, rows, tuning, sorted({*at, tuning.steps}))
-    for progress in run:
+    for state in run:
         loss = tail.loss(validation)
         if not math.isfinite(loss):
-            raise DivergedError(f"The validation loss is {loss} after step {progress.step}: the run diverged.")
+            raise DivergedError(f"The validation loss is {loss} after step {state.step}: the run diverged.")
         forgotten = tail.loss(texts) if texts else math.nan
-        points.append(Point(progress.step, loss, forgotten, progress.cpu_seconds, look(progress) if look else {}))
-        reached = target_loss is not None and loss <= target_loss
-        if reached or progress.step == tuning.steps:
-            trained = Trained(progress.updates(), tuple(points), progress.train_losses, progress.cpu_seconds)
+        points.append(Point(state.step, loss, forgotten, state.cpu_seconds, look(state) if look else {}))
+        if state.step == tuning.steps or (target_loss is not None and loss <= target_loss):
+            trained = Trained(state.updates(), tuple(points), state.train_losses, state.cpu_seconds)
             run.close()
             return trained
     raise AssertionError("the last step is always recorded")

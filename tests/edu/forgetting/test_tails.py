@@ -31,18 +31,18 @@ def reference(model: torch.nn.Module, parameters: list, rows: CachedRows, tuning
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.param_groups[0]["lr"] = tuning.rate(step + 1)
+        optimizer.param_groups[0]["lr"] = tuning.rates()(step)
         optimizer.step()
     return losses
 
 
-def last(tail: Tail, cached: CachedRows, tuning: Tuning) -> tails.Progress:
+def last(tail: Tail, cached: CachedRows, tuning: Tuning) -> tails.TailState:
     """A run's last handing over, with its updates taken."""
     run = training(tail, cached, tuning, (tuning.steps,))
     progress = next(run)
     updates = progress.updates()
     run.close()
-    return tails.Progress(progress.step, progress.train_losses, progress.cpu_seconds, lambda: updates)
+    return tails.TailState(progress.step, progress.train_losses, progress.cpu_seconds, lambda: updates)
 
 
 def test_full_fine_tuning_is_torchs(tail: Tail, cached: CachedRows) -> None:
@@ -62,7 +62,7 @@ def test_lora_is_pefts(tail: Tail, cached: CachedRows) -> None:
     tuning = Tuning(learning_rate=5e-3, steps=4, rank=3, scaling=4.0, seed=3)
     config = peft.LoraConfig(r=3, lora_alpha=12, target_modules=list(tail.names))
     model = peft.get_peft_model(copy.deepcopy(tail.model), config)
-    ours = tails._LoRA(tail, tuning)  # only for the start that its seed gives
+    ours = tails.LoRAChange(tail, tuning)  # only for the start that its seed gives
     with torch.no_grad():
         for name, layer in ours.layers:
             model.base_model.model.get_submodule(name).lora_A["default"].weight.copy_(layer.lora_A["default"])
@@ -82,10 +82,10 @@ def test_the_schedule_is_a_linear_warm_up_and_decay() -> None:
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     # transformers' schedule starts at 0 and never uses its last value; ours starts one step later
     schedule = get_linear_schedule_with_warmup(optimizer, 3, 51)
-    for step in range(1, 51):
+    for done in range(50):
         optimizer.step()
         schedule.step()
-        assert tuning.rate(step) == pytest.approx(optimizer.param_groups[0]["lr"])
+        assert tuning.rates()(done) == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
 def test_the_model_is_back_after_a_run_that_ended_or_was_closed(tail: Tail, cached: CachedRows) -> None:
@@ -114,7 +114,7 @@ def test_a_run_starts_from_the_weights_that_were_put_and_reports_the_whole_chang
 ) -> None:
     first = last(tail, cached, Tuning(5e-3, 2, rank=2)).updates()
     tail.put({update.name: update.weight() for update in first})
-    again = tails._LoRA(tail, Tuning(5e-3, 2, rank=2))
+    again = tails.LoRAChange(tail, Tuning(5e-3, 2, rank=2))
     for update, merged in zip(again.updates(), first, strict=True):  # B = 0: nothing has come on top yet
         torch.testing.assert_close(update.dense(), merged.dense(), atol=1e-6, rtol=1e-4)
     again.undo()
