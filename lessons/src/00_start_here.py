@@ -50,7 +50,7 @@ costs_table("00_start_here")
 # - Many such adapters can be **composed** into one for a new task: **LoRAHub**. And they leave a mark in the weights that
 #   full fine-tuning does not: **intruder dimensions**. Does the mark matter? You will measure that, too.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 stations = [
     ("LoRA", "lessons 01, 02", "W stays, B·A is added", "01"),
     ("LLaMA on Alpaca", "lessons 03-05", "an adapter learns\nto follow instructions", "03"),
@@ -111,17 +111,8 @@ Table(
 
 # %%
 print(f"This run uses the profile {profile.name!r}.")
-shown = (
-    "base_model",
-    "dtype",
-    "device",
-    "train_rows",
-    "block_size",
-    "batch_size",
-    "train_steps",
-    "learning_rate",
-    "rank",
-)
+shown = ["base_model", "dtype", "device", "train_rows", "block_size"]
+shown += ["batch_size", "train_steps", "learning_rate", "rank"]
 Table(
     ("", *PROFILES),
     tuple((key, *(str(getattr(p, key)) for p in PROFILES.values())) for key in shown),

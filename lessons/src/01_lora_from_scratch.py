@@ -30,7 +30,7 @@
 #
 # **It takes:**
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import dataclasses
 import itertools
 import math
@@ -54,9 +54,9 @@ from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Finding
 from lorahub_edu.show import figures, findings, panels
 from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import Row, verdict
 
 figures.use_style()
 warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT still calls an old name of transformers
@@ -119,7 +119,6 @@ def forward(batch: tuple) -> tuple[torch.Tensor, torch.Tensor]:
     logits = model.lm_head(model.model.norm(hidden[:, :-1][wanted]))  # (response tokens, vocabulary)
     return nn.functional.cross_entropy(logits.float(), targets[wanted]), logits
 
-
 # %%
 encoded = alpaca.encode_rows(alpaca.shipped_examples(), tokenizer, profile.block_size, too_long="drop")
 short = sorted(encoded, key=lambda row: len(row.input_ids))[:76]
@@ -133,7 +132,7 @@ def held_out_loss() -> float:
     """Loss on twelve rows that no run trains on."""
     return forward(held_out)[0].item()
 
-
+# %%
 ids = torch.tensor([short[0].input_ids], device=model.device)  # (1, T)
 with torch.no_grad():
     whole = model(ids, labels=torch.tensor([short[0].labels], device=model.device)).loss
@@ -161,7 +160,6 @@ def train(parameters: list[nn.Parameter], learning_rate: float, seed: int) -> to
         optimizer.step()
         optimizer.zero_grad()
     return optimizer
-
 
 # %%
 updates, mean_gradients, full_loss = {}, {}, {}
@@ -237,6 +235,8 @@ curves = {
         energy_kept(torch.linalg.svdvals(torch.randn_like(updates[s][n]))) for s in SEEDS for n in names
     ],
 }
+
+# %%
 kept_at_8 = {label: [100 * float(curve[7]) for curve in c] for label, c in curves.items()}
 for label, shares in kept_at_8.items():
     low, high = min(shares), max(shares)
@@ -244,7 +244,7 @@ for label, shares in kept_at_8.items():
         f"{label:28s} rank 8 keeps {statistics.median(shares):5.1f} % (from {low:.1f} to {high:.1f} over the matrices)"
     )
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, axes = plt.subplots()
 ranks_shown = [2**k for k in range(10) if 2**k <= min(start[name].shape)]
 here = SEEDS.index(0) * len(names) + names.index(name)
@@ -274,7 +274,7 @@ panels.show(
 #
 # Move the slider and compare the middle picture with the left one.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 delta = updates[0][name]  # (out, in)
 U, S, Vt = svds[0][name]  # (out, k), (k,), (k, in)
 errors = {label: np.sqrt(np.maximum(0, 1 - c[here])) for label, c in curves.items() if "grad" not in label}
@@ -412,7 +412,7 @@ class MyLoRALinear(nn.Module):
         narrow = x @ self.A.T  # (..., in) @ (in, r) -> (..., r)
         return self.base_layer(x) + self.scaling * (narrow @ self.B.T)  # (..., r) @ (r, out) -> (..., out)
 
-
+# %%
 print(MyLoRALinear(nn.Linear(100, 500, bias=False), rank=5, alpha=10))
 
 # %% [markdown]
@@ -432,6 +432,8 @@ wrapped = peft.get_peft_model(nn.Sequential(linear), settings, autocast_adapter_
 theirs = wrapped.base_model.model[0]
 pairs = [(course.lora_A["default"], course.lora_B["default"])]
 pairs.append((theirs.lora_A["default"].weight, theirs.lora_B["default"].weight))
+
+# %%
 inputs = torch.randn(6, 48, dtype=torch.float64)  # (rows, in)
 expected = mine(inputs)
 expected.square().sum().backward()
@@ -564,7 +566,7 @@ def at_alpha(alpha: float) -> tuple[float, float, float]:
     loss, logits = forward(held_out)
     return update, ((logits - base_logits).norm() / base_logits.norm()).item(), loss.item()
 
-
+# %%
 dial = [profile.alpha * k for k in (0.25, 0.5, 1, 2, 4, 8, 16)]
 sizes, changes, losses = zip(*(at_alpha(alpha) for alpha in dial), strict=True)
 slope = np.polyfit(np.log(dial), np.log(sizes), 1)[0]
@@ -573,7 +575,7 @@ for alpha, size, change, loss in zip(dial, sizes, changes, losses, strict=True):
     strength = size / sizes[dial.index(profile.alpha)]
     print(f"alpha {alpha:5.0f}: |ΔWx| {strength:5.2f} of the trained, logits moved by {change:6.1%}, loss {loss:.3f}")
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 figures.plot_series(
     left,
@@ -626,6 +628,7 @@ def cut(seed: int, name: str, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     return root[:, None] * Vt[:rank], U[:, :rank] * root
 
 
+# %%
 def gain_of(seed: int, deltas: dict[str, torch.Tensor]) -> float:
     """Percent of full fine-tuning's gain in held-out loss that the base model has with these updates."""
     for n in names:
@@ -640,7 +643,6 @@ def norm(deltas: dict[str, torch.Tensor]) -> float:
     """Norm of all matrices together."""
     return math.sqrt(sum(delta.square().sum().item() for delta in deltas.values()))
 
-
 # %%
 adapters.set_adapter(model, None)
 ranks = (1, 2, 4, 8, 16)
@@ -654,7 +656,7 @@ for seed in SEEDS:
         rank_gain[r].append(gain_of(seed, copy))
         rest_gain[r].append(gain_of(seed, rest))
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 kept = {r: statistics.median(rank_gain[r]) for r in ranks}
 left_over = {r: statistics.median(rank_error[r]) for r in ranks}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
@@ -724,6 +726,7 @@ prompt = torch.tensor([short[0].input_ids[:16]], device=model.device)  # (1, 16)
 before = {n: layer.weight.detach().clone() for n, layer in adapters.lora_layers(model)}
 
 
+# %%
 @torch.no_grad()
 def timed_forward() -> tuple[float, torch.Tensor]:
     """Milliseconds and logits of one forward pass, after one that is not counted: switching leaves the caches cold."""
@@ -732,7 +735,6 @@ def timed_forward() -> tuple[float, torch.Tensor]:
     logits = model(prompt[:, :1], use_cache=False).logits  # (1, 1, vocabulary)
     logits[0, -1, 0].item()  # waits for the device
     return 1000 * (time.perf_counter() - started), logits
-
 
 # %%
 times = {"base": [], "adapter beside": [], "merged": []}
@@ -810,6 +812,7 @@ for customer, seed in zip(customers, SEEDS, strict=True):
         layer.lora_A[customer].data.copy_(A)
         layer.lora_B[customer].data.copy_(B)
 
+# %%
 alone = []
 with torch.no_grad():
     for customer in (*customers, None):  # None: the plain base model
@@ -838,6 +841,8 @@ with tempfile.TemporaryDirectory() as temporary:
         peft_difference = ((by_peft(prompt).logits - alone[0]).abs().max() / alone[0].abs().max()).item()
 for file, size in sizes_on_disk.items():
     print(f"{file}: {size:,} bytes")
+
+# %%
 wide = sum(adapters.lora_parameter_count(i, o, profile.rank) for o, i in shapes) * model.dtype.itemsize
 print(f"PEFT's logits differ from ours by {peft_difference:.1g}")
 print(
@@ -854,21 +859,7 @@ print(
 # Each claim of the article that this lesson covers, with what *this run* measured. The verdicts are computed from the
 # values. With the profile `tiny` the model is random: there the table only shows that the code runs.
 
-
-# %%
-def verdict(condition: bool, otherwise: str = "not shown here") -> str:
-    """The verdict that a measured condition leads to."""
-    return "shown" if condition else otherwise
-
-
-def finding(name: str, values: list[float], unit: str, result: str, note: str, seeds: tuple[int, ...] = ()) -> Finding:
-    """A finding of this run; the part of its name before the dot is the claim."""
-    claim = name.partition(".")[0]
-    return Finding(
-        name, tuple(values), unit, claim, result, note, seeds, model=profile.base_model, profile=profile.name
-    )
-
-
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 exact = max(r1[torch.float64]) < 1e-13 and max(r1[torch.float32]) < 1e-5
 follows_alpha = abs(slope - 1) < 1e-3  # the article's formula: h grows by x·A·B times alpha
 error_falls = all(max(rank_error[b]) < min(rank_error[a]) for a, b in zip(ranks, ranks[1:], strict=False))
@@ -878,44 +869,42 @@ beside, merged = statistics.median(beside_cost), statistics.median(merged_cost)
 merging_is_free = merge_difference < 1e-4 and restored and abs(merged) < 5 and merged_wins >= 27
 one_base_serves = max(route_difference, peft_difference) < 1e-4 < apart and wide < 0.05 * model_bytes
 
-# %%
-found = [
-    finding(
-        "R1.difference_of_the_two_ways", r1[torch.float64], "relative, 64 bit", verdict(exact, "refuted here"),
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
+findings.publish("01", [
+    Row(
+        "R1.difference_of_the_two_ways", r1[torch.float64], "relative, 64 bit", verdict(exact, True),
         f"up to {max(r1[torch.float32]):.0e} in 32 bit: rounding, nothing else", SEEDS,
     ),
-    finding(
-        "R2.logit_difference_at_start", [start_difference], "", verdict(start_difference == 0, "refuted here"),
+    Row(
+        "R2.logit_difference_at_start", [start_difference], "", verdict(start_difference == 0, True),
         f"exactly the same {without.numel():,} logits" if start_difference == 0 else "not exactly zero",
     ),
-    finding(
-        "R3.error_of_the_update_at_rank_8", rank_error[8], "relative", verdict(error_falls, "refuted here"),
+    Row(
+        "R3.error_of_the_update_at_rank_8", rank_error[8], "relative", verdict(error_falls, True),
         f"rank 1 leaves {left_over[1]:.2f}, rank 16 with 16 times the numbers {left_over[16]:.2f}", SEEDS,
     ),
-    finding(
+    Row(
         "R3.loss_gain_kept_at_rank_1", rank_gain[1], "% of full fine-tuning's", verdict(gain_grows),
         f"rank 8 keeps {kept[8]:.0f} %, rank 16 {kept[16]:.0f} %; shown if every seed's rank 16 beats every seed's "
         f"rank 1; {STEPS} steps only", SEEDS,
     ),
-    finding(
+    Row(
         "R4.slope_of_update_over_alpha", [slope], "log over log", verdict(follows_alpha),
         f"logits move by {changes[0]:.1%} at alpha {dial[0]:g} and by {changes[-1]:.1%} at {dial[-1]:g}",
     ),
-    finding(
+    Row(
         "R5.parameters_at_rank_5", [thin_numbers], "numbers",
-        verdict((full_numbers, thin_numbers) == (50_000, 3_000), "refuted here"), f"instead of {full_numbers:,}",
+        verdict((full_numbers, thin_numbers) == (50_000, 3_000), True), f"instead of {full_numbers:,}",
     ),
-    finding(
+    Row(
         "R6.time_of_merged_forward", merged_cost, "% over the base", verdict(merging_is_free),
         f"unmerged {beside:+.1f} %; shown if merged is within 5 % of the base and faster than unmerged in at least 27 of {TURNS} turns (here {merged_wins})",
     ),
-    finding(
+    Row(
         "R6.adapter_share_of_model", [100 * wide / model_bytes], "% of the bytes", verdict(one_base_serves),
         f"{len(customers)} customers in one batch, each row as if alone (up to {route_difference:.1g})",
     ),
-]  # fmt: skip
-results.record(found, "lesson_01")
-findings.findings_table("lesson_01", found)
+], profile)  # fmt: skip
 
 # %% [markdown]
 # ## What to remember

@@ -27,7 +27,7 @@
 # **Sources:** LLaMA (arXiv 2302.13971, §2.2) · RMSNorm (1910.07467) · rotary positions, RoPE (2104.09864) ·
 # grouped-query attention (2305.13245) · SwiGLU (2002.05202) · LoRA (2106.09685, §4.2 and §7.1).
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import copy
 import tempfile
 import time
@@ -38,15 +38,14 @@ import torch
 import torch.nn.functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from lorahub_edu import results
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Finding, Table
+from lorahub_edu.results import Table
 from lorahub_edu.show import figures, findings, panels
 from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import findings_table
+from lorahub_edu.show.findings import Row, verdict
 
 figures.use_style()
 findings.costs_table("02_inside_a_llama")
@@ -55,7 +54,6 @@ findings.costs_table("02_inside_a_llama")
 profile = get_profile()
 model, tokenizer = pretrained.load(profile)
 config = model.config
-found: list[Finding] = []  # what this lesson measures
 print(f"profile {profile.name}: {profile.base_model}, a {type(model).__name__} in {profile.dtype}")
 
 # %% [markdown]
@@ -161,6 +159,7 @@ def relative(ours, theirs):
     return ((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max().item()
 
 
+# %%
 def branch_outputs(ids):
     """What every attention and every MLP adds to the stream, in order, beginning with the embedding."""
     added = [model.get_input_embeddings()(ids)]
@@ -174,7 +173,7 @@ def branch_outputs(ids):
         hook.remove()
     return torch.stack(added)  # (1 + 2 * layers, 1, T, hidden)
 
-
+# %%
 with torch.no_grad():
     stream = branch_outputs(ids).cumsum(0)[::2]  # (1 + layers, 1, T, hidden): after 0, 1, 2, … blocks
     early = model.lm_head(model.model.norm(stream[:, 0, -1])).float()  # (1 + layers, vocabulary)
@@ -182,7 +181,7 @@ off = relative(early[-1], logits[0, -1].float())
 assert off < 100 * torch.finfo(model.dtype).eps
 print(f"embedding + all branches, through norm and head: {off:.1e} from the model's own logits")
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 answer = best[0]
 place = (early > early[:, answer, None]).sum(-1) + 1  # (1 + layers,): 1 = the likeliest token at that depth
 first = int((place == 1).nonzero()[0])
@@ -299,7 +298,7 @@ apart = max(
 )
 print(f"largest difference between the curves: {apart:.1e}")
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
 for index, pair in enumerate((0, d // 8, d // 4)):
     angle = torch.arange(64) * frequencies[pair]
@@ -410,7 +409,7 @@ print(f"head {head} of block 0, largest difference: {(by_hand.cpu() - attention_
 # Move the slider (arrow keys work) to another block. Where no kernel runs, look at the picture below the panel.
 
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_attention(figure, layer):
     """One block's heads, a row of pictures for each group; at most three by three."""
     rows, columns = min(config.num_key_value_heads, 3), min(group, 3)
@@ -520,10 +519,6 @@ def rope(x, theta, inner):
     return torch.cat((a * cos - b * sin, a * sin + b * cos), -1)  # (B, heads, T, d)
 
 
-def swiglu(x, w_gate, w_up, w_down):
-    return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_up), w_down)  # (B, T, hidden)
-
-
 # %%
 def attention(x, w, config, inner):
     def heads(name):
@@ -536,6 +531,11 @@ def attention(x, w, config, inner):
     future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
     weights = (q @ k.mT / config.head_dim**0.5).masked_fill(future, -torch.inf).softmax(-1)  # (B, heads, T, T)
     return F.linear((weights @ v).transpose(1, 2).flatten(2), w["self_attn.o_proj.weight"])  # (B, T, hidden)
+
+
+# %%
+def swiglu(x, w_gate, w_up, w_down):
+    return F.linear(F.silu(F.linear(x, w_gate)) * F.linear(x, w_up), w_down)  # (B, T, hidden)
 
 
 def llama_block(h, w, config, inner):
@@ -583,7 +583,6 @@ def compare(dtype, inner):
     ours = F.linear(rms_norm(ours, last.weight, config.rms_norm_eps, inner), w_head)
     return [*differences, relative(ours, F.linear(last(theirs), w_head))]
 
-
 # %%
 PRECISIONS = {
     "all in float32": (torch.float32, torch.float32),
@@ -622,13 +621,9 @@ print(f"tolerances: {TOLERANCES}, both kept in every block and in the logits")
 # have left room for a small mistake.
 
 # %%
-common = {"model": profile.base_model, "profile": profile.name}
 with torch.no_grad():
     whole = relative(llama(ids, model.state_dict(), config, torch.float32).float(), logits.float())
 print(f"logits of the whole model, ours against model(...): {whole:.1e} of a token's logits")
-for name, short in (("all in float32", "float32"), ("float64, norm and angles in float32", "float64")):
-    found.append(Finding(f"forward_difference_block_{short}", (differences[name][0],), "of the vector", **common))
-    found.append(Finding(f"forward_difference_logits_{short}", (differences[name][-1],), "of the vector", **common))
 
 # %% [markdown]
 # ## 7. Where adapters can go: numbers and bytes
@@ -650,6 +645,8 @@ PLACEMENTS = {
     "gate, up, down": ("gate_proj", "up_proj", "down_proj"),
     "all seven": "all-linear",
 }
+
+# %%
 base_total = adapters.count_parameters(model).total
 counts, full = {}, {}
 for name, targets in PLACEMENTS.items():
@@ -666,6 +663,8 @@ with tempfile.TemporaryDirectory() as folder:
         saved = adapter_files.save_adapter(model, Path(folder) / "adapter", adapter=name)
         sizes[name] = (saved / adapter_files.WEIGHTS_FILE).stat().st_size
 base_bytes = sum(p.nbytes for n, p in model.named_parameters() if "lora_" not in n)
+
+# %%
 rows = [
     (
         name,
@@ -685,36 +684,6 @@ Table(header, tuple(rows), caption)
 # The MLP's matrices are larger, so adapters on them are too, but a rank-$r$ strip grows with a matrix's *sides* and the
 # matrix with their product: the larger the matrix, the smaller the adapter's share of it. Every placement is a small
 # file beside the base.
-
-# %%
-share = {name: 100 * counts[name] / full[name] for name in PLACEMENTS}
-few, small = max(share.values()) < 10, max(sizes.values()) < 0.05 * base_bytes
-listed = "; ".join(f"{name} {share[name]:.2f} %" for name in PLACEMENTS)
-found += [
-    Finding(f"adapter_share_of_model: {name}", (100 * counts[name] / base_total,), "% of parameters", **common)
-    for name in PLACEMENTS
-]
-found += [
-    Finding(
-        "adapter_share_of_matrices",
-        (share["all seven"],),
-        "% of the full update, all seven matrices",
-        claim="R5",
-        verdict="shown" if few else "refuted here",
-        note=f"{counts['all seven']:,} instead of {full['all seven']:,}; by placement: {listed}",
-        **common,
-    ),
-    Finding(
-        "adapter_file",
-        (sizes["q, v"] / 1e6,),
-        "MB, q and v",
-        claim="R6",
-        verdict="shown" if small else "refuted here",
-        note=f"the size only (merging: lesson 01). The base: {base_bytes / 1e6:,.1f} MB; all seven: "
-        f"{sizes['all seven'] / 1e6:.2f} MB",
-        **common,
-    ),
-]
 
 # %% [markdown]
 # > **Try it 02.4 · count an adapter without building it** · medium · 10 minutes
@@ -758,8 +727,7 @@ check("02.4", my_adapter_parameters)
 
 
 # %%
-def seconds(choice, batch):
-    """Forward and backward of one batch with one placement trained; the base is frozen unless the choice says so."""
+def seconds(choice, batch):  # of forward and backward with one placement trained, the base frozen
     adapters.freeze(model)
     adapters.set_adapter(model, choice if choice in PLACEMENTS else None)
     if choice == "everything":
@@ -774,7 +742,6 @@ def seconds(choice, batch):
     if batch.is_cuda:
         torch.cuda.synchronize()  # a GPU answers before it has finished
     return time.perf_counter() - started
-
 
 # %%
 REPEATS, ENOUGH, BUDGET = 5, 3, 40.0  # a slow machine may stop after 3 rounds, once 40 seconds have passed
@@ -792,8 +759,6 @@ for repeat in range(REPEATS):  # interleaved, so that a busy moment of the machi
     for choice in choices:
         times[choice].append(seconds(choice, batch))
 model.zero_grad(set_to_none=True)
-measured = [Finding(f"step_seconds: {c}", tuple(times[c]), f"s for {batch.shape[1]} tokens", **common) for c in choices]
-found += measured
 
 # %%
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), sharey=True)
@@ -811,7 +776,9 @@ panels.show(
 )
 
 # %%
-median = {finding.name.removeprefix("step_seconds: "): finding for finding in measured}
+unit = f"s for {batch.shape[1]} tokens"
+step_times = [Row(f"step_seconds: {choice}", times[choice], unit) for choice in choices]
+median = {row.name.removeprefix("step_seconds: "): row.finding(profile) for row in step_times}
 rows = []
 for choice in choices:
     low, high = median[choice].spread
@@ -845,13 +812,33 @@ print(f"{QV}, against everything: {low / every:.2f} of the time, {counts[QV] / b
 # shown when the adapters have less than a tenth of the full update's parameters, R6 (its size half) when the file is
 # less than a twentieth of the base. The forward's differences and the times are recorded too, without a claim.
 
-# %%
-results.record(found, "lesson_02")
-rows = tuple((finding.name, str(finding)) for finding in found if not finding.claim)
-Table(("also measured in this run", "value (range)"), rows)
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
+share = {name: 100 * counts[name] / full[name] for name in PLACEMENTS}
+listed = "; ".join(f"{name} {share[name]:.2f} %" for name in PLACEMENTS)
+precise = {"float32": differences["all in float32"], "float64": differences["float64, norm and angles in float32"]}
+forward_differences = [
+    Row(f"forward_difference_{place}_{precision}", by[index], "of the vector")
+    for precision, by in precise.items()
+    for place, index in (("block", 0), ("logits", -1))
+]
+shares = [Row(f"adapter_share_of_model: {n}", 100 * counts[n] / base_total, "% of parameters") for n in PLACEMENTS]
+measured = [*forward_differences, *shares, *step_times]
+Table(("also measured in this run", "value (range)"), tuple((row.name, str(row.finding(profile))) for row in measured))
 
-# %%
-findings_table("lesson_02", [finding for finding in found if finding.claim])
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
+findings.publish("02", [
+    *measured,
+    Row(
+        "adapter_share_of_matrices", share["all seven"], "% of the full update, all seven matrices",
+        verdict(max(share.values()) < 10, True),
+        f"{counts['all seven']:,} instead of {full['all seven']:,}; by placement: {listed}", claim="R5",
+    ),
+    Row(
+        "adapter_file", sizes["q, v"] / 1e6, "MB, q and v", verdict(max(sizes.values()) < 0.05 * base_bytes, True),
+        f"the size only (merging: lesson 01). The base: {base_bytes / 1e6:,.1f} MB; all seven: "
+        f"{sizes['all seven'] / 1e6:.2f} MB", claim="R6",
+    ),
+], profile)  # fmt: skip
 
 # %% [markdown]
 # ## What to remember

@@ -26,7 +26,7 @@
 # *You need:* lesson 01 (LoRA). *Sources covered:* Raschka 2023, "LoRA & LLaMA", "Computational performance", "Evaluating";
 # Wang et al. 2022 (Self-Instruct, arXiv 2212.10560); Taori et al. 2023 (Stanford Alpaca). Claims R9, R12-R15.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import statistics
 
 import matplotlib.pyplot as plt
@@ -36,16 +36,15 @@ from lorahub_edu.data import alpaca, batching
 from lorahub_edu.lora import adapters
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import PROFILES, get_profile
-from lorahub_edu.results import Finding, Table
+from lorahub_edu.results import Table
 from lorahub_edu.runs import finetune
 from lorahub_edu.show import figures, panels
 from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import costs_table, findings_table
+from lorahub_edu.show.findings import Row, costs_table, publish, verdict
 from lorahub_edu.training.loop import train
 
 figures.use_style()
 profile = get_profile()
-found: list[Finding] = []
 costs_table("03_alpaca")
 
 # %% [markdown]
@@ -83,13 +82,6 @@ kept, held_back = alpaca.split(public, validation_size, seed=42, train_rows=trai
 missing = len(public) - len(kept) - len(held_back)
 print(f"{len(kept):,} + {len(held_back):,} = {len(kept) + len(held_back):,}; not used: {missing} of {len(public):,}")
 apart = not set(kept) & set(held_back)
-found.append(
-    Finding(
-        "split_training_rows", (len(kept),), "training rows", claim="R12",
-        verdict="shown" if apart and (len(kept), len(held_back)) == (49_759, 2_000) else "refuted here",
-        note=f"with {len(held_back):,} others held back; {missing} of the public rows are in neither part", seeds=(42,),
-    )
-)  # fmt: skip
 
 # %% [markdown]
 # The split can be made, but its two sizes add up to fewer rows than the public file has: the source must have used a
@@ -125,6 +117,7 @@ lengths = [len(row.input_ids) for row in train_rows]
 labelled = sum(label != -100 for row in train_rows for label in row.labels) / sum(lengths)
 cut = sum(length == profile.block_size for length in lengths) / len(lengths)
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, axes = plt.subplots()
 prompts = [row.labels.count(-100) for row in train_rows]
 axes.hist([prompts, [n - p for n, p in zip(lengths, prompts, strict=True)]], bins=24, label=["prompt", "response"],
@@ -145,7 +138,7 @@ print(f"{labelled:.0%} of the tokens carry a label; lengths run from {min(length
 # - **Grouping** rows of like length pads less. **Packing** lays rows end to end in one sequence and pads nothing; then
 #   attention must not look across a boundary (a *block-diagonal* mask), and positions must start at 0 in every row.
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 step = [train_rows[i] for i in batching.step_rows(len(train_rows), 16, step=0, seed=0)]
 
 
@@ -188,7 +181,6 @@ difference = max(by_strategy.values()) - min(by_strategy.values())
 print({name: round(value, 6) for name, value in by_strategy.items()})
 print(f"largest difference: {difference:.1e} nats")
 assert difference < 1e-5, "packing must not change the loss"
-found.append(Finding("packing_loss_difference", (difference,), "nats", model=profile.base_model, profile=profile.name))
 
 # %% [markdown]
 # The same loss to rounding, so packing is free of charge: only the waste is gone.
@@ -307,7 +299,6 @@ print("every seed gains" if min(gains.values) > 0 else "not every seed gains")
 # - The source asks the base model, then the LoRA model: *Please explain how weight decay works*.
 # - **Predict:** which is fastest, the base, the base with A and B beside it, or with A and B merged into it?
 
-
 # %%
 measured = {"base": [], "LoRA, apart": [], "LoRA, merged": []}
 for _ in range(3):  # in turns, so that a busy moment of the machine hits all three
@@ -356,17 +347,6 @@ print(
 )
 print(f"Merging saves {saved:.2%} of the weights' memory.")
 same = texts["LoRA, apart"] == texts["base"]
-common = {"model": profile.base_model, "profile": profile.name}
-found += [
-    Finding("lora_text_differs", (float(not same),), "of 1 text differs", claim="R14", verdict="refuted here" if same else "shown",
-            note="judge the two texts above yourself: more fluent need not be more right", **common),
-    Finding("lora_decoding_speed", tuple(relative["LoRA, apart"]), "x base", claim="R14",
-            verdict="shown" if typical["LoRA, apart"] >= 1.5 else "refuted here",
-            note="the source's LoRA model decodes 2.6 times as fast as its base; shown would be 1.5 times or more", **common),
-    Finding("merging_saves_memory", (100 * saved,), "% of the weights", claim="R15",
-            verdict="shown" if saved > 0.05 else "refuted here",
-            note="it saves A and B, nothing more; shown would be 5 % or more, the source's figures differ by half", **common),
-]  # fmt: skip
 
 # %% [markdown]
 # Read the table against your prediction, and the differences against the spread in the findings: a few percent are the
@@ -400,6 +380,8 @@ answers = {
     "right, other words": "By the ocean you need 212 °F before a pot starts to bubble.",
     "shuffled": "level sea Celsius at Water degrees at 100 boils.",
 }
+
+# %%
 lines = []
 for name, answer in answers.items():
     row = alpaca.encode(alpaca.Example(question.instruction, "", answer), tokenizer, profile.block_size)
@@ -421,9 +403,6 @@ misses = {
 }
 for words, happened in misses.items():
     print(f"{words}: {'yes' if happened else 'no'}")
-verdict = "shown" if all(misses.values()) else "not shown here"
-found.append(Finding("scores_fooled", (sum(misses.values()),), "of 3 scores fooled", claim="R13", verdict=verdict,
-                     note="one constructed question", **common))  # fmt: skip
 
 # %% [markdown]
 # Each score can be fooled by an answer that a person would judge at a glance. They are still useful side by side, on many
@@ -488,10 +467,6 @@ weights of a 7B in bfloat16        {weights / 1e9:5.1f} GB
 adapter, gradient, optimizer       {adapter * held / 1e9:5.2f} GB for {adapter:,} parameters
 full fine-tuning would hold        {llama_7b * held / 1e9:5.1f} GB for the same three
 iterations: {big.train_steps} steps x {big.batch_size // big.micro_batch_size} micro-batches = {big.train_steps * big.batch_size // big.micro_batch_size:,}""")
-found.append(
-    Finding("gpu24_weights", (weights / 1e9,), "GB of weights", claim="R9", verdict="not shown here",
-            note="needs a 24 GB GPU; weights and optimizer fit by this count, activations are lesson 05's subject", **common)
-)  # fmt: skip
 
 # %% [markdown]
 # The count leaves room for activations on a 24 GB card, and none for full fine-tuning. How large activations get, and how
@@ -517,14 +492,40 @@ print("lorahub-edu train --data my_rows.jsonl takes Alpaca's and Dolly's form al
 # %% [markdown]
 # ## Findings
 
-# %%
-found += [
-    Finding("validation_loss_before", (loss_before,), "nats", seeds=(0,), **common),
-    Finding("validation_loss_after", (loss_after,), "nats", seeds=(0,), **common),
-    Finding("training_tokens_per_second", (speed,), "tokens/s", seeds=(0,), **common),
-]
-results.record(found, "lesson_03")
-findings_table("lesson_03", [finding for finding in found if finding.claim])
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
+r14_faster, r15_saves = typical["LoRA, apart"] >= 1.5, saved > 0.05
+publish("03", [
+    Row(
+        "split_training_rows", len(kept), "training rows",
+        verdict(apart and (len(kept), len(held_back)) == (49_759, 2_000), True),
+        f"with {len(held_back):,} others held back; {missing} of the public rows are in neither part",
+        claim="R12", seeds=(42,), circumstances={"model": "", "profile": ""},
+    ),
+    Row("packing_loss_difference", difference, "nats"),
+    Row(
+        "lora_text_differs", not same, "of 1 text differs", verdict(not same, True),
+        "judge the two texts above yourself: more fluent need not be more right", claim="R14",
+    ),
+    Row(
+        "lora_decoding_speed", relative["LoRA, apart"], "x base", verdict(r14_faster, True),
+        "the source's LoRA model decodes 2.6 times as fast as its base; shown would be 1.5 times or more", claim="R14",
+    ),
+    Row(
+        "merging_saves_memory", 100 * saved, "% of the weights", verdict(r15_saves, True),
+        "it saves A and B, nothing more; shown would be 5 % or more, the source's figures differ by half", claim="R15",
+    ),
+    Row(
+        "scores_fooled", sum(misses.values()), "of 3 scores fooled", verdict(all(misses.values())),
+        "one constructed question", claim="R13",
+    ),
+    Row(
+        "gpu24_weights", weights / 1e9, "GB of weights", "not shown here",
+        "needs a 24 GB GPU; weights and optimizer fit by this count, activations are lesson 05's subject", claim="R9",
+    ),
+    Row("validation_loss_before", loss_before, "nats", seeds=(0,)),
+    Row("validation_loss_after", loss_after, "nats", seeds=(0,)),
+    Row("training_tokens_per_second", speed, "tokens/s", seeds=(0,)),
+], profile)  # fmt: skip
 
 # %% [markdown]
 # ## What to remember

@@ -29,7 +29,7 @@
 #
 # **It takes:**
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import display
@@ -41,9 +41,9 @@ from lorahub_edu.methods import overview
 from lorahub_edu.methods.attach import attach, attached, detach
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Finding
 from lorahub_edu.show import figures, findings, panels
 from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import Row, verdict
 from lorahub_edu.training.losses import last_hidden_states
 from lorahub_studies.methods import reading, runs, sweep
 
@@ -75,7 +75,7 @@ def logits_of(some_model) -> torch.Tensor:
     """The logits after the text's last token, (vocabulary,)."""
     return some_model(input_ids=text, attention_mask=torch.ones_like(text), use_cache=False).logits[0, -1]
 
-
+# %%
 plain = logits_of(model)
 shifts = {}
 starts = {name: (name, {}) for name in ("bitfit", "ln_tuning", "ia3", "lora", "dora", "llama_adapter", "houlsby", "prompt")}
@@ -189,32 +189,29 @@ check("04.2", gated_prompt)
 
 
 # %%
-def zero_init_attention(
-    attention: torch.nn.Module, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, prompt: torch.Tensor, gate
-) -> torch.Tensor:
-    """What LLaMA-Adapter adds to an attention layer's output.
-
-    hidden (b, T, d) goes into the layer, cos and sin (b, T, size) turn its queries; prompt (P, d) is trained, and gate.
-    """
+def zero_init_attention(attention, hidden, cos, sin, prompt, gate):
+    """What LLaMA-Adapter adds to an attention layer's output: hidden (b, T, d), trained prompt (P, d) and gate."""
     size = attention.head_dim
-    heads = [layer(x).unflatten(-1, (-1, size)).transpose(-3, -2) for layer, x in (
-        (attention.q_proj, hidden), (attention.k_proj, prompt), (attention.v_proj, prompt)
-    )]  # fmt: skip
-    queries, keys, values = heads  # (b, heads, T, size), (key heads, P, size) twice
+
+    def heads(layer, x):  # (..., tokens, d) -> (..., heads, tokens, size)
+        return layer(x).unflatten(-1, (-1, size)).transpose(-3, -2)
+
+    queries, keys, values = heads(attention.q_proj, hidden), heads(attention.k_proj, prompt), heads(attention.v_proj, prompt)
     turned = torch.cat([-queries[..., size // 2 :], queries[..., : size // 2]], -1)
-    queries = queries * cos[:, None] + turned * sin[:, None]  # RoPE, as in the layer itself
+    queries = queries * cos[:, None] + turned * sin[:, None]  # RoPE, as in the layer itself; cos, sin (b, T, size)
     groups = queries.shape[1] // len(keys)
     keys, values = (x.repeat_interleave(groups, 0) for x in (keys, values))  # (heads, P, size): grouped heads share
     weights = torch.softmax(queries @ keys.mT / size**0.5, -1)  # (b, heads, T, P), over the prompt alone
     read = gate * weights @ values  # (b, heads, T, size)
     return attention.o_proj(read.transpose(1, 2).flatten(2))  # (b, T, d)
 
-
 # %%
 layer = model.model.layers[-1].self_attn
 hidden = 0.5 * torch.randn(1, 7, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
 cos, sin = model.model.rotary_emb(hidden, torch.arange(7)[None])
 arguments = {"hidden_states": hidden, "position_embeddings": (cos, sin), "attention_mask": None}
+
+# %%
 differences = {}
 with torch.no_grad():
     output = layer(**arguments)[0]  # the layer without any adapter
@@ -245,6 +242,7 @@ with attached(model, "llama_adapter") as made, torch.no_grad():
 favourites = opened[0.0].topk(6).indices.tolist()
 
 
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_gate(figure: plt.Figure, gate: float) -> str:
     """Probabilities of the base model's favourite next tokens with all gates at one value."""
     axes = figure.subplots()
@@ -362,7 +360,7 @@ if measured:
     at_edge = [task["edge"] for entry in measured["summary"] for task in entry["tasks"].values()]
     print(f"in {sum(at_edge)} of {len(at_edge)} searches the best of the three rates was the lowest or the highest")
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 FAMILIES = {
     "LoRA and kin": ("lora", "rslora", "dora", "qlora"),
     "bottleneck adapters": ("houlsby", "pfeiffer"),
@@ -379,7 +377,7 @@ if entries:
         family: {name: where[entries[name]["label"]] for name in names if name in entries}
         for family, names in FAMILIES.items()
     }
-    figure, axes = plt.subplots(figsize=(9.5, 4.8))
+    figure, axes = plt.subplots(figsize=(11, 5))
     figures.plot_methods(axes, groups, "strict exact match (%), mean of the tasks")
     ranked = sorted(where.items(), key=lambda point: -point[1][1])
     best, last = ranked[0], ranked[-1]
@@ -434,81 +432,69 @@ if entries:
 # billion parameters: LoRA (37.7 million) 74.0 / 91.6 / 53.4 on WikiSQL, MNLI and SAMSum, full fine-tuning 73.8 / 89.5 /
 # 52.0, Houlsby's adapters (40.1 million) 73.2 / 91.5 / 53.2.
 
-# %%
-circumstances = {"model": profile.base_model, "profile": profile.name}
-found = [
-    Finding(
-        "R8.combinations_train", (float(sum(combined.values())),), f"of {len(combined)} pairs", "R8",
-        findings.verdict(all(combined.values()), refuted=True), "every tensor of both methods gets a gradient",
-        **circumstances,
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
+rows = [
+    Row(
+        "R8.combinations_train", sum(combined.values()), f"of {len(combined)} pairs",
+        verdict(all(combined.values()), True), "every tensor of both methods gets a gradient",
     ),
-    Finding(
-        "R10.race_llama_adapter", (race["llama_adapter"]["cpu_seconds"] / race["lora"]["cpu_seconds"],),
-        "of LoRA's processor time, in this run's race", **circumstances,
+    Row(
+        "R10.race_llama_adapter", race["llama_adapter"]["cpu_seconds"] / race["lora"]["cpu_seconds"],
+        "of LoRA's processor time, in this run's race",
     ),
 ]  # fmt: skip
 if "lora" in entries:
     common = {"model": settings["base_model"], "profile": settings["profile"], "seeds": tuple(settings["seeds"])}
     common |= {key: measured[key] for key in ("device", "versions", "date")}
-    duels = reading.duels(measured["summary"])
+    duels, by_loss = reading.duels(measured["summary"]), reading.duels(measured["summary"], measure="loss")
     alone = {name: tasks for name, tasks in duels.items() if "+" not in name and name not in FAMILIES["LoRA and kin"]}
     every = [value for tasks in alone.values() for value in tasks.values()]
+    losses = [value for name in alone for value in by_loss[name].values()]
     better, worse = sum(v > 0 for v in every), sum(v < 0 for v in every)
-    by_loss = [value for name in alone for value in reading.duels(measured["summary"], measure="loss")[name].values()]
     ahead = ", ".join(runs.get_variant(name).label for name, tasks in alone.items() if max(tasks.values()) < 0)
-    found.append(
-        Finding(
-            "R7.lora_against_rivals", (float(better - worse),), f"wins less losses of {len(every)} (rival, task)", "R7",
+    gains = reading.gains(measured["summary"], ("lora+prefix", "lora+houlsby"))
+    (time, memory), (full_time, full_memory) = (
+        [reading.ratio(measured["summary"], name, "lora", key) for key in ("step_cpu_seconds", "peak_bytes")]
+        for name in ("llama_adapter", "full")
+    )
+    rows += [
+        Row(
+            "R7.lora_against_rivals", better - worse, f"wins less losses of {len(every)} (rival, task)",
             reading.best_verdict(alone),
             f"beyond the spread of the seeds LoRA is better in {better}, worse in {worse}; by held-out loss in "
-            f"{sum(v > 0 for v in by_loss)} and {sum(v < 0 for v in by_loss)}; ahead on both tasks: {ahead or 'none'}",
-            **common,
-        )
-    )  # fmt: skip
-    scores = [
-        Finding(f"R7.{name}", tuple(100 * task["strict"]["mean"] for task in entry["tasks"].values()),
-                "% strict match, by task", **common)
-        for name, entry in entries.items()
+            f"{sum(v > 0 for v in losses)} and {sum(v < 0 for v in losses)}; ahead on both tasks: {ahead or 'none'}",
+            circumstances=common,
+        ),
+        *(
+            Row(
+                f"R7.{name}", [100 * task["strict"]["mean"] for task in entry["tasks"].values()],
+                "% strict match, by task", circumstances=common,
+            )
+            for name, entry in entries.items()
+        ),
     ]  # fmt: skip
-    results.record(scores, "lesson_04")
-    gains = reading.gains(measured["summary"], ("lora+prefix", "lora+houlsby"))
     if gains:
-        found.append(
-            Finding(
-                "R8.gain_of_combining", tuple(100 * gain for gain in gains.values()),
-                "points over the better part, at equal budget", "R8", findings.verdict(min(gains.values()) > 0),
-                f"{', '.join(gains)}; each part at half its size", **common,
-            )
-        )  # fmt: skip
-    costs = {
-        (name, key): reading.ratio(measured["summary"], name, "lora", key)
-        for name in ("llama_adapter", "full")
-        for key in ("step_cpu_seconds", "peak_bytes")
-    }
-    time, memory = costs["llama_adapter", "step_cpu_seconds"], costs["llama_adapter", "peak_bytes"]
+        rows.append(Row(
+            "R8.gain_of_combining", [100 * gain for gain in gains.values()],
+            "points over the better part, at equal budget", verdict(min(gains.values()) > 0),
+            f"{', '.join(gains)}; each part at half its size", circumstances=common,
+        ))  # fmt: skip
     if time and memory:
-        found.append(
-            Finding(
-                "R10.cost_of_llama_adapter", (time,), "of LoRA's processor time a step", "R10",
-                findings.verdict(abs(time - 1) < 0.3 and abs(memory - 1) < 0.3),
-                f"and {memory:.2f} of its peak memory; the source's own ratios are {162 / 192:.2f} and {22 / 21:.2f}",
-                **common,
-            )
-        )  # fmt: skip
-    time, memory = costs["full", "step_cpu_seconds"], costs["full", "peak_bytes"]
-    if time and memory:
-        found.append(
-            Finding(
-                "R11.cost_of_full", (time,), "of LoRA's processor time a step", "R11", findings.verdict(time >= 30),
-                f"and {memory:.1f} of its peak memory, on one machine that needs no second: the source's factor, "
-                f"{4 * 1956 / 192:.0f}, is of four GPUs that share one 7B",
-                **common,
-            )
-        )  # fmt: skip
-results.record(found, "lesson_04")
+        rows.append(Row(
+            "R10.cost_of_llama_adapter", time, "of LoRA's processor time a step",
+            verdict(abs(time - 1) < 0.3 and abs(memory - 1) < 0.3),
+            f"and {memory:.2f} of its peak memory; the source's own ratios are {162 / 192:.2f} and {22 / 21:.2f}",
+            circumstances=common,
+        ))  # fmt: skip
+    if full_time and full_memory:
+        rows.append(Row(
+            "R11.cost_of_full", full_time, "of LoRA's processor time a step", verdict(full_time >= 30),
+            f"and {full_memory:.1f} of its peak memory, on one machine that needs no second: the source's factor, "
+            f"{4 * 1956 / 192:.0f}, is of four GPUs that share one 7B", circumstances=common,
+        ))  # fmt: skip
 if not measured:
     print("R7, R10, R11, and what combining brings: not measured yet")
-findings.findings_table("lesson_04", [finding for finding in found if finding.claim])
+findings.publish("04", rows, profile)
 
 # %% [markdown]
 # ## What to remember

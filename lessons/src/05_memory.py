@@ -26,7 +26,7 @@
 # *You need:* lessons 01 and 03. *Sources covered:* Raschka 2023, "Computational performance" (claims R9-R11, R15); Huang et al.
 # 2023, memory (H17); Chen et al. 2016 (checkpointing, arXiv 1604.06174); Dettmers et al. 2023 (QLoRA, arXiv 2305.14314).
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 import json
 import statistics
 import weakref
@@ -51,17 +51,15 @@ from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.memory.tracker import PARTS, WEIGHTS, StorageTracker
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import PROFILES, get_profile
-from lorahub_edu.results import Finding, Table
+from lorahub_edu.results import Table
 from lorahub_edu.runs import finetune
 from lorahub_edu.show import figures, panels
 from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import costs_table, findings_table
+from lorahub_edu.show.findings import Row, costs_table, publish, verdict
 from lorahub_edu.training.loop import TrainingConfig, train
 
 figures.use_style()
 profile = get_profile()
-found: list[Finding] = []
-common = {"model": profile.base_model, "profile": profile.name}
 GB = 1e9
 costs_table("05_memory")
 
@@ -138,13 +136,25 @@ check("05.1", state_bytes)
 
 
 # %%
-class Tracker(TorchDispatchMode):
-    """Live bytes of all storages that operations make, and the most that there ever were."""
+class Ledger:
+    """Bytes of the storages that are alive, and the most that there ever were."""
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self.known: set[int] = set()
+        self.sizes: dict[int, int] = {}  # bytes by storage
+
+    def count(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) not in self.sizes:
+            self.sizes[id(storage)] = storage.nbytes()
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self.forget, id(storage))
+
+
+# %%
+class Tracker(Ledger, TorchDispatchMode):
+    """Counts the storage of every tensor that an operation returns."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
@@ -153,17 +163,8 @@ class Tracker(TorchDispatchMode):
                 self.count(tensor.untyped_storage())
         return out
 
-    def count(self, storage: torch.UntypedStorage) -> None:
-        if id(storage) not in self.known:
-            self.known.add(id(storage))
-            self.live += storage.nbytes()
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self.gone, id(storage), storage.nbytes())
-
-    def gone(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.live -= size
-
+    def forget(self, storage: int) -> None:  # called when nobody holds the storage any more
+        self.live -= self.sizes.pop(storage)
 
 # %% [markdown]
 # **Predict.** A million numbers in float32 are 4 MB. How many MB are live at the peak of `(x * 2 + 1).exp()`, `x` not
@@ -196,6 +197,7 @@ adapters.inject(model, replace(finetune.lora_config(profile), dropout=0.0), seed
 train(model, rows_here, run, progress=False)  # the first step loads what later ones find loaded
 tensors = [*model.parameters(), *model.buffers()]
 
+# %%
 own, package = Tracker(), StorageTracker(vocabulary=vocabulary)
 for tensor in tensors:  # what was there before must be told
     own.count(tensor.untyped_storage())
@@ -254,14 +256,13 @@ print(f"predicted {fake.peak / GB:.4f} GB, counted in the real step {package.pea
 print(f"the process itself grew by {process.added / GB:.4f} GB beyond what it had kept from the step before")
 fake_error = fake.peak / package.peak.total - 1
 assert abs(fake_error) < 0.02
-found.append(Finding("fake_against_tracked", (100 * fake_error,), "% off the real step's tensors", **common))
 
 # %% [markdown]
 # The count is right to the byte almost. What a *process* takes can be more than its tensors: allocators round, keep pieces
 # for later and can't always use them. The course compared the planner with the real peak of a fresh process for many
 # settings of SmolLM2, once as malloc comes and once told to give back at once what is freed:
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 committed = results.committed_folder()
 validation = json.loads((committed / "memory_plan.json").read_text(encoding="utf-8"))
 cases = validation["cases"]
@@ -344,6 +345,8 @@ changes = {
     "block of 256": replace(source, block=256),
 }
 counts = {name: counted(setting) for name, setting in changes.items()}
+
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, axes = plt.subplots(figsize=(8, 3.2))
 left = [0.0] * len(counts)
 for index, part in enumerate(PARTS):
@@ -368,7 +371,7 @@ panels.show(figure, alt=f"Stacked bars of what a 7B's LoRA step takes. From leas
 # The planner tries changes in that order of cost and proposes the first that is enough. Move the sliders:
 
 
-# %%
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_plan(figure, rows: int, tokens: int, checkpointing: int) -> str:
     """The parts of one plan as bars; returns the sentence that reads them."""
     count = counted(replace(source, micro_batch=rows, block=tokens, checkpointing=bool(checkpointing)))
@@ -412,14 +415,6 @@ Table(
 
 # %%
 adapter_7b = counted(replace(source, method="llama_adapter"))
-fits = plan_7b.plan.fits
-found += [
-    Finding("lora_7b_planned", (plan_7b.plan.needed / GB,), "GB at most, 4 x 512", claim="R9", verdict="not shown here",
-            note=f"predicted to fit a 24 GB card with {plan_7b.plan.room / GB:.1f} GB to spare, not run on one; a batch of four full rows is the worst case"
-            if fits else "predicted not to fit", **common),
-    Finding("llama_adapter_7b_planned", (adapter_7b.peak / GB,), "GB of tensors, 4 x 512", claim="R10", verdict="not shown here",
-            note="predicted, not run on a GPU", **common),
-]  # fmt: skip
 step = committed / "step_7b.json"
 if step.is_file():
     real = json.loads(step.read_text(encoding="utf-8"))
@@ -493,17 +488,6 @@ for name in ("LoRA", "full"):
     seconds[name] = [record["seconds"] for record in history[1:]]
 ratio = statistics.median(seconds["full"]) / statistics.median(seconds["LoRA"])
 print({name: [round(value, 2) for value in values] for name, values in seconds.items()}, f"full takes {ratio:.1f} x LoRA's time")
-cards = -(-full_counts["all in bfloat16"].peak // card)
-dearer = ratio * cards
-found += [
-    Finding("full_7b_planned", (full_counts["all in bfloat16"].peak / GB,), "GB of tensors, all in bfloat16", claim="R11",
-            verdict="shown" if full_counts["all in bfloat16"].peak > card else "refuted here",
-            note="predicted; it does not fit one 24 GB card, nor one of 48", **common),
-    Finding("full_step_time", (ratio,), "x LoRA's time a step", claim="R11",
-            verdict="refuted here" if dearer < 20 else "shown",
-            note=f"times {cards} cards of 24 GB that makes {dearer:.0f} x; the source's own times are 4 GPUs x 1,956 min against 192 min, {4 * 1956 / 192:.0f} x",
-            **common),
-]  # fmt: skip
 
 # %% [markdown]
 # The step itself is dearer by a small factor, as counting products says: three against two, and the update of all weights. The rest of the
@@ -541,12 +525,6 @@ for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
     adapters_held[name] = sum(p.numel() * p.element_size() for p in plain.parameters()) / before - 1
 print(f"7B: merging saves {saved:.2%}, bfloat16 instead of float32 a factor of {dtypes:.2f}")
 print(f"{profile.base_model}, loaded for real: A and B add {adapters_held['float32']:.2%} in float32")
-found.append(
-    Finding("merged_inference_saves", (100 * saved,), "% of a 7B's inference", claim="R15",
-            verdict="shown" if saved > 0.05 else "refuted here",
-            note=f"the source's two figures differ by a factor of {27.65 / 13.56:.2f}, float32 and bfloat16 by {dtypes:.2f}: lit-llama's LoRA script loads float32 by default, its adapter script bfloat16",
-            **common)
-)  # fmt: skip
 
 # %% [markdown]
 # The source compared two scripts with different defaults. Merging saves what A and B take, and that is next to nothing.
@@ -566,11 +544,6 @@ t5_counts = {
 }
 like = t5_counts["LoRAHub: one composed module, scored"] / t5_counts["inference, the base alone"]
 times = t5_counts["full fine-tuning"] / t5_counts["LoRAHub: one composed module, scored"]
-found.append(
-    Finding("lorahub_memory_like_inference", (like,), "x plain inference", claim="H17",
-            verdict="shown" if like < 1.3 and times > 3 else "refuted here",
-            note=f"predicted for five rows of 512 tokens; full fine-tuning takes {times:.0f} x as much", model="flan-t5-large", profile=profile.name)
-)  # fmt: skip
 Table(("FLAN-T5-large in float32, five rows of 512 tokens", "GB of tensors"), tuple((name, f"{value:.1f}") for name, value in t5_counts.items()))
 
 # %% [markdown]
@@ -580,11 +553,45 @@ Table(("FLAN-T5-large in float32, five rows of 512 tokens", "GB of tensors"), tu
 # %% [markdown]
 # ## Findings
 
-# %%
-errors = tuple(row["giving_back"]["error_percent"] for row in cases.values())
-found.append(Finding("planner_error", errors, "% off real peaks, malloc giving back", model=validation["model"], profile="cpu"))
-results.record(found, "lesson_05")
-findings_table("lesson_05", [finding for finding in found if finding.claim])
+# %% tags=["hide-input"] jupyter={"source_hidden": true}
+room = f"predicted to fit a 24 GB card with {plan_7b.plan.room / GB:.1f} GB to spare, not run on one; a batch of four full rows is the worst case"
+everything = full_counts["all in bfloat16"]
+cards = -(-everything.peak // card)
+dearer = ratio * cards
+publish("05", [
+    Row("fake_against_tracked", 100 * fake_error, "% off the real step's tensors"),
+    Row(
+        "lora_7b_planned", plan_7b.plan.needed / GB, "GB at most, 4 x 512", "not shown here",
+        room if plan_7b.plan.fits else "predicted not to fit", claim="R9",
+    ),
+    Row(
+        "llama_adapter_7b_planned", adapter_7b.peak / GB, "GB of tensors, 4 x 512", "not shown here",
+        "predicted, not run on a GPU", claim="R10",
+    ),
+    Row(
+        "full_7b_planned", everything.peak / GB, "GB of tensors, all in bfloat16", verdict(everything.peak > card, True),
+        "predicted; it does not fit one 24 GB card, nor one of 48", claim="R11",
+    ),
+    Row(
+        "full_step_time", ratio, "x LoRA's time a step", verdict(dearer >= 20, True),
+        f"times {cards} cards of 24 GB that makes {dearer:.0f} x; the source's own times are 4 GPUs x 1,956 min against "
+        f"192 min, {4 * 1956 / 192:.0f} x", claim="R11",
+    ),
+    Row(
+        "merged_inference_saves", 100 * saved, "% of a 7B's inference", verdict(saved > 0.05, True),
+        f"the source's two figures differ by a factor of {27.65 / 13.56:.2f}, float32 and bfloat16 by {dtypes:.2f}: "
+        "lit-llama's LoRA script loads float32 by default, its adapter script bfloat16", claim="R15",
+    ),
+    Row(
+        "lorahub_memory_like_inference", like, "x plain inference", verdict(like < 1.3 and times > 3, True),
+        f"predicted for five rows of 512 tokens; full fine-tuning takes {times:.0f} x as much", claim="H17",
+        circumstances={"model": "flan-t5-large"},
+    ),
+    Row(
+        "planner_error", [row["giving_back"]["error_percent"] for row in cases.values()],
+        "% off real peaks, malloc giving back", circumstances={"model": validation["model"], "profile": "cpu"},
+    ),
+], profile)  # fmt: skip
 
 # %% [markdown]
 # ## What to remember

@@ -219,11 +219,12 @@ def plot_methods(
             mean, low, high = (100 * score for score in scores)
             label = family if place == 0 else None
             axes.errorbar(places[name], mean, [[mean - low], [high - mean]], capsize=2, label=label, **style)
-            above = {"textcoords": "offset points", "ha": "center", "va": "bottom", "rotation": 90, "fontsize": 8}
+            above = {"textcoords": "offset points", "ha": "center", "va": "bottom", "rotation": 90, "fontsize": 7.5}
             axes.annotate(name, (places[name], high), (0, 6), **above)
             top = max(top, high)
     axes.set(xscale="log", xlabel=x_label, ylabel=y_label, ylim=(-3, 1.3 * top + 5))
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    # Above the picture, so that its whole width is there for the names.
+    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return axes
 
 

@@ -47,7 +47,7 @@ class Row:
     study: Mapping[str, Any] | None = None
     circumstances: Mapping[str, Any] | None = None
 
-    def finding(self, profile: Profile, seeds: tuple[int, ...]) -> Finding:
+    def finding(self, profile: Profile, seeds: tuple[int, ...] = ()) -> Finding:
         """The finding that this row records."""
         prefix = self.name.partition(".")[0]
         claim = self.claim if self.claim is not None else prefix if self.verdict and prefix in CLAIMS else ""
