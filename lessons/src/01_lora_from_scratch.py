@@ -873,7 +873,7 @@ one_base_serves = max(route_difference, peft_difference) < 1e-4 < apart and wide
 findings.publish("01", [
     Row(
         "R1.difference_of_the_two_ways", r1[torch.float64], "relative, 64 bit", verdict(exact, True),
-        f"up to {max(r1[torch.float32]):.0e} in 32 bit: rounding, nothing else", SEEDS,
+        f"up to {max(r1[torch.float32]):.0e} in 32 bit: rounding, nothing else", seeds=SEEDS,
     ),
     Row(
         "R2.logit_difference_at_start", [start_difference], "", verdict(start_difference == 0, True),
@@ -881,12 +881,12 @@ findings.publish("01", [
     ),
     Row(
         "R3.error_of_the_update_at_rank_8", rank_error[8], "relative", verdict(error_falls, True),
-        f"rank 1 leaves {left_over[1]:.2f}, rank 16 with 16 times the numbers {left_over[16]:.2f}", SEEDS,
+        f"rank 1 leaves {left_over[1]:.2f}, rank 16 with 16 times the numbers {left_over[16]:.2f}", seeds=SEEDS,
     ),
     Row(
         "R3.loss_gain_kept_at_rank_1", rank_gain[1], "% of full fine-tuning's", verdict(gain_grows),
         f"rank 8 keeps {kept[8]:.0f} %, rank 16 {kept[16]:.0f} %; shown if every seed's rank 16 beats every seed's "
-        f"rank 1; {STEPS} steps only", SEEDS,
+        f"rank 1; {STEPS} steps only", seeds=SEEDS,
     ),
     Row(
         "R4.slope_of_update_over_alpha", [slope], "log over log", verdict(follows_alpha),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from lorahub_edu import results
@@ -42,6 +42,7 @@ class Row:
     unit: str = ""
     verdict: str = ""
     note: str = ""
+    _: KW_ONLY
     claim: str | None = None
     seeds: tuple[int, ...] | None = None
     study: Mapping[str, Any] | None = None
