@@ -24,8 +24,8 @@
 # - read the notation.
 #
 # *You need:* Python and a little PyTorch. *Sources:* the LoRA paper (Hu et al. 2021, arXiv 2106.09685) with Raschka's
-# articles on LoRA and LLaMA; LoRAHub (Huang et al. 2023, arXiv 2307.13269); LoRA against full fine-tuning (Shuttleworth et
-# al. 2024, arXiv 2410.21228).
+# articles on LoRA and LLaMA; LoRAHub (Huang et al. 2023, arXiv 2307.13269); LoRA against full fine-tuning (Shuttleworth
+# et al. 2024, arXiv 2410.21228).
 
 # %%
 import matplotlib.pyplot as plt
@@ -47,8 +47,8 @@ costs_table("00_start_here")
 # ## 1 · What the course shows
 #
 # - A large pretrained model can be adapted by training two thin matrices beside each of a few large ones: **LoRA**.
-# - Many such adapters can be **composed** into one for a new task: **LoRAHub**. And they leave a mark in the weights that
-#   full fine-tuning does not: **intruder dimensions**. Does the mark matter? You will measure that, too.
+# - Many such adapters can be **composed** into one for a new task: **LoRAHub**. They leave a mark in the weights that
+#   full fine-tuning does not leave: **intruder dimensions**. Does the mark matter? You will measure that, too.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 stations = [
@@ -74,7 +74,7 @@ for i, (name, where, idea, _) in enumerate(stations):
 panels.show(figure, alt="Four stations from left to right: LoRA, LLaMA on Alpaca, LoRAHub, intruder dimensions.")
 
 # %% [markdown]
-# Each station builds on the one before. These lessons are in this edition; the others follow in their order:
+# Each station builds on the one before. These lessons are in this edition:
 
 # %%
 print("\n".join(lessons.names()))
@@ -82,8 +82,8 @@ print("\n".join(lessons.names()))
 # %% [markdown]
 # ## 2 · Is your machine ready?
 #
-# - The **doctor** looks at everything the course needs and says what to do where something is missing. On the command
-#   line it is `lorahub-edu doctor`.
+# - The **doctor** looks at everything that the course needs. Where something is missing, it says what to do. On the
+#   command line it is `lorahub-edu doctor`.
 # - **Predict:** which line will not be ok on your machine?
 
 # %%
@@ -107,7 +107,7 @@ Table(
 # ## 3 · Three profiles, one course
 #
 # - A **profile** carries every number that differs between machines: the model, the batch, the steps. The lessons read
-#   them; their code is the same everywhere. Choose one with the environment variable `LORAHUB_EDU_PROFILE`.
+#   these numbers; their code is the same everywhere. Choose one with the environment variable `LORAHUB_EDU_PROFILE`.
 
 # %%
 print(f"This run uses the profile {profile.name!r}.")
@@ -132,15 +132,16 @@ print(
 print(tokenizer.tokenize("Low-rank adaptation."))
 
 # %% [markdown]
-# That is a real `LlamaForCausalLM` of the transformers library (with `tiny`, one with random weights), and the tokenizer that
-# cuts text into the pieces it reads. Lesson 02 opens it up.
+# That is a real `LlamaForCausalLM` of the transformers library (with `tiny`, one with random weights), and the
+# tokenizer that cuts text into the pieces it reads. Lesson 02 opens it up.
 
 # %% [markdown]
 # ## 4 · How a lesson works
 #
-# - Before every result there is a **prediction**: write it down, on paper if you like. Being wrong is how this course works.
-# - A **check** looks at something you wrote. It tries properties on fresh inputs, says what it saw, guesses what you may
-#   have meant, and gives one more hint each time. "Public checks passed" is a good sign, not a proof.
+# - Before every result there is a **prediction**: write it down, on paper if you like. Being wrong is how this course
+#   works.
+# - A **check** looks at something you wrote. It tests properties on fresh inputs, says what it saw, names the probable
+#   mistake, and gives one more hint each time. "Public checks passed" is a good sign, not a proof.
 #
 # **00.1 The scaling factor** · difficulty 1 of 5 · 2 minutes · *common bug:* forgetting to divide.
 #
@@ -155,7 +156,7 @@ def scaling(alpha: float, rank: int) -> float:
 check("00.1", scaling)
 
 # %% [markdown]
-# The place was empty, and the check said so. Here is what it says to a wrong answer:
+# The function was still empty, and the check said so. Here is what it says to a wrong answer:
 
 # %%
 check("00.1", lambda alpha, rank: alpha)
@@ -169,16 +170,16 @@ check("00.1", lambda alpha, rank: alpha)
 # ```
 # </details>
 #
-# - Every lesson ends with **findings**: the source's claim, its figure, what this course measured (with the model and the
-#   machine), what *your* run measured, and a verdict: **shown**, **not shown here** (and why), or **refuted here**. A claim
-#   that does not hold at this size is reported so; none is tuned until it holds.
+# - Every lesson ends with **findings**: the source's claim, its figure, what this course measured (with the model and
+#   the machine), what *your* run measured, and a verdict: **shown**, **not shown here** (and why), or **refuted here**.
+#   If a claim does not hold at this size, the table says so. No claim is tuned until it holds.
 
 # %% [markdown]
 # ## 5 · Where you are
 #
-# - The course notes on your own machine which lessons you have run to their end, which checks you have passed, and the points of
-#   assignments that you graded yourself. There is no account and nothing is sent. `lorahub-edu progress` shows the same; set
-#   `LORAHUB_EDU_PROGRESS=off` if you want nothing kept.
+# - The course notes on your own machine which lessons you have run to their end, which checks you have passed, and the
+#   points of assignments that you graded yourself. There is no account and nothing is sent. `lorahub-edu progress`
+#   shows the same; set `LORAHUB_EDU_PROGRESS=off` if you want nothing kept.
 
 # %%
 of_lessons, of_assignments = progress_overview.tables()
@@ -206,12 +207,12 @@ Table(
 )
 
 # %% [markdown]
-# The product is the same everywhere: a tall matrix times a flat one. Only who is called A changes. Every term is in the
-# [glossary](../docs/glossary.md).
+# The product is the same everywhere: a tall matrix times a flat one. Only the names change: what one source calls A,
+# another calls B. Every term is in the [glossary](../docs/glossary.md).
 #
 # ## What to remember
 #
-# - `lorahub-edu doctor` tells what is missing; a profile fits the course to the machine.
+# - `lorahub-edu doctor` says what is missing. A profile adapts the course to the machine.
 # - Predict first, then run.
 # - ΔW = (α/r)·B·A, with A (r, in) and B (out, r).
 #

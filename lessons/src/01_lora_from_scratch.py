@@ -82,13 +82,14 @@ print(f"{profile.base_model}: {count:,} parameters, {model_bytes / 1e6:,.0f} MB 
 # %% [markdown]
 # ## Step 1. A fine-tuned weight is the old weight plus an update
 #
-# - **Full fine-tuning** changes every entry of a weight matrix. Whatever it does, the result can be written
+# - **Full fine-tuning** changes every entry of a weight matrix. The result can always be written as
 #   $W' = W + \Delta W$: the old weight plus an **update**.
 # - So there are two ways to compute the layer's output, and they must agree: $W'x = Wx + \Delta W x$.
 #
-# To have a *real* update at hand, we fine-tune the query and value projections of the **last four layers**, every entry of
-# them, on instruction rows (the course's own rows in Alpaca's format; lesson 03 takes the real Alpaca). All layers below
-# stay frozen and give the same output for the same rows every time, so we run them **once** and keep what they hand on.
+# We need a *real* update. So we fine-tune the query and value projections of the **last four layers**, every entry of
+# them, on instruction rows (the course's own rows in Alpaca's format; lesson 03 takes the real Alpaca). All layers
+# below stay frozen and give the same output for the same rows every time. So we run them **once** and keep their
+# output.
 
 # %%
 ROWS, STEPS, SEEDS = profile.micro_batch_size, 8, (0, 1, 2)
@@ -142,8 +143,8 @@ print(f"one row's loss through the whole model {whole:.6f}, by the short way {sh
 print(f"{len(train_batches)} batches of {ROWS} rows to train on; held-out loss of the base model {base_loss:.3f} nats")
 
 # %% [markdown]
-# Now the plain training loop (AdamW, no schedule); it serves for full fine-tuning here and for LoRA later. Full
-# fine-tuning takes a tenth of LoRA's learning rate, as is usual; step 5 says why.
+# Now the plain training loop: AdamW, without a schedule. We use it for full fine-tuning here and for LoRA later. Full
+# fine-tuning takes a tenth of LoRA's learning rate, as is usual. Step 5 says why.
 
 # %%
 first_trained = len(below)
@@ -198,9 +199,9 @@ for dtype, errors in r1.items():
     print(f"{dtype}: largest relative difference {max(errors):.1e} (rounding unit {torch.finfo(dtype).eps:.1e})")
 
 # %% [markdown]
-# **Read it.** Mathematically the two are equal, and the difference is of the size of the rounding of each number
-# format: it shrinks as the format gets finer. So nothing forces us to write $\Delta W$ into $W$; we may keep it
-# beside $W$, and then we are free to choose its *form*.
+# **Read it.** Mathematically the two are equal. The difference has the size of each number format's rounding, and it
+# shrinks as the format gets finer. So nothing forces us to write $\Delta W$ into $W$. We may keep it beside $W$, and
+# then we are free to choose its *form*.
 
 # %% [markdown]
 # ## Step 2. How many directions does the update need?
@@ -209,11 +210,11 @@ for dtype, errors in r1.items():
 #   $\Delta W = \sum_k s_k\, u_k v_k^\top$. Each term is one direction in, one direction out. The first $r$ terms are
 #   the best rank-$r$ copy there is, and $\sum_{k \le r} s_k^2 / \sum_k s_k^2$ is the share of **energy** (squared
 #   entries) that they keep.
-# - LoRA's authors lean on Aghajanyan et al.: a pretrained model has a low **intrinsic dimension** for a new task, that
-#   is, moving along few directions is nearly as good as moving along all of them.
+# - LoRA's authors build on Aghajanyan et al.: a pretrained model has a low **intrinsic dimension** for a new task.
+#   Moving along few directions is nearly as good as moving along all of them.
 #
-# Such a curve needs a **control**: a random matrix of the same size, which has no structure at all (the shares do not
-# depend on its norm). As a second comparison we take what AdamW started from, its running mean of the gradients.
+# Such a curve needs a **control**: a random matrix of the same size, which has no structure at all. (The shares do not
+# depend on its norm.) As a second comparison we take AdamW's running mean of the gradients.
 #
 # **Predict.** What share of the energy does rank 8 keep: of the update, of the gradients, of the random matrix? Write
 # three numbers down.
@@ -266,11 +267,11 @@ panels.show(
 )
 
 # %% [markdown]
-# **Read it.** The update is far from random: it puts several times more of its energy into the first directions than
-# the control does. But it is *not* simply a matrix of low rank either; its gradients are much closer to one. The reason
-# is AdamW: it divides every entry by that entry's own typical size, so weak directions are moved nearly as far as
-# strong ones. "Updates are low-rank" is too short. The question that counts is whether the *weak* directions do
-# anything for the task. Step 7 measures that.
+# **Read it.** The update is far from random: it has several times more energy in the first directions than the
+# control. But it is *not* simply a matrix of low rank; its gradients are much closer to low rank. The reason is AdamW.
+# It divides every entry by that entry's own typical size, so weak directions move nearly as far as strong ones.
+# "Updates are low-rank" is too short. The question that counts is whether the *weak* directions do anything for the
+# task. Step 7 measures that.
 #
 # Move the slider and compare the middle picture with the left one.
 
@@ -312,8 +313,9 @@ for rank in ranks_shown[:-1:3]:
     print(sentence)
 
 # %% [markdown]
-# **Read it.** Rank 1 already shows the stripes, the rows and columns that move together; the grain fills in slowly. A
-# rank near half of the full one needs *as many numbers as the matrix itself*: LoRA pays only while $r$ is small.
+# **Read it.** Rank 1 already shows the stripes: rows and columns that move together. The fine detail comes slowly. A
+# rank near half of the full one needs *as many numbers as the matrix itself*: LoRA saves numbers only while $r$ is
+# small.
 
 # %% [markdown]
 # ## Step 3. Two thin matrices: the count
@@ -360,8 +362,8 @@ print(f"the article's 23 GB would be {23e9 / llama_7b:.1f} bytes a parameter")
 # %% [markdown]
 # **Read it.** The row of rank 8 gives exactly the article's 8 MB, so that figure is for 16-bit numbers on query and
 # value projections. Its 23 GB for the whole checkpoint is neither the 16-bit nor the 32-bit size of LLaMA-7B; the
-# article doesn't say what else is in the file. The comparison mixes formats: like with like, 16 bit on both sides,
-# the adapter is still more than a thousand times smaller.
+# article doesn't say what else is in the file. The comparison mixes formats. With 16 bit on both
+# sides, the adapter is still more than a thousand times smaller.
 
 # %% [markdown]
 # ### Try it 01.1: count
@@ -390,7 +392,7 @@ check("01.1", lora_count)
 # %% [markdown]
 # ## Step 4. The layer
 #
-# - Keep the old layer, frozen. Send the input through a second, narrow path beside it, and add:
+# - Keep the old layer, frozen. Send the input also through a second, narrow path, and add the two results:
 #   $h = Wx + \frac{\alpha}{r} B (A x)$.
 # - The brackets matter: $A x$ first gives a vector of only $r$ numbers. $\Delta W$ itself is never built.
 
@@ -446,8 +448,8 @@ for who, layer, (A, B) in zip(("the course's", "PEFT's"), (course, theirs), pair
     print(f"{who} layer: output and gradients equal ours to 10 digits")
 
 # %% [markdown]
-# **Read it.** Fifteen lines are all of it. The libraries add dropout, several adapters by name, merging and checks;
-# from here on we import `LoRALinear`.
+# **Read it.** LoRA is these fifteen lines. The libraries add dropout, several adapters by name, merging and checks.
+# From here on we import `LoRALinear`.
 
 # %% [markdown]
 # ### Try it 01.2: the forward pass
@@ -477,7 +479,7 @@ check("01.2", lora_forward)
 # ## Step 5. Start at zero
 #
 # - $B = 0$, so $\Delta W = BA = 0$: before the first step the model *is* the pretrained one. $A$ is random, uniform
-#   between $\pm 1/\sqrt{in}$ (that is what Kaiming's rule with $a = \sqrt 5$ works out to).
+#   between $\pm 1/\sqrt{in}$ (this is what Kaiming's rule gives with $a = \sqrt 5$).
 # - Why not both zero? The gradient of $B$ contains $A$ and the gradient of $A$ contains $B$; if both are zero, both
 #   gradients are zero and nothing ever moves.
 #
@@ -500,9 +502,9 @@ print(f"trainable now: {counted.trainable:,} of {counted.total:,} parameters ({c
 # **Read it.** Exactly zero, not merely small: adding $0$ changes no bit. Training starts at the pretrained model.
 #
 # Now let LoRA *learn* its $A$ and $B$ by backpropagation, on the rows that full fine-tuning saw with seed 0. (LoRA
-# never decomposes an update: the SVD of step 2 was our microscope, not a part of the method.)
+# itself never decomposes an update. The SVD of step 2 was our tool for looking at it.)
 #
-# **Predict.** With the same rows and the same number of steps, which of the two ends at the lower held-out loss?
+# **Predict.** With the same rows and the same number of steps, which of the two ends with the lower held-out loss?
 
 # %%
 train([p for p in model.parameters() if p.requires_grad], profile.learning_rate, seed=0)
@@ -513,8 +515,8 @@ print(f"base {base_loss:.3f}, full fine-tuning {full_loss[0]:.3f} with {full_par
 print(f"LoRA {lora_loss:.3f} with {counted.trainable:,}: {share:.0%} of the gain")
 
 # %% [markdown]
-# **Read it.** One seed and a handful of steps, so take it as a first impression; lesson 03 trains properly. The two
-# learning rates differ for a reason that lies in the start: while $B$ is near zero, $\Delta W$ is the product of a
+# **Read it.** One seed and a few steps give only a first impression; lesson 03 trains properly. The two learning
+# rates differ because of the start: while $B$ is near zero, $\Delta W$ is the product of a
 # small matrix and a nearly-zero one, so the same learning rate moves $W'$ much less than full fine-tuning does.
 
 # %% [markdown]
@@ -551,7 +553,7 @@ check("01.3", init_lora)
 # - $\Delta W = \frac{\alpha}{r} BA$: twice the $\alpha$, twice the update. Dividing by $r$ keeps the size comparable
 #   when you change the rank. (Where the article sets $\alpha = 1$, it means the whole factor; PEFT's $\alpha$ is
 #   divided by $r$.)
-# - The dial works after training too: 0 is the base model, the trained value is the tuned one.
+# - The dial works after training too: 0 gives the base model, the trained value gives the tuned model.
 #
 # **Predict.** The adapter was trained at one $\alpha$. What will the held-out loss do at half, twice, eight times that?
 
@@ -602,9 +604,9 @@ panels.show(
 print(f"slope of log |ΔWx| over log alpha: {slope:.6f}; lowest loss at alpha {best:g}, trained at {profile.alpha:g}")
 
 # %% [markdown]
-# **Read it.** At the layer, the strength follows $\alpha$ exactly; at the logits, many layers and nonlinear parts lie
-# in between, so the line bends. The loss has a valley: past it, the same directions are pushed too far. If the valley
-# lies to the right of the trained value, the few steps simply were not enough.
+# **Read it.** At the layer, the strength follows $\alpha$ exactly; between the layer and the
+# logits lie many nonlinear parts, so the line bends. The loss has a lowest point: beyond it, the same directions are
+# pushed too far. If the lowest point lies to the right of the trained value, the few steps were not enough.
 #
 # During training, $\alpha$ and the learning rate do much the same job: a larger $\alpha$ makes each step of $A$ and $B$
 # move $\Delta W$ further. Fix one (commonly $\alpha = 2r$) and tune the other.
@@ -698,10 +700,10 @@ for r in ranks:
 
 # %% [markdown]
 # **Read it.** Compare the panels. As a *matrix*, the update is copied poorly at these ranks: most of the error is still
-# there. As a *model*, the low-rank copy has most of the gain already, and the dropped part, whose norm is much of the
-# whole, has little of it when it runs alone. This is what a low intrinsic dimension looks like, and why LoRA works
-# although the update is not of low rank. Each further rank buys less; where to stop can't be read off the matrix, so
-# several ranks must be tried on held-out rows.
+# there. As a *model*, the low-rank copy already has most of the gain. The dropped part has much of the norm, but little
+# of the gain when it runs alone. This is what a low intrinsic dimension looks like, and why LoRA works although the
+# update is not of low rank. Each further rank brings less. The matrix can't say where to stop, so several ranks must be
+# tried on held-out rows.
 
 # %% [markdown]
 # ## Step 8. Merge, or keep apart
@@ -710,11 +712,12 @@ for r in ranks:
 #   inference costs what the base costs.
 # - **Keep apart**: the extra path costs a little time in every forward pass, but one base model serves many adapters.
 #
-# We put an adapter on *every* query and value projection, as the article does, and time a forward pass of a single token,
-# which is what generating text consists of: base, with the adapter, merged. They take turns, so that a busy moment of
-# the machine hits all three, and we count in how many turns merged is faster than beside.
+# We put an adapter on *every* query and value projection, as the article does, and time a forward pass of a single
+# token, because generating text consists of such passes. We time the base, the unmerged and the merged model. They take
+# turns, so that a busy moment of the machine affects all three. We count the turns in which merged is faster than
+# unmerged.
 #
-# **Predict.** How many percent does the path beside cost? And after merging?
+# **Predict.** How many percent does the unmerged path cost? And after merging?
 
 # %%
 everywhere = LoRAConfig(rank=profile.rank, alpha=profile.alpha, target_modules=profile.target_modules)
@@ -766,10 +769,10 @@ print(f"merged {statistics.median(merged_cost):+.1f} %; merged is the faster in 
 print(f"merged logits differ by {merge_difference:.1g} of the largest; weights restored bit for bit: {restored}")
 
 # %% [markdown]
-# **Read it.** The path beside costs little arithmetic but several small operations in each layer. Merged, the model has
-# the same operations as the base; a difference that is left there is noise of the machine, and tells you how far to
-# trust the other figure.
-# Unmerging puts the *kept* old weights back. Subtracting $\Delta W$ again would leave rounding errors behind.
+# **Read it.** The unmerged path needs little arithmetic, but several small operations in each layer. The merged model
+# has the same operations as the base. A remaining difference is noise of the machine, and it tells you how far to trust
+# the other figure.
+# Unmerging restores the *kept* old weights. Subtracting $\Delta W$ again would leave rounding errors.
 
 # %% [markdown]
 # ### Try it 01.4: merge
@@ -798,8 +801,8 @@ check("01.4", merge)
 # %% [markdown]
 # ### One base, many customers
 #
-# Each of our three seeds trained on rows of its own, as three customers would. We cut each update to an adapter and put
-# all three on *one* base model. Then **one batch** goes through, and every row takes its own customer's path.
+# Each of our three seeds trained on its own rows, like three customers. We cut each update to an adapter and put all
+# three on *one* base model. Then **one batch** runs, and every row uses its own customer's adapter.
 #
 # **Predict.** Will a row's result depend on who else is in the batch?
 

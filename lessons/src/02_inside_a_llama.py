@@ -62,7 +62,8 @@ print(f"profile {profile.name}: {profile.base_model}, a {type(model).__name__} i
 # - A **parameter** is one learnt number. A LLaMA's parameters sit in an **embedding** (one vector for each token of the
 #   vocabulary), in a stack of equal **blocks** (also called layers), and in a few **norm** weights.
 # - A block has two branches: **attention**, where tokens read from each other, and an **MLP** (multi-layer perceptron),
-#   where each token is worked on alone. Seven matrices carry nearly all of it, and these seven can get an adapter.
+#   where each token is processed alone. Seven matrices hold nearly all parameters of a block, and these seven can get
+#   an adapter.
 #
 # **Predict** (write it down): which part holds the most parameters: embedding, attention, MLP or norms?
 
@@ -96,11 +97,11 @@ tied = model.lm_head.weight is model.get_input_embeddings().weight
 print(f"biases: {len(biases)}; head and embedding are one matrix: {tied}")
 
 # %% [markdown]
-# Two things to keep. A **bias** is a constant vector that a layer adds after its matrix. LLaMA has none, as PaLM before
-# it, whose authors report steadier training of large models (arXiv 2204.02311, §2). A method that trains *only* biases
-# (BitFit, a later lesson) finds nothing to train here. And when the printout says that head and embedding are one
-# matrix, they are **tied**: the vector that stands for a token on the way in also scores it on the way out. Merging an
-# adapter into the head would change the input side too, one more reason why adapters stay inside the blocks.
+# Remember two things. A **bias** is a constant vector that a layer adds after its matrix. LLaMA has none. Neither has
+# PaLM, whose authors report steadier training of large models (arXiv 2204.02311, §2). A method that trains *only*
+# biases (BitFit, a later lesson) finds nothing to train here. And when the printout says that head and embedding are
+# one matrix, they are **tied**: the vector that stands for a token on the way in also scores it on the way out. Merging
+# an adapter into the head would change the input side too, one more reason why adapters stay inside the blocks.
 #
 # The map below is to scale: a millimetre is the same number of rows or columns everywhere.
 
@@ -146,11 +147,12 @@ for chance, token in zip(chances, best, strict=True):
     print(f"  {chance:6.1%}  {tokenizer.decode(token)!r}")
 
 # %% [markdown]
-# These five are what the model holds most likely to come next. With a pretrained model the first should make sense; the
-# random model of the `tiny` profile has learnt nothing, and its five are noise.
+# These five are the tokens that the model considers most likely to come next. With a pretrained model the first should
+# make sense; the random model of the `tiny` profile has learnt nothing, and its five are noise.
 #
-# Is the stream really just a sum? Hooks (functions that torch calls with a module's output) collect what each branch
-# adds. **Predict:** after which block does the final answer become the likeliest token: early, halfway, or late?
+# Is the stream really just a sum? **Hooks** are functions that torch calls with a module's output. Here they collect
+# what each branch adds. **Predict:** after which block does the final answer become the likeliest token: early,
+# halfway, or late?
 
 
 # %%
@@ -204,9 +206,10 @@ print(f"after {half} blocks the answer is at place {place[half]:,} of {config.vo
 print(f"after {first} of {len(place) - 1} blocks it takes the first place")
 
 # %% [markdown]
-# The same norm and head, put to the stream before its end, show where the answer becomes *readable*. Far down the list
-# is not the same as absent: a block can add information in directions that the head does not read, and a later block
-# turns it into an answer. An adapter on a block changes what that block adds, and through it what all later blocks read.
+# The same norm and head, applied to the stream before its end, show where the answer becomes *readable*. A low place in
+# the list does not mean that the answer is absent: a block can add information in directions that the head does not
+# read, and a later block turns it into an answer. An adapter on a block changes what that block adds, and through it
+# what all later blocks read.
 
 # %% [markdown]
 # ## 3. RMSNorm: every token brought to the same size
@@ -232,8 +235,8 @@ for name, depth in (("embedding", 0), ("middle block", len(sizes) // 2), ("last 
     print(f"RMS after the {name:12}: first token {sizes[depth, 0]:8.2f}, others' median {others.median():6.2f}")
 
 # %% [markdown]
-# The sizes differ between depths by the factor you see, and the norm takes that away before each branch: a branch sees
-# directions, not sizes. Note the first token if it stands out; you will meet it again in the attention maps.
+# The sizes differ between depths by the factor you see, and the norm removes this factor before each branch: a branch
+# sees directions, not sizes. Note the first token if it stands out; you will meet it again in the attention maps.
 #
 # > **Try it 02.1 · RMSNorm** · easy · 5 minutes
 # > Write it for any number of leading axes: `x` is `(..., d)`, `weight` is `(d,)`.
@@ -262,8 +265,8 @@ check("02.1", my_rms_norm)
 # ## 4. RoPE: positions as rotations
 #
 # - Attention compares a **query** q (what a token looks for) with a **key** k (what a token offers) by their dot
-#   product, the **score**. Nothing in it knows where the two stand. **RoPE** (rotary position embedding) takes
-#   coordinates two by two as points in a plane, and turns pair $j$ of a token at position $p$ by the angle
+#   product, the **score**. The dot product does not know where the two stand. **RoPE** (rotary position embedding)
+#   takes coordinates two by two as points in a plane, and turns pair $j$ of a token at position $p$ by the angle
 #   $p\,\theta^{-2j/d}$, with $d$ the width of a head and $\theta$ a fixed number from the config.
 # - Turning both by the same angle keeps their dot product. So the score depends on the *distance* of the two alone.
 #
@@ -318,8 +321,8 @@ panels.show(
 )
 
 # %% [markdown]
-# The three kinds of markers sit inside each other: wherever the two tokens stand, their score is the same. Fast pairs
-# tell near positions apart, slow pairs far ones.
+# The three kinds of markers lie on top of each other: wherever the two tokens stand, their score is the same. Fast
+# pairs distinguish near positions, slow pairs distinguish far ones.
 #
 # **Which two coordinates make a pair?** The RoPE paper takes neighbours: (0, 1), (2, 3), … `transformers` takes
 # halves: (0, d/2), (1, d/2 + 1), …, because a half is one slice (its helper is called `rotate_half`). **Predict:** is
@@ -403,7 +406,7 @@ print(f"{config.num_attention_heads} query heads, {config.num_key_value_heads} k
 print(f"head {head} of block 0, largest difference: {(by_hand.cpu() - attention_maps[0, head]).abs().max():.1e}")
 
 # %% [markdown]
-# One head is right, and the others differ by their slice only. Now look at all of them. Each row of pictures below is
+# One head is right, and the others differ only by their slice. Now look at all heads. Each row of pictures below is
 # one group: the same keys and values, other queries. **Predict:** do heads of one group look at the same tokens?
 #
 # Move the slider (arrow keys work) to another block. Where no kernel runs, look at the picture below the panel.
@@ -442,7 +445,7 @@ print(f"over the blocks: {to_first[least]:.0%} (block {least}) to {to_first[most
 
 # %% [markdown]
 # Bright is weight 1, dark is 0; the upper right corner is the masked future. Sharing keys does not make heads equal:
-# their queries differ. In a pretrained model many heads rest on the first token, which serves as a place to look when
+# their queries differ. In a pretrained model many heads rest on the first token, which serves as a default place when
 # there is nothing to find. (The random model of `tiny` spreads its weight evenly.)
 #
 # **What sharing saves.** To write token after token, the keys and values of all earlier tokens are kept: the **KV
@@ -463,8 +466,8 @@ for name, heads in (
 print(f"factor {config.num_attention_heads / config.num_key_value_heads:g}, and k_proj, v_proj are as much smaller")
 
 # %% [markdown]
-# The measured cache is the formula's to the byte. The price is paid once: narrower `k_proj` and `v_proj`, so an adapter
-# on `v_proj` is also cheaper than one on `q_proj`.
+# The measured cache is the formula's to the byte. Sharing also makes `k_proj` and `v_proj` narrower, so an adapter
+# on `v_proj` is smaller than an adapter on `q_proj`.
 #
 # > **Try it 02.3 · grouped-query attention** · medium · 10 minutes
 # > All heads at once: `q` is `(B, heads, T, d)`, `k` and `v` are `(B, kv_heads, T, d)`; return `(B, heads, T, d)`.
@@ -501,7 +504,7 @@ check("02.3", my_grouped_query_attention)
 # $$\text{SwiGLU}(x) = W_{\text{down}}\big(\text{silu}(W_{\text{gate}}\,x) \odot W_{\text{up}}\,x\big)$$
 #
 # - Six functions make the model. One argument is unusual: `inner` is the precision in which the norm's mean and RoPE's
-#   angles are worked out, because `transformers` always takes float32 for these two.
+#   angles are computed, because `transformers` always uses float32 for these two.
 
 
 # %%
@@ -563,7 +566,7 @@ print("next token, ours:        ", [tokenizer.decode(i) for i in top])
 print("next token, transformers:", [tokenizer.decode(i) for i in best])
 
 # %% [markdown]
-# Agreement of five words is weak evidence: a wrong `eps` would pass it. So compare numbers, and in two precisions:
+# Five equal words are weak evidence: a wrong `eps` would pass this test. So compare numbers, in two precisions:
 # float32 keeps about 7 digits, float64 about 16. **Predict** the largest relative difference after one block, for
 # float32, and for float64.
 
@@ -615,10 +618,10 @@ print(f"tolerances: {TOLERANCES}, both kept in every block and in the logits")
 
 # %% [markdown]
 # In float64 alone the difference stops far above float64's own rounding, which looks like a mistake in our code. It is
-# not: `transformers` works out the norm and the angles in float32 even when the weights are float64. With that copied,
-# the difference falls to float64's last digits: strong evidence for all six functions. (A point at the lower edge is an
-# exact zero: the last norm rounds to float32, and what differed beyond that is gone.) Comparing in float32 only would
-# have left room for a small mistake.
+# not: `transformers` computes the norm and the angles in float32 even when the weights are float64. When we do the
+# same, the difference falls to float64's last digits. This is strong evidence for all six functions. (A point at the
+# lower edge is an exact zero: the last norm rounds to float32, and what differed beyond that is gone.) A comparison in
+# float32 alone could have missed a small mistake.
 
 # %%
 with torch.no_grad():
@@ -719,7 +722,7 @@ check("02.4", my_adapter_parameters)
 # ## 8. What each placement costs in time
 #
 # - A training step runs **forward** (to the loss) and **backward** (gradients, from the loss down). Backward does two
-#   things in every matrix: it passes the gradient on to what lies below, and it works out the gradient of the weight.
+#   things in every matrix: it passes the gradient on to the layers below, and it computes the gradient of the weight.
 # - A frozen matrix skips the second. It may skip the first only if nothing *below* it is trained.
 #
 # So the number of parameters says little about time. **Predict** the order of these seven, fastest first: forward
@@ -788,13 +791,13 @@ for choice in choices:
 Table(("trained", "parameters", "seconds (range)", "against q, v", "ranges apart from q, v"), tuple(rows))
 
 # %% [markdown]
-# Where the ranges overlap ("no"), this machine can't tell the two apart, and neither should you. What to look for: the
-# placement in the last third of the blocks ends its backward early, for the blocks below train nothing; all others send
-# the gradient down to the first block. How many matrices are adapted matters less, and may vanish in the noise. Training
-# everything adds a gradient as large as the model itself, which has to be worked out and stored whatever the length of
+# Where the ranges overlap ("no"), this machine can't tell the two apart, and neither should you. The placement in the
+# last third of the blocks ends its backward early, because the blocks below train nothing. All others send the gradient
+# down to the first block. How many matrices are adapted matters less, and may vanish in the noise. Training
+# everything adds a gradient as large as the model itself, which must be computed and stored whatever the length of
 # the batch (try a longer `batch`: does the gap narrow?).
 #
-# Time, then, is decided mostly by *how deep* the lowest adapter sits; the optimizer's memory follows the *number* of
+# So time depends mostly on *how deep* the lowest adapter sits. The optimizer's memory depends on the *number* of
 # trained parameters. Which placement *learns* best is another question: the LoRA article measures it in §7.1.
 
 # %%

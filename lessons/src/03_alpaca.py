@@ -23,8 +23,9 @@
 # - run, interrupt and resume a LoRA training run, and read its curve;
 # - name what perplexity, BLEU and ROUGE each miss.
 #
-# *You need:* lesson 01 (LoRA). *Sources covered:* Raschka 2023, "LoRA & LLaMA", "Computational performance", "Evaluating";
-# Wang et al. 2022 (Self-Instruct, arXiv 2212.10560); Taori et al. 2023 (Stanford Alpaca). Claims R9, R12-R15.
+# *You need:* lesson 01 (LoRA). *Sources covered:* Raschka 2023, "LoRA & LLaMA", "Computational performance",
+# "Evaluating"; Wang et al. 2022 (Self-Instruct, arXiv 2212.10560); Taori et al. 2023 (Stanford Alpaca). Claims R9,
+# R12-R15.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 import statistics
@@ -50,15 +51,15 @@ costs_table("03_alpaca")
 # %% [markdown]
 # ## 1 · Where the rows come from
 #
-# - **Alpaca** is a set of *instruction rows*: an instruction, sometimes an input, and an output. Nobody wrote most of
-#   them: another language model did, by the recipe called **Self-Instruct**, in four steps.
+# - **Alpaca** is a set of *instruction rows*: an instruction, sometimes an input, and an output. No person wrote most
+#   of them. Another language model did, by a method called **Self-Instruct**, in four steps.
 #
 # | step | what happens |
 # |---|---|
 # | 1. seed | people write 175 tasks, each with an instruction and an example answer |
-# | 2. kind | the model is shown a few tasks and says whether a new one is a classification, because those are made differently |
+# | 2. kind | the model is shown a few tasks and says whether a new one is a classification, because these are made differently |
 # | 3. answer | given a new instruction, the model writes an input, if one is needed, and an output |
-# | 4. filter | rows that are too long, too short or too like an earlier one go; the rest joins the pool, and it starts again |
+# | 4. filter | rows that are too long, too short or too similar to an earlier row are removed; the others join the pool, and the steps start again |
 #
 # So the outputs carry that model's mistakes, and its makers allow the rows for non-commercial use only (CC BY-NC 4.0).
 # This page shows only rows that the course itself wrote; numbers are measured on the rows that were loaded:
@@ -72,8 +73,8 @@ example = next(row for row in shown if row.input and len(row.output) < 120)
 Table(("field", "one of the course's own rows"), tuple((k, repr(v)) for k, v in vars(example).items()))
 
 # %% [markdown]
-# **Predict.** The source trains on 49,759 rows and keeps 2,000 apart. The public file holds 52,002. Do the numbers add up?
-# Write down what you think happened to the rest.
+# **Predict.** The source trains on 49,759 rows and keeps 2,000 apart. The public file holds 52,002. Do the numbers add
+# up? Write down what you think happened to the rest.
 
 # %%
 train_size, validation_size = PROFILES["gpu24"].train_rows, PROFILES["gpu24"].validation_rows
@@ -85,7 +86,8 @@ apart = not set(kept) & set(held_back)
 
 # %% [markdown]
 # The split can be made, but its two sizes add up to fewer rows than the public file has: the source must have used a
-# cleaned edition. The seed makes the split the same for everyone. **Held-back rows are never trained on**; without them a falling loss could mean memorising.
+# cleaned edition. The seed makes the split the same for everyone. **Held-back rows are never trained on**; without them
+# a falling loss could mean memorising.
 
 # %% [markdown]
 # ## 2 · From a row to tokens
@@ -104,8 +106,8 @@ print("\nlearnt:", tokenizer.convert_ids_to_tokens(learnt))
 assert tokenizer.decode(learnt) == example.output + tokenizer.eos_token
 
 # %% [markdown]
-# Only the answer and the end token are learnt. Prompt and response are tokenised apart, because in one go a token could
-# straddle the boundary and no mask would be exact.
+# Only the answer and the end token are learnt. Prompt and response are tokenised separately. Otherwise a token could
+# cross the boundary, and no mask would be exact.
 #
 # **Predict.** What share of all tokens carries a label: a third, a half, four fifths? And how uneven are the lengths?
 
@@ -129,7 +131,8 @@ print(f"{labelled:.0%} of the tokens carry a label; lengths run from {min(length
       f"median {statistics.median(lengths):.0f}; {cut:.0%} of the rows fill the block of {profile.block_size} and may be cut.")  # fmt: skip
 
 # %% [markdown]
-# Prompts are much alike; responses spread widely. That unevenness is what makes padding expensive, as the next step shows.
+# Prompts are much alike; responses spread widely. That unevenness is what makes padding expensive, as the next step
+# shows.
 
 # %% [markdown]
 # ## 3 · Batches without padding
@@ -168,7 +171,7 @@ panels.show(
 )
 
 # %% [markdown]
-# Packing computes on rows alone. But is it still the same training? **Predict** how far the losses will differ.
+# Packing computes on rows only. But is it still the same training? **Predict** how far the losses will differ.
 
 # %%
 from lorahub_edu.training.losses import mean_loss
@@ -183,7 +186,7 @@ print(f"largest difference: {difference:.1e} nats")
 assert difference < 1e-5, "packing must not change the loss"
 
 # %% [markdown]
-# The same loss to rounding, so packing is free of charge: only the waste is gone.
+# The same loss to rounding, so packing costs nothing: only the waste is gone.
 
 # %% [markdown]
 # ### Try it
@@ -211,8 +214,8 @@ check("03.1", labels_for)
 # ```
 # </details>
 #
-# **03.2 Positions in a packed sequence** · difficulty 2 of 5 · 5 minutes · *common bug:* letting positions run on from one
-# row into the next.
+# **03.2 Positions in a packed sequence** · difficulty 2 of 5 · 5 minutes · *common bug:* letting positions run on from
+# one row into the next.
 #
 # Write `packed_positions(lengths)`: the position of every token when rows of these lengths are packed.
 
@@ -238,8 +241,8 @@ check("03.2", packed_positions)
 #
 # - The base is frozen; A and B of the chosen matrices learn. The optimizer is AdamW, the learning rate rises over a few
 #   *warm-up* steps and then falls.
-# - Stop it with the stop button (■): the last whole step is kept. Given a `folder`, a run that was killed at any moment
-#   goes on from its last checkpoint and ends in the same weights, bit for bit.
+# - Stop it with the stop button (■): the last whole step is kept. With a `folder`, you can stop a run at any time: it
+#   continues from its last checkpoint and ends with the same weights, bit for bit.
 
 # %%
 prompt_raw = "Please explain how weight decay works"
@@ -282,10 +285,11 @@ print(f"validation loss {loss_before:.3f} → {loss_after:.3f}, perplexity {eval
 
 # %% [markdown]
 # The training loss jumps because every step sees other rows, some harder; the validation loss is always taken on the
-# same rows, so it alone can be compared. This run saw a tiny part of Alpaca: the adapter learns the *form* of an answer
-# before it could learn any facts.
+# same rows, so it alone can be compared. This run saw a tiny part of Alpaca. In so few rows the adapter learns the
+# *form* of an answer, not facts.
 #
-# One run could be luck. The same run with other seeds (another split, other rows, another A), measured once for this course:
+# One run could be luck. The same run with other seeds (another split, other rows, another A), measured once for this
+# course:
 
 # %%
 for finding in results.read("alpaca_seeds", results.committed_folder()):
@@ -297,7 +301,7 @@ print("every seed gains" if min(gains.values) > 0 else "not every seed gains")
 # ## 5 · The same prompt before and after
 #
 # - The source asks the base model, then the LoRA model: *Please explain how weight decay works*.
-# - **Predict:** which is fastest, the base, the base with A and B beside it, or with A and B merged into it?
+# - **Predict:** which is fastest: the base, the base with A and B unmerged, or with A and B merged?
 
 # %%
 measured = {"base": [], "LoRA, apart": [], "LoRA, merged": []}
@@ -350,8 +354,8 @@ same = texts["LoRA, apart"] == texts["base"]
 
 # %% [markdown]
 # Read the table against your prediction, and the differences against the spread in the findings: a few percent are the
-# machine's noise. A and B add two thin products to every adapted matrix; merging takes them away,
-# but A and B were small to begin with, so merging cannot halve the memory. What could? Count the bytes of a 7B model:
+# machine's noise. A and B add two thin products to every adapted matrix, and merging removes these products.
+# But A and B are small, so merging cannot halve the memory. What could? Count the bytes of a 7B model:
 
 # %%
 llama_7b = 6.74e9  # parameters
@@ -360,15 +364,16 @@ print(
 )
 
 # %% [markdown]
-# The source's two figures (its LLaMA-Adapter and its LoRA model) are close to the weights of a 7B in 16 and in 32 bit. That would explain the factor of
-# two better than the adapter does; the article does not say which it was.
+# The source's two figures (its LLaMA-Adapter and its LoRA model) are close to the weights of a 7B in 16 and in 32 bit.
+# That would explain the factor of two better than the adapter does; the article does not say which it was.
 
 # %% [markdown]
 # ## 6 · Three scores, and what each misses
 #
-# - **Perplexity** is exp(mean loss): among how many tokens the model hesitates. It never looks at generated text.
-# - **BLEU** counts runs of one to four words shared with a reference; **ROUGE** counts shared words (1), pairs (2) and the
-#   longest common sequence (L). Neither knows what the words mean.
+# - **Perplexity** is exp(mean loss): the number of tokens between which the model hesitates. It never looks at
+#   generated text.
+# - **BLEU** counts runs of one to four words shared with a reference; **ROUGE** counts shared words (1), pairs (2) and
+#   the longest common sequence (L). Neither knows what the words mean.
 #
 # **Predict** the order of these four answers under each score, from best to worst:
 
@@ -405,8 +410,8 @@ for words, happened in misses.items():
     print(f"{words}: {'yes' if happened else 'no'}")
 
 # %% [markdown]
-# Each score can be fooled by an answer that a person would judge at a glance. They are still useful side by side, on many
-# rows, for comparing two models that answer in a like manner. On the held-back rows:
+# An answer that a person would judge at once can fool each score. Together, and on many rows, the scores are still
+# useful for comparing two models that answer in a similar way. On the held-back rows:
 
 # %%
 references = [q.output for q in questions]
@@ -423,10 +428,11 @@ Table(("model", "perplexity", "BLEU", "ROUGE-1", "ROUGE-L"), tuple(summary), cap
 # %% [markdown]
 # ### Try it
 #
-# **03.3 Perplexity of a set** · difficulty 3 of 5 · 5 minutes · *common bug:* averaging the rows' perplexities, so that a
-# row of three tokens weighs as much as one of three hundred.
+# **03.3 Perplexity of a set** · difficulty 3 of 5 · 5 minutes · *common bug:* averaging the rows' perplexities, so that
+# a row of three tokens weighs as much as one of three hundred.
 #
-# Write `perplexity_of(losses, tokens)`: `losses[i]` is the mean loss of row i in nats, `tokens[i]` its number of labels.
+# Write `perplexity_of(losses, tokens)`: `losses[i]` is the mean loss of row i in nats, `tokens[i]` its number of
+# labels.
 
 
 # %%
@@ -469,8 +475,8 @@ full fine-tuning would hold        {llama_7b * held / 1e9:5.1f} GB for the same 
 iterations: {big.train_steps} steps x {big.batch_size // big.micro_batch_size} micro-batches = {big.train_steps * big.batch_size // big.micro_batch_size:,}""")
 
 # %% [markdown]
-# The count leaves room for activations on a 24 GB card, and none for full fine-tuning. How large activations get, and how
-# to know before a run fails, is lesson 05's subject.
+# The count leaves room for activations on a 24 GB card, and none for full fine-tuning. How large activations get, and
+# how to know before a run fails, is lesson 05's subject.
 #
 # **Another data set, the same code.** Databricks' Dolly-15k calls its fields instruction, context and response; the
 # reader maps them. Here with three of the course's own rows written in Dolly's form:
@@ -534,5 +540,5 @@ publish("03", [
 # - A validation loss on the same held-back rows is the one curve to trust; text scores can be fooled.
 # - Merging removes A's and B's small cost in time; it saves little memory, because A and B are small.
 #
-# **Go further:** Self-Instruct (arXiv 2212.10560) sections 2 and 3; Krell et al. 2021 (arXiv 2107.02027) on packing; the full
-# run: `lorahub-edu train --profile gpu24`. **Next:** 04, LoRA among its rivals.
+# **Go further:** Self-Instruct (arXiv 2212.10560) sections 2 and 3; Krell et al. 2021 (arXiv 2107.02027) on packing;
+# the full run: `lorahub-edu train --profile gpu24`. **Next:** 04, LoRA among its rivals.

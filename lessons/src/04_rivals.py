@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 04 · LoRA among its rivals
 #
-# **Promise.** You put a dozen ways of fine-tuning on one model with one call, build two of them from scratch, and see what
-# each trains, costs and reaches when all are treated alike.
+# **Promise.** You put a dozen ways of fine-tuning on one model with one call, build two of them from scratch, and see
+# what each trains, costs and reaches when all are treated alike.
 #
 # **You will be able to**
 # - say for each method *where* in a block it acts: beside a weight, behind a layer, in front of the text, on a scale,
@@ -24,8 +24,8 @@
 #
 # **You need** lessons 01 and 02: LoRA, attention, grouped heads.
 #
-# **It covers** claims R7, R8, R10 and R11 of *Understanding Parameter-Efficient Finetuning* (Raschka 2023), whose table is
-# table 4 of Hu et al. 2021. What a 7B needs on a 24 GB card (R9, and R11 again) is lesson 05.
+# **It covers** claims R7, R8, R10 and R11 of *Understanding Parameter-Efficient Finetuning* (Raschka 2023), whose table
+# is table 4 of Hu et al. 2021. What a 7B needs on a 24 GB card (R9, and R11 again) is lesson 05.
 #
 # **It takes:**
 
@@ -54,8 +54,8 @@ findings.costs_table("04_rivals")
 # ## Step 1. One call
 #
 # **Parameter-efficient fine-tuning** (PEFT) trains few parameters and leaves the **base model** frozen. `attach` puts a
-# method on a model in place, `detach` takes it off. Most of them come from the library PEFT; the bottleneck adapters,
-# which it lacks, are the course's own. Here is all there is, with its size on this profile's model:
+# method on a model in place, and `detach` removes it. Most methods come from the library PEFT. PEFT has no bottleneck
+# adapters, so the course has its own. Here are all methods, with their size on this profile's model:
 
 # %%
 profile = get_profile()
@@ -89,10 +89,10 @@ restored = (logits_of(model) - plain).abs().max().item()
 print(f"after detaching: largest difference {restored}")
 
 # %% [markdown]
-# **Read it.** BitFit adds a bias of zero to every linear layer. Most methods start *as* the base model: a product with a
-# factor at zero (LoRA, a gate), a scale at one, a copy. The bottleneck starts near it. Tokens in front of the text start
-# somewhere else, and must first learn not to disturb. PEFT draws a prefix from a normal distribution; a tenth of that
-# disturbs less, and this lesson starts every prefix so.
+# **Read it.** BitFit adds a bias of zero to every linear layer. Most methods start *as* the base model: a product with
+# a factor at zero (LoRA, a gate), a scale at one, a copy. The bottleneck starts near it. Tokens in front of the text
+# change the output from the start, and must first learn not to disturb. PEFT draws a prefix from a normal distribution;
+# a tenth of that disturbs less. This lesson starts every prefix with this tenth.
 
 # %% [markdown]
 # ## Step 2. Behind a layer: the bottleneck adapter
@@ -105,7 +105,7 @@ print(f"after detaching: largest difference {restored}")
 # inside, so nothing can absorb it.
 #
 # ### Try it 04.1: a bottleneck adapter
-# *Difficulty 1 of 5, five minutes. Common bug: forgetting the input beside it. (Biases are left away here.)*
+# *Difficulty 1 of 5, five minutes. Common bug: forgetting to add the input. (Biases are left out here.)*
 
 
 # %%
@@ -127,17 +127,17 @@ check("04.1", bottleneck)
 #
 # **Predict.** Without the relu, is it a LoRA? Which weight would it have to be merged into?
 #
-# Without it, $x + UDx = (I + UD)x$: a product *in front of* which the layer's own weight stands, $(I + UD)W$. One could
-# merge that, and it would be a low-rank update too, $\Delta W = UDW$. The relu is what LoRA can't be.
+# Without the relu, $x + UDx = (I + UD)x$, and with the layer's own weight this is $(I + UD)W$. One could merge that,
+# and it would be a low-rank update too: $\Delta W = UDW$. The relu is the part that LoRA can't have.
 
 # %% [markdown]
 # ## Step 3. In front of the text
 #
 # - **Prompt tuning** trains the *embeddings* of a few tokens that stand before every text.
-# - **Prefix tuning** trains their *keys and values* in every layer. Nobody computes them from embeddings any more, so they
-#   need not be those of any text.
+# - **Prefix tuning** trains their *keys and values* in every layer. They are no longer computed from embeddings, so
+#   they need not belong to any text.
 #
-# **Predict.** We set a trained prompt to the embeddings of real words. What is the model's output then?
+# **Predict.** We give a prompt the embeddings of real words. What is the model's output then?
 
 # %%
 front = tokenizer("Answer in one word.", add_special_tokens=False).input_ids
@@ -152,15 +152,15 @@ prompt_difference = ((by_prompt - by_text).norm() / by_text.norm()).item()
 print(f"a prompt made of real words, against those words in the text: relative difference {prompt_difference:.0e}")
 
 # %% [markdown]
-# **Read it.** The same. So a trained prompt is a text that no tokenizer can write. It also costs what a text costs: its
-# tokens go through every layer of every query. A prefix saves that, and pays with attention to more positions.
+# **Read it.** The same output. So a trained prompt is a text that no tokenizer can write. It also costs as much as a
+# text: its tokens go through every layer in every query. A prefix saves that, but attention still reads more positions.
 
 # %% [markdown]
 # ## Step 4. LLaMA-Adapter from scratch
 #
-# LLaMA-Adapter gives each of the upper layers a few tokens of its own, too, and reads them *apart*: an attention of its own
-# over these tokens, whose result is multiplied with a **gate** before it is added. The gate starts at zero, so training
-# starts at the base model.
+# LLaMA-Adapter also gives each of the upper layers a few tokens of its own, but reads them *separately*. A second
+# attention reads only these tokens, and its result is multiplied by a **gate** before it is added. The gate starts at
+# zero, so training starts at the base model.
 #
 # ### Try it 04.2: what a gated prompt adds
 # *Difficulty 3 of 5, ten minutes. Common bug: the gate inside the softmax.*
@@ -184,7 +184,7 @@ check("04.2", gated_prompt)
 # ```
 # </details>
 #
-# Now the whole of it, on one attention layer of the model: queries with their positions (RoPE), keys and values of the
+# Now the whole method, on one attention layer of the model: queries with their positions (RoPE), keys and values of the
 # prompt without any, grouped heads.
 
 
@@ -257,14 +257,15 @@ def draw_gate(figure: plt.Figure, gate: float) -> str:
 panels.slider_panel("gate", GATES, draw_gate, start=0.0, size=(7, 2.6))
 
 # %% [markdown]
-# **Read it.** With the gate at zero nothing happens, and the first gradient reaches the gate alone: the tokens behind it get
-# theirs as soon as it opens. (The paper has one gate for each head, through a tanh; PEFT has one number a layer.)
+# **Read it.** With the gate at zero nothing changes, and the first gradient reaches only the gate. The tokens behind it
+# get a gradient as soon as the gate opens. (The paper has one gate for each head, through a tanh. PEFT has one number a
+# layer.)
 
 # %% [markdown]
 # ## Step 5. The same budget for all
 #
-# Methods are compared fairly at equal numbers of trained parameters, their **budget**. `attach(..., budget=n)` solves the
-# size.
+# Methods are compared fairly at equal numbers of trained parameters, their **budget**. `attach(..., budget=n)` computes
+# the size.
 #
 # **Predict.** LoRA trains about a third of a percent of the model. How many tokens of a *prompt* would that be?
 
@@ -283,8 +284,8 @@ for method in ("lora", "houlsby", "pfeiffer", "prefix", "llama_adapter", "prompt
 results.Table(("method", "size", "trains", "against the budget"), tuple(table), f"Budget: LoRA's {budget:,}.")
 
 # %% [markdown]
-# **Read it.** Some methods have no size at all. And hundreds of prompt tokens before a text of twenty would be a bad
-# bargain, whatever they learn. So "at equal budget" is a fair question for some methods only, and the comparison below
+# **Read it.** Some methods have no size at all. And hundreds of prompt tokens before a text of twenty would cost too
+# much, whatever they learn. So "at equal budget" is a fair question for some methods only, and the comparison below
 # keeps the others at their usual size.
 #
 # ### Try it 04.3: a size for a budget
@@ -315,10 +316,10 @@ check("04.3", size_for)
 # %% [markdown]
 # ## Step 6. A short race
 #
-# Five methods, one task (say the opposite of a word), a few steps of 8 rows each. Everything else is the same: the rows,
-# their order, the loop, the loss, the number formats (base in bfloat16, what is trained in float32).
+# Five methods, one task (say the opposite of a word), a few steps of 8 rows each. Everything else is the same: the
+# rows, their order, the loop, the loss, the number formats (base in bfloat16, what is trained in float32).
 #
-# **Predict.** Put them in order: which learns fastest? Which step is the dearest?
+# **Predict.** Put them in order: which learns fastest? Which step is the most expensive?
 
 # %%
 RACE = {"lora": 3e-3, "ia3": 1e-2, "houlsby": 3e-3, "prefix": 3e-2, "llama_adapter": 3e-2}
@@ -336,19 +337,19 @@ header = ("method", "trains", "loss of a step, first → last", "held-out loss",
 results.Table(header, tuple(table), f"{STEPS} steps on {TASK}, at a usual learning rate for each.")
 
 # %% [markdown]
-# **Read it.** A handful of steps says who *starts* fast, not who ends well: a gate at zero and tokens that disturb need
-# steps of their own. And each method got a rate by hand here, which decides such a race. The comparison below does
+# **Read it.** A few steps show which method *starts* fast, not which ends well. A gate at zero and tokens that disturb
+# need more steps. And here each learning rate was chosen by hand, which decides such a race. The comparison below does
 # better.
 
 # %% [markdown]
 # ## Step 7. The comparison
 #
-# `lorahub-edu methods sweep` measured every method on two tasks: writing numbers in words, and words in capitals. They were
-# chosen before any rival was looked at: the base answers no item of either, and after the few steps that a laptop has time
-# for LoRA is neither at the bottom nor at the top. For each method and task *three learning rates*, half a decade apart,
-# were tried at the first seed, and the one with the lowest loss on rows kept back for that was run at all seeds. The test
-# items are others, which no run has seen. Memory was measured in a process of its own for each method; seconds and tokens
-# are those of the processor, on one thread.
+# `lorahub-edu methods sweep` measured every method on two tasks: writing numbers in words, and words in capitals. They
+# were chosen before any rival was measured. The base answers no item of either task. After the few steps that a laptop
+# has time for, LoRA is neither at the bottom nor at the top. For each method and task *three learning rates*, half a
+# decade apart, were tried at the first seed. The rate with the lowest loss on separate rows was then run at all seeds.
+# The test items are others, which no run has seen. Memory was measured in a process of its own for each method; seconds
+# and tokens are those of the processor, on one thread.
 
 # %%
 measured = results.committed_study(sweep.RESULT)
@@ -388,22 +389,23 @@ if entries:
     )
 
 # %% [markdown]
-# **Read it.** Methods that train about as many parameters stand side by side. Look for what their number does *not* explain.
-# Adapters and a prefix of LoRA's size stand far apart; the gains of the norms, a small part of LoRA's count, stand where LoRA
-# stands, and training every weight buys little more. Tokens in front of the text are last; they are also what starts
-# farthest from the base (step 1), and the steps are few. That is a result for short runs on a small model, and no more. Then
-# look at the bars before you call one the winner: three seeds are few. And where the best rate was at an edge of its search,
-# a wider one may find better.
+# **Read it.** Methods that train about as many parameters stand side by side. Look for what this number does *not*
+# explain. Adapters and a prefix of LoRA's size stand far apart; training only the norms' scales, a small part of LoRA's
+# count, reaches LoRA's score, and training every weight adds little more. Tokens in front of the text are last. They
+# also start farthest from the base (step 1), and the steps are few. That is a result for short runs on a small model,
+# and no more. Then look at the bars before you call one the winner: three seeds are few. And where the best rate was at
+# an edge of its search, a wider one may find better.
 #
-# Now the costs. Freezing the base saves most of the memory (no gradients, no optimizer state) and part of a step's time: the
-# forward pass and the way back through the activations remain. Prompts cost the time of the tokens that they add.
+# Now the costs. Freezing the base saves most of the memory (no gradients, no optimizer state) and part of a step's
+# time: the forward pass and the way back through the activations remain. Prompts cost the time of the tokens that they
+# add.
 
 # %% [markdown]
 # ## Step 8. Combining
 #
-# The source says that LoRA can be combined with prefix tuning and with adapters. That they *can* stand together is quickly
-# shown. Whether it pays is another question: at the same total budget each gets half, and is compared with the better of its
-# two parts at full size.
+# The source says that LoRA can be combined with prefix tuning and with adapters. It is quickly shown that they *can*
+# be combined. Whether it helps is another question. At the same total budget each part gets half, and the pair is
+# compared with the better of its two parts at full size.
 
 # %%
 rows = runs.rows_of(TASK, tokenizer, 4).test
@@ -423,14 +425,15 @@ if entries:
         print(", ".join(f"{name} {score:.0f} %" for name, score in scores.items()) + f": {100 * gain:+.0f} points")
 
 # %% [markdown]
-# **Read it.** Both pairs train. Here neither beats its better part, and what separates them lies within the spread of the seeds.
+# **Read it.** Both pairs train. Here neither beats its better part, and the difference lies within the spread of the
+# seeds.
 #
 # ## Findings
 #
-# Each claim that this lesson covers; the figures are those of the comparison in step 7, but for the first, which is this
-# run's. With the profile `tiny` the model is random: there it only shows that the code runs. The source's table is for GPT-3 with 175
-# billion parameters: LoRA (37.7 million) 74.0 / 91.6 / 53.4 on WikiSQL, MNLI and SAMSum, full fine-tuning 73.8 / 89.5 /
-# 52.0, Houlsby's adapters (40.1 million) 73.2 / 91.5 / 53.2.
+# Each claim that this lesson covers; the figures are those of the comparison in step 7, but for the first, which is
+# this run's. With the profile `tiny` the model is random: there it only shows that the code runs. The source's table is
+# for GPT-3 with 175 billion parameters: LoRA (37.7 million) 74.0 / 91.6 / 53.4 on WikiSQL, MNLI and SAMSum, full
+# fine-tuning 73.8 / 89.5 / 52.0, Houlsby's adapters (40.1 million) 73.2 / 91.5 / 53.2.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 rows = [
@@ -499,11 +502,11 @@ findings.publish("04", rows, profile)
 # %% [markdown]
 # ## What to remember
 #
-# - Methods differ in *where* they act: beside a weight (LoRA, mergeable), behind a layer (adapters), in front of the text
-#   (prompt, prefix), on scales, biases or norms. Most start exactly at the base model.
-# - A budget in parameters fixes some methods' size, and says little about cost: prompt tokens are few parameters and much
-#   work in every query.
-# - A comparison is worth what its learning rates, seeds and spread are worth. Ask for all three.
+# - Methods differ in *where* they act: beside a weight (LoRA, mergeable), behind a layer (adapters), in front of the
+#   text (prompt, prefix), on scales, biases or norms. Most start exactly at the base model.
+# - A budget in parameters fixes some methods' size, and says little about cost: prompt tokens are few parameters and
+#   much work in every query.
+# - A comparison is only as good as its learning rates, seeds and spread. Ask for all three.
 #
 # ## Go further
 #

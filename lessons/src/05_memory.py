@@ -23,8 +23,9 @@
 # - choose among five ways to make a step smaller, knowing what each saves and what it costs;
 # - tell a claim about memory from a difference of dtypes.
 #
-# *You need:* lessons 01 and 03. *Sources covered:* Raschka 2023, "Computational performance" (claims R9-R11, R15); Huang et al.
-# 2023, memory (H17); Chen et al. 2016 (checkpointing, arXiv 1604.06174); Dettmers et al. 2023 (QLoRA, arXiv 2305.14314).
+# *You need:* lessons 01 and 03. *Sources covered:* Raschka 2023, "Computational performance" (claims R9-R11, R15);
+# Huang et al. 2023, memory (H17); Chen et al. 2016 (checkpointing, arXiv 1604.06174); Dettmers et al. 2023 (QLoRA,
+# arXiv 2305.14314).
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 import json
@@ -103,11 +104,11 @@ Table(("in GB", "weights", "gradients", "optimizer", "together"), tuple(rows))
 # %% [markdown]
 # ### Try it
 #
-# **05.1 Bytes before any activation** · difficulty 1 of 5 · 5 minutes · *common bug:* giving frozen weights gradients and
-# moments too.
+# **05.1 Bytes before any activation** · difficulty 1 of 5 · 5 minutes · *common bug:* giving frozen weights gradients
+# and moments too.
 #
-# Write `state_bytes(frozen, trained, frozen_bytes, trained_bytes)`: the bytes of weights, gradients and AdamW's moments;
-# the last two arguments are bytes a number.
+# Write `state_bytes(frozen, trained, frozen_bytes, trained_bytes)`: the bytes of weights, gradients and AdamW's
+# moments; the last two arguments are bytes a number.
 
 
 # %%
@@ -129,9 +130,9 @@ check("05.1", state_bytes)
 # %% [markdown]
 # ## 2 · A tracker from scratch
 #
-# - Activations can't be read off a configuration: torch decides what to keep. But every tensor is made by some operation, and
-#   torch lets a program watch them all: a `TorchDispatchMode` sees each operation's results.
-# - Count a **storage** (the bytes under a tensor; views share them) when it is first seen, and take it off when nobody
+# - Activations can't be read off a configuration, because torch decides what to keep. But an operation makes every
+#   tensor, and torch lets a program watch all operations: a `TorchDispatchMode` sees each operation's results.
+# - Count a **storage** (the bytes under a tensor; views share them) when it is first seen, and subtract it when nothing
 #   holds it any more. The largest running total is the **peak**.
 
 
@@ -180,11 +181,11 @@ for wanted in (False, True):
     print(f"x requires a gradient: {wanted!s:5}  peak {watch.peak / 1e6:.0f} MB, left at the end {watch.live / 1e6:.0f} MB")
 
 # %% [markdown]
-# Two are live at a time: an operation's input and its result. The gradient changes nothing here, because `exp` needs only its own
-# result to go back, and doubling and adding one need nothing. What is kept depends on the operations, one by one.
+# Two are live at a time: an operation's input and its result. The gradient changes nothing here: for the backward pass
+# `exp` needs only its own result, and doubling and adding one need nothing. What is kept depends on each operation.
 #
 # Now a real training step: the course's loop, LoRA on the model of this profile, two rows. The package's tracker is
-# the one above plus names for the parts; both watch the same step.
+# the tracker above plus names for the parts. Both watch the same step.
 
 # %%
 length = profile.block_size // 2
@@ -199,7 +200,7 @@ tensors = [*model.parameters(), *model.buffers()]
 
 # %%
 own, package = Tracker(), StorageTracker(vocabulary=vocabulary)
-for tensor in tensors:  # what was there before must be told
+for tensor in tensors:  # the ledger must know what was there before
     own.count(tensor.untyped_storage())
 package.add(tensors, WEIGHTS)
 with own, evaluation.peak_memory(profile.device) as process, package:
@@ -214,8 +215,8 @@ assert abs(own.peak - package.peak.total) < 1e-3 * package.peak.total
 #
 # **05.2 The peak of a run** · difficulty 1 of 5 · 5 minutes · *common bug:* returning what is live at the end.
 #
-# Write `peak_of(changes)`: `changes` are bytes taken (positive) and given back (negative), in their order; return the most
-# that were live at one time.
+# Write `peak_of(changes)`: `changes` are bytes taken (positive) and given back (negative), in their order; return the
+# most that were live at one time.
 
 
 # %%
@@ -241,10 +242,10 @@ check("05.2", peak_of)
 # %% [markdown]
 # ## 3 · The same step without its memory
 #
-# - The tracker needs shapes, not numbers. torch has **fake tensors**: operations on them compute shapes and dtypes and hold
-#   nothing. So the very same step can be counted for a model that no machine here could load.
-# - `predict` does that: it builds the model without weights (on torch's *meta* device), puts the method on it, and runs the
-#   course's own training step and loss on fake tensors under the tracker.
+# - The tracker needs shapes, not numbers. torch has **fake tensors**: operations on them compute shapes and dtypes and
+#   hold nothing. So the very same step can be counted for a model that no machine here could load.
+# - `predict` does that: it builds the model without weights (on torch's *meta* device), puts the method on it, and runs
+#   the course's own training step and loss on fake tensors under the tracker.
 
 # %%
 lora = replace(finetune.lora_config(profile), dropout=0.0)
@@ -258,9 +259,9 @@ fake_error = fake.peak / package.peak.total - 1
 assert abs(fake_error) < 0.02
 
 # %% [markdown]
-# The count is right to the byte almost. What a *process* takes can be more than its tensors: allocators round, keep pieces
-# for later and can't always use them. The course compared the planner with the real peak of a fresh process for many
-# settings of SmolLM2, once as malloc comes and once told to give back at once what is freed:
+# The count is almost exact to the byte. A *process* can take more than its tensors: allocators round sizes, and keep
+# pieces for later that they can't always use. The course compared the planner with the real peak of a fresh process for
+# many settings of SmolLM2, once with malloc's defaults, and once with a malloc that returns freed memory at once:
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 committed = results.committed_folder()
@@ -299,9 +300,9 @@ Table(
 )  # fmt: skip
 
 # %% [markdown]
-# So what a step *needs* is its tensors and, in a few places, a kernel's workspace: a CPU that generates in bfloat16 copies
-# the output head once for every row, which no tensor shows. The rest is the allocator's habit. On a GPU torch's own
-# allocator takes its place, with rules of its own, and the planner adds a stated allowance for it (`allowance` in
+# So what a step *needs* is its tensors and, in a few places, a kernel's workspace: a CPU that generates in bfloat16
+# copies the output head once for every row, which no tensor shows. The rest comes from the allocator. On a GPU torch
+# uses its own allocator, with its own rules, and the planner adds a stated allowance for it (`allowance` in
 # `memory/plan.py` gives the reasons).
 
 # %% [markdown]
@@ -321,9 +322,9 @@ print(plan_7b.verdict())
 plan_7b.parts()
 
 # %% [markdown]
-# Where do the activations come from? By hand, for each token and layer, in bytes: two norms keep their input in float32, the
-# adapters keep the norm's output, attention keeps queries, keys, values and its result, and the MLP keeps three inner
-# vectors.
+# Where do the activations come from? By hand, for each token and layer, in bytes: two norms keep their input in
+# float32, the adapters keep the norm's output, attention keeps queries, keys, values and its result, and the MLP keeps
+# three inner vectors.
 
 # %%
 D, KV, INNER = llama.hidden_size, llama.hidden_size, llama.intermediate_size
@@ -363,12 +364,13 @@ order = sorted(counts, key=lambda name: counts[name].peak)
 panels.show(figure, alt=f"Stacked bars of what a 7B's LoRA step takes. From least to most: {', '.join(f'{name} {counts[name].peak / GB:.1f} GB' for name in order)}. Weights and activations are nearly all of it.")  # fmt: skip
 
 # %% [markdown]
-# - **Micro-batches with accumulation** and **checkpointing** (keep each layer's input only, and run the layer again on the way
-#   back) shrink activations and leave the gradient as it is. The first costs hardly any time, the second a forward pass.
-# - A **4-bit base** shrinks the weights, and changes them a little. An **8-bit optimizer** does nothing for LoRA: there is
-#   hardly an optimizer to shrink. A **shorter block** loses the long rows.
+# - **Micro-batches with accumulation** and **checkpointing** (keep each layer's input only, and run the layer again on
+#   the way back) shrink activations and leave the gradient as it is. Accumulation costs hardly any time; checkpointing
+#   costs a forward pass.
+# - A **4-bit base** shrinks the weights, and changes them a little. An **8-bit optimizer** does nothing for LoRA: there
+#   is hardly an optimizer to shrink. A **shorter block** loses the long rows.
 #
-# The planner tries changes in that order of cost and proposes the first that is enough. Move the sliders:
+# The planner tries the changes in that order of cost and proposes the first that is sufficient. Move the sliders:
 
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
@@ -401,7 +403,7 @@ print(long_rows.verdict())
 long_rows.alternatives()
 
 # %% [markdown]
-# How good is that for a 7B? Published figures beside the planner's, with what explains each difference:
+# How good is this for a 7B? Here are published figures and the planner's, with the reason for each difference:
 
 # %%
 Table(
@@ -423,8 +425,9 @@ if step.is_file():
 # %% [markdown]
 # ## 5 · Four bits
 #
-# - **NF4** stores a weight in four bits, a place in a table of 16 values, times a **scale** that 64 weights share. QLoRA
-#   keeps the frozen base so and trains LoRA beside it. During each product the weight is unpacked for a moment.
+# - **NF4** stores a weight in four bits, a place in a table of 16 values, times a **scale** that 64 weights share.
+#   QLoRA keeps the frozen base in this form and trains LoRA on it. For each product the weight is unpacked for a
+#   moment.
 # - With **double quantisation** the scales are quantised too: 0.127 bits a weight instead of 0.5.
 #
 # **05.3 Bytes of a 4-bit matrix** · difficulty 2 of 5 · 5 minutes · *common bug:* forgetting the scales.
@@ -456,11 +459,11 @@ print(f"7B: {2 * counts['as it is'].parameters / GB:.2f} GB in bfloat16; by hand
 assert abs(measured / quantised - 1) < 0.01
 
 # %% [markdown]
-# ## 6 · Full fine-tuning: how much dearer?
+# ## 6 · Full fine-tuning: how much more expensive?
 #
-# The source: it needs several GPUs and is 30 to 40 times dearer than LoRA. **Predict** both: GB for a 7B, and how much longer a step
-# takes when every weight is trained. (A matrix product costs as much backward as forward for the input's gradient, and as
-# much again for the weight's, which LoRA does not need.)
+# The source says that it needs several GPUs and is 30 to 40 times more expensive than LoRA. **Predict** both: GB for a
+# 7B, and how much longer a step takes when every weight is trained. (A matrix product costs as much backward as forward
+# for the input's gradient, and as much again for the weight's, which LoRA does not need.)
 
 # %%
 full = {
@@ -490,9 +493,10 @@ ratio = statistics.median(seconds["full"]) / statistics.median(seconds["LoRA"])
 print({name: [round(value, 2) for value in values] for name, values in seconds.items()}, f"full takes {ratio:.1f} x LoRA's time")
 
 # %% [markdown]
-# The step itself is dearer by a small factor, as counting products says: three against two, and the update of all weights. The rest of the
-# source's factor must come from how four GPUs shared one model (every layer's weights are sent around for every
-# micro-batch) and from recomputing activations; it says something about that set-up, not about full fine-tuning.
+# The step itself is more expensive by a small factor. Counting products says the same: three against two, and the
+# update of all weights. The rest of the source's factor must come from two things: four GPUs shared one model (every
+# layer's weights are sent to all of them for every micro-batch), and activations were recomputed. It describes that
+# set-up, not full fine-tuning.
 
 # %% [markdown]
 # ## 7 · Inference
@@ -527,9 +531,9 @@ print(f"7B: merging saves {saved:.2%}, bfloat16 instead of float32 a factor of {
 print(f"{profile.base_model}, loaded for real: A and B add {adapters_held['float32']:.2%} in float32")
 
 # %% [markdown]
-# The source compared two scripts with different defaults. Merging saves what A and B take, and that is next to nothing.
+# The source compared two scripts with different defaults. Merging saves the memory of A and B, which is almost nothing.
 #
-# LoRAHub's search only ever runs a model forward. Its authors report about 5 GB against about 40 GB for full fine-tuning of
+# LoRAHub's search only runs a model forward. Its authors report about 5 GB against about 40 GB for full fine-tuning of
 # FLAN-T5-large:
 
 # %%
@@ -547,8 +551,8 @@ times = t5_counts["full fine-tuning"] / t5_counts["LoRAHub: one composed module,
 Table(("FLAN-T5-large in float32, five rows of 512 tokens", "GB of tensors"), tuple((name, f"{value:.1f}") for name, value in t5_counts.items()))
 
 # %% [markdown]
-# A forward pass without gradients keeps nothing but the layer that it is in. The gap to full fine-tuning is the optimizer and the
-# activations, so it grows with the batch; the modules that are composed are small beside the base.
+# A forward pass without gradients keeps only the activations of the current layer. The gap to full fine-tuning is the
+# optimizer and the activations, so it grows with the batch; the modules that are composed are small beside the base.
 
 # %% [markdown]
 # ## Findings
@@ -596,11 +600,11 @@ publish("05", [
 # %% [markdown]
 # ## What to remember
 #
-# - Memory is weights, gradients, optimizer, activations, logits. LoRA removes the second and third; it does nothing about
+# - Memory is weights, gradients, optimizer, activations, logits. LoRA removes the second and third; it does not reduce
 #   activations.
-# - Whether a step fits can be known before it runs: `lorahub-edu plan`. Cheapest change first: smaller micro-batches, then
-#   checkpointing; then what changes the result.
+# - Whether a step fits can be known before it runs: `lorahub-edu plan`. Cheapest change first: smaller micro-batches,
+#   then checkpointing; then what changes the result.
 # - A difference of two in someone's memory figures is most often a dtype.
 #
-# **Go further:** Chen et al. 2016 (arXiv 1604.06174) on checkpointing; QLoRA (arXiv 2305.14314) section 3; `lorahub-edu plan
-# --model llama-3-8b`. **Next:** 06, Composing.
+# **Go further:** Chen et al. 2016 (arXiv 1604.06174) on checkpointing; QLoRA (arXiv 2305.14314) section 3; `lorahub-edu
+# plan --model llama-3-8b`. **Next:** 06, Composing.
