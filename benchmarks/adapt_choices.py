@@ -18,13 +18,15 @@ import common
 import numpy as np
 
 from lorahub_edu import results
-from lorahub_edu.data import fewshot, tasks
+from lorahub_edu.data import tasks
 from lorahub_edu.data.fewshot import PromptedRow
+from lorahub_edu.data.targets import rows_for, split
+from lorahub_edu.hub import zoo
 from lorahub_edu.hub.adapt import adapt
 from lorahub_edu.hub.history import History
 from lorahub_edu.hub.population import Population
 from lorahub_edu.results import Finding
-from lorahub_studies.hub import cells
+from lorahub_studies import adapting
 
 RULES = ("loss", "exact match", "single if as exact", "single")
 
@@ -40,7 +42,7 @@ def kept(rule: str, strict: np.ndarray, objectives: np.ndarray, singles: int) ->
     return single if rule == "single if as exact" and strict[single] >= strict[best] else best
 
 
-def restarted(bench: cells.Bench, rows: list[PromptedRow], history: History, modules: int) -> np.ndarray:
+def restarted(bench: adapting.Bench, rows: list[PromptedRow], history: History, modules: int) -> np.ndarray:
     """The better end of two greedy searches from the best two modules, 120 candidates in all with the one-hots."""
     ends = []
     for start in np.argsort(history.objectives[:modules])[:2]:
@@ -54,7 +56,7 @@ def restarted(bench: cells.Bench, rows: list[PromptedRow], history: History, mod
     return min(ends, key=lambda end: end[0])[1]
 
 
-def composing_generalises(bench: cells.Bench, rows: list[PromptedRow], modules: int) -> bool:
+def composing_generalises(bench: adapting.Bench, rows: list[PromptedRow], modules: int) -> bool:
     """Whether searches of 60 on all examples but one do better on that one than the single module, on average."""
     gains = []
     for place in range(len(rows)):
@@ -69,15 +71,15 @@ def composing_generalises(bench: cells.Bench, rows: list[PromptedRow], modules: 
 
 def measure(target: str, draw: int, test_items: int, steps: int) -> dict[str, float]:
     """Strict exact match on the target's test items, by rule; and processor seconds of both searches."""
-    bench = cells.bench("cpu", (), str(cells.zoo.SHIPPED))
+    bench = adapting.bench("cpu", (), str(zoo.SHIPPED))
     task = tasks.get(target)
-    examples, items = cells.split(task, draw, 5, test_items)
-    rows = cells.rows_for(bench.model, bench.tokenizer, task.instructions[0], examples)
-    tested = cells.rows_for(bench.model, bench.tokenizer, task.instructions[0], items)
-    made = fewshot.batches(bench.model.config, sorted(tested, key=lambda row: row.tokens))
+    examples, items = split(task, draw, 5, test_items)
+    rows = rows_for(bench.model, bench.tokenizer, task.instructions[0], examples)
+    tested = rows_for(bench.model, bench.tokenizer, task.instructions[0], items)
+    tested = sorted(tested, key=lambda row: row.tokens)
 
     def strict(weights: np.ndarray) -> float:
-        return float(bench.test(weights, "exact", made).strict.mean())
+        return float(bench.composed_scores(weights[None], "exact", tested).strict.mean())
 
     started = time.process_time()
     history = adapt(bench.model, bench.stacks["exact"], rows, "greedy", 120, draw, composition="exact").history

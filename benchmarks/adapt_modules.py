@@ -15,7 +15,8 @@ import common
 
 from lorahub_edu import results
 from lorahub_edu.hub import zoo
-from lorahub_studies.hub import cells, sweep
+from lorahub_studies import adapting, adapting_tables, engine
+from lorahub_studies.adapting import Trial
 
 TARGETS = ("second_word", "count_words", "less")
 COUNTS = (5, 10, 20)
@@ -26,19 +27,19 @@ def main() -> None:
     rows = []
     for count in COUNTS:
         grid = [
-            cells.Cell(
+            Trial(
                 target,
                 draw,
-                ("cma_40",),
+                "cma_40",
                 tuple(sorted(random.Random(f"{count}/{draw}").sample(zoo.names(), count))),
                 test_items=options.test_items,
             )
             for draw in range(options.draws)
             for target in TARGETS
         ]
-        rows += sweep.run(grid, f"{options.out}/{count}")
+        rows += engine.run(grid, adapting.run, f"{options.out}/{count}")
     settings = {"draws": options.draws, "counts": COUNTS, "test_items": options.test_items}
-    sweep.write(rows, "adapt_modules", settings, results.committed_folder() if options.save else None)
+    adapting_tables.write(rows, "adapt_modules", settings, results.committed_folder() if options.save else None)
     for count in COUNTS:
         found = [row["strict"] for row in rows if row["modules"] == count]
         line = {

@@ -21,8 +21,7 @@ from lorahub_edu import results
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.compose import refactor
 from lorahub_edu.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE, AdapterFile
-from lorahub_studies import engine as studies
-from lorahub_studies.hub import cells, sweep
+from lorahub_studies import adapting, engine
 
 TARGETS = ("second_word", "count_words", "less")
 RANKS = (1, 2, 4, 8)
@@ -59,12 +58,9 @@ def main() -> None:
     rows = []
     for rank in RANKS:
         modules = zoo_of_rank(rank, Path(options.out) / "zoos")
-        grid = [
-            cells.Cell(target, draw, ("single", "cma_40"), folder=str(modules), test_items=options.test_items)
-            for draw in range(options.draws)
-            for target in TARGETS
-        ]
-        rows += [row | {"rank": rank} for row in sweep.run(grid, f"{options.out}/{rank}")]
+        methods = ("single", "cma_40")
+        trials = adapting.plan(TARGETS, methods, options.draws, folder=str(modules), test_items=options.test_items)
+        rows += [row | {"rank": rank} for row in engine.run(trials, adapting.run, f"{options.out}/{rank}")]
     settings = {"draws": options.draws, "ranks": RANKS, "test_items": options.test_items, "profile": "cpu"}
     summary = [
         {"rank": rank, "method": method, "strict": statistics.fmean(found), "low": min(found), "high": max(found)}
@@ -72,7 +68,7 @@ def main() -> None:
         for method in ("single", "cma_40")
         for found in [[row["strict"] for row in rows if row["rank"] == rank and row["method"] == method]]
     ]
-    studies.write(rows, "adapt_ranks", settings, summary, results.committed_folder() if options.save else None)
+    engine.write(rows, "adapt_ranks", settings, summary, results.committed_folder() if options.save else None)
     for entry in summary:
         print(json.dumps(entry))
 

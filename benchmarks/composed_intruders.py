@@ -13,9 +13,8 @@ import common
 import torch
 
 from lorahub_edu import results
-from lorahub_studies import engine
-from lorahub_studies.hub import composed_spectra
-from lorahub_studies.hub.composed_spectra import EPSILONS, VARIANTS, Composition
+from lorahub_studies import composed_spectra, engine
+from lorahub_studies.composed_spectra import EPSILONS, VARIANTS, Composition
 
 TARGETS = ("second_word", "last_word_upper", "gerund_upper", "count_words", "less")
 SEARCHES = ("auto", "cma_120")
@@ -24,8 +23,16 @@ SEARCHES = ("auto", "cma_120")
 def main() -> None:
     options = common.arguments(__doc__, threads=2, draws=3, out="runs/composed_intruders")
     torch.set_num_threads(options.threads)
-    asked = [Composition(t, draw, search) for draw in range(options.draws) for t in TARGETS for search in SEARCHES]
-    rows = composed_spectra.study(asked, options.out, report=lambda found: print(json.dumps(found[0]), flush=True))
+    compositions = [
+        Composition(t, draw, search) for draw in range(options.draws) for t in TARGETS for search in SEARCHES
+    ]
+    studied = engine.run(
+        compositions,
+        composed_spectra.run,
+        options.out,
+        report=lambda job, row: print(json.dumps(row["rows"][0]), flush=True),
+    )
+    rows = [row for study in studied for row in study["rows"]]
     alone = composed_spectra.parts()
     settings = {"targets": TARGETS, "draws": options.draws, "epsilons": EPSILONS, "k": 10, "variants": VARIANTS}
     summary = composed_spectra.summarise(rows)

@@ -13,32 +13,43 @@ from lorahub_edu.cli.spectra import intruders_app
 from lorahub_edu.cli.terminal import ProfileOption, console, listed, pool
 from lorahub_edu.errors import CourseError
 
+OUT_HELP = "One file a run. You can stop at any time; the same command continues."
+MethodsOption = Annotated[str, typer.Option("--methods", help="Names, separated by commas; default all.")]
+ModulesOption = Annotated[str, typer.Option("--modules", help="As for adapt.")]
+WorkersOption = Annotated[int, typer.Option("--workers", help="Processes; 1 uses this one.")]
+PlanOption = Annotated[bool, typer.Option("--plan", help="Only say how many runs there are and how many are missing.")]
+SaveOption = Annotated[bool, typer.Option("--save", help="For maintainers: write the summary to results/.")]
+
+
+def _target(save: bool) -> Path | None:
+    """The folder of a summary: the committed results for maintainers, else the caller's own."""
+    from lorahub_edu import results
+
+    return results.committed_folder() if save else None
+
 
 def intruders_sweep(
     study: Annotated[str, typer.Option(help="settling, ranks, matched, predict, intervene, continual.")] = "",
-    out: Annotated[Path, typer.Option(help="One file a run; a killed sweep goes on.")] = Path("runs/intruders"),
-    workers: Annotated[int, typer.Option(help="Processes; 1 works in this one.")] = 1,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say how many runs there are and what is missing.")] = False,
-    save: Annotated[bool, typer.Option("--save", help="For maintainers: write the summary to results/.")] = False,
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/intruders"),
+    workers: WorkersOption = 1,
+    plan: PlanOption = False,
+    save: SaveOption = False,
 ) -> None:
-    """Train many tails and measure what they forget; started again it goes on where it stopped."""
-    from lorahub_edu import results
-    from lorahub_studies import engine as room
-    from lorahub_studies.forgetting import studies
+    """Train many tails and measure what they forget. You can stop at any time; the same command continues."""
+    from lorahub_studies import engine, forgetting
 
     if not study:
-        raise CourseError(f"Which study? Give --study with one of {', '.join(studies.STUDIES)}.")
+        raise CourseError(f"Which study? Give --study with one of {', '.join(forgetting.STUDIES)}.")
     if plan:
-        jobs = studies.jobs(study, out)
-        missing = sum(room.stored(job, out) is None for job in jobs)
-        console.print(f"{study}: {studies.get(study).title}; {len(jobs)} runs, {missing} still to be done")
+        jobs = forgetting.plan(study, out)
+        missing = len(engine.missing(jobs, out))
+        console.print(f"{study}: {forgetting.get(study).title}; {len(jobs)} runs, {missing} still to be done")
         return
     with pool(workers) as executor:
-        rows = studies.run(
-            study, out, executor=executor, report=lambda job, row: console.print(studies.line(row), markup=False)
+        rows = forgetting.run(
+            study, out, executor=executor, report=lambda job, row: console.print(forgetting.line(row), markup=False)
         )
-    path = studies.write(study, rows, results.committed_folder() if save else None)
-    console.print(f"written to {path}")
+    console.print(f"written to {forgetting.write(study, rows, _target(save))}")
 
 
 def zoo_train(
@@ -46,12 +57,12 @@ def zoo_train(
     folder: ZooOption = None,
     own_init: Annotated[bool, typer.Option(help="Draw each module's A from a seed of its own.")] = False,
     profile: ProfileOption = None,
-    workers: Annotated[int, typer.Option(help="Processes; 1 trains in this one.")] = 1,
+    workers: WorkersOption = 1,
 ) -> None:
-    """Train one module a task; modules that are there already are kept, so a killed run goes on."""
+    """Train one module a task. Finished modules are kept; the same command continues."""
     from lorahub_edu.hub import zoo
     from lorahub_edu.models.profiles import get_profile
-    from lorahub_studies.hub import zoo_training
+    from lorahub_studies import zoo_training
 
     target = folder or zoo.own_zoo() / ("own-init" if own_init else "shared-init")
     with pool(workers) as executor:
@@ -70,64 +81,55 @@ def zoo_train(
 
 
 def adapt_sweep(
-    targets: Annotated[str, typer.Option(help="Names by commas; default every verdict target.")] = "",
-    methods: Annotated[str, typer.Option(help="Names by commas; default all.")] = "",
+    targets: Annotated[str, typer.Option(help="Names, separated by commas; default every verdict target.")] = "",
+    methods: MethodsOption = "",
     draws: Annotated[int, typer.Option(help="Draws of five examples.")] = 3,
-    modules: Annotated[str, typer.Option(help="As for adapt.")] = "",
+    modules: ModulesOption = "",
     folder: ZooOption = None,
     test_items: Annotated[int, typer.Option(help="Test items of each target.")] = 120,
     profile: ProfileOption = None,
     base: BaseOption = "",
-    out: Annotated[Path, typer.Option(help="One file a target and draw; a killed sweep goes on.")] = Path("runs/sweep"),
-    name: Annotated[str, typer.Option(help="Of the summary in the results folder.")] = "adapt_sweep",
-    workers: Annotated[int, typer.Option(help="Processes; 1 works in this one.")] = 1,
-    save: Annotated[bool, typer.Option("--save", help="For maintainers: write the summary to results/.")] = False,
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/sweep"),
+    name: Annotated[str, typer.Option(help="Name of the summary in the results folder.")] = "adapt_sweep",
+    workers: WorkersOption = 1,
+    save: SaveOption = False,
 ) -> None:
-    """Compare every method on targets and draws, and sum it up; started again it goes on where it stopped."""
-    from lorahub_edu import results
-    from lorahub_edu.data import tasks as room
+    """Compare every method on targets and draws. You can stop at any time; the same command continues."""
     from lorahub_edu.hub import zoo
     from lorahub_edu.models.profiles import get_profile
-    from lorahub_studies.hub import cells, sweep
+    from lorahub_studies import adapting, engine
+    from lorahub_studies import adapting_tables as tables
 
-    if draws < 1 or test_items < 1:
-        raise CourseError(f"{draws} draws and {test_items} test items: both must be at least 1.")
-    grid = [
-        cells.Cell(
-            target, draw, listed(methods) or tuple(cells.METHODS), listed(modules), str(folder or zoo.SHIPPED),
-            get_profile(profile).name, test_items=test_items, base_model=base,
-        )
-        for draw in range(draws)
-        for target in listed(targets) or room.names("target")
-    ]  # fmt: skip
+    settings = {"profile": get_profile(profile).name, "test_items": test_items}
+    where = {"modules": listed(modules), "folder": str(folder or zoo.SHIPPED), "base_model": base}
+    trials = adapting.plan(listed(targets), listed(methods), draws, **settings, **where)
     with pool(workers) as executor:
-        rows = sweep.run(
-            grid, out, executor=executor, report=lambda new: [console.print(line) for line in sweep.lines(new)]
+        rows = engine.run(
+            trials, adapting.run, out, executor=executor, report=lambda trial, row: console.print(tables.line(row))
         )
-    settings = {"draws": draws, "profile": get_profile(profile).name, "test_items": test_items}
-    path = sweep.write(rows, name, settings, results.committed_folder() if save else None)
-    console.print(str(sweep.table(sweep.summarise(rows))))
+    path = tables.write(rows, name, {"draws": draws} | settings, _target(save))
+    console.print(str(tables.table(tables.summarise(rows))))
     console.print(f"written to {path}")
 
 
 def bbh(
-    tasks: Annotated[str, typer.Option(help="Names by commas; default all 27.")] = "",
+    tasks: Annotated[str, typer.Option(help="Names, separated by commas; default all 27.")] = "",
     draws: Annotated[int, typer.Option(help="Draws of five examples and 20 modules.")] = 5,
     modules: Annotated[str, typer.Option(help="As for adapt; default 20 random published ones a draw.")] = "",
     folder: ZooOption = None,
     base: Annotated[str, typer.Option(help="The base model.")] = "flan-t5-large",
-    methods: Annotated[str, typer.Option(help="Names by commas; default all.")] = "",
+    methods: MethodsOption = "",
     test_items: Annotated[int, typer.Option(help="Test items of each task, at most.")] = 250,
     profile: ProfileOption = None,
-    out: Annotated[Path, typer.Option(help="One file a task and draw; a killed run goes on.")] = Path("runs/bbh"),
-    save: Annotated[bool, typer.Option("--save", help="For maintainers: write the summary to results/.")] = False,
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/bbh"),
+    save: SaveOption = False,
 ) -> None:
-    """BIG-Bench Hard with FLAN-T5 and the published modules; started again it goes on where it stopped."""
-    from lorahub_edu import results
+    """BIG-Bench Hard with FLAN-T5 and the published modules. The same command continues a stopped run."""
     from lorahub_edu.hub import zoo
-    from lorahub_studies.hub import bbh_study, sweep
+    from lorahub_studies import adapting_tables as tables
+    from lorahub_studies import bbh as study
 
-    cells = bbh_study.plan(
+    trials = study.plan(
         listed(tasks),
         draws,
         modules=listed(modules),
@@ -137,40 +139,42 @@ def bbh(
         test_items=test_items,
         profile=profile,
     )
-    rows = bbh_study.study(cells, out, report=lambda line: console.print(line, markup=False))
-    path = sweep.write(rows, "bbh", bbh_study.settings(cells), results.committed_folder() if save else None)
-    summary = sweep.summarise(rows)
+    rows = study.run(trials, out, report=lambda line: console.print(line, markup=False))
+    path = tables.write(rows, "bbh", study.settings(trials), _target(save))
+    summary = tables.summarise(rows)
     for measure in ("strict", "answer_only"):
         caption = f"{measure.replace('_', ' ')} exact match in %, mean of the tasks (range of the draws)"
-        console.print(str(sweep.table(summary, measure, ["mean"], caption)))
+        console.print(str(tables.table(summary, measure, ["mean"], caption)))
     console.print(f"written to {path}")
 
 
 def methods_sweep(
-    methods: Annotated[str, typer.Option(help="Lines of the comparison by commas; default all.")] = "",
-    tasks: Annotated[str, typer.Option(help="Names by commas; default the comparison's two.")] = "",
+    methods: MethodsOption = "",
+    tasks: Annotated[str, typer.Option(help="Names, separated by commas; default the comparison's two.")] = "",
     seeds: Annotated[int, typer.Option(help="Runs at the chosen rate.")] = 3,
-    steps: Annotated[int | None, typer.Option(help="Of every run; default the task's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of every run; default the task's.")] = None,
     test_items: Annotated[int, typer.Option(help="Held-out items of each task.")] = 60,
     profile: ProfileOption = None,
-    out: Annotated[Path, typer.Option(help="One file a run; a killed sweep goes on.")] = Path("runs/methods"),
-    workers: Annotated[int, typer.Option(help="Processes; 1 works in this one.")] = 1,
+    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/methods"),
+    workers: WorkersOption = 1,
     costs: Annotated[bool, typer.Option(help="Measure memory, time and disk too.")] = True,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say how many runs there are and what is missing.")] = False,
-    save: Annotated[bool, typer.Option("--save", help="For maintainers: write the summary to results/.")] = False,
+    plan: PlanOption = False,
+    save: SaveOption = False,
 ) -> None:
-    """Compare methods on two tasks: the rate by one search for all, then seeds; a killed sweep goes on."""
-    from lorahub_edu import results
-    from lorahub_studies.methods import sweep as room
+    """Compare methods on two tasks: one search of the rate for all, then seeds. The same command continues."""
+    from lorahub_studies import comparison_grid
+    from lorahub_studies import comparison_tables as tables
 
-    grid = room.make_grid(listed(methods), listed(tasks), seeds, steps, test_items, profile, costs)
+    grid = comparison_grid.plan(listed(methods), listed(tasks), seeds, steps, test_items, profile, costs)
     if plan:
-        console.print(room.plan(grid, out))
+        console.print(comparison_grid.progress(grid, out))
         return
     with pool(workers) as executor:
-        rows = room.sweep(grid, out, executor=executor, report=lambda row: console.print(room.line(row), markup=False))
-    path = room.write(rows, grid, results.committed_folder() if save else None)
-    console.print(str(room.table(room.summarise(rows))))
+        rows = comparison_grid.run(
+            grid, out, executor=executor, report=lambda row: console.print(tables.line(row), markup=False)
+        )
+    path = comparison_grid.write(rows, grid, _target(save))
+    console.print(str(tables.table(tables.summarise(rows))))
     console.print(f"written to {path}")
 
 

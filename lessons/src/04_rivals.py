@@ -45,7 +45,7 @@ from lorahub_edu.show import figures, findings, panels
 from lorahub_edu.show.check import check
 from lorahub_edu.show.findings import Row, verdict
 from lorahub_edu.training.losses import last_hidden_states
-from lorahub_studies.methods import reading, runs, sweep
+from lorahub_studies import comparison, comparison_tables
 
 figures.use_style()
 findings.costs_table("04_rivals")
@@ -325,11 +325,11 @@ check("04.3", size_for)
 RACE = {"lora": 3e-3, "ia3": 1e-2, "houlsby": 3e-3, "prefix": 3e-2, "llama_adapter": 3e-2}
 STEPS, TASK = 5, "antonym"
 race = {
-    name: runs.run_one(runs.Run(name, TASK, rate, seed=0, steps=STEPS, profile=profile.name, test_items=40))
+    name: comparison.run(comparison.MethodRun(name, TASK, rate, seed=0, steps=STEPS, profile=profile.name, test_items=40))
     for name, rate in RACE.items()
 }
 table = [
-    (runs.get_variant(name).label, f"{row['trainable']:,}", f"{row['training_losses'][0]:.2f} → {row['training_losses'][-1]:.2f}",
+    (comparison.get_variant(name).label, f"{row['trainable']:,}", f"{row['training_losses'][0]:.2f} → {row['training_losses'][-1]:.2f}",
      f"{row['loss']:.2f}", f"{row['strict']:.0%}", f"{row['cpu_seconds'] / STEPS:.2f}")
     for name, row in race.items()
 ]  # fmt: skip
@@ -352,12 +352,12 @@ results.Table(header, tuple(table), f"{STEPS} steps on {TASK}, at a usual learni
 # and tokens are those of the processor, on one thread.
 
 # %%
-measured = results.committed_study(sweep.RESULT)
+measured = results.committed_study("methods")
 if measured:
     settings = measured["settings"]
     steps = ", ".join(f"{task}: {n} steps of {settings['batch_size']} rows" for task, n in settings["tasks"].items())
     caption = f"Strict exact match in %, mean of {len(settings['seeds'])} seeds (lowest–highest). {settings['base_model']}; {steps}."
-    display(sweep.table(measured["summary"], "strict", caption))
+    display(comparison_tables.table(measured["summary"], "strict", caption))
     at_edge = [task["edge"] for entry in measured["summary"] for task in entry["tasks"].values()]
     print(f"in {sum(at_edge)} of {len(at_edge)} searches the best of the three rates was the lowest or the highest")
 
@@ -371,9 +371,9 @@ FAMILIES = {
     "every weight": ("full",),
     "combined": ("lora+prefix", "lora+houlsby"),
 }
-entries = reading.by_variant(measured["summary"]) if measured else {}
+entries = comparison_tables.by_variant(measured["summary"]) if measured else {}
 if entries:
-    where = reading.points(measured["summary"])  # per label: trained, mean, low, high
+    where = comparison_tables.points(measured["summary"])  # per label: trained, mean, low, high
     groups = {
         family: {name: where[entries[name]["label"]] for name in names if name in entries}
         for family, names in FAMILIES.items()
@@ -408,7 +408,7 @@ if entries:
 # compared with the better of its two parts at full size.
 
 # %%
-rows = runs.rows_of(TASK, tokenizer, 4).test
+rows = comparison.rows_of(TASK, tokenizer, 4).test
 batch = make_batches([row.encoded() for row in rows], "padded", len(rows), 0)[0]
 combined = {}
 for pair in (["lora", "prefix"], ["lora", "houlsby"]):
@@ -420,8 +420,8 @@ for pair in (["lora", "prefix"], ["lora", "houlsby"]):
         combined[" + ".join(pair)] = trained == everything
         print(f"{' + '.join(pair)}: {made.trainable:,} parameters, {trained} of {everything} tensors get a gradient")
 if entries:
-    for pair, gain in reading.gains(measured["summary"], ("lora+prefix", "lora+houlsby")).items():
-        scores = {name: 100 * reading.mean_score(entries[name]) for name in (*pair.split("+"), pair) if name in entries}
+    for pair, gain in comparison_tables.gains(measured["summary"], ("lora+prefix", "lora+houlsby")).items():
+        scores = {name: 100 * comparison_tables.mean_score(entries[name]) for name in (*pair.split("+"), pair) if name in entries}
         print(", ".join(f"{name} {score:.0f} %" for name, score in scores.items()) + f": {100 * gain:+.0f} points")
 
 # %% [markdown]
@@ -449,21 +449,21 @@ rows = [
 if "lora" in entries:
     common = {"model": settings["base_model"], "profile": settings["profile"], "seeds": tuple(settings["seeds"])}
     common |= {key: measured[key] for key in ("device", "versions", "date")}
-    duels, by_loss = reading.duels(measured["summary"]), reading.duels(measured["summary"], measure="loss")
+    duels, by_loss = comparison_tables.duels(measured["summary"]), comparison_tables.duels(measured["summary"], measure="loss")
     alone = {name: tasks for name, tasks in duels.items() if "+" not in name and name not in FAMILIES["LoRA and kin"]}
     every = [value for tasks in alone.values() for value in tasks.values()]
     losses = [value for name in alone for value in by_loss[name].values()]
     better, worse = sum(v > 0 for v in every), sum(v < 0 for v in every)
-    ahead = ", ".join(runs.get_variant(name).label for name, tasks in alone.items() if max(tasks.values()) < 0)
-    gains = reading.gains(measured["summary"], ("lora+prefix", "lora+houlsby"))
+    ahead = ", ".join(comparison.get_variant(name).label for name, tasks in alone.items() if max(tasks.values()) < 0)
+    gains = comparison_tables.gains(measured["summary"], ("lora+prefix", "lora+houlsby"))
     (time, memory), (full_time, full_memory) = (
-        [reading.ratio(measured["summary"], name, "lora", key) for key in ("step_cpu_seconds", "peak_bytes")]
+        [comparison_tables.ratio(measured["summary"], name, "lora", key) for key in ("step_cpu_seconds", "peak_bytes")]
         for name in ("llama_adapter", "full")
     )
     rows += [
         Row(
             "R7.lora_against_rivals", better - worse, f"wins less losses of {len(every)} (rival, task)",
-            reading.best_verdict(alone),
+            comparison_tables.best_verdict(alone),
             f"beyond the spread of the seeds LoRA is better in {better}, worse in {worse}; by held-out loss in "
             f"{sum(v > 0 for v in losses)} and {sum(v < 0 for v in losses)}; ahead on both tasks: {ahead or 'none'}",
             circumstances=common,

@@ -41,6 +41,7 @@ import torch
 
 from lorahub_edu import evaluation, results
 from lorahub_edu.data import fewshot, tasks
+from lorahub_edu.data.targets import rows_for
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import candidates, compose, stand_ins
 from lorahub_edu.hub.population import Population
@@ -50,7 +51,6 @@ from lorahub_edu.results import Finding
 from lorahub_edu.show import figures, findings
 from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.check import check
-from lorahub_studies.hub.cells import rows_for
 
 figures.use_style()
 findings.costs_table("06_composing")

@@ -40,6 +40,7 @@ import torch
 
 from lorahub_edu import evaluation, results
 from lorahub_edu.data import batching, fewshot, tasks
+from lorahub_edu.data.targets import rows_for
 from lorahub_edu.hub import compose, stand_ins, zoo
 from lorahub_edu.hub.adapt import adapt
 from lorahub_edu.hub.cmaes import CMAES
@@ -52,9 +53,8 @@ from lorahub_edu.results import Finding, Table
 from lorahub_edu.show import figures, findings
 from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.check import check
-from lorahub_studies import engine as studies
-from lorahub_studies.hub import baselines, reading, sweep
-from lorahub_studies.hub.cells import METHODS, rows_for
+from lorahub_studies import adapting_tables, baselines, engine
+from lorahub_studies.adapting import METHODS
 
 figures.use_style()
 findings.costs_table("07_adapting")
@@ -472,26 +472,26 @@ Table(("input", "wanted", *written), tuple(zip(*columns, strict=True)), "What th
 
 # %%
 ILLUSTRATE = ("first_word", "past_upper", "third_person", "antonym_upper")
-settling, bbh, trial = (sweep.read(name) for name in ("adapt_settling", "adapt_bbh", "adapt_verdict"))
+settling, bbh, trial = (engine.read(name) for name in ("adapt_settling", "adapt_bbh", "adapt_verdict"))
 print(f"measured with {PROFILES[settling['settings'].get('profile', 'cpu')].base_model} on {settling['device']}")
-sweep.table(settling["summary"], "strict", ILLUSTRATE, "Strict exact match in percent: mean (lowest to highest over the draws).")
+adapting_tables.table(settling["summary"], "strict", ILLUSTRATE, "Strict exact match in percent: mean (lowest to highest over the draws).")
 
 # %%
-sweep.table(settling["summary"], "answer_only", ILLUSTRATE, "Answer-only exact match in percent.")
+adapting_tables.table(settling["summary"], "answer_only", ILLUSTRATE, "Answer-only exact match in percent.")
 
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 def reads(rows: list[dict], target: str) -> str:
     """What a target's rows show, in words that follow from the numbers."""
-    single = statistics.fmean(reading.per_draw(rows, "single", targets=[target]).values())
+    single = statistics.fmean(adapting_tables.per_draw(rows, "single", targets=[target]).values())
     here = {row["method"] for row in rows if row["target"] == target}
     composed = {
-        m: statistics.fmean(reading.per_draw(rows, m, targets=[target]).values())
+        m: statistics.fmean(adapting_tables.per_draw(rows, m, targets=[target]).values())
         for m in here
         if METHODS[m].kind == "search"
     }
     best = max(composed, key=composed.get)
-    beside = reading.verdict(reading.difference(rows, best, "single", targets=[target]))
+    beside = adapting_tables.verdict(adapting_tables.difference(rows, best, "single", targets=[target]))
     words = {
         "shown": "composing is ahead of the best single module in every draw",
         "refuted here": "the best single module is ahead of every composition",
@@ -515,7 +515,7 @@ for target in ILLUSTRATE:
 # %%
 draws = {e["target"]: e["draws"] for e in bbh["summary"] if e["method"] == "auto" and e["target"] != "mean"}
 print(f"draws of five examples: {draws}")
-sweep.table(bbh["summary"], "strict", list(draws), "BBH, strict exact match in percent. Guessing alone gives 50 on a yes-or-no task.")
+adapting_tables.table(bbh["summary"], "strict", list(draws), "BBH, strict exact match in percent. Guessing alone gives 50 on a yes-or-no task.")
 
 # %% [markdown]
 # Now the trial. These targets were not looked at while anything was chosen; all verdicts below come from them alone.
@@ -528,18 +528,18 @@ verdict_rows = trial["rows"]
 targets = list(dict.fromkeys(row["target"] for row in verdict_rows))
 fewest = min(row["test_items"] for row in verdict_rows)
 print(f"{len(targets)} targets, at least {fewest} test items each: {', '.join(targets)}")
-reading.overview(trial["summary"], "Means over the targets, with the range over the draws of five examples.")
+adapting_tables.overview(trial["summary"], "Means over the targets, with the range over the draws of five examples.")
 
 # %%
-sweep.table(trial["summary"], "strict", [*targets[:6], "mean"], "Strict exact match in percent, the first targets.")
+adapting_tables.table(trial["summary"], "strict", [*targets[:6], "mean"], "Strict exact match in percent, the first targets.")
 
 # %%
-sweep.table(trial["summary"], "strict", [*targets[6:], "mean"], "The other targets.")
+adapting_tables.table(trial["summary"], "strict", [*targets[6:], "mean"], "The other targets.")
 
 # %%
 measured = [method for method in METHODS if any(row["method"] == method for row in verdict_rows)]
 everywhere = [m for m in measured if {r["target"] for r in verdict_rows if r["method"] == m} == set(targets)]
-bars = {METHODS[m].label: list(reading.per_draw(verdict_rows, m).values()) for m in everywhere}
+bars = {METHODS[m].label: list(adapting_tables.per_draw(verdict_rows, m).values()) for m in everywhere}
 figure, axes = plt.subplots(figsize=(8, 0.34 * len(bars) + 0.8))
 figures.plot_bars(axes, bars, "strict exact match (%), median draw and range over draws", "{:.0f}")
 order = sorted(bars, key=lambda label: -statistics.median(bars[label]))
@@ -560,9 +560,9 @@ print(f"measured on some targets only, and compared there: {', '.join(apart) or 
 # %%
 LORAHUB = "cma_40"
 rivals = [m for m in measured if m != LORAHUB]
-against = {m: reading.difference(verdict_rows, LORAHUB, m) for m in rivals}
+against = {m: adapting_tables.difference(verdict_rows, LORAHUB, m) for m in rivals}
 lines = [
-    (METHODS[m].label, f"{statistics.median(d.values()):+.1f}", f"{min(d.values()):+.1f} to {max(d.values()):+.1f}", str(len(d)), reading.verdict(d))
+    (METHODS[m].label, f"{statistics.median(d.values()):+.1f}", f"{min(d.values()):+.1f} to {max(d.values()):+.1f}", str(len(d)), adapting_tables.verdict(d))
     for m, d in against.items()
 ]  # fmt: skip
 Table(("LoRAHub (CMA-ES, 40) minus …", "median", "range over draws", "draws", "LoRAHub is ahead"), tuple(lines), "Points of strict exact match, mean over the targets.")
@@ -589,7 +589,7 @@ for draw in DRAWS:
 
 # %%
 pays = {
-    (budget, how): [reading.break_even(budget, cost[1 + column], cost[0], without) for cost in costs]
+    (budget, how): [adapting_tables.break_even(budget, cost[1 + column], cost[0], without) for cost in costs]
     for budget, (column, how) in itertools.product((40, 120), enumerate(("five separate rows", "packed behind one prefix")))
 }
 for (budget, how), queries in pays.items():
@@ -666,10 +666,10 @@ print(f"one gradient step costs {statistics.median(gradient_cost):.1f} forwards 
 print(f"slope: {N} numbers; all {N} modules together have {modules_share:.1%} of the base's parameters")
 
 # %%
-seconds = {m: statistics.median(reading.per_draw(verdict_rows, m, "cpu_seconds").values()) for m in ("gradient_40", "cma_40", "cma_120")}
+seconds = {m: statistics.median(adapting_tables.per_draw(verdict_rows, m, "cpu_seconds").values()) for m in ("gradient_40", "cma_40", "cma_120")}
 nearest = min(("cma_40", "cma_120"), key=lambda m: abs(seconds[m] - seconds["gradient_40"]))
 print(", ".join(f"{METHODS[m].label}: {s:.0f} processor s" for m, s in seconds.items()) + f"; nearest in time: {METHODS[nearest].label}")
-by_gradient = {measure: reading.difference(verdict_rows, "gradient_40", nearest, measure) for measure in ("strict", "loss")}
+by_gradient = {measure: adapting_tables.difference(verdict_rows, "gradient_40", nearest, measure) for measure in ("strict", "loss")}
 for measure, d in by_gradient.items():
     print(f"gradient on w minus {METHODS[nearest].label}, {measure}: {statistics.median(d.values()):+.2f} ({min(d.values()):+.2f} to {max(d.values()):+.2f})")
 
@@ -690,7 +690,7 @@ with evaluation.peak_memory(model.device) as searching, Population(model, module
 parameters = adapters.count_parameters(model).total
 print(f"this process: {plain.peak / 1e9:.2f} GB at a plain forward, {searching.peak / 1e9:.2f} GB at 20 candidates")
 memory = [searching.peak / plain.peak]
-apart = reading.benchmark("adapt_memory")
+apart = adapting_tables.benchmark("adapt_memory")
 if apart:  # one process each, so that nothing else of this lesson counts
     peaks = apart["peak_gb"]
     memory = [peaks[f"ours-{dtype}"] / peaks[f"inference-{dtype}"] for dtype in ("bfloat16", "float32")]
@@ -703,8 +703,8 @@ print(f"full fine-tuning would hold 16 bytes a parameter: {16 * parameters / 1e9
 # The paper finds that more modules raise the variance and the maximum. LoRAHub with 5, 10 and 20 modules:
 
 # %%
-crowd = sweep.read("adapt_modules")
-by_count = reading.spread_by_modules(crowd["rows"], LORAHUB)
+crowd = engine.read("adapt_modules")
+by_count = adapting_tables.spread_by_modules(crowd["rows"], LORAHUB)
 lines = [
     (str(count), str(len(of_targets)), *(f"{statistics.fmean(f(v) for v in of_targets.values()):.1f}" for f in (statistics.fmean, statistics.pstdev, max)))
     for count, of_targets in by_count.items()
@@ -724,7 +724,7 @@ Table(("modules", "targets", "mean", "standard deviation over draws", "best draw
 # **Predict.** How much of LoRAHub's score is left at rank 1?
 
 # %%
-of_ranks = studies.read("adapt_ranks")
+of_ranks = engine.read("adapt_ranks")
 MODULE_RANKS = sorted({row["rank"] for row in of_ranks["rows"]})
 by_rank = {
     m: {r: [100 * row["strict"] for row in of_ranks["rows"] if row["rank"] == r and row["method"] == m] for r in MODULE_RANKS}
@@ -749,7 +749,7 @@ RELATIVES = {
 }  # fmt: skip
 in_zoo = set(zoo.names() or tasks.names("module"))
 named = {target: [name for name in related if name in in_zoo] for target, related in RELATIVES.items()}
-finds = {m: reading.relatives_found(verdict_rows, m, named) for m in ("random_40", LORAHUB, "auto") if m in measured}
+finds = {m: adapting_tables.relatives_found(verdict_rows, m, named) for m in ("random_40", LORAHUB, "auto") if m in measured}
 for m, (shares_found, chance) in finds.items():
     values = list(shares_found.values())
     print(f"{METHODS[m].label:26s} in {statistics.median(values):.0f} % of the targets ({min(values):.0f} to {max(values):.0f}); by chance {chance:.0f} %")
@@ -781,12 +781,12 @@ above_chance = {draw: value - finds[LORAHUB][1] for draw, value in finds[LORAHUB
 
 # %%
 BAR = 8
-own = sweep.read("adapt_verdict_own_init")  # the second zoo; the base model's own rows do not depend on a zoo
+own = engine.read("adapt_verdict_own_init")  # the second zoo; the base model's own rows do not depend on a zoo
 zoos = {"one starting A": verdict_rows, "own starting A": own["rows"] + [r for r in verdict_rows if r["method"] == "zero_shot"]}
 over, over_base = {}, {}
 for name, rows in zoos.items():
-    over[name] = {m: reading.difference(rows, "auto", m) for m in ("cma_120", "single")}
-    over_base[name] = reading.difference(rows, "auto", "zero_shot", "strict", other_measure="answer_only")
+    over[name] = {m: adapting_tables.difference(rows, "auto", m) for m in ("cma_120", "single")}
+    over_base[name] = adapting_tables.difference(rows, "auto", "zero_shot", "strict", other_measure="answer_only")
     for m, d in over[name].items():
         print(f"{name}: auto minus {METHODS[m].label:18s} mean {statistics.fmean(d.values()):+5.1f} points, {len(d)} draws {min(d.values()):+.1f} to {max(d.values()):+.1f}; bar {BAR}")
     print(f"{name}: auto, strict, minus zero-shot, answer-only: mean {statistics.fmean(over_base[name].values()):+.1f} points")
@@ -802,10 +802,10 @@ print(f"parts of the bar that are passed: {sum(passed)} of {len(passed)}; verdic
 parts = {"cma_exact_120": "exact composition, but CMA-ES", "greedy_paper_120": "greedy, but the paper's composition", "auto_60": "half the evaluations"}  # fmt: skip
 for m, words in parts.items():
     if m in measured:
-        d = reading.difference(verdict_rows, m, "cma_120")
+        d = adapting_tables.difference(verdict_rows, m, "cma_120")
         print(f"{words:38s} {statistics.median(d.values()):+.1f} points against CMA-ES, 120 ({min(d.values()):+.1f} to {max(d.values()):+.1f})")
 wins = sum(
-    statistics.fmean(reading.difference(verdict_rows, "auto", "single", targets=[target]).values()) > 0 for target in targets
+    statistics.fmean(adapting_tables.difference(verdict_rows, "auto", "single", targets=[target]).values()) > 0 for target in targets
 )
 print(f"auto is ahead of the best single module on {wins} of {len(targets)} targets")
 
@@ -823,7 +823,7 @@ print(f"auto is ahead of the best single module on {wins} of {len(targets)} targ
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 def from_trial(name: str, differences: dict[int, float], unit: str = "points of strict exact match", note: str = "") -> Finding:
     """A finding whose verdict follows from the sign of every draw's difference."""
-    return reading.finding(trial, name, differences, unit, verdict=reading.verdict(differences), note=note, model=base_of_trial)
+    return adapting_tables.finding(trial, name, differences, unit, verdict=adapting_tables.verdict(differences), note=note, model=base_of_trial)
 
 
 def from_run(name: str, values: list[float], unit: str, verdict: str, note: str) -> Finding:
@@ -832,7 +832,7 @@ def from_run(name: str, values: list[float], unit: str, verdict: str, note: str)
 
 
 base_of_trial = PROFILES[trial["settings"].get("profile", "cpu")].base_model
-tokens = {m: reading.per_draw(verdict_rows, m, "prompt_tokens") for m in (LORAHUB, "zero_shot", "in_context")}
+tokens = {m: adapting_tables.per_draw(verdict_rows, m, "prompt_tokens") for m in (LORAHUB, "zero_shot", "in_context")}
 saved = {d: t - tokens[LORAHUB][d] for d, t in tokens["in_context"].items() if d in tokens[LORAHUB]}
 like_zero_shot = all(tokens[LORAHUB][d] == t for d, t in tokens["zero_shot"].items() if d in tokens[LORAHUB])
 rates = [(baselines.TUNINGS[m].learning_rate, baselines.TUNINGS[m].epochs) for m in ("lora", "ia3", "full")]
@@ -842,13 +842,13 @@ gradient_cheap = "refuted here" if statistics.median(gradient_cost) <= 5 and mod
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 found = [
-    from_trial("H4.gain_over_zero_shot", against["zero_shot"], note=f"answer-only: {statistics.median(reading.difference(verdict_rows, LORAHUB, 'zero_shot', 'answer_only').values()):+.1f}; the paper writes Σ|w|, the released code takes the mean and divides the loss by five once more"),
+    from_trial("H4.gain_over_zero_shot", against["zero_shot"], note=f"answer-only: {statistics.median(adapting_tables.difference(verdict_rows, LORAHUB, 'zero_shot', 'answer_only').values()):+.1f}; the paper writes Σ|w|, the released code takes the mean and divides the loss by five once more"),
     from_run("H5.choices_that_are_cma", [sum(is_cma)], "of 2, NGOpt and Shiwa", "shown" if all(is_cma) else "refuted here", f"at 20 weights and 40 evaluations nevergrad runs {chosen['NGOpt', 20, 40]} and {chosen['Shiwa', 20, 40]}"),
-    from_trial("H5.cma_over_released_code", reading.difference(verdict_rows, LORAHUB, "ngopt_40"), note="CMA-ES asked for by name, minus NGOpt"),
+    from_trial("H5.cma_over_released_code", adapting_tables.difference(verdict_rows, LORAHUB, "ngopt_40"), note="CMA-ES asked for by name, minus NGOpt"),
     from_run("H6.runs_of_the_papers_setting", [0], "runs on this machine", "not shown here", "needs a GPU: lorahub-edu bbh --profile gpu24"),
     from_run("H7.bbh_tasks", [len({row["target"] for row in bbh["rows"]})], "of 27 tasks, on another base", "not shown here", "all 27: lorahub-edu bbh --profile gpu24"),
     from_run("H8.learning_rates_of_the_baselines", [rate for rate, _ in rates], "LoRA, IA3, full", "shown" if as_source else "not shown here", "the source's rates and 40 epochs, at least 3 draws; a fourth baseline takes LoRA at the zoo's own rate"),
-    reading.finding(trial, "H9.tokens_saved_a_query", saved, "tokens against in-context", verdict="shown" if like_zero_shot and min(saved.values()) > 0 else "refuted here", note="a query is exactly as long as zero-shot" if like_zero_shot else "longer than zero-shot", model=base_of_trial),
+    adapting_tables.finding(trial, "H9.tokens_saved_a_query", saved, "tokens against in-context", verdict="shown" if like_zero_shot and min(saved.values()) > 0 else "refuted here", note="a query is exactly as long as zero-shot" if like_zero_shot else "longer than zero-shot", model=base_of_trial),
     from_trial("H10.over_ia3", against["ia3"], note="the source's settings for IA3"),
 ]  # fmt: skip
 
@@ -859,11 +859,11 @@ found += [
     from_run("H11.break_even", pays[40, "packed behind one prefix"], "queries", "shown" if min(pays[40, "packed behind one prefix"]) > 1 else "refuted here", f"{TARGET}, five draws, 40 evaluations; as five separate rows {statistics.median(pays[40, 'five separate rows']):.0f}; counted in tokens, caches aside"),
     from_trial("H11.over_in_context", against["in_context"], note="what the shorter prompt gains or costs in answers"),
     from_trial("H12.over_single", against["single"], note="against the one module that fits the five examples best"),
-    reading.finding(trial, "H13.modules_found_above_chance", above_chance, "points of the targets", verdict=reading.verdict(above_chance), note=f"a module named beforehand is among the three largest weights; auto: {statistics.median(finds['auto'][0].values()) - finds['auto'][1]:+.0f} points", model=base_of_trial),
+    adapting_tables.finding(trial, "H13.modules_found_above_chance", above_chance, "points of the targets", verdict=adapting_tables.verdict(above_chance), note=f"a module named beforehand is among the three largest weights; auto: {statistics.median(finds['auto'][0].values()) - finds['auto'][1]:+.0f} points", model=base_of_trial),
     from_run("H14.runs", [0], "runs on this machine", "not shown here", "needs T5 and a GPU: lorahub-edu bbh --profile gpu24"),
-    reading.finding(of_ranks, "H15.gap_between_ranks", [max(rank_means) - min(rank_means)], "points, best mean over ranks minus worst", verdict="shown" if max(rank_means) - min(rank_means) < 5 else "refuted here", note=f"rank matters little: below 5 points. Modules truncated to rank {', '.join(map(str, MODULE_RANKS))}, on an instruction-tuned causal model; T5 and modules trained at each rank were not run", model=base_of_trial),
-    reading.finding(crowd, "H16.more_spread", more_spread, "points, standard deviation", verdict=reading.verdict(more_spread), note=f"{many} modules minus {few}, one value a target", model=base_of_trial),
-    reading.finding(crowd, "H16.higher_best_draw", higher_best, "points of strict exact match", verdict=reading.verdict(higher_best), note=f"{many} modules minus {few}, one value a target", model=base_of_trial),
+    adapting_tables.finding(of_ranks, "H15.gap_between_ranks", [max(rank_means) - min(rank_means)], "points, best mean over ranks minus worst", verdict="shown" if max(rank_means) - min(rank_means) < 5 else "refuted here", note=f"rank matters little: below 5 points. Modules truncated to rank {', '.join(map(str, MODULE_RANKS))}, on an instruction-tuned causal model; T5 and modules trained at each rank were not run", model=base_of_trial),
+    adapting_tables.finding(crowd, "H16.more_spread", more_spread, "points, standard deviation", verdict=adapting_tables.verdict(more_spread), note=f"{many} modules minus {few}, one value a target", model=base_of_trial),
+    adapting_tables.finding(crowd, "H16.higher_best_draw", higher_best, "points of strict exact match", verdict=adapting_tables.verdict(higher_best), note=f"{many} modules minus {few}, one value a target", model=base_of_trial),
     from_run("H17.memory", memory, "times plain inference", memory_shown, f"shown up to 1.3; full fine-tuning holds {16 * parameters / 1e9:.3g} GB of values, gradients and moments before any activation"),
 ]  # fmt: skip
 
@@ -876,12 +876,12 @@ found += [
     from_trial("X3.over_random_search", against["random_40"], note="the best of 40 random draws"),
     from_trial("X3.over_single", against["single"], note="N evaluations, no search"),
     *(
-        reading.finding(content, f"X5.over_{m}.{place}", over[name][m], "points of strict exact match", verdict=x5, note=f"{name}; the verdict is that of the whole bar: {sum(passed)} of {len(passed)} parts passed", model=base_of_trial)
+        adapting_tables.finding(content, f"X5.over_{m}.{place}", over[name][m], "points of strict exact match", verdict=x5, note=f"{name}; the verdict is that of the whole bar: {sum(passed)} of {len(passed)} parts passed", model=base_of_trial)
         for place, name, content in (("shipped", "one starting A", trial), ("own", "own starting A", own))
         for m in ("cma_120", "single")
     ),
     *(
-        reading.finding(trial, f"X5.strict_over_zero_shot_answer_only.{place}", over_base[name], "points", verdict=x5, note=f"{name}; auto's strict against the base's answer-only", model=base_of_trial)
+        adapting_tables.finding(trial, f"X5.strict_over_zero_shot_answer_only.{place}", over_base[name], "points", verdict=x5, note=f"{name}; auto's strict against the base's answer-only", model=base_of_trial)
         for place, name in (("shipped", "one starting A"), ("own", "own starting A"))
     ),
 ]  # fmt: skip

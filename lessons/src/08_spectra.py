@@ -56,7 +56,7 @@ from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import IntruderCounts, MatrixReport, count
 from lorahub_edu.spectra.solver import secular
 from lorahub_edu.spectra.updates import Update
-from lorahub_studies.forgetting import reading
+from lorahub_studies import forgetting_tables
 
 figures.use_style()
 findings.costs_table("08_spectra")
@@ -625,9 +625,9 @@ print(f"trained matrices with an intruder: {summary}")
 # **Predict.** In which rows are there none? Is it the rank that decides?
 
 # %%
-study_rows = reading.learned(over_ranks["rows"]) if over_ranks else []
-common = reading.matched_loss(study_rows) if study_rows else 0.0
-reading.arms_table(study_rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if study_rows else "not measured yet"
+study_rows = forgetting_tables.learned(over_ranks["rows"]) if over_ranks else []
+common = forgetting_tables.matched_loss(study_rows) if study_rows else 0.0
+forgetting_tables.arms_table(study_rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if study_rows else "not measured yet"
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if study_rows:
@@ -635,17 +635,17 @@ if study_rows:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4))
     for axes, quantity in zip(panels, ("intruders", "spike_ratio"), strict=True):
         for place, rule in enumerate(rules):
-            curve = {rank: v for rank, v in reading.rank_curve(study_rows, quantity, rule, common).items() if rank}
+            curve = {rank: v for rank, v in forgetting_tables.rank_curve(study_rows, quantity, rule, common).items() if rank}
             middle = [statistics.fmean(values) for values in curve.values()]
             ends = np.array([[m - min(v), max(v) - m] for m, v in zip(middle, curve.values(), strict=True)]).T  # (2, ranks)
             axes.errorbar(list(curve), middle, ends, label=rule, capsize=3, **figures.line_style(place))
-        full = reading.by_arm(study_rows, quantity, common)[0, ""]
+        full = forgetting_tables.by_arm(study_rows, quantity, common)[0, ""]
         axes.axhline(statistics.fmean(full), color="black", linewidth=1, label="full fine-tuning")
-        axes.set(xlabel="rank", ylabel=reading.LABELS[quantity])
+        axes.set(xlabel="rank", ylabel=forgetting_tables.LABELS[quantity])
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(curve), list(map(str, curve)))
     panels[0].legend(frameon=False, fontsize=8)
-    by_rule = {rule: reading.rank_curve(study_rows, "intruders", rule, common) for rule in rules}
+    by_rule = {rule: forgetting_tables.rank_curve(study_rows, "intruders", rule, common) for rule in rules}
     widgets.show(
         figure,
         alt="Intruders and strength against the rank at one task loss. Mean intruders: "
@@ -653,7 +653,7 @@ if study_rows:
             f"{rule} " + ", ".join(f"r = {rank} {statistics.fmean(v):.0f}" for rank, v in curve.items() if rank)
             for rule, curve in by_rule.items()
         )
-        + f"; full {statistics.fmean(reading.by_arm(study_rows, 'intruders', common)[0, '']):.0f}.",
+        + f"; full {statistics.fmean(forgetting_tables.by_arm(study_rows, 'intruders', common)[0, '']):.0f}.",
     )
 
 # %% [markdown]
@@ -784,9 +784,9 @@ found = [
 ]  # fmt: skip
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
-ends_of = {(reading.arm(row["run"]), row["run"]["seed"]): reading.last(row) for row in study_rows}
+ends_of = {(forgetting_tables.arm(row["run"]), row["run"]["seed"]): forgetting_tables.last(row) for row in study_rows}
 if study_rows:
-    counts = reading.by_arm(study_rows, "intruders", common)  # {(rank, rule): one value a seed}, at the common loss
+    counts = forgetting_tables.by_arm(study_rows, "intruders", common)  # {(rank, rule): one value a seed}, at the common loss
     of_full = counts.pop((0, ""))
     lora = [n for values in counts.values() for n in values]
     everywhere = sum(min(values) > 0 for values in counts.values())
@@ -806,21 +806,21 @@ if study_rows:
             f"{len(worse)} runs ended worse than full of their seed; {sum(n > 0 for n in worse)} of them have intruders", over_ranks,
         ))  # fmt: skip
     for rule in rules:
-        curve = {rank: values for rank, values in reading.rank_curve(study_rows, "intruders", rule).items() if rank}
+        curve = {rank: values for rank, values in forgetting_tables.rank_curve(study_rows, "intruders", rule).items() if rank}
         none, some = ([rank for rank, v in curve.items() if test(v)] for test in (lambda v: max(v) == 0, lambda v: min(v) > 0))
         vanish = bool(none and some) and len(none) + len(some) == len(curve) and max(some) < min(none)
         back = any(low < high for low in none for high in some)
         found.append(findings.of_study(
             f"I6.at_the_highest_rank.{rule}", curve[max(curve)], f"intruders at r = {max(curve)}", verdict(vanish, back),
-            f"{rule}: " + ", ".join(f"r = {rank} {reading.spread(values, 0)}" for rank, values in curve.items()) + ", after the last step", over_ranks,
+            f"{rule}: " + ", ".join(f"r = {rank} {forgetting_tables.in_words(values, 0)}" for rank, values in curve.items()) + ", after the last step", over_ranks,
         ))  # fmt: skip
-    ranks_of_lora = {one: v for one, v in reading.by_arm(study_rows, "effective_rank").items() if one[0]}
-    of_full = reading.by_arm(study_rows, "effective_rank")[0, ""]
+    ranks_of_lora = {one: v for one, v in forgetting_tables.by_arm(study_rows, "effective_rank").items() if one[0]}
+    of_full = forgetting_tables.by_arm(study_rows, "effective_rank")[0, ""]
     most = max(ranks_of_lora, key=lambda one: max(ranks_of_lora[one]))
     above = [value - max(ranks_of_lora[most]) for value in of_full]
     found.append(findings.of_study(
         "I7.over_ranks", above, "full minus the highest of LoRA", verdict(min(above) > 0, max(above) < 0),
-        f"mean over matrices; full {reading.spread(of_full, 0)}, at most {max(ranks_of_lora[most]):.0f}: {reading.label(*most)}", over_ranks,
+        f"mean over matrices; full {forgetting_tables.in_words(of_full, 0)}, at most {max(ranks_of_lora[most]):.0f}: {forgetting_tables.label(*most)}", over_ranks,
     ))  # fmt: skip
     high_ranks = sorted({rank for rank, _ in ranks_of_lora if rank > 16})
     FIXED, STABLE = "fixed alpha", [rule for rule in rules if rule != "fixed alpha"]

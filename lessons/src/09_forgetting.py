@@ -48,7 +48,7 @@ from lorahub_edu.show import figures, findings
 from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.check import check
 from lorahub_edu.show.findings import verdict
-from lorahub_studies.forgetting import effects, reading
+from lorahub_studies import forgetting_tables, intervention_tables
 
 figures.use_style()
 findings.costs_table("09_forgetting")
@@ -186,14 +186,14 @@ widgets.show(
 
 # %%
 over_ranks = results.committed_study("intruders_ranks")
-rows = reading.learned(over_ranks["rows"]) if over_ranks else []
-common = reading.matched_loss(rows) if rows else 0.0
-reading.arms_table(rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if rows else "not measured yet"
+rows = forgetting_tables.learned(over_ranks["rows"]) if over_ranks else []
+common = forgetting_tables.matched_loss(rows) if rows else 0.0
+forgetting_tables.arms_table(rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if rows else "not measured yet"
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if rows:
     rules = list(dict.fromkeys(row["run"]["rule"] for row in rows if row["run"]["rule"]))
-    curves = {rule: reading.rank_curve(rows, "forgetting", rule, common) for rule in rules}
+    curves = {rule: forgetting_tables.rank_curve(rows, "forgetting", rule, common) for rule in rules}
     figure, axes = plt.subplots()
     for i, (rule, curve) in enumerate(curves.items()):
         ranks = [rank for rank in curve if rank]
@@ -217,16 +217,16 @@ if rows:
 if rows:
     lines = []
     for rule in rules:
-        best = reading.least_forgetting(rows, rule, common)
-        task = {rank: v for rank, v in reading.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
+        best = forgetting_tables.least_forgetting(rows, rule, common)
+        task = {rank: v for rank, v in forgetting_tables.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
         seeds = range(min(map(len, task.values())))
         lines.append((rule, ", ".join(map(str, best)), ", ".join(str(min(task, key=lambda r: task[r][seed])) for seed in seeds)))
     display(Table(("rule of scaling", "rank that forgets least, by seed", "rank with the lowest task loss, by seed"), tuple(lines), "The second column at one task loss, the third after equal steps."))
-    forgotten, counts = (reading.by_arm(rows, quantity, common) for quantity in ("forgetting", "intruders"))
+    forgotten, counts = (forgetting_tables.by_arm(rows, quantity, common) for quantity in ("forgetting", "intruders"))
     clean = max((arm for arm in counts if arm[0] and max(counts[arm]) == 0), key=lambda arm: statistics.fmean(forgotten[arm]))
     intruded = min((arm for arm in counts if min(counts[arm]) > 0), key=lambda arm: statistics.fmean(forgotten[arm]))
     for arm in (clean, intruded, (0, "")):
-        print(f"{reading.label(*arm)}: {reading.spread(counts[arm], 0)} intruders, forgets {reading.spread(forgotten[arm])} nats")
+        print(f"{forgetting_tables.label(*arm)}: {forgetting_tables.in_words(counts[arm], 0)} intruders, forgets {forgetting_tables.in_words(forgotten[arm])} nats")
 
 # %% [markdown]
 # **Read it.** Follow one curve at a time. Under $\alpha = 2r$ forgetting rises with the rank, and rank 1 is best; under a fixed
@@ -351,13 +351,13 @@ widgets.slider_panel("price", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], draw_price,
 # %%
 taken_apart = results.committed_study("intruders_intervene")
 apart_rows = [row for row in taken_apart["rows"] if not row["diverged"]] if taken_apart else []
-effects.interventions_table(apart_rows, "Share of the forgetting that is gone, at what rise of the task loss: mean and range of the seeds.") if apart_rows else "not measured yet"
+intervention_tables.interventions_table(apart_rows, "Share of the forgetting that is gone, at what rise of the task loss: mean and range of the seeds.") if apart_rows else "not measured yet"
 
 # %%
 COSTS = (0.02, 0.05, 0.1, 0.2)
 if apart_rows:
     lines = [
-        (f"{cost:g}", *(reading.spread([100 * share for share in effects.removed_at_cost(apart_rows, kind, cost)], 0) + " %" for kind in NAMES))
+        (f"{cost:g}", *(forgetting_tables.in_words([100 * share for share in intervention_tables.removed_at_cost(apart_rows, kind, cost)], 0) + " %" for kind in NAMES))
         for cost in COSTS
     ]
     display(Table(("allowed rise of the task loss (nats)", *NAMES.values()), tuple(lines), f"The most that each gives back at that price: mean and range of {len(apart_rows)} runs, λ from {max(e['scale'] for e in apart_rows[0]['scaled'])} to 0."))
@@ -384,11 +384,11 @@ if apart_rows:
 # %%
 in_a_row = results.committed_study("intruders_continual")
 sequence_rows = [row for row in in_a_row["rows"] if row["stages"]] if in_a_row else []
-effects.continual_table(sequence_rows, "Nats a token: mean and range over the seeds.") if sequence_rows else "not measured yet"
+intervention_tables.continual_table(sequence_rows, "Nats a token: mean and range over the seeds.") if sequence_rows else "not measured yet"
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if sequence_rows:
-    by_rank = effects.continual_curves(sequence_rows)
+    by_rank = intervention_tables.continual_curves(sequence_rows)
     tasks = sequence_rows[0]["run"]["tasks"]
     figure, axes = plt.subplots()
     for i, (rank, seeds) in enumerate(by_rank.items()):
@@ -421,12 +421,12 @@ if sequence_rows:
 # **Predict.** How much does the most forgetful run *without a single intruder* forget?
 
 # %%
-ends = reading.quantities(over_ranks["rows"]) if over_ranks else []
+ends = forgetting_tables.quantities(over_ranks["rows"]) if over_ranks else []
 if ends:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axes, quantity in zip(panels, ("intruders", "nuclear_norm"), strict=True):
         axes.scatter([end[quantity] for end in ends], [end["forgetting"] for end in ends], s=20, color=figures.COLOURS[0])
-        axes.set(xlabel=reading.LABELS[quantity])
+        axes.set(xlabel=forgetting_tables.LABELS[quantity])
     panels[0].set_ylabel("forgetting\n(nats a token)")
     clean = [end["forgetting"] for end in ends if end["intruders"] == 0]
     intruded = [end["forgetting"] for end in ends if end["intruders"] > 0]
@@ -458,7 +458,7 @@ found = [
     ),
 ]  # fmt: skip
 for rule in rules if rows else ():
-    best = reading.least_forgetting(rows, rule, common)
+    best = forgetting_tables.least_forgetting(rows, rule, common)
     inner = [1 < rank < 192 for rank in best]
     curve = {rank: values for rank, values in curves[rule].items() if rank}
     within = max(max(values) - min(values) for values in curve.values())
@@ -467,7 +467,7 @@ for rule in rules if rows else ():
         f"I9.least_forgetting.{rule}", best, "rank that forgets least", verdict(all(inner), not any(inner)),
         f"{rule}, at task loss {common:.2f}; the ranks' means differ by {between:.2f} nats, seeds of one rank by up to {within:.2f}", over_ranks,
     ))  # fmt: skip
-    task = {rank: v for rank, v in reading.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
+    task = {rank: v for rank, v in forgetting_tables.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
     best_task = [min(task, key=lambda r: task[r][seed]) for seed in range(min(map(len, task.values())))]
     found.append(findings.of_study(
         f"I11.task.{rule}", best_task, "rank with the lowest task loss", verdict(max(best_task) <= 8, min(best_task) > 8),
@@ -477,19 +477,19 @@ for rule in rules if rows else ():
         f"I11.text.{rule}", best, "rank that forgets least", verdict(set(best) == {64}, 64 not in best), f"{rule}, at task loss {common:.2f}", over_ranks,
     ))  # fmt: skip
 if apart_rows:
-    by_kind = {kind: [e for e in effects.intervention_effects(apart_rows) if e["kind"] == kind and e["scale"] == 0.7] for kind in NAMES}
+    by_kind = {kind: [e for e in intervention_tables.intervention_effects(apart_rows) if e["kind"] == kind and e["scale"] == 0.7] for kind in NAMES}
     of_intruders = [entry["removed"] for entry in by_kind["intruders"]]
     dear = max(entry["task"] for entry in by_kind["intruders"])
     found.append(findings.of_study(
         "I12.as_written", of_intruders, "share of the forgetting undone at λ = 0.7", verdict(min(of_intruders) > 0 and dear <= 0.1, max(of_intruders) <= 0),
         f"{len(of_intruders)} runs; task loss rises by at most {dear:.3f} nats", taken_apart,
     ))  # fmt: skip
-    bought = {kind: effects.removed_at_cost(apart_rows, kind, 0.1) for kind in NAMES}
+    bought = {kind: intervention_tables.removed_at_cost(apart_rows, kind, 0.1) for kind in NAMES}
     for control in ("others", "update"):
         gaps = [a - b for a, b in zip(bought["intruders"], bought[control], strict=True)]
         found.append(findings.of_study(
             f"I12.against.{control}", gaps, f"share undone for 0.1 nats, intruders minus {NAMES[control]}", verdict(min(gaps) > 0, max(gaps) <= 0),
-            f"intruders {reading.spread(bought['intruders'])}, {NAMES[control]} {reading.spread(bought[control])}", taken_apart,
+            f"intruders {forgetting_tables.in_words(bought['intruders'])}, {NAMES[control]} {forgetting_tables.in_words(bought[control])}", taken_apart,
         ))  # fmt: skip
 if sequence_rows:
     final = {rank: [seed[-1] for seed in seeds] for rank, seeds in by_rank.items()}
@@ -500,7 +500,7 @@ if sequence_rows:
     least = [min(final, key=lambda r: final[r][s]) == lora[0] for s in seeds]
     found.append(findings.of_study(
         "I8.rank_1_minus_full", [final[lora[0]][s] - final[0][s] for s in seeds], "nats of text forgotten after four tasks", verdict(all(falls), all(least)),
-        "; ".join(f"{'r = ' + str(r) if r else 'full'} {reading.spread(v)}" for r, v in final.items()), in_a_row,
+        "; ".join(f"{'r = ' + str(r) if r else 'full'} {forgetting_tables.in_words(v)}" for r, v in final.items()), in_a_row,
     ))  # fmt: skip
 
 # %%

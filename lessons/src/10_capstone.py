@@ -52,9 +52,9 @@ from lorahub_edu.show.check import check
 from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import count
-from lorahub_studies.forgetting import plans, reading
-from lorahub_studies.forgetting.correlation import MEASURES, correlate, judge
-from lorahub_studies.hub.composed_spectra import VARIANTS
+from lorahub_studies import forgetting_plans, forgetting_tables
+from lorahub_studies.composed_spectra import VARIANTS
+from lorahub_studies.correlation import MEASURES, correlate, judge
 
 figures.use_style()
 findings.costs_table("10_capstone")
@@ -233,7 +233,7 @@ check("10.1", random_twin)
 # were fixed first, and the runs are fresh: another task, and rank, learning rate, scaling and length drawn at random.
 
 # %%
-for key, text in plans.HYPOTHESES.items():
+for key, text in forgetting_plans.HYPOTHESES.items():
     print(f"{key:12s} {text}")
 
 # %% [markdown]
@@ -241,9 +241,9 @@ for key, text in plans.HYPOTHESES.items():
 
 # %%
 predicted = results.committed_study("intruders_predict")
-runs = reading.quantities(predicted["rows"]) if predicted else []
+runs = forgetting_tables.quantities(predicted["rows"]) if predicted else []
 lost = sum(bool(row["diverged"]) for row in predicted["rows"]) if predicted else 0
-reading.correlations_table(predicted["rows"], caption=f"{len(runs)} runs; {lost} more diverged.") if runs else "not measured yet"
+forgetting_tables.correlations_table(predicted["rows"], caption=f"{len(runs)} runs; {lost} more diverged.") if runs else "not measured yet"
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if runs:
@@ -256,20 +256,20 @@ if runs:
         for broad, marker, colour in ((False, "o", "#0072B2"), (True, "^", "#D55E00")):
             chosen = [i for i, is_full in enumerate(full) if is_full == broad]
             axes.scatter([values[i] for i in chosen], [forgotten[i] for i in chosen], s=20, marker=marker, color=colour)
-        axes.set(xlabel=reading.LABELS[name], title=f"ρ = {rhos[name]}")
+        axes.set(xlabel=forgetting_tables.LABELS[name], title=f"ρ = {rhos[name]}")
     for axes in panels[:, 0]:
         axes.set_ylabel("forgetting (nats)")
     widgets.show(
         figure,
         alt="Forgetting against four measures of the update, one point a run; triangles are updates of an effective rank "
-        "above 100. Spearman's rho: " + ", ".join(f"{reading.LABELS[n]} {rho}" for n, rho in rhos.items()) + ".",
+        "above 100. Spearman's rho: " + ", ".join(f"{forgetting_tables.LABELS[n]} {rho}" for n, rho in rhos.items()) + ".",
     )
 
 # %%
 verdicts = judge(runs) if runs else {}
 Table(
     ("hypothesis", "held", "because"),
-    tuple((f"{key}. {plans.HYPOTHESES[key]}", "yes" if v["held"] else "no", v["because"]) for key, v in verdicts.items()),
+    tuple((f"{key}. {forgetting_plans.HYPOTHESES[key]}", "yes" if v["held"] else "no", v["because"]) for key, v in verdicts.items()),
 )
 
 # %% [markdown]
@@ -394,7 +394,7 @@ for name in MEASURES if runs else ():
     rho = rhos[name]
     found.append(findings.of_study(f"X4.rho.{name}", [rho.rho], "Spearman's rho with forgetting over fresh runs", "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here", f"{len(runs)} runs, 95 % interval {rho.low:.2f} to {rho.high:.2f}", predicted))
 for key, v in verdicts.items():
-    found.append(findings.of_study(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{plans.HYPOTHESES[key]}: {v['because']}", predicted))
+    found.append(findings.of_study(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{forgetting_plans.HYPOTHESES[key]}: {v['because']}", predicted))
 for label, rho in zoo_rho.items():
     sure = "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here"
     found.append(Finding(f"X4.zoo.{label}", (rho.rho,), "Spearman's rho over the zoo's modules", "X4", sure, f"95 % interval {rho.low:.2f} to {rho.high:.2f}", model=profile.base_model, profile=profile.name))

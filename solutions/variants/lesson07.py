@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lorahub_studies.hub import reading
+from lorahub_studies import adapting_tables
 from lorahub_edu.hub.cmaes import CMAES
 
 
@@ -40,7 +40,7 @@ RIGHT = {
     },
     "07.3": {
         "reference": lambda evaluations, examples, long, short: evaluations * examples / (long - short),
-        "the package": reading.break_even,
+        "the package": adapting_tables.break_even,
         "as a tensor": lambda e, t, long, short: torch.tensor(e * t) / torch.tensor(long - short),
     },
 }

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from lorahub_studies.hub.composed_spectra import same_spectrum
+from lorahub_studies.composed_spectra import same_spectrum
 from lorahub_edu.spectra.updates import Update
 
 

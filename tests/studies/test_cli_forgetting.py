@@ -13,7 +13,8 @@ from lorahub_edu import results
 from lorahub_edu.cli.app import app
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
-from lorahub_studies.forgetting import plans, studies
+from lorahub_studies import forgetting
+from lorahub_studies import forgetting_plans as plans
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     jobs = [replace(job, steps=2, profile="tiny", layers=1) for job in plans.settling_jobs()[:2]]
-    monkeypatch.setitem(studies.STUDIES, "settling", replace(studies.STUDIES["settling"], jobs=lambda: jobs))
+    monkeypatch.setitem(forgetting.STUDIES, "settling", replace(forgetting.STUDIES["settling"], jobs=lambda: jobs))
 
 
 def run(*arguments: str) -> str:

@@ -25,7 +25,7 @@ from lorahub_edu.files import assets
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.zoo import Card
 from lorahub_edu.models import tiny
-from lorahub_studies.hub import cells, sweep, zoo_training
+from lorahub_studies import adapting, zoo_training
 
 Run = Callable[..., tuple[int, str]]
 PAIRS = [("cold", "hot"), ("up", "down"), ("old", "new"), ("dear", "cheap"), ("far", "near")]
@@ -42,7 +42,7 @@ def lorahub_edu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.delenv(assets.LOCAL_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
-    cells.bench.cache_clear()
+    adapting.bench.cache_clear()
 
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["lorahub-edu", *map(str, arguments)])
@@ -261,10 +261,10 @@ def test_a_sweep_compares_and_goes_on(
     written = json.loads((results.folder() / "mine.json").read_text())
     assert len(written["rows"]) == 4 and written["settings"]["draws"] == 2
     measured = []
-    measure = sweep.run_cell
-    monkeypatch.setattr(sweep, "run_cell", lambda cell: measured.append(cell.methods) or measure(cell))
+    measure = adapting.run
+    monkeypatch.setattr(adapting, "run", lambda trial: measured.append(trial.method) or measure(trial))
     assert lorahub_edu(*command, "--methods", "zero_shot,single")[0] == 0
-    assert measured == [("single",), ("single",)]
+    assert measured == ["single", "single"]
     code, words = lorahub_edu(*command, "--methods", "zero_shot", "--test-items", 5)
     assert code == 1 and "other settings (test_items)" in words
     code, words = lorahub_edu(*command, "--methods", "singel")
@@ -281,13 +281,13 @@ def test_bbh_runs_end_to_end_and_goes_on(lorahub_edu: Run, tmp_path: Path, monke
     command = (*command, "--methods", "zero_shot,single,average", "--test-items", 4, "--out", "bbh")
     fitting = ("--base", tiny.T5_NAME, "--modules", "t5")
     code, words = lorahub_edu(*command, *fitting)
-    assert code == 0 and "cell 4 of 4" in words and "mean of the tasks" in words
-    assert len(list((tmp_path / "bbh").glob("*.json"))) == 4
+    assert code == 0 and "trial 12 of 12" in words and "mean of the tasks" in words
+    assert len(list((tmp_path / "bbh").glob("*.json"))) == 12
     written = json.loads((results.folder() / "bbh.json").read_text())
     assert written["settings"]["modules"] == {"0": ["t5"], "1": ["t5"]} and len(written["rows"]) == 12
-    (tmp_path / "bbh" / "bbh-object_counting.1.json").unlink()
+    (tmp_path / "bbh" / "bbh-object_counting.1.single.json").unlink()
     code, words = lorahub_edu(*command, *fitting)
-    assert code == 0 and "3 of 4 cells are measured already" in words and "cell 1 of 1" in words
+    assert code == 0 and "11 of 12 trials are measured already" in words and "trial 1 of 1" in words
 
     code, words = lorahub_edu(*command[:-1], "published")
     assert code == 1 and "modules are on the hub only" in words and "run the same command again" in words

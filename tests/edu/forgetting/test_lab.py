@@ -14,7 +14,7 @@ from lorahub_edu.forgetting import lab as study
 from lorahub_edu.forgetting.lab import Lab, TailRun, run_tail, scaling
 from lorahub_edu.forgetting.tails import training
 from lorahub_edu.spectra import measures
-from lorahub_studies.forgetting import studies
+from lorahub_studies import forgetting
 
 RUN = TailRun("reverse", 2, "alpha = 2r", 2.0, 0.2, 4, 0, at=(2,), profile="tiny", layers=2)
 
@@ -72,7 +72,7 @@ def test_a_settling_run_takes_the_settling_rows_and_nothing_else(lab: Lab) -> No
 def test_a_run_that_diverges_is_a_row_too(lab: Lab) -> None:
     row = run_tail(replace(RUN, rank=0, learning_rate=1e30))
     assert "diverged" in row["diverged"] and row["points"] == []
-    assert studies.line(row).endswith("diverged")
+    assert forgetting.line(row).endswith("diverged")
 
 
 def test_all_rules_of_scaling_agree_at_rank_16() -> None:

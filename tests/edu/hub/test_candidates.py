@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lorahub_edu.data import tasks
+from lorahub_edu.data.targets import rows_for
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import candidates, stand_ins
 from lorahub_edu.hub.candidates import Question, choose
@@ -18,7 +19,6 @@ from lorahub_edu.hub.compose import stack
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import tiny
 from lorahub_edu.models.profiles import get_profile
-from lorahub_studies.hub.cells import rows_for
 
 NAMES = ["past", "upper", "plural", "bool", "reverse"]
 

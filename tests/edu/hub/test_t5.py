@@ -1,4 +1,4 @@
-"""Cells, tuning and adapting on an encoder-decoder, against transformers' own loss and greedy text and against PEFT."""
+"""Trials, tuning and adapting on an encoder-decoder, against transformers' own loss and text and against PEFT."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.files import assets
 from lorahub_edu.hub import task_adapter
 from lorahub_edu.models import pretrained, tiny
-from lorahub_studies.hub import baselines, cells
-from lorahub_studies.hub.cells import Cell
+from lorahub_studies import adapting, baselines
+from lorahub_studies.adapting import Trial
 
 TARGET, ITEMS = "bbh/object_counting", 6
 
@@ -37,13 +37,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def exact_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells in float32 instead of bfloat16, so that figures can be compared to five digits."""
+def exact_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials in float32 instead of bfloat16, so that figures can be compared to five digits."""
     load = pretrained.load
-    monkeypatch.setattr(cells.pretrained, "load", lambda *a, **k: load(*a, **k | {"dtype": "float32"}))
-    cells.bench.cache_clear()
+    monkeypatch.setattr(adapting.pretrained, "load", lambda *a, **k: load(*a, **k | {"dtype": "float32"}))
+    adapting.bench.cache_clear()
     yield
-    cells.bench.cache_clear()
+    adapting.bench.cache_clear()
 
 
 def rows_of(draw: int = 0) -> tuple[list[PromptedRow], list[PromptedRow]]:
@@ -69,23 +69,22 @@ def with_module(folder: Path) -> PeftModel:
     return PeftModel.from_pretrained(tiny.t5(), str(folder)).eval()
 
 
-def cell(folders: list[Path], *methods: str, draw: int = 0) -> Cell:
-    return Cell(
-        TARGET, draw, methods, tuple(map(str, folders)), profile="tiny", test_items=ITEMS, base_model=tiny.T5_NAME
-    )
+def rows_of_trials(folders: list[Path], *methods: str) -> list[dict]:
+    settings = {"profile": "tiny", "test_items": ITEMS, "base_model": tiny.T5_NAME}
+    return [adapting.run(Trial(TARGET, 0, method, tuple(map(str, folders)), **settings)) for method in methods]
 
 
 def test_prompts_end_with_the_end_token_for_the_encoder() -> None:
     model, tokenizer = pretrained.load("tiny", base=tiny.T5_NAME)
-    examples, _ = cells.split(cells.find_task(TARGET), 0, 5, ITEMS)
-    rows = cells.rows_for(model, tokenizer, "Count.", examples)
+    examples, _ = adapting.split(adapting.find_task(TARGET), 0, 5, ITEMS)
+    rows = adapting.rows_for(model, tokenizer, "Count.", examples)
     assert all(row.prompt_ids[-1] == tokenizer.eos_token_id == row.answer_ids[-1] for row in rows)
     assert tokenizer.decode(rows[0].answer_ids[:-1]) == examples[0].output  # no space before it
 
 
-def test_a_cells_losses_are_transformers_own(folders: list[Path], exact_cells: None) -> None:
+def test_a_trials_losses_are_transformers_own(folders: list[Path], exact_trials: None) -> None:
     examples, tested = rows_of()
-    zero, average, single = cells.run_cell(cell(folders, "zero_shot", "average", "single"))
+    zero, average, single = rows_of_trials(folders, "zero_shot", "average", "single")
     assert zero["loss"] == pytest.approx(loss_of(tiny.t5(), tested), abs=1e-5)
 
     on_examples = [loss_of(with_module(folder), examples) for folder in folders]
@@ -130,9 +129,9 @@ def peft_tuned(examples: list[PromptedRow], model: torch.nn.Module, learning_rat
     return history
 
 
-def test_ia3_and_full_tuning_are_what_peft_and_transformers_do(folders: list[Path], exact_cells: None) -> None:
+def test_ia3_and_full_tuning_are_what_peft_and_transformers_do(folders: list[Path], exact_trials: None) -> None:
     examples, tested = rows_of()
-    ia3, full = cells.run_cell(cell(folders, "ia3", "full"))
+    ia3, full = rows_of_trials(folders, "ia3", "full")
     targets = {"target_modules": ["k", "v", "wo"], "feedforward_modules": ["wo"]}
     adapted = get_peft_model(tiny.t5(), IA3Config(**targets))
     history = peft_tuned(examples, adapted, 2e-4)
@@ -177,12 +176,12 @@ def test_an_adaptation_ends_as_an_adapter_that_peft_loads(folders: list[Path], t
     assert settings["base_model_name_or_path"] == tiny.T5_NAME and settings["r"] == 4
 
 
-def test_a_cell_runs_its_searches_in_bfloat16_as_on_a_gpu(folders: list[Path]) -> None:
-    cells.bench.cache_clear()
+def test_a_trial_runs_its_searches_in_bfloat16_as_on_a_gpu(folders: list[Path]) -> None:
+    adapting.bench.cache_clear()
     examples, _ = rows_of()
     names = ("cma_40", "auto_60", "gradient_40")
-    rows = {row["method"]: row for row in cells.run_cell(cell(folders, *names))}
+    rows = {row["method"]: row for row in rows_of_trials(folders, *names)}
     zero = loss_of(tiny.t5(), examples)
     assert all(row["example_loss"] < zero and row["failed"] == 0 for row in rows.values())
     assert [row["evaluations"] for row in rows.values()] == [40, 60, 40]
-    cells.bench.cache_clear()
+    adapting.bench.cache_clear()

@@ -24,8 +24,8 @@ from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import tiny
 from lorahub_edu.scoring import score
 from lorahub_edu.training.loop import TrainingConfig
-from lorahub_studies.hub import zoo_training
-from lorahub_studies.hub.zoo_training import train_module
+from lorahub_studies import zoo_training
+from lorahub_studies.zoo_training import train_module
 
 IDS = torch.arange(3, 27).view(2, 12)
 SHORT = TrainingConfig(steps=3, learning_rate=5e-3, batch_size=4, micro_batch_size=4, batching="padded")

@@ -10,7 +10,7 @@ from lorahub_edu import results
 from lorahub_edu.cli.app import app
 from lorahub_edu.errors import CourseError
 from lorahub_edu.methods import kinds, overview
-from lorahub_studies.methods import sweep
+from lorahub_studies import engine
 
 
 def invoke(*arguments: str):
@@ -41,7 +41,7 @@ def test_sweep_runs_writes_and_prints(tmp_path) -> None:
     assert done.exit_code == 0, done.exception
     assert done.stdout.count("IA3, upper, rate") == 4
     assert len(list((tmp_path / "runs").glob("upper.ia3.*.json"))) == 4
-    found = sweep.read(results.folder())
+    found = engine.read("methods", results.folder())
     assert found["summary"][0]["variant"] == "ia3" and found["summary"][0]["tasks"]["upper"]["seeds"] == 2
     assert "0 still to be done" in invoke(*arguments, "--plan").stdout
 

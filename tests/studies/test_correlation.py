@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 from lorahub_edu.errors import CourseError
-from lorahub_studies.forgetting import correlation
-from lorahub_studies.forgetting.correlation import compare, correlate, judge, partial_rho
+from lorahub_studies import correlation
+from lorahub_studies.correlation import compare, correlate, judge, partial_rho
 
 
 @pytest.fixture(autouse=True)

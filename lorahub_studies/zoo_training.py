@@ -21,7 +21,7 @@ from lorahub_edu.hub.zoo import CARD_FILE, Card, card, sha256_of
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained
-from lorahub_edu.scoring import score
+from lorahub_edu.scoring import Scores, score
 from lorahub_edu.training.loop import TrainingConfig, train
 
 CONFIG = LoRAConfig(rank=8, alpha=16.0, target_modules=("q_proj", "v_proj"), dtype=torch.float32)
@@ -72,9 +72,6 @@ def train_module(
         profile: names the base model.
         loaded: a base model and its tokenizer, to save loading them; None loads them in bfloat16.
 
-    Returns:
-        The card.
-
     Raises:
         CourseError: unknown task, or the folder can't be written.
     """
@@ -99,7 +96,7 @@ def train_module(
         )
     finally:
         _remove_adapters(model)
-    made = Card(
+    result = Card(
         task=name,
         instruction=task.instructions[0],
         base_model=base_name or model.config._name_or_path,
@@ -113,20 +110,21 @@ def train_module(
         steps=config.steps,
         learning_rate=config.learning_rate,
         batch_size=config.batch_size,
-        loss_before=round(float(before.losses[0]), 4),
-        loss_after=round(float(after.losses[0]), 4),
-        strict_before=round(float(before.strict.mean()), 4),
-        strict_after=round(float(after.strict.mean()), 4),
-        answer_only_before=round(float(before.answer_only.mean()), 4),
-        answer_only_after=round(float(after.answer_only.mean()), 4),
+        **_measured(before, "before"),
+        **_measured(after, "after"),
         seconds=round(time.perf_counter() - started, 1),
         weights_sha256=sha256_of(where / adapter_files.WEIGHTS_FILE),
         device=results.describe_device(),
         versions=results.library_versions(),
         date=date.today().isoformat(),
     )
-    results.write_json(where / CARD_FILE, asdict(made))
-    return made
+    results.write_json(where / CARD_FILE, asdict(result))
+    return result
+
+
+def _measured(scores: Scores, when: str) -> dict[str, float]:
+    means = {"loss": scores.losses[0], "strict": scores.strict.mean(), "answer_only": scores.answer_only.mean()}
+    return {f"{name}_{when}": round(float(value), 4) for name, value in means.items()}
 
 
 def _remove_adapters(model: PreTrainedModel) -> None:
@@ -144,7 +142,7 @@ def train_zoo(
     executor: Executor | None = None,
     report: Callable[[Card], None] = lambda card: None,
 ) -> list[Card]:
-    """Train a module for each task; modules that are there already are kept, so a killed run goes on.
+    """Train a module for each task. You can stop it at any time: finished modules are kept, the same call continues.
 
     Args:
         task_names: tasks; None takes every task of kind "module".

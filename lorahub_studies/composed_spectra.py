@@ -8,28 +8,27 @@ Source: claim X1; intruder dimensions after arXiv 2410.21228, compositions after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
+from lorahub_edu.data.targets import find_task, rows_for, split
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import zoo
-from lorahub_edu.hub.adapt import adapt
 from lorahub_edu.hub.compose import compose
 from lorahub_edu.lora.adapter_files import AdapterFile
 from lorahub_edu.models import pretrained
+from lorahub_edu.results import spread
 from lorahub_edu.spectra import measures, updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import count
 from lorahub_edu.spectra.updates import Update
 from lorahub_edu.spectra.weights import Weights
-from lorahub_studies import engine
-from lorahub_studies.hub import cells
-from lorahub_studies.hub.cells import METHODS, Bench
+from lorahub_studies import adapting
+from lorahub_studies.adapting import METHODS, Bench
 
 EPSILONS = (0.5, 0.6, 0.7, 0.8)
 VARIANTS = {
@@ -46,13 +45,8 @@ VARIANTS = {
 class Composition:
     """One search whose result is examined; it can be sent to a worker as it is.
 
-    Attributes:
-        target: a task of `data.tasks`.
-        draw: seed of the five examples and of the controls.
-        search: a key of `hub.cells.METHODS` that searches weights.
-        modules: what `zoo.load` takes; () is the whole zoo in `folder`.
-        folder: the zoo.
-        profile: names the base model.
+    `search` is a key of `adapting.METHODS` that searches weights; the other fields are those of `adapting.Trial`. The
+    draw is also the seed of the controls.
     """
 
     target: str
@@ -63,39 +57,39 @@ class Composition:
     profile: str = "cpu"
 
 
-def run(composition: Composition) -> list[dict]:
+def run(composition: Composition) -> dict:
     """Search, compose, and count the intruder dimensions of the result and of its controls.
 
-    Args:
-        composition: what to examine.
-
     Returns:
-        One row a variant: target, draw, search, variant, `intruders` (a count for each of `EPSILONS`), `matrices`, over
-        these the mean `relative_size` ‖ΔW‖/‖W₀‖ and the median `spike_ratio` σ₁(ΔW)/σ₁₀(W₀); `weight_norm` ‖w‖₂ and
-        `negative`, the number of weights below zero.
+        `rows`, one a variant: target, draw, search, variant, `intruders` (a count for each of `EPSILONS`), `matrices`,
+        over these the mean `relative_size` ‖ΔW‖/‖W₀‖ and the median `spike_ratio` σ₁(ΔW)/σ₁₀(W₀); `weight_norm` ‖w‖₂
+        and `negative`, the number of weights below zero.
 
     Raises:
         CourseError: unknown target, or a method that searches no weights.
     """
-    method = METHODS.get(composition.search)
-    if method is None or method.kind != "search":
+    approach = METHODS.get(composition.search)
+    if approach is None or approach.kind != "search":
         searches = ", ".join(name for name, known in METHODS.items() if known.kind == "search")
         raise CourseError(f"{composition.search!r} searches no weights; what does: {searches}.")
-    bench = cells.bench(composition.profile, composition.modules, composition.folder)
-    weights, way = _search(bench, composition)
+    bench = adapting.bench(composition.profile, composition.modules, composition.folder)
+    task = find_task(composition.target)
+    examples, _ = split(task, composition.draw, 5, 1)
+    rows = rows_for(bench.model, bench.tokenizer, task.instructions[0], examples)
+    found = adapting.search(bench, rows, approach, composition.draw)
     generator = np.random.default_rng(composition.draw)
-    rows = []
+    measured = []
     for variant in VARIANTS:
-        made, w = _variant(variant, bench, weights, way, generator)
-        row = asdict(composition) | {"variant": variant, "composition": way}
+        changes, w = _variant(variant, bench, found.weights, found.composition, generator)
+        row = asdict(composition) | {"variant": variant, "composition": found.composition}
         row |= {"weight_norm": float(np.linalg.norm(w)), "negative": int((w < 0).sum())}
-        rows.append(row | measure(made))
-    return rows
+        measured.append(row | measure(changes))
+    return {"rows": measured}
 
 
 def parts(modules: tuple[str, ...] = (), folder: str = str(zoo.SHIPPED), profile: str = "cpu") -> list[dict]:
     """The same figures of every module alone: one row a module."""
-    bench = cells.bench(profile, modules, folder)
+    bench = adapting.bench(profile, modules, folder)
     return [{"module": file.path.name} | measure(updates.iter_updates(file, _base(bench))) for file in bench.files]
 
 
@@ -110,65 +104,22 @@ def measure(changes: Iterable[Update]) -> dict:
     }
 
 
-def study(
-    compositions: Sequence[Composition],
-    folder: str | Path,
-    executor: Executor | None = None,
-    report: Callable[[list[dict]], None] = lambda rows: None,
-) -> list[dict]:
-    """The rows of every composition; what the folder holds already is not done again.
-
-    Args:
-        compositions: what to examine.
-        folder: one file a composition.
-        executor: examines in other processes; None in this one.
-        report: called with the new rows of each composition.
-
-    Returns:
-        All rows, in the order of the compositions.
-    """
-    found = engine.run(compositions, _job, folder, executor=executor, report=lambda job, row: report(row["rows"]))
-    return [row for kept in found for row in kept["rows"]]
-
-
-def _job(composition: Composition) -> dict:
-    return {"rows": run(composition)}
-
-
 def summarise(rows: Sequence[dict]) -> list[dict]:
-    """Per search and variant the mean and range over compositions of the intruder counts, sizes and spike ratios.
+    """Per search and variant: `compositions`, their number, and the spread over them of three quantities.
 
-    Returns:
-        One entry a search and variant: `compositions`, and for "intruders" at the first of `EPSILONS`,
-        "relative_size" and "spike_ratio" the `mean`, `low` and `high`.
+    These are "intruders" at the first of `EPSILONS`, "relative_size" and "spike_ratio": `mean`, `low`, `high`.
     """
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for row in rows:
-        groups.setdefault((row["search"], row["variant"]), []).append(row)
+    frame = pd.DataFrame(rows)
     return [
         {"search": search, "variant": variant, "compositions": len(group)}
-        | {"intruders": _spread([row["intruders"][0] for row in group])}
-        | {key: _spread([row[key] for row in group]) for key in ("relative_size", "spike_ratio")}
-        for (search, variant), group in groups.items()
+        | {"intruders": spread([counts[0] for counts in group["intruders"]])}
+        | {key: spread(list(group[key])) for key in ("relative_size", "spike_ratio")}
+        for (search, variant), group in frame.groupby(["search", "variant"], sort=False)
     ]
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
-
-
-def _search(bench: Bench, composition: Composition) -> tuple[np.ndarray, str]:
-    settings = METHODS[composition.search].settings
-    way = "exact" if settings["optimizer"] == "auto" else settings.get("composition", "paper")
-    task = cells.find_task(composition.target)
-    examples, _ = cells.split(task, composition.draw, 5, 1)
-    rows = cells.rows_for(bench.model, bench.tokenizer, task.instructions[0], examples)
-    found = adapt(bench.model, bench.stacks[way], rows, seed=composition.draw, **settings)
-    return found.weights, found.composition
-
-
 def _variant(
-    variant: str, bench: Bench, weights: np.ndarray, way: str, generator: np.random.Generator
+    variant: str, bench: Bench, weights: np.ndarray, composition: str, generator: np.random.Generator
 ) -> tuple[list[Update], np.ndarray]:
     """A variant's updates, and the weights it was composed with."""
     w = weights
@@ -179,7 +130,7 @@ def _variant(
     elif variant == "random weights":
         drawn = generator.uniform(-1.5, 1.5, len(weights))
         w = drawn * np.linalg.norm(weights) / np.linalg.norm(drawn)
-    file = compose(bench.stacks[way], w, way)
+    file = compose(bench.stacks[composition], w, composition)
     changes = list(updates.iter_updates(file, _base(bench)))
     if variant == "random directions":
         seeded = torch.Generator().manual_seed(int(generator.integers(2**31)))

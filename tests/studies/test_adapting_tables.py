@@ -12,14 +12,15 @@ import pytest
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
-from lorahub_studies.hub import reading, sweep
+from lorahub_studies import adapting_tables as tables
+from lorahub_studies import engine
 
 TARGETS = ("less", "superlative")
 
 
 def row(target: str, draw: int, method: str, strict: float, **more: object) -> dict:
     """A made-up row of a sweep."""
-    filled = {measure: 0.0 for measure in sweep.MEASURES} | {"strict": strict, "answer_only": min(1.0, strict + 0.1)}
+    filled = {measure: 0.0 for measure in tables.MEASURES} | {"strict": strict, "answer_only": min(1.0, strict + 0.1)}
     return {"target": target, "draw": draw, "method": method, "test_items": 100, "modules": 20} | filled | more
 
 
@@ -41,26 +42,26 @@ def rows() -> list[dict]:
 
 
 def test_means_over_targets_draw_by_draw(rows: list[dict]) -> None:
-    assert reading.per_draw(rows, "cma_40") == pytest.approx({0: 35.0, 1: 35.0, 2: 20.0})
-    assert reading.per_draw(rows, "cma_40", targets=["less"]) == pytest.approx({0: 50.0, 1: 40.0, 2: 30.0})
-    assert reading.per_draw(rows, "cma_40", "loss") == pytest.approx({0: 0.65, 1: 0.65, 2: 0.8})  # not in percent
-    assert reading.per_draw(rows, "cma_40", "answer_only")[0] == pytest.approx(45.0)
+    assert tables.per_draw(rows, "cma_40") == pytest.approx({0: 35.0, 1: 35.0, 2: 20.0})
+    assert tables.per_draw(rows, "cma_40", targets=["less"]) == pytest.approx({0: 50.0, 1: 40.0, 2: 30.0})
+    assert tables.per_draw(rows, "cma_40", "loss") == pytest.approx({0: 0.65, 1: 0.65, 2: 0.8})  # not in percent
+    assert tables.per_draw(rows, "cma_40", "answer_only")[0] == pytest.approx(45.0)
 
 
 def test_a_draw_without_every_target_is_left_out(rows: list[dict]) -> None:
-    assert list(reading.per_draw(rows, "single")) == [0, 1]
-    assert reading.difference(rows, "cma_40", "single") == pytest.approx({0: 15.0, 1: 5.0})
+    assert list(tables.per_draw(rows, "single")) == [0, 1]
+    assert tables.difference(rows, "cma_40", "single") == pytest.approx({0: 15.0, 1: 5.0})
 
 
 def test_only_common_targets_are_compared(rows: list[dict]) -> None:
-    assert reading.difference(rows, "cma_40", "ia3") == pytest.approx({0: 40.0, 1: 20.0, 2: 10.0})
-    assert reading.difference(rows, "ia3", "cma_40") == pytest.approx({0: -40.0, 1: -20.0, 2: -10.0})
+    assert tables.difference(rows, "cma_40", "ia3") == pytest.approx({0: 40.0, 1: 20.0, 2: 10.0})
+    assert tables.difference(rows, "ia3", "cma_40") == pytest.approx({0: -40.0, 1: -20.0, 2: -10.0})
 
 
 def test_another_measure_of_the_other_method(rows: list[dict]) -> None:
-    beside = reading.difference(rows, "cma_40", "ia3", other_measure="answer_only")
+    beside = tables.difference(rows, "cma_40", "ia3", other_measure="answer_only")
     assert beside == pytest.approx({0: 30.0, 1: 10.0, 2: 0.0})
-    by_loss = reading.difference(rows, "cma_40", "ia3", "loss")
+    by_loss = tables.difference(rows, "cma_40", "ia3", "loss")
     assert by_loss == pytest.approx({0: -0.4, 1: -0.2, 2: -0.1})
 
 
@@ -72,7 +73,7 @@ def test_differences_equal_those_of_all_cells_in_numpy() -> None:
         for method, values in (("auto", a), ("cma_120", b))
         for d, t in itertools.product(range(5), range(4))
     ]
-    found = reading.difference(rows, "auto", "cma_120")
+    found = tables.difference(rows, "auto", "cma_120")
     assert list(found.values()) == pytest.approx((100 * (a - b)).mean(1).tolist())
 
 
@@ -90,26 +91,26 @@ def test_differences_equal_those_of_all_cells_in_numpy() -> None:
     ],
 )
 def test_the_verdict_is_by_the_sign_of_every_draw(values: list[float] | dict[int, float], expected: str) -> None:
-    assert reading.verdict(values) == expected
+    assert tables.verdict(values) == expected
 
 
 def test_a_bar_must_be_passed_by_every_draw() -> None:
-    assert reading.verdict([9, 10, 12], bar=8) == "shown"
-    assert reading.verdict([7, 10, 12], bar=8) == "not shown here"
+    assert tables.verdict([9, 10, 12], bar=8) == "shown"
+    assert tables.verdict([7, 10, 12], bar=8) == "not shown here"
 
 
 def test_break_even_balances_what_both_ways_read() -> None:
-    queries = reading.break_even(40, 50, 130, 30)
+    queries = tables.break_even(40, 50, 130, 30)
     assert queries == 20
     assert 40 * 50 + queries * 30 == queries * 130  # tokens read in all, either way
     with pytest.raises(CourseError, match="30 and 130 tokens: are the two swapped"):
-        reading.break_even(40, 50, 30, 130)
+        tables.break_even(40, 50, 30, 130)
 
 
 def test_values_by_number_of_modules() -> None:
     rows = [row("less", d, "cma_40", 0.1 * d, modules=m) for m, d in itertools.product((20, 5), (0, 1, 2))]
     rows.append(row("superlative", 0, "cma_40", 0.7, modules=5))
-    found = reading.spread_by_modules(rows, "cma_40")
+    found = tables.spread_by_modules(rows, "cma_40")
     assert list(found) == [5, 20]
     assert found[20] == {"less": pytest.approx([0, 10, 20])}
     assert found[5] == {"less": pytest.approx([0, 10, 20]), "superlative": pytest.approx([70])}
@@ -127,19 +128,19 @@ def test_relatives_among_the_largest_weights() -> None:
         row("second_word", 0, "auto", 0.5, top=top("add")),  # nothing named: left out
     ]
     named = {"gerund_upper": ("gerund", "upper"), "less": ("greater",), "second_word": ()}
-    share, chance = reading.relatives_found(rows, "auto", named, within=3)
+    share, chance = tables.relatives_found(rows, "auto", named, within=3)
     assert share == {0: 100.0, 1: 50.0}
     drawn = [set(three) for three in itertools.combinations(range(20), 3)]  # all equally likely
     by_drawing = [100 * np.mean([bool(d & set(range(k))) for d in drawn]) for k in (2, 1)]
     assert chance == pytest.approx(np.mean(by_drawing))
     with pytest.raises(CourseError, match="no row of the method 'auto'"):
-        reading.relatives_found(rows, "auto", {"second_word": ()})
+        tables.relatives_found(rows, "auto", {"second_word": ()})
 
 
 def test_the_overview_has_means_and_ranges(rows: list[dict]) -> None:
     for entry in rows:
         entry |= {"prompt_tokens": 18.0, "seconds": 90.0, "cpu_seconds": 7.0}
-    table = reading.overview(sweep.summarise([r for r in rows if r["method"] == "cma_40"]))
+    table = tables.overview(tables.summarise([r for r in rows if r["method"] == "cma_40"]))
     assert isinstance(table, results.Table)
     assert table.rows == (
         ("CMA-ES, 40", "30.0 (20.0–35.0)", "40.0 (30.0–45.0)", "0.70 (0.65–0.80)", "18", "7", "2 × 3"),
@@ -147,37 +148,37 @@ def test_the_overview_has_means_and_ranges(rows: list[dict]) -> None:
 
 
 def test_a_finding_carries_the_sweeps_circumstances(tmp_path: Path, rows: list[dict]) -> None:
-    sweep.write(rows, "made_up", {"profile": "cpu"}, tmp_path)
-    content = sweep.read("made_up", tmp_path) | {"device": "another machine", "date": "2020-01-01"}
-    values = reading.difference(rows, "cma_40", "single")
-    found = reading.finding(content, "H12.over_single", values, "points", verdict="not shown here", model="a model")
+    tables.write(rows, "made_up", {"profile": "cpu"}, tmp_path)
+    content = engine.read("made_up", tmp_path) | {"device": "another machine", "date": "2020-01-01"}
+    values = tables.difference(rows, "cma_40", "single")
+    found = tables.finding(content, "H12.over_single", values, "points", verdict="not shown here", model="a model")
     assert (found.claim, found.values, found.seeds) == ("H12", (pytest.approx(15.0), pytest.approx(5.0)), (0, 1))
     assert (found.device, found.date, found.profile) == ("another machine", "2020-01-01", "cpu")
     assert (found.versions, found.model) == (results.library_versions(), "a model")
-    assert reading.finding(content, "H16.spread", [1.0, 2.0], "points").seeds == ()
+    assert tables.finding(content, "H16.spread", [1.0, 2.0], "points").seeds == ()
 
 
 def test_a_benchmark_that_was_not_run_is_none(tmp_path: Path) -> None:
-    assert reading.benchmark("adapt_memory", tmp_path) is None
+    assert tables.benchmark("adapt_memory", tmp_path) is None
     results.write_json(tmp_path / "benchmark_adapt_memory.json", {"peak_gb": {"ours-float32": 1.0}})
-    assert reading.benchmark("adapt_memory", tmp_path) == {"peak_gb": {"ours-float32": 1.0}}
+    assert tables.benchmark("adapt_memory", tmp_path) == {"peak_gb": {"ours-float32": 1.0}}
     (tmp_path / "benchmark_adapt_memory.json").write_text(json.dumps({"a": 1})[:3])
-    assert reading.benchmark("adapt_memory", tmp_path) is None
+    assert tables.benchmark("adapt_memory", tmp_path) is None
 
 
 def test_what_was_not_measured_is_said(rows: list[dict]) -> None:
     with pytest.raises(CourseError, match="no row of the method 'cma_4'.*'cma_40'"):
-        reading.per_draw(rows, "cma_4")
+        tables.per_draw(rows, "cma_4")
     with pytest.raises(CourseError, match="no measure 'strickt'.*'strict'"):
-        reading.difference(rows, "cma_40", "single", "strickt")
+        tables.difference(rows, "cma_40", "single", "strickt")
     with pytest.raises(CourseError, match="'ia3' was not measured on superlative"):
-        reading.per_draw(rows, "ia3", targets=TARGETS)
+        tables.per_draw(rows, "ia3", targets=TARGETS)
     half = [r for r in rows if (r["target"], r["draw"]) in (("less", 0), ("superlative", 1))]
     with pytest.raises(CourseError, match="no draw in which 'cma_40' beside 'single'"):
-        reading.difference(half, "cma_40", "single")
+        tables.difference(half, "cma_40", "single")
 
 
 def test_a_difference_that_is_only_rounding_decides_nothing() -> None:
-    assert reading.verdict([1e-16, 0.5, 0.7]) == "not shown here"
-    assert reading.verdict([-1e-16, -0.5, -0.7]) == "not shown here"
-    assert reading.verdict([8 + 1e-15, 9.0, 10.0], bar=8) == "not shown here"
+    assert tables.verdict([1e-16, 0.5, 0.7]) == "not shown here"
+    assert tables.verdict([-1e-16, -0.5, -0.7]) == "not shown here"
+    assert tables.verdict([8 + 1e-15, 9.0, 10.0], bar=8) == "not shown here"

@@ -16,9 +16,9 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
 from lorahub_edu.models import tiny
 from lorahub_edu.spectra.updates import Update
-from lorahub_studies.hub import cells, composed_spectra
-from lorahub_studies.hub.cells import METHODS
-from lorahub_studies.hub.composed_spectra import Composition, parts, run, same_spectrum, study
+from lorahub_studies import adapting, composed_spectra, engine
+from lorahub_studies.adapting import METHODS
+from lorahub_studies.composed_spectra import Composition, parts, run, same_spectrum
 
 TARGET = tasks.names("target")[0]
 
@@ -26,7 +26,7 @@ TARGET = tasks.names("target")[0]
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "home"))
-    cells.bench.cache_clear()
+    adapting.bench.cache_clear()
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def test_each_control_changes_one_thing(folder: str, short, monkeypatch, search:
     )
     weights = np.array([0.5, -1.0, 0.25])
     found = type("Found", (), {"weights": weights, "composition": "exact" if search == "auto" else "paper"})
-    monkeypatch.setattr(composed_spectra, "adapt", lambda *args, **settings: found)
-    rows = {row["variant"]: row for row in run(Composition(TARGET, 1, search, folder=folder, profile="tiny"))}
+    monkeypatch.setattr(adapting, "adapt", lambda *args, **settings: found)
+    rows = {row["variant"]: row for row in run(Composition(TARGET, 1, search, folder=folder, profile="tiny"))["rows"]}
     used = dict(zip(rows, composed, strict=True))
     assert {way for _, way in composed} == {found.composition}
     np.testing.assert_array_equal(used["no signs"][0], np.abs(weights))
@@ -84,11 +84,12 @@ def test_each_control_changes_one_thing(folder: str, short, monkeypatch, search:
 def test_a_study_goes_on_and_is_summed_up(folder: str, short, tmp_path: Path, monkeypatch) -> None:
     seen = []
     asked = [Composition(TARGET, 0, "auto", folder=folder, profile="tiny")]
-    rows = study(asked, tmp_path / "kept", report=seen.extend)
+    kept = engine.run(asked, composed_spectra.run, tmp_path / "kept", report=lambda job, row: seen.extend(row["rows"]))
+    rows = kept[0]["rows"]
     assert json.loads(json.dumps(seen)) == rows and [row["variant"] for row in rows] == list(composed_spectra.VARIANTS)
     assert all(0 <= a <= b <= 10 * row["matrices"] for row in rows for a, b in [row["intruders"][:2]])
-    monkeypatch.setattr(composed_spectra, "run", lambda composition: pytest.fail("it was done already"))
-    assert study(asked, tmp_path / "kept") == rows
+    again = engine.run(asked, lambda composition: pytest.fail("it was done already"), tmp_path / "kept")
+    assert again == kept
     other = [row | {"intruders": [value + 4 for value in row["intruders"]]} for row in rows]
     entry = composed_spectra.summarise([*rows, *other])[0]
     first = rows[0]["intruders"][0]

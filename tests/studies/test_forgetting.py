@@ -14,8 +14,8 @@ from forgetting_rows import point, run_row
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.lab import Lab, TailRun
-from lorahub_studies import engine
-from lorahub_studies.forgetting import plans, studies
+from lorahub_studies import engine, forgetting
+from lorahub_studies import forgetting_plans as plans
 
 
 @dataclass(frozen=True)
@@ -118,23 +118,23 @@ def test_matched_runs_end_about_where_their_arm_passed_the_common_loss() -> None
 
 def test_a_study_waits_for_its_learning_rates(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="42 of 42 runs of 'settling' are missing"):
-        studies.jobs("ranks", tmp_path)
+        forgetting.plan("ranks", tmp_path)
     with pytest.raises(CourseError, match="Did you mean 'ranks'"):
-        studies.jobs("rank", tmp_path)
+        forgetting.plan("rank", tmp_path)
 
 
 def test_a_study_runs_and_is_written_and_read(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lorahub_studies.forgetting.correlation.RESAMPLES", 30)
+    monkeypatch.setattr("lorahub_studies.correlation.RESAMPLES", 30)
     small = [
         replace(job, steps=2, at=(), profile="tiny", layers=2, rank=min(job.rank, 8)) for job in plans.predict_jobs(6)
     ]
-    monkeypatch.setitem(studies.STUDIES, "predict", replace(studies.STUDIES["predict"], jobs=lambda: small))
-    rows = studies.run("predict", tmp_path)
-    assert len(rows) == 6 and all(studies.line(row).startswith("pig_latin: ") for row in rows)
-    assert studies.write("predict", rows, tmp_path / "results").name == "intruders_predict.json"
-    content = studies.read("predict", tmp_path / "results")
+    monkeypatch.setitem(forgetting.STUDIES, "predict", replace(forgetting.STUDIES["predict"], jobs=lambda: small))
+    rows = forgetting.run("predict", tmp_path)
+    assert len(rows) == 6 and all(forgetting.line(row).startswith("pig_latin: ") for row in rows)
+    assert forgetting.write("predict", rows, tmp_path / "results").name == "intruders_predict.json"
+    content = engine.read("intruders_predict", tmp_path / "results")
     assert set(content["summary"]["verdicts"]) == {"H1", "H2", "H3", "H4", "H5"}
     assert content["settings"]["hypotheses"] == plans.HYPOTHESES
     assert content["rows"] == rows and content["versions"]["torch"]
     with pytest.raises(CourseError, match="intruders sweep"):
-        studies.read("ranks", tmp_path)
+        engine.read("intruders_ranks", tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorahub_studies.methods import reading
+from lorahub_studies import comparison_tables as tables
 
 LMH = ("low", "mean", "high")
 
@@ -27,13 +27,13 @@ LORA = entry("lora", 10, a=(0.5, 0.6, 0.7), b=(0.3, 0.3, 0.3))
     ("other", "expected"), [((0.1, 0.2, 0.4), 1), ((0.1, 0.2, 0.5), 0), ((0.7, 0.8, 0.9), 0), ((0.71, 0.8, 0.9), -1)]
 )
 def test_better_means_that_no_seed_overlaps(other: tuple, expected: int) -> None:
-    assert reading.apart(LORA, entry("x", a=other), "a") == expected
+    assert tables.apart(LORA, entry("x", a=other), "a") == expected
 
 
 def test_of_a_loss_less_is_better() -> None:
     low, high = entry("x", a=(0, 0, 0)), entry("y", a=(0, 0, 0))
     high["tasks"]["a"]["loss"] = {"low": 2, "mean": 2, "high": 2}
-    assert reading.apart(low, high, "a", "loss") == 1 and reading.apart(high, low, "a", "loss") == -1
+    assert tables.apart(low, high, "a", "loss") == 1 and tables.apart(high, low, "a", "loss") == -1
 
 
 @pytest.mark.parametrize(
@@ -47,24 +47,24 @@ def test_of_a_loss_less_is_better() -> None:
     ],
 )
 def test_the_verdict_follows_from_the_duels(rivals: list, verdict: str) -> None:
-    assert reading.best_verdict(reading.duels([LORA, *rivals])) == verdict
+    assert tables.best_verdict(tables.duels([LORA, *rivals])) == verdict
 
 
 def test_a_line_that_does_not_run_has_no_duel_and_no_point() -> None:
     broken = {"variant": "z", "label": "Z", "tasks": {}, "error": "no"}
-    assert reading.duels([LORA, broken]) == {}
-    assert reading.points([LORA, broken]) == {"LORA": (10, pytest.approx(0.45), pytest.approx(0.4), pytest.approx(0.5))}
-    assert reading.mean_score(LORA) == pytest.approx(0.45)
+    assert tables.duels([LORA, broken]) == {}
+    assert tables.points([LORA, broken]) == {"LORA": (10, pytest.approx(0.45), pytest.approx(0.4), pytest.approx(0.5))}
+    assert tables.mean_score(LORA) == pytest.approx(0.45)
 
 
 def test_a_gain_is_over_the_better_part() -> None:
     prefix, both = entry("prefix", a=(0, 0.8, 1), b=(0, 0.2, 1)), entry("lora+prefix", a=(0, 0.5, 1), b=(0, 0.3, 1))
-    found = reading.gains([LORA, prefix, both], ("lora+prefix", "lora+houlsby"))
+    found = tables.gains([LORA, prefix, both], ("lora+prefix", "lora+houlsby"))
     assert found == {"lora+prefix": pytest.approx(0.4 - 0.5)}  # means of the tasks: LoRA 0.45, prefix 0.5
-    assert reading.gains([LORA], ("lora+prefix",)) == {}
+    assert tables.gains([LORA], ("lora+prefix",)) == {}
 
 
 def test_a_ratio_of_costs_wants_both() -> None:
     summary = [LORA | {"peak_bytes": 4}, entry("full") | {"peak_bytes": 6}, entry("ia3")]
-    assert reading.ratio(summary, "full", "lora", "peak_bytes") == 1.5
-    assert reading.ratio(summary, "ia3", "lora", "peak_bytes") is None
+    assert tables.ratio(summary, "full", "lora", "peak_bytes") == 1.5
+    assert tables.ratio(summary, "ia3", "lora", "peak_bytes") is None

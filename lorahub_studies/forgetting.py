@@ -1,4 +1,4 @@
-"""The studies of lessons 08 to 10: each one's runs, how they are summed up, and where they are written."""
+"""The studies of lessons 08 to 10: each one's jobs, how its rows are summed up, and where they are written."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.forgetting.interventions import run_intervention
 from lorahub_edu.forgetting.lab import run_tail
-from lorahub_studies import engine
-from lorahub_studies.forgetting import correlation, effects, plans, reading
-from lorahub_studies.forgetting.continual import run_continual
+from lorahub_studies import correlation, engine, intervention_tables
+from lorahub_studies import forgetting_plans as plans
+from lorahub_studies import forgetting_tables as tables
+from lorahub_studies.continual import run_continual
 
 
 def _settled(rows: Sequence[Mapping]) -> dict:
@@ -23,24 +23,24 @@ def _settled(rows: Sequence[Mapping]) -> dict:
 
 
 def _over_ranks(rows: Sequence[Mapping]) -> dict:
-    loss = reading.matched_loss(reading.learned(rows))
+    loss = tables.matched_loss(tables.learned(rows))
     entries = [
         {"rank": rank, "rule": rule, "task_loss": at}
-        | {name: reading.by_arm(rows, name, at)[rank, rule] for name in reading.QUANTITIES}
+        | {name: tables.by_arm(rows, name, at)[rank, rule] for name in tables.QUANTITIES}
         for at in (loss, None)
-        for rank, rule in reading.by_arm(rows, "loss", at)
+        for rank, rule in tables.by_arm(rows, "loss", at)
     ]
     return {"matched_loss": loss, "arms": entries}
 
 
 def _predicted(rows: Sequence[Mapping]) -> dict:
-    runs = reading.quantities(rows)
+    runs = tables.quantities(rows)
     return {"runs": len(rows), "learned": len(runs), "verdicts": correlation.judge(runs)}
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study's jobs, the function that does one, and what sums its rows up.
+    """A study's jobs, the function that does one, and the function that sums its rows up.
 
     `jobs` is given the rows of the study `after`, where there is one.
     """
@@ -72,10 +72,10 @@ STUDIES = {
         "scaling intruders, other directions, the whole update",
         plans.intervene_jobs,
         run_intervention,
-        effects.intervention_effects,
+        intervention_tables.intervention_effects,
     ),
     "continual": Study(
-        "four tasks in a row", plans.continual_jobs, run_continual, effects.continual_curves, "settling"
+        "four tasks in a row", plans.continual_jobs, run_continual, intervention_tables.continual_curves, "settling"
     ),
 }
 
@@ -91,15 +91,8 @@ def get(name: str) -> Study:
     return STUDIES[name]
 
 
-def jobs(name: str, folder: str | Path) -> list:
-    """A study's jobs.
-
-    Args:
-        name: a key of `STUDIES`.
-        folder: of the sweeps; a study that builds on another one takes that one's rows from it.
-
-    Returns:
-        The jobs.
+def plan(name: str, folder: str | Path) -> list:
+    """A study's jobs; a study that builds on another one takes that one's rows from the folder.
 
     Raises:
         CourseError: there is no such study, or the one it builds on is not finished.
@@ -107,7 +100,7 @@ def jobs(name: str, folder: str | Path) -> list:
     study = get(name)
     if not study.after:
         return study.jobs()
-    before = [engine.stored(job, Path(folder)) for job in jobs(study.after, folder)]
+    before = [engine.stored(job, folder) for job in plan(study.after, folder)]
     if None in before:
         raise CourseError(
             f"{before.count(None)} of {len(before)} runs of {study.after!r} are missing in {folder}: run that study "
@@ -123,49 +116,26 @@ def run(
     executor: Executor | None = None,
     report: Callable[[Any, dict], None] = lambda job, row: None,
 ) -> list[dict]:
-    """Run a study, and before it the one that it builds on; started again it goes on where it stopped.
-
-    Args:
-        name: a key of `STUDIES`.
-        folder: one JSON file a run.
-        executor: does runs in other processes; None in this one.
-        report: called with each new row.
-
-    Returns:
-        The study's rows.
+    """The rows of a study, which is run after the one that it builds on. The arguments are those of `engine.run`.
 
     Raises:
-        CourseError: as `jobs`.
+        CourseError: as `plan` and `engine.run`.
     """
     study = get(name)
     if study.after:
         run(study.after, folder, executor=executor, report=report)
-    return engine.run(jobs(name, folder), study.work, folder, executor=executor, report=report)
+    return engine.run(plan(name, folder), study.work, folder, executor=executor, report=report)
 
 
 def write(name: str, rows: Sequence[Mapping], into: Path | None = None) -> Path:
     """Write a study's rows, settings and summary with their provenance to <results>/intruders_<name>.json."""
     study = get(name)
     settings = {"study": name, "title": study.title, "profile": rows[0]["run"]["profile"]} | dict(study.settings)
-    return engine.write(rows, f"intruders_{name}", settings, study.summary(rows), into or results.folder())
-
-
-def read(name: str, source: Path | None = None) -> dict:
-    """What `write` wrote of a study: settings, device, versions, date, summary, rows.
-
-    Args:
-        name: a key of `STUDIES`.
-        source: the folder; None takes the course's own results.
-
-    Raises:
-        CourseError: there is no such study, or it was not written.
-    """
-    get(name)
-    return engine.read(f"intruders_{name}", source)
+    return engine.write(rows, f"intruders_{name}", settings, study.summary(rows), into)
 
 
 def line(row: Mapping) -> str:
-    """One row for a terminal."""
+    """A row for a terminal."""
     run = row["run"]
     method = f"rank {run['rank']}, {run['rule']}, scaling {run['scaling']:.3g}" if run["rank"] else "full"
     head = f"{run.get('task') or ' > '.join(run['tasks'])}: {method}, lr {run['learning_rate']:g}, seed {run['seed']}: "

@@ -1,4 +1,4 @@
-"""Tuning on a few examples: the same steps as PEFT and transformers take, and no trace of it afterwards."""
+"""FewShotTuning on a few examples: the same steps as PEFT and transformers take, and no trace of it afterwards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapters
 from lorahub_edu.models import tiny
 from lorahub_edu.scoring import score
-from lorahub_studies.hub.baselines import TUNINGS, Tuning, attention_targets, tuned
+from lorahub_studies.baselines import TUNINGS, FewShotTuning, attention_targets, tuned
 
 ROWS = hub_modules.rows(3)
 
@@ -36,8 +36,8 @@ def assert_as_before(model, before: dict) -> None:
 
 
 def test_the_papers_settings() -> None:
-    assert TUNINGS["lora"] == Tuning("lora", 2e-4, 40) and TUNINGS["ia3"] == Tuning("ia3", 2e-4, 40)
-    assert TUNINGS["full"] == Tuning("full", 3e-5, 40)
+    assert TUNINGS["lora"] == FewShotTuning("lora", 2e-4, 40) and TUNINGS["ia3"] == FewShotTuning("ia3", 2e-4, 40)
+    assert TUNINGS["full"] == FewShotTuning("full", 3e-5, 40)
 
 
 @pytest.mark.parametrize("kind", ["lora", "ia3"])
@@ -50,13 +50,13 @@ def test_the_model_is_as_before_and_can_be_tuned_again(kind: str, dtype: torch.d
     for _ in range(2):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # PEFT warns of a second adapter on the same model
-            with tuned(model, ROWS, Tuning(kind, 2e-3, 4)) as history:
+            with tuned(model, ROWS, FewShotTuning(kind, 2e-3, 4)) as history:
                 inside = {name: p for name, p in model.named_parameters() if p.requires_grad}
                 assert inside and {p.dtype for p in inside.values()} == {torch.float32}
                 histories.append(history)
         assert_as_before(model, before)
     assert histories[0] == histories[1]
-    with pytest.raises(ZeroDivisionError), tuned(model, ROWS, Tuning(kind, 2e-3, 1)):
+    with pytest.raises(ZeroDivisionError), tuned(model, ROWS, FewShotTuning(kind, 2e-3, 1)):
         raise ZeroDivisionError
     assert_as_before(model, before)
 
@@ -65,7 +65,7 @@ def test_the_model_is_as_before_and_can_be_tuned_again(kind: str, dtype: torch.d
 def test_the_loss_falls_from_the_base_models(kind: str) -> None:
     model = tiny.model()
     base, _ = plain_losses(tiny.model().double(), ROWS)
-    with tuned(model, ROWS, Tuning(kind, 1e-2 if kind != "full" else 1e-3, 12)) as history:
+    with tuned(model, ROWS, FewShotTuning(kind, 1e-2 if kind != "full" else 1e-3, 12)) as history:
         assert len(history) == 12 and history[0] == pytest.approx(base, abs=1e-5)  # B = 0, and IA3 starts at one
         after = score(model, ROWS).losses[0]
     assert after < history[-1] + 1e-3 < history[0] - 0.03
@@ -110,7 +110,7 @@ def independent_history(kind: str, rate: float, epochs: int) -> list[float]:
 
 @pytest.mark.parametrize(("kind", "rate"), [("lora", 5e-3), ("ia3", 5e-3), ("full", 1e-4)])
 def test_steps_are_those_of_peft_and_transformers(kind: str, rate: float) -> None:
-    with tuned(tiny.model(), ROWS, Tuning(kind, rate, 6), seed=5) as history:
+    with tuned(tiny.model(), ROWS, FewShotTuning(kind, rate, 6), seed=5) as history:
         assert history == pytest.approx(independent_history(kind, rate, 6), abs=1e-4)
         assert history[0] - history[-1] > 0.01  # well above the tolerance
 
@@ -126,7 +126,7 @@ def test_numbers_of_parameters() -> None:
         "full": sum(p.numel() for p in model.parameters()),
     }
     for kind, count in expected.items():
-        with tuned(model, ROWS[:1], Tuning(kind, 1e-4, epochs)):
+        with tuned(model, ROWS[:1], FewShotTuning(kind, 1e-4, epochs)):
             assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
 
 
@@ -135,10 +135,10 @@ def test_the_seed_draws_the_start_and_touches_no_global_seed() -> None:
     starts = []
     for seed in (0, 0, 1):
         model = tiny.model()
-        with tuned(model, ROWS[:1], Tuning("lora", 1e-9, 1), seed=seed):
+        with tuned(model, ROWS[:1], FewShotTuning("lora", 1e-9, 1), seed=seed):
             starts.append(next(p.clone() for name, p in model.named_parameters() if "lora_A" in name))
     assert torch.allclose(starts[0], starts[1], atol=1e-7) and not torch.allclose(starts[0], starts[2], atol=1e-3)
-    with tuned(tiny.model(), ROWS[:1], Tuning("ia3", 1e-3, 1)):
+    with tuned(tiny.model(), ROWS[:1], FewShotTuning("ia3", 1e-3, 1)):
         pass
     assert torch.equal(state, torch.get_rng_state())
 
@@ -153,7 +153,10 @@ def test_bad_input() -> None:
     model = tiny.model()
     with pytest.raises(CourseError, match="no tuning 'ia4'. Did you mean 'ia3'"), tuned(model, ROWS, "ia4"):
         pass
-    with pytest.raises(CourseError, match="no kind of tuning 'lorra'"), tuned(model, ROWS, Tuning("lorra", 1e-3)):
+    with (
+        pytest.raises(CourseError, match="no kind of tuning 'lorra'"),
+        tuned(model, ROWS, FewShotTuning("lorra", 1e-3)),
+    ):
         pass
     half = tiny.model().bfloat16()
     with pytest.raises(CourseError, match="Full tuning in torch.bfloat16.*float32"), tuned(half, ROWS, "full"):

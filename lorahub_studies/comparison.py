@@ -26,6 +26,7 @@ from lorahub_edu.training.loop import TrainingConfig, train
 
 COMPUTE = "bfloat16"  # what a frozen base is kept in and everything is computed in; what is trained is float32
 VALIDATION_ROWS = 32  # training items that no run trains on: the learning rate is chosen by their loss
+COST_TASK = "upper"  # whose rows are trained on
 COST_PROMPT = "Please explain how weight decay works"  # the source's, claim R14
 COST_TOKENS, COST_GENERATIONS = 24, 3  # tokens generated at a time, and how often, after a warm-up
 COST_STEPS = 3  # of which the first is a warm-up and not counted
@@ -90,7 +91,7 @@ def get_variant(name: str) -> Variant:
 
 
 @dataclass(frozen=True)
-class Run:
+class MethodRun:
     """What one run measures; it can be sent to a worker as it is. Rows in batches of `batch_size`."""
 
     variant: str
@@ -102,6 +103,25 @@ class Run:
     batch_size: int = 8
     test_items: int = 60
 
+    @property
+    def name(self) -> str:
+        """The stem of its file in a sweep's folder."""
+        return f"{self.task}.{self.variant}.{self.rate:g}.{self.seed}"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one measurement of cost needs: a line of the comparison, the base, and rows in a step."""
+
+    variant: str
+    profile: str = "cpu"
+    batch_size: int = 8
+
+    @property
+    def name(self) -> str:
+        """The stem of its file in a sweep's folder."""
+        return f"cost.{self.variant}"
+
 
 def attach_variant(
     variant: Variant, model: PreTrainedModel, seed: int = 0, dtype: torch.dtype | None = torch.float32
@@ -111,19 +131,19 @@ def attach_variant(
     Full fine-tuning and QLoRA don't keep the base: give them a model of their own.
     """
     budget = count_trainable(model, parts_of("lora", {})) if variant.matched else None
-    return attach(model, _lossy(variant.methods), budget=budget, seed=seed, dtype=dtype)
-
-
-def _lossy(methods: Mapping[str, Mapping]) -> dict[str, dict]:
-    """The methods without a copy of the base, which would count as their memory."""
-    return {
-        name: {**settings, **({"keep_base": False} if "keep_base" in get_method(name).settings else {})}
-        for name, settings in methods.items()
+    methods = {  # without a copy of the base, which would count as their memory
+        name: {**settings, "keep_base": False} if _changes_base(name) else dict(settings)
+        for name, settings in variant.methods.items()
     }
+    return attach(model, methods, budget=budget, seed=seed, dtype=dtype)
+
+
+def _changes_base(method: str) -> bool:
+    return "keep_base" in get_method(method).settings
 
 
 def _needs_own_base(variant: Variant) -> bool:
-    return any("keep_base" in get_method(name).settings for name in variant.methods)
+    return any(_changes_base(method) for method in variant.methods)
 
 
 def _load(profile: str, variant: Variant) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -136,10 +156,6 @@ def _load(profile: str, variant: Variant) -> tuple[PreTrainedModel, PreTrainedTo
 @lru_cache(maxsize=1)
 def _shared(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return _load(profile, VARIANTS["lora"])
-
-
-def _base(profile: str, variant: Variant) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return _load(profile, variant) if _needs_own_base(variant) else _shared(profile)
 
 
 @dataclass(frozen=True)
@@ -171,11 +187,8 @@ def rows_of(task_name: str, tokenizer: PreTrainedTokenizerBase, test_items: int)
     return Rows(rows[VALIDATION_ROWS:], rows[:VALIDATION_ROWS], encoded(task.test[:test_items]))
 
 
-def run_one(run: Run) -> dict:
+def run(job: MethodRun) -> dict:
     """Train a method on a task and test it.
-
-    Args:
-        run: what to measure.
 
     Returns:
         The run's settings with `trainable` parameters, `validation_loss`, `loss` and `answer_loss` on the test items
@@ -185,33 +198,33 @@ def run_one(run: Run) -> dict:
     Raises:
         CourseError: no such line, profile or task.
     """
-    variant = get_variant(run.variant)
-    model, tokenizer = _base(run.profile, variant)
-    rows = rows_of(run.task, tokenizer, run.test_items)
+    variant = get_variant(job.variant)
+    model, tokenizer = _load(job.profile, variant) if _needs_own_base(variant) else _shared(job.profile)
+    rows = rows_of(job.task, tokenizer, job.test_items)
     config = TrainingConfig(
-        steps=run.steps, learning_rate=run.rate, batch_size=run.batch_size, micro_batch_size=run.batch_size,
-        batching="padded", warmup_steps=max(1, run.steps // 6), schedule="cosine", autocast=COMPUTE, seed=run.seed,
+        steps=job.steps, learning_rate=job.rate, batch_size=job.batch_size, micro_batch_size=job.batch_size,
+        batching="padded", warmup_steps=max(1, job.steps // 6), schedule="cosine", autocast=COMPUTE, seed=job.seed,
     )  # fmt: skip
-    entry = {"variant": run.variant, "task": run.task, "rate": run.rate, "seed": run.seed, "steps": run.steps}
-    made = None
+    row = {"variant": job.variant, "task": job.task, "rate": job.rate, "seed": job.seed, "steps": job.steps}
+    attached = None
     try:
-        made = attach_variant(variant, model, run.seed)
+        attached = attach_variant(variant, model, job.seed)
         started = time.process_time()
-        done = train(made.model, [row.encoded() for row in rows.training], config, progress=False)
-        entry |= {"trainable": made.trainable, "cpu_seconds": round(time.process_time() - started, 2)}
-        entry["training_losses"] = [round(loss, 4) for loss in done.losses]
-        return entry | _tested(made, rows)
+        result = train(attached.model, [example.encoded() for example in rows.training], config, progress=False)
+        row |= {"trainable": attached.trainable, "cpu_seconds": round(time.process_time() - started, 2)}
+        row["training_losses"] = [round(loss, 4) for loss in result.losses]
+        return row | _tested(attached, rows)
     except Exception as error:  # a line that does not run is a result too, and must not end the others
-        return entry | {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        return row | {"error": f"{type(error).__name__}: {str(error)[:300]}"}
     finally:
-        if made is not None and not _needs_own_base(variant):
-            detach(made)
+        if attached is not None and not _needs_own_base(variant):
+            detach(attached)
 
 
-def _tested(made: Attached, rows: Rows) -> dict:
+def _tested(attached: Attached, rows: Rows) -> dict:
     """Scores of a trained method on the rows that it was not trained on."""
-    with autocast(made.base.device, COMPUTE):
-        validation, test = scoring.score(made.model, rows.validation), scoring.score(made.model, rows.test)
+    with autocast(attached.base.device, COMPUTE):
+        validation, test = scoring.score(attached.model, rows.validation), scoring.score(attached.model, rows.test)
     return {
         "validation_loss": float(validation.losses[0]),
         "loss": float(test.losses[0]),
@@ -222,14 +235,8 @@ def _tested(made: Attached, rows: Rows) -> dict:
     }
 
 
-def cost(name: str, profile: str = "cpu", task: str = "upper", batch_size: int = 8) -> dict:
+def cost(job: Cost) -> dict:
     """What a method costs, measured in this process: call it in a fresh one, whose memory nothing else has used.
-
-    Args:
-        name: a line of the comparison.
-        profile: names the base model.
-        task: whose rows are trained on.
-        batch_size: rows in a step.
 
     Returns:
         `trainable` parameters, `disk_bytes` of what is saved, `loaded_bytes` resident with the base loaded,
@@ -237,45 +244,49 @@ def cost(name: str, profile: str = "cpu", task: str = "upper", batch_size: int =
         generation from one prompt, by processor time and by the clock; or `error`.
 
     Raises:
-        CourseError: no such line, profile or task.
+        CourseError: no such line or profile.
     """
-    variant = get_variant(name)
-    entry: dict = {"variant": name}
-    model, tokenizer = _load(profile, variant)
-    rows = [row.encoded() for row in rows_of(task, tokenizer, 1).training]
+    variant = get_variant(job.variant)
+    entry: dict = {"variant": job.variant}
+    model, tokenizer = _load(job.profile, variant)
+    rows = [row.encoded() for row in rows_of(COST_TASK, tokenizer, 1).training]
     with evaluation.peak_memory(model.device) as loaded:
         pass
     try:
-        made = attach_variant(variant, model)
+        attached = attach_variant(variant, model)
         config = TrainingConfig(
-            steps=COST_STEPS, batch_size=batch_size, micro_batch_size=batch_size, batching="padded", autocast=COMPUTE
-        )
+            steps=COST_STEPS,
+            batch_size=job.batch_size,
+            micro_batch_size=job.batch_size,
+            batching="padded",
+            autocast=COMPUTE,
+        )  # fmt: skip
         clock = [(time.perf_counter(), time.process_time())]
         with evaluation.peak_memory(model.device) as memory:
             train(
-                made.model, rows, config, progress=False,
+                attached.model, rows, config, progress=False,
                 on_step=lambda _record: clock.append((time.perf_counter(), time.process_time())),
             )  # fmt: skip
         steps = COST_STEPS - 1  # the first one also makes the optimizer's state and warms caches up
         entry |= {
-            "trainable": made.trainable,
+            "trainable": attached.trainable,
             "loaded_bytes": loaded.before,
             "peak_bytes": memory.peak,
             "step_seconds": (clock[-1][0] - clock[1][0]) / steps,
             "step_cpu_seconds": (clock[-1][1] - clock[1][1]) / steps,
         }
         with tempfile.TemporaryDirectory() as folder:
-            entry["disk_bytes"] = files.weight_bytes(files.save(made, Path(folder) / "saved"))
-        return entry | _generated(made, tokenizer)
-    except Exception as error:  # as in run_one
+            entry["disk_bytes"] = files.weight_bytes(files.save(attached, Path(folder) / "saved"))
+        return entry | _generated(attached, tokenizer)
+    except Exception as error:  # as in run
         return entry | {"error": f"{type(error).__name__}: {str(error)[:300]}"}
 
 
-def _generated(made: Attached, tokenizer: PreTrainedTokenizerBase) -> dict:
+def _generated(attached: Attached, tokenizer: PreTrainedTokenizerBase) -> dict:
     """Speed over the same number of tokens for all, after one generation that warms caches up."""
-    with autocast(made.base.device, COMPUTE):
+    with autocast(attached.base.device, COMPUTE):
         outs = [
-            evaluation.generate(made.model, tokenizer, [COST_PROMPT], COST_TOKENS, min_new_tokens=COST_TOKENS)
+            evaluation.generate(attached.model, tokenizer, [COST_PROMPT], COST_TOKENS, min_new_tokens=COST_TOKENS)
             for _ in range(1 + COST_GENERATIONS)
         ][1:]
     return {

@@ -20,7 +20,9 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
 from lorahub_edu.hub import zoo
 from lorahub_edu.models import pretrained, tiny
-from lorahub_studies.hub import bbh_study, cells, sweep
+from lorahub_studies import adapting
+from lorahub_studies import bbh as study
+from lorahub_studies.adapting import Trial
 
 TASKS = ("boolean_expressions", "object_counting")
 QUICK = ("zero_shot", "average", "single")
@@ -34,7 +36,7 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_ENDPOINT", closed_address())
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    cells.bench.cache_clear()
+    adapting.bench.cache_clear()
     return tmp_path / "hub"
 
 
@@ -45,9 +47,9 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def small_plan(modules: Path, **settings: object) -> list[cells.Cell]:
+def small_plan(modules: Path, **settings: object) -> list[Trial]:
     settings = {"methods": QUICK, "test_items": 6, "profile": "tiny", "base_model": tiny.T5_NAME} | settings
-    return bbh_study.plan(TASKS, 2, modules=(str(modules),), **settings)
+    return study.plan(TASKS, 2, modules=(str(modules),), **settings)
 
 
 def without_times(rows: list[dict]) -> list[dict]:
@@ -55,17 +57,20 @@ def without_times(rows: list[dict]) -> list[dict]:
 
 
 def test_the_whole_study_is_27_tasks_in_5_draws_of_20_published_modules() -> None:
-    plan = bbh_study.plan(profile="gpu24")
-    assert len(plan) == len({(cell.target, cell.draw) for cell in plan}) == 27 * 5
-    assert [cell.draw for cell in plan] == sorted(cell.draw for cell in plan)  # a draw's modules are loaded once
-    assert {cell.target for cell in plan} == {f"bbh/{name}" for name in bbh.names()}
-    drawn = {cell.draw: cell.modules for cell in plan}
-    assert all(cell.modules == drawn[cell.draw] for cell in plan)
+    plan = study.plan(profile="gpu24")
+    assert len(plan) == len(set(plan)) == 27 * 5 * len(study.STUDIED)
+    assert len({(trial.target, trial.draw) for trial in plan}) == 27 * 5
+    assert [trial.draw for trial in plan] == sorted(trial.draw for trial in plan)  # a draw's modules are loaded once
+    assert {trial.target for trial in plan} == {f"bbh/{name}" for name in bbh.names()}
+    drawn = {trial.draw: trial.modules for trial in plan}
+    assert all(trial.modules == drawn[trial.draw] for trial in plan)
     assert all(len(set(names)) == 20 and set(names) <= set(zoo.published_modules()) for names in drawn.values())
     assert len(set(drawn.values())) == 5
-    assert plan == bbh_study.plan(profile="gpu24")
-    assert {(cell.base_model, cell.profile, cell.shots) for cell in plan} == {("flan-t5-large", "gpu24", 5)}
-    assert {"zero_shot", "in_context", "lora", "ia3", "full", "cma_40", "ngopt_40", "auto"} <= set(plan[0].methods)
+    assert plan == study.plan(profile="gpu24")
+    assert {(trial.base_model, trial.profile, trial.shots) for trial in plan} == {("flan-t5-large", "gpu24", 5)}
+    assert {"zero_shot", "in_context", "lora", "ia3", "full", "cma_40", "ngopt_40", "auto"} <= {
+        trial.method for trial in plan
+    }
     assert pickle.loads(pickle.dumps(plan)) == plan
 
 
@@ -95,43 +100,43 @@ def test_the_published_names_are_the_originals() -> None:
 )
 def test_a_plan_that_makes_no_sense_is_refused(settings: dict, words: str) -> None:
     with pytest.raises(CourseError, match=words):
-        bbh_study.plan(**{"profile": "tiny"} | settings)
+        study.plan(**{"profile": "tiny"} | settings)
 
 
 def test_a_killed_study_goes_on_with_what_is_missing_and_ends_alike(
     modules: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = small_plan(modules)
-    whole = bbh_study.study(plan, tmp_path / "whole")
+    whole = study.run(plan, tmp_path / "whole")
     assert len(whole) == 2 * 2 * len(QUICK)
-    measure, measured = sweep.run_cell, []
+    measure, measured = adapting.run, []
 
-    def killed_at_the_third(cell: cells.Cell) -> list[dict]:
+    def killed_at_the_third(trial: Trial) -> dict:
         if len(measured) == 2:
             raise KeyboardInterrupt
-        measured.append((cell.target, cell.draw, cell.methods))
-        return measure(cell)
+        measured.append(trial)
+        return measure(trial)
 
-    monkeypatch.setattr(sweep, "run_cell", killed_at_the_third)
+    monkeypatch.setattr(adapting, "run", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        bbh_study.study(plan, tmp_path / "killed")
+        study.run(plan, tmp_path / "killed")
     assert len(measured) == 2
 
-    def counted(cell: cells.Cell) -> list[dict]:
-        measured.append((cell.target, cell.draw, cell.methods))
-        return measure(cell)
+    def counted(trial: Trial) -> dict:
+        measured.append(trial)
+        return measure(trial)
 
     lines: list[str] = []
-    monkeypatch.setattr(sweep, "run_cell", counted)
-    again = bbh_study.study(plan, tmp_path / "killed", report=lines.append)
-    assert measured == [(cell.target, cell.draw, cell.methods) for cell in plan]  # each once
-    assert "2 of 4 cells are measured already" in lines[0] and "cell 2 of 2" in lines
+    monkeypatch.setattr(adapting, "run", counted)
+    again = study.run(plan, tmp_path / "killed", report=lines.append)
+    assert measured == plan  # each once
+    assert "2 of 12 trials are measured already" in lines[0] and lines[-1].startswith("trial 10 of 10")
     assert without_times(again) == without_times(whole)
 
-    # A method that is added later is the only one measured, and only for the cells asked for.
-    more = small_plan(modules, methods=("zero_shot", "random_weights"))[:1]
-    rows = bbh_study.study(more, tmp_path / "killed")
-    assert measured[4:] == [(plan[0].target, 0, ("random_weights",))]
+    # A method that is added later is the only one measured, and only for the trials asked for.
+    more = small_plan(modules, methods=("zero_shot", "random_weights"))[:2]
+    rows = study.run(more, tmp_path / "killed")
+    assert measured[12:] == more[1:] and more[1].method == "random_weights"
     assert [row["method"] for row in rows] == ["zero_shot", "random_weights"]
 
 
@@ -141,59 +146,59 @@ def test_nothing_is_fetched_or_loaded_for_a_study_that_is_measured(
     folder = tmp_path / "moved"
     shutil.copytree(modules, folder)
     plan = small_plan(folder, methods=("zero_shot",))
-    rows = bbh_study.study(plan, tmp_path / "out")
+    rows = study.run(plan, tmp_path / "out")
     shutil.rmtree(folder)
     monkeypatch.delenv(assets.LOCAL_VARIABLE)
-    assert bbh_study.study(plan, tmp_path / "out") == rows
+    assert study.run(plan, tmp_path / "out") == rows
 
 
 def test_without_the_hub_it_says_what_to_do_before_anything_is_measured(tmp_path: Path) -> None:
-    plan = bbh_study.plan(TASKS, 2, profile="tiny")
+    plan = study.plan(TASKS, 2, profile="tiny")
     with pytest.raises(CourseError) as refusal:
-        bbh_study.study(plan, tmp_path / "out")
+        study.run(plan, tmp_path / "out")
     words = str(refusal.value)
-    count = len(set(bbh_study.drawn_modules(0)) | set(bbh_study.drawn_modules(1)))
+    count = len(set(study.drawn_modules(0)) | set(study.drawn_modules(1)))
     assert words.startswith(f"{count} modules are on the hub only, such as lorahub/flan_t5_large-")
     for advice in ("refused", "run the same command again", str(zoo.own_zoo() / "hub"), "--modules"):
         assert advice in words
     with pytest.raises(CourseError, match="Can't get navigate of BIG-Bench Hard"):
-        bbh_study.study(bbh_study.plan(["navigate"], 1, profile="tiny"), tmp_path / "out")
+        study.run(study.plan(["navigate"], 1, profile="tiny"), tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.json"))
 
 
 def test_a_missing_gpu_is_named_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained.torch.cuda, "is_available", lambda: False)
     with pytest.raises(CourseError, match="needs an NVIDIA GPU"):
-        bbh_study.study(bbh_study.plan(TASKS, 1, profile="gpu24"), tmp_path / "out")
+        study.run(study.plan(TASKS, 1, profile="gpu24"), tmp_path / "out")
 
 
 def test_published_names_and_the_hubs_base_run_from_their_caches(no_hub: Path, tmp_path: Path) -> None:
     cached_base(no_hub, "google/flan-t5-large", tiny.t5())
-    plan = bbh_study.plan(TASKS[:1], 1, methods=("zero_shot", "single"), test_items=5, profile="tiny")
+    plan = study.plan(TASKS[:1], 1, methods=("zero_shot", "single"), test_items=5, profile="tiny")
     fetched_modules(plan[0].modules)
-    rows = bbh_study.study(plan, tmp_path / "out")
+    rows = study.run(plan, tmp_path / "out")
     assert [row["modules"] for row in rows] == [20, 20] and rows[1]["evaluations"] == 20
     assert rows[1]["top"][0][0].removeprefix("lorahub--") in {n.removeprefix("lorahub/") for n in plan[0].modules}
     assert rows[1]["loss"] != rows[0]["loss"]
 
 
 def test_a_fetched_module_that_is_cut_short_is_named_at_the_start(no_hub: Path, tmp_path: Path) -> None:
-    plan = bbh_study.plan(TASKS[:1], 1, methods=("zero_shot",), profile="tiny")
+    plan = study.plan(TASKS[:1], 1, methods=("zero_shot",), profile="tiny")
     broken = fetched_modules(plan[0].modules)[7] / "adapter_model.safetensors"
     broken.write_bytes(broken.read_bytes()[:-100])
     with pytest.raises(CourseError, match="cut short") as refusal:
-        bbh_study.study(plan, tmp_path / "out")
+        study.run(plan, tmp_path / "out")
     assert str(broken) in str(refusal.value)
 
 
 def test_modules_of_another_base_do_not_fit(tmp_path: Path) -> None:
     peft_modules.save_modules(tiny.model, tmp_path / "llama", count=2)
     with pytest.raises(CourseError, match="self_attn.q_proj, which this model does not have"):
-        bbh_study.study(small_plan(tmp_path / "llama", methods=("single",)), tmp_path / "out")
+        study.run(small_plan(tmp_path / "llama", methods=("single",)), tmp_path / "out")
 
 
 def test_settings_for_the_record_hold_each_draws_modules() -> None:
-    plan = bbh_study.plan(TASKS, 2, methods=("zero_shot",), profile="tiny")
-    settings = bbh_study.settings(plan)
-    assert settings["modules"] == {str(draw): list(bbh_study.drawn_modules(draw)) for draw in (0, 1)}
+    plan = study.plan(TASKS, 2, methods=("zero_shot",), profile="tiny")
+    settings = study.settings(plan)
+    assert settings["modules"] == {str(draw): list(study.drawn_modules(draw)) for draw in (0, 1)}
     assert settings["tasks"] == [f"bbh/{name}" for name in TASKS] and settings["methods"] == ["zero_shot"]

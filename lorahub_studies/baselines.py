@@ -27,7 +27,7 @@ KINDS = ("lora", "ia3", "full")
 
 
 @dataclass(frozen=True)
-class Tuning:
+class FewShotTuning:
     """How a few examples are tuned on: which parameters, at what rate, for how many passes over all examples."""
 
     kind: str
@@ -38,10 +38,10 @@ class Tuning:
 # "lora_fast" is no baseline of the paper: the rate at which this course's zoo learns, because at the paper's rate forty
 # steps hardly move an adapter whose B starts at zero.
 TUNINGS = {
-    "lora": Tuning("lora", 2e-4),
-    "ia3": Tuning("ia3", 2e-4),
-    "full": Tuning("full", 3e-5),
-    "lora_fast": Tuning("lora", 5e-3),
+    "lora": FewShotTuning("lora", 2e-4),
+    "ia3": FewShotTuning("ia3", 2e-4),
+    "full": FewShotTuning("full", 3e-5),
+    "lora_fast": FewShotTuning("lora", 5e-3),
 }
 
 
@@ -52,7 +52,7 @@ def attention_targets(model: PreTrainedModel) -> tuple[str, str]:
 
 @contextmanager
 def tuned(
-    model: PreTrainedModel, examples: Sequence[PromptedRow], tuning: str | Tuning, seed: int = 0
+    model: PreTrainedModel, examples: Sequence[PromptedRow], tuning: str | FewShotTuning, seed: int = 0
 ) -> Iterator[list[float]]:
     """The model tuned on the examples while the block runs; afterwards it is as before (except "full").
 
@@ -111,7 +111,7 @@ def _ia3_targets(model: PreTrainedModel) -> dict[str, list[str]]:
     return {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
 
 
-def _fit(model: PreTrainedModel, examples: Sequence[PromptedRow], tuning: Tuning) -> list[float]:
+def _fit(model: PreTrainedModel, examples: Sequence[PromptedRow], tuning: FewShotTuning) -> list[float]:
     """Full-batch steps with AdamW and a linear decay; one step is one epoch, as the examples fit into one batch."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=tuning.learning_rate, weight_decay=0.0)

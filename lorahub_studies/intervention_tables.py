@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from lorahub_edu.errors import CourseError
 from lorahub_edu.results import Table
 from lorahub_edu.spectra.interventions import KINDS
-from lorahub_studies.forgetting.reading import label, spread
+from lorahub_studies.forgetting_tables import label
+from lorahub_studies.spreads import in_words
 
 BINS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.5, 2.0, float("inf"))
 
@@ -132,7 +133,7 @@ def interventions_table(rows: Rows, caption: str = "") -> Table:
 
 
 def _effect(entries: Sequence[Mapping]) -> str:
-    return f"{spread([100 * e['removed'] for e in entries], 0)} % at {spread([e['task'] for e in entries])}"
+    return f"{in_words([100 * e['removed'] for e in entries], 0)} % at {in_words([e['task'] for e in entries])}"
 
 
 def continual_curves(rows: Rows) -> dict[int, list[list[float]]]:
@@ -166,10 +167,10 @@ def continual_table(rows: Rows, caption: str = "") -> Table:
         lines.append(
             (
                 label(rank, mine[0]["run"]["rule"]),
-                *(spread([curve[place] for curve in seeds], 3) for place in range(1, len(tasks) + 1)),
-                spread(learned),
-                spread(lost),
-                spread([row["stages"][-1]["spectrum"]["intruders"]["0.5"] for row in mine], 1),
+                *(in_words([curve[place] for curve in seeds], 3) for place in range(1, len(tasks) + 1)),
+                in_words(learned),
+                in_words(lost),
+                in_words([row["stages"][-1]["spectrum"]["intruders"]["0.5"] for row in mine], 1),
             )
         )
     header = (

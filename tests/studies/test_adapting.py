@@ -1,4 +1,4 @@
-"""A cell's rows against merged float64 weights; a sweep goes on, sums up as by hand, and fills a table."""
+"""A trial's row against merged float64 weights; a sweep goes on, sums up as by hand, and fills a table."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.errors import CourseError
 from lorahub_edu.models import pretrained, tiny
 from lorahub_edu.scoring import score
-from lorahub_studies.hub import baselines, cells, sweep
-from lorahub_studies.hub.cells import METHODS, Cell, Method, run_cell
+from lorahub_studies import adapting, baselines, engine
+from lorahub_studies import adapting_tables as tables
+from lorahub_studies.adapting import METHODS, Approach, Trial
 
 TARGET, ITEMS = tasks.names("target")[0], 6
 FIXED = ("zero_shot", "in_context", "average", "random_weights", "single")
@@ -41,17 +42,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory, files) -> Path:
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Cells in float32 instead of bfloat16, so that figures can be compared to five digits."""
+    """Trials in float32 instead of bfloat16, so that figures can be compared to five digits."""
     load = pretrained.load
-    monkeypatch.setattr(cells.pretrained, "load", lambda *a, **k: load(*a, **k | {"dtype": "float32"}))
-    cells.bench.cache_clear()
+    monkeypatch.setattr(adapting.pretrained, "load", lambda *a, **k: load(*a, **k | {"dtype": "float32"}))
+    adapting.bench.cache_clear()
     yield
-    cells.bench.cache_clear()
+    adapting.bench.cache_clear()
 
 
-def cell(folder: Path, *methods: str, draw: int = 0, **changes) -> Cell:
+def trial(folder: Path, method: str = "zero_shot", draw: int = 0, **changes) -> Trial:
     settings = {"folder": str(folder), "profile": "tiny", "test_items": ITEMS}
-    return Cell(TARGET, draw, methods or ("zero_shot",), **settings | changes)
+    return Trial(TARGET, draw, method, **settings | changes)
+
+
+def rows_of_trials(folder: Path, *methods: str, **changes) -> list[dict]:
+    return [adapting.run(trial(folder, method, **changes)) for method in methods]
 
 
 def encoded(items, shots=()) -> list[fewshot.PromptedRow]:
@@ -67,7 +72,7 @@ def test_every_method_is_measured_on_the_same_items(exact, folder: Path, files, 
     task = tasks.get(TARGET)
     examples, tested = tasks.draw(task, 3), task.test[:ITEMS]
     assert not {item.input for item in examples} & {item.input for item in task.test}
-    rows = {row["method"]: row for row in run_cell(cell(folder, *FIXED, "random_40", draw=3))}
+    rows = {row["method"]: row for row in rows_of_trials(folder, *FIXED, "random_40", draw=3)}
     assert list(rows) == [*FIXED, "random_40"]
 
     ones = [plain_losses(merged(tiny.model(), deltas(files, w, "exact")), encoded(examples))[0] for w in np.eye(3)]
@@ -104,7 +109,7 @@ def test_every_method_is_measured_on_the_same_items(exact, folder: Path, files, 
 def test_tuning_is_measured_and_leaves_the_bench_alone(exact, folder: Path, monkeypatch, tuning: str) -> None:
     short = replace(baselines.TUNINGS[tuning], epochs=3, learning_rate=1e-3)
     monkeypatch.setitem(baselines.TUNINGS, tuning, short)
-    before, row, after = run_cell(cell(folder, "zero_shot", tuning, "zero_shot"))
+    before, row, after = rows_of_trials(folder, "zero_shot", tuning, "zero_shot")
     model = tiny.model()
     with baselines.tuned(model, encoded(tasks.draw(tasks.get(TARGET), 0)), tuning) as history:
         expected = score(model, encoded(tasks.get(TARGET).test[:ITEMS])).losses[0]
@@ -113,114 +118,133 @@ def test_tuning_is_measured_and_leaves_the_bench_alone(exact, folder: Path, monk
     assert before == after and row["loss"] != before["loss"]
 
 
-def test_cells_run_in_bfloat16_and_say_what_ran(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "auto", Method("auto", "search", {"optimizer": "auto", "budget": 5}))
-    monkeypatch.setitem(METHODS, "cma_40", Method("CMA-ES", "search", {"optimizer": "cma", "budget": 7}))
-    cells.bench.cache_clear()
-    first = run_cell(cell(folder, "auto", "cma_40", shots=2))
-    assert cells.bench("tiny", (), str(folder), "").model.dtype == torch.bfloat16
+def test_trials_run_in_bfloat16_and_say_what_ran(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "auto", Approach("auto", "search", {"optimizer": "auto", "budget": 5}))
+    monkeypatch.setitem(METHODS, "cma_40", Approach("CMA-ES", "search", {"optimizer": "cma", "budget": 7}))
+    adapting.bench.cache_clear()
+    first = rows_of_trials(folder, "auto", "cma_40", shots=2)
+    assert adapting.bench("tiny", (), str(folder), "").model.dtype == torch.bfloat16
     assert [row["evaluations"] for row in first] == [5, 7] and [row["failed"] for row in first] == [0, 0]
     assert [row["algorithm"] for row in first] == ["greedy coordinate search", "CMA-ES"]
-    again = run_cell(cell(folder, "auto", "cma_40", shots=2))
+    again = rows_of_trials(folder, "auto", "cma_40", shots=2)
     for a, b in zip(first, again, strict=True):
         assert {k: v for k, v in a.items() if "seconds" not in k} == {k: v for k, v in b.items() if "seconds" not in k}
-    cells.bench.cache_clear()
+    adapting.bench.cache_clear()
 
 
 def test_unknown_methods_targets_and_modules(folder: Path) -> None:
     with pytest.raises(CourseError, match="no method 'averag'. Did you mean 'average'"):
-        run_cell(cell(folder, "averag"))
+        adapting.run(trial(folder, "averag"))
+    with pytest.raises(CourseError, match="no method 'averag'. Did you mean 'average'"):
+        adapting.plan(methods=["zero_shot", "averag"])
+    with pytest.raises(CourseError, match="0 draws and 4 test items"):
+        adapting.plan(draws=0, test_items=4)
     with pytest.raises(CourseError, match="no task 'nothing'"):
-        run_cell(replace(cell(folder), target="nothing"))
+        adapting.run(replace(trial(folder), target="nothing"))
     with pytest.raises(CourseError, match="no module 'm9'"):
-        run_cell(cell(folder, modules=("m9",)))
-    cells.bench.cache_clear()
+        adapting.run(trial(folder, modules=("m9",)))
+    adapting.bench.cache_clear()
 
 
-# The sweep.
+# The tables.
 
 
-def measured(cell_: Cell) -> list[dict]:
-    """Rows as `run_cell` gives them, with made-up figures that differ by target, draw and method."""
-    rows = []
-    for number, method in enumerate(cell_.methods):
-        value = (len(cell_.target) % 7 + 2 * cell_.draw + 4 * number) / 16
-        row = {"target": cell_.target, "draw": cell_.draw, "method": method, "test_items": 8}
-        rows.append(row | dict.fromkeys(sweep.MEASURES, value))
-    return rows
+def measured(trial_: Trial) -> dict:
+    """A row as `run` gives it, with made-up figures that differ by target, draw and method."""
+    value = (len(trial_.target) % 7 + 2 * trial_.draw + 4 * list(METHODS).index(trial_.method)) / 16
+    row = {"target": trial_.target, "draw": trial_.draw, "method": trial_.method, "test_items": 8}
+    return row | dict.fromkeys(tables.MEASURES, value)
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
-    """Replaces the measuring; holds the cells that were measured."""
-    asked: list[Cell] = []
-    monkeypatch.setattr(sweep, "run_cell", lambda c: asked.append(c) or measured(c))
-    return asked
+class Measuring:
+    """Stands in for the measuring; holds the trials that were measured."""
+
+    def __init__(self) -> None:
+        self.trials: list[Trial] = []
+
+    def __call__(self, trial_: Trial) -> dict:
+        self.trials.append(trial_)
+        return measured(trial_)
 
 
-def test_a_sweep_measures_only_what_is_missing(tmp_path: Path, folder: Path, run: list[Cell]) -> None:
-    wanted = [cell(folder, "zero_shot", "average", draw=draw) for draw in range(3)]
+def test_a_sweep_measures_only_what_is_missing(tmp_path: Path, folder: Path) -> None:
+    work = Measuring()
+    wanted = [trial(folder, method, draw) for draw in range(3) for method in ("zero_shot", "average")]
     reported = []
 
-    def killed(rows: list[dict]) -> None:
-        reported.append(rows)
-        if len(reported) == 2:
+    def killed(trial_: Trial, row: dict) -> None:
+        reported.append(row)
+        if len(reported) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep.run(wanted, tmp_path, report=killed)
-    assert run == wanted[:2] and sweep.missing(wanted, tmp_path) == wanted[2:]
-    rows = sweep.run(wanted, tmp_path)
-    assert run == wanted and rows == [row for c in wanted for row in measured(c)]
-    assert sweep.run(wanted, tmp_path) == rows and len(run) == 3
-    more = [replace(c, methods=("single", "zero_shot")) for c in wanted]
-    added = sweep.run(more, tmp_path)
-    assert run[3:] == [replace(c, methods=("single",)) for c in wanted]  # a method can be added later
+        engine.run(wanted, work, tmp_path, report=killed)
+    assert work.trials == wanted[:4] and engine.missing(wanted, tmp_path) == wanted[4:]
+    rows = engine.run(wanted, work, tmp_path)
+    assert work.trials == wanted and rows == [measured(trial_) for trial_ in wanted]
+    assert engine.run(wanted, work, tmp_path) == rows and len(work.trials) == 6
+    more = [trial(folder, method, draw) for draw in range(3) for method in ("zero_shot", "single")]
+    added = engine.run(more, work, tmp_path)
+    assert work.trials[6:] == more[1::2]  # a method can be added later
     assert [row["method"] for row in added] == ["zero_shot", "single"] * 3
-    assert sweep.run(wanted, tmp_path) == rows
+    assert engine.run(wanted, work, tmp_path) == rows
     with ThreadPoolExecutor(2) as executor:
-        assert sweep.run(wanted, tmp_path / "other", executor=executor) == rows
+        assert engine.run(wanted, work, tmp_path / "other", executor=executor) == rows
 
 
-def test_a_real_cell_survives_the_disk(tmp_path: Path, folder: Path) -> None:
-    wanted = [cell(folder, "zero_shot", "average")]
-    rows = sweep.run(wanted, tmp_path)
-    assert sweep.run(wanted, tmp_path) == rows == json.loads(json.dumps(rows))
-    path = sweep.write(rows, "made", {"draws": 1}, tmp_path)
+def test_a_plan_goes_draw_after_draw(folder: Path) -> None:
+    planned = adapting.plan(["less", "count_words"], ["single", "zero_shot"], 2, folder=str(folder), test_items=ITEMS)
+    assert [(t.draw, t.target, t.method) for t in planned] == [
+        (draw, target, method)
+        for draw in range(2)
+        for target in ("less", "count_words")
+        for method in ("single", "zero_shot")
+    ]
+    assert {(t.folder, t.test_items) for t in planned} == {(str(folder), ITEMS)}
+    assert len({t.name for t in planned}) == len(planned)
+    assert len(adapting.plan(draws=1)) == len(tasks.names("target")) * len(METHODS)
+
+
+def test_a_real_trial_survives_the_disk(tmp_path: Path, folder: Path) -> None:
+    wanted = [trial(folder, "zero_shot"), trial(folder, "average")]
+    rows = engine.run(wanted, adapting.run, tmp_path)
+    assert engine.run(wanted, adapting.run, tmp_path) == rows == json.loads(json.dumps(rows))
+    path = tables.write(rows, "made", {"draws": 1}, tmp_path)
     assert path == tmp_path / "made.json"
-    content = sweep.read("made", tmp_path)
+    content = engine.read("made", tmp_path)
     assert (
         content["settings"] == {"draws": 1} and content["device"] and content["versions"]["torch"] and content["date"]
     )
-    assert content["summary"] == json.loads(json.dumps(sweep.summarise(rows)))
+    assert content["summary"] == json.loads(json.dumps(tables.summarise(rows)))
     assert content["rows"][0]["loss"] == rows[0]["loss"]
     assert content["rows"][1]["top"] == [[name, 0.333] for name in ("m0", "m1", "m2")]
     with pytest.raises(CourseError, match="There is no study at .*other.json.*run lorahub-edu adapt sweep first"):
-        sweep.read("other", tmp_path)
-    cells.bench.cache_clear()
+        engine.read("other", tmp_path)
+    adapting.bench.cache_clear()
 
 
 @pytest.mark.parametrize("change", [{"test_items": 7}, {"shots": 3}, {"profile": "cpu"}, {"modules": ("m0",)}])
-def test_other_settings_are_refused(tmp_path: Path, folder: Path, run: list[Cell], change: dict) -> None:
-    sweep.run([cell(folder)], tmp_path)
+def test_other_settings_are_refused(tmp_path: Path, folder: Path, change: dict) -> None:
+    work = Measuring()
+    engine.run([trial(folder)], work, tmp_path)
     with pytest.raises(
         CourseError, match=rf"measured with other settings \({next(iter(change))}\): use another folder"
     ):
-        sweep.run([cell(folder, draw=1), cell(folder, "average", **change)], tmp_path)
-    assert len(run) == 1  # refused before anything was measured
+        engine.run([trial(folder, draw=1), trial(folder, **change)], work, tmp_path)
+    assert len(work.trials) == 1  # refused before anything was measured
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"settings": {}}'])
-def test_a_file_that_is_no_cell_is_refused(tmp_path: Path, folder: Path, run: list[Cell], text: str) -> None:
-    (tmp_path / f"{TARGET}.0.json").write_text(text, encoding="utf-8")
-    with pytest.raises(CourseError, match="is not a measured cell .*delete it"):
-        sweep.run([cell(folder)], tmp_path)
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"job": {}}'])
+def test_a_file_that_is_no_trial_is_refused(tmp_path: Path, folder: Path, text: str) -> None:
+    (tmp_path / f"{TARGET}.0.zero_shot.json").write_text(text, encoding="utf-8")
+    with pytest.raises(CourseError, match="is not a finished job .*delete it"):
+        engine.run([trial(folder)], Measuring(), tmp_path)
 
 
 def rows_of(figures: dict[tuple[str, str], list[float | None]]) -> list[dict]:
     """Rows with one figure for every measure; the place in a list is the draw."""
     return [
-        {"target": target, "method": method, "draw": draw, "test_items": 8} | dict.fromkeys(sweep.MEASURES, value)
+        {"target": target, "method": method, "draw": draw, "test_items": 8} | dict.fromkeys(tables.MEASURES, value)
         for (target, method), values in figures.items()
         for draw, value in enumerate(values)
         if value is not None
@@ -236,7 +260,7 @@ FIGURES = {
 
 
 def test_the_summary_by_hand() -> None:
-    entries = {(entry["target"], entry["method"]): entry for entry in sweep.summarise(rows_of(FIGURES))}
+    entries = {(entry["target"], entry["method"]): entry for entry in tables.summarise(rows_of(FIGURES))}
     by_hand = {
         ("a", "zero_shot"): (3, 0.3, 0.1, 0.6),
         ("b", "zero_shot"): (3, 0.6, 0.4, 0.9),
@@ -248,21 +272,21 @@ def test_the_summary_by_hand() -> None:
     assert entries.keys() == by_hand.keys()
     for key, (draws, mean, low, high) in by_hand.items():
         assert entries[key]["draws"] == draws
-        for measure in sweep.MEASURES:
+        for measure in tables.MEASURES:
             assert entries[key][measure] == pytest.approx({"mean": mean, "low": low, "high": high})
     assert entries["mean", "zero_shot"]["targets"] == 2 and entries["a", "average"]["test_items"] == 8
 
 
 def test_the_table() -> None:
-    summary = sweep.summarise(rows_of(FIGURES))
-    table = sweep.table(summary, caption="Exact match, percent")
+    summary = tables.summarise(rows_of(FIGURES))
+    table = tables.table(summary, caption="Exact match, percent")
     assert table.header == ("method", "a", "b", "mean")
     assert table.rows == (
         ("zero-shot", "30 (10–60)", "60 (40–90)", "45 (30–75)"),
         ("average of all, 1/N", "25", "62 (50–75)", "50"),
     )
-    losses = sweep.table(summary, "loss", ["b"])
+    losses = tables.table(summary, "loss", ["b"])
     assert losses.header == ("method", "b") and losses.rows[0] == ("zero-shot", "0.60 (0.40–0.90)")
-    some = sweep.table(sweep.summarise(rows_of({("a", "single"): [0.5], ("b", "average"): [math.pi / 4]})))
+    some = tables.table(tables.summarise(rows_of({("a", "single"): [0.5], ("b", "average"): [math.pi / 4]})))
     assert some.rows[0] == ("average of all, 1/N", "–", "79", "79") and some.rows[1][1:] == ("50", "–", "50")
     assert "Exact match, percent" in str(table) and "30 (10–60)" in str(table)

@@ -11,14 +11,14 @@ import torch
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.lab import Lab
 from lorahub_edu.forgetting.tails import Tuning
-from lorahub_studies.forgetting import continual as room
-from lorahub_studies.forgetting.continual import ContinualRun, continual, run_continual
+from lorahub_studies import continual as module
+from lorahub_studies.continual import ContinualRun, continual, run_continual
 
 TASKS = ("reverse", "capitals", "sort")
 TUNING = Tuning(5e-3, 3, rank=2)
 
 
-def comparable(stages: list[room.Stage]) -> list[dict]:
+def comparable(stages: list[module.Stage]) -> list[dict]:
     return [asdict(stage) | {"cpu_seconds": 0} for stage in stages]
 
 
@@ -39,7 +39,7 @@ def test_every_task_is_tested_after_each(lab: Lab) -> None:
 def test_a_killed_sequence_goes_on_to_the_same_end(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = continual(lab, TASKS, TUNING)
     trained: list[str] = []
-    train = room._train
+    train = module._train
 
     def interrupted(place: Lab, task: str, tuning: Tuning):  # noqa: ANN202
         if task == "sort" and "killed" not in trained:
@@ -48,7 +48,7 @@ def test_a_killed_sequence_goes_on_to_the_same_end(lab: Lab, tmp_path: Path, mon
         trained.append(task)
         return train(place, task, tuning)
 
-    monkeypatch.setattr(room, "_train", interrupted)
+    monkeypatch.setattr(module, "_train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         continual(lab, TASKS, TUNING, folder=tmp_path / "run")
     resumed = continual(lab, TASKS, TUNING, folder=tmp_path / "run")

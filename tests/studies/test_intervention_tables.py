@@ -8,7 +8,7 @@ import pytest
 from forgetting_rows import intervened_row, point, run_row, sequence_row
 
 from lorahub_edu.errors import CourseError
-from lorahub_studies.forgetting import effects
+from lorahub_studies import intervention_tables as tables
 
 
 @pytest.fixture
@@ -22,16 +22,16 @@ def measured() -> list[dict]:
 
 
 def test_shares_of_matrices_with_an_intruder_by_spike_ratio(measured: list[dict]) -> None:
-    shares = {low: (share, count) for low, share, count in effects.spike_shares(measured)}
+    shares = {low: (share, count) for low, share, count in tables.spike_shares(measured)}
     assert shares[0.0] == (0.0, 1)
     assert shares[0.5] == (0.5, 2)  # the lower edge belongs to the bin
     assert shares[2.0] == (1.0, 1)
     assert math.isnan(shares[1.0][0]) and shares[1.0][1] == 0
-    table = effects.spike_table(measured)
+    table = tables.spike_table(measured)
     assert table.rows[2] == ("0.5 to 0.7", "2", "50 %", "100 %")
     assert table.rows[-1] == ("2 and more", "1", "100 %", "100 %")
     with pytest.raises(CourseError, match="No row holds its matrices"):
-        effects.spike_shares(measured[1:])
+        tables.spike_shares(measured[1:])
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def intervened() -> list[dict]:
 
 
 def test_an_intervention_removes_a_share_of_the_forgetting_at_a_price(intervened: list[dict]) -> None:
-    entry = next(e for e in effects.intervention_effects(intervened) if e["kind"] == "intruders")
+    entry = next(e for e in tables.intervention_effects(intervened) if e["kind"] == "intruders")
     assert entry["removed"] == pytest.approx(0.25) and entry["task"] == pytest.approx(0.0) and entry["intruders"] == 7
-    assert effects.removed_at_cost(intervened, "intruders", 0.05) == pytest.approx([0.25] * 4)
-    assert effects.removed_at_cost(intervened, "update", 0.05) == pytest.approx([0.5, 0.6, 0.5, 0.6])
-    assert effects.removed_at_cost(intervened, "others", 0.05) == [0.0] * 4
-    assert effects.removed_at_cost(intervened, "intruders", 1.0) == pytest.approx([0.75] * 4)
-    table = effects.interventions_table(intervened)
+    assert tables.removed_at_cost(intervened, "intruders", 0.05) == pytest.approx([0.25] * 4)
+    assert tables.removed_at_cost(intervened, "update", 0.05) == pytest.approx([0.5, 0.6, 0.5, 0.6])
+    assert tables.removed_at_cost(intervened, "others", 0.05) == [0.0] * 4
+    assert tables.removed_at_cost(intervened, "intruders", 1.0) == pytest.approx([0.75] * 4)
+    table = tables.interventions_table(intervened)
     assert [line[:2] for line in table.rows] == [
         ("LoRA, r = 1", "0.7"), ("LoRA, r = 1", "0"), ("LoRA, r = 64", "0.7"), ("LoRA, r = 64", "0"),
     ]  # fmt: skip
@@ -76,12 +76,12 @@ def test_sequences_forget_the_text_and_the_tasks_before() -> None:
         {"sort": 3.0, "caps": 2.5, "count": 2.0},
     ]
     rows = [sequence_row(rank, seed, [0, 0.1, 0.2 + seed, 0.4], losses) for seed in (1, 0) for rank in (1, 0)]
-    curves = effects.continual_curves(rows)
+    curves = tables.continual_curves(rows)
     assert list(curves) == [1, 0]
     assert curves[1][0] == pytest.approx([0, 0.1, 0.2, 0.4])
     assert curves[1][1] == pytest.approx([0, 0.1, 1.2, 0.4])  # by seed
-    assert effects.task_forgetting(rows[0]) == {"sort": 2.0, "caps": 1.0}
-    table = effects.continual_table(rows)
+    assert tables.task_forgetting(rows[0]) == {"sort": 2.0, "caps": 1.0}
+    table = tables.continual_table(rows)
     assert table.rows[0] == (
         "LoRA, r = 1, alpha = 2r", "0.100", "0.700 (0.200 to 1.200)", "0.400", "1.50", "1.50", "12.0",
     )  # fmt: skip

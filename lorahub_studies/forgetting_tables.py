@@ -6,12 +6,12 @@ of an arm (a way to train) is given as the mean over its seeds with the lowest a
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.results import Table
-from lorahub_studies.forgetting.correlation import MEASURES, correlate
+from lorahub_studies.correlation import MEASURES, correlate
+from lorahub_studies.spreads import in_words
 
 QUANTITIES = ("loss", "forgetting", *MEASURES, "largest_spike_ratio", "effective_rank")
 LABELS = {
@@ -146,12 +146,6 @@ def least_forgetting(rows: Rows, rule: str, loss: float | None = None) -> list[i
     return [min(curve, key=lambda rank: curve[rank][seed]) for seed in range(seeds)]
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean, and lowest to highest where they differ."""
-    mean, low, high = (f"{v:.{digits}f}" for v in (statistics.fmean(values), min(values), max(values)))
-    return mean if low == high else f"{mean} ({low} to {high})"
-
-
 def arms_table(rows: Rows, loss: float | None = None, caption: str = "") -> Table:
     """Arms down, quantities across, at a common task loss or after the last step.
 
@@ -176,7 +170,7 @@ def arms_table(rows: Rows, loss: float | None = None, caption: str = "") -> Tabl
             f"{scales[one]:.3g}" if one[0] else "–",
             f"{rates[one]:g}",
             str(len(first[one])),
-            *(spread(values[name][one], digits) for name, digits in columns.items()),
+            *(in_words(values[name][one], digits) for name, digits in columns.items()),
         )
         for one in first
     ]

@@ -6,7 +6,7 @@ import pytest
 from forgetting_rows import BASE, point, run_row
 
 from lorahub_edu.errors import CourseError
-from lorahub_studies.forgetting import reading
+from lorahub_studies import forgetting_tables as tables
 
 RULE = "alpha = 2r"
 
@@ -29,72 +29,72 @@ def rows() -> list[dict]:
 
 
 def test_a_trajectory_begins_at_the_base(rows: list[dict]) -> None:
-    steps = reading.trajectory(rows[0])
+    steps = tables.trajectory(rows[0])
     assert [step["step"] for step in steps] == [0, 10, 20]
     assert steps[0]["loss"] == BASE["loss"] and steps[0]["forgetting"] == steps[0]["nuclear_norm"] == 0
     assert steps[2]["forgetting"] == pytest.approx(0.4) and steps[2]["intruders"] == 8
-    assert reading.last(rows[0], epsilon=0.6)["intruders"] == 16
+    assert tables.last(rows[0], epsilon=0.6)["intruders"] == 16
     with pytest.raises(CourseError, match=r"no counts for ε = 0\.55"):
-        reading.trajectory(rows[0], epsilon=0.55)
+        tables.trajectory(rows[0], epsilon=0.55)
 
 
 def test_quantities_at_a_loss_lie_on_the_line_between_two_steps(rows: list[dict]) -> None:
-    there = reading.at_loss(rows[0], 2.25)  # three quarters of the way from step 10 to step 20
+    there = tables.at_loss(rows[0], 2.25)  # three quarters of the way from step 10 to step 20
     assert there["step"] == pytest.approx(17.5)
     assert there["forgetting"] == pytest.approx(0.35)
     assert there["intruders"] == pytest.approx(7.0)
-    assert reading.at_loss(rows[0], 3.5)["forgetting"] == pytest.approx(0.1)  # between the base and step 10
-    assert reading.at_loss(rows[0], 3.0)["step"] == 10
-    assert reading.at_loss(rows[0], 1.9) is None
+    assert tables.at_loss(rows[0], 3.5)["forgetting"] == pytest.approx(0.1)  # between the base and step 10
+    assert tables.at_loss(rows[0], 3.0)["step"] == 10
+    assert tables.at_loss(rows[0], 1.9) is None
 
 
 def test_the_first_crossing_counts(rows: list[dict]) -> None:
     bumpy = run_row(1, RULE, 0, [point(10, 2.0, 0.2), point(20, 3.0, 0.4), point(30, 1.0, 0.9)])
-    assert reading.at_loss(bumpy, 2.5)["step"] == pytest.approx(7.5)
+    assert tables.at_loss(bumpy, 2.5)["step"] == pytest.approx(7.5)
 
 
 def test_the_matched_loss_is_one_that_every_run_reaches(rows: list[dict]) -> None:
-    kept = reading.learned(rows)
+    kept = tables.learned(rows)
     assert len(kept) == 8
-    assert reading.matched_loss(kept) == 2.2
-    assert all(reading.at_loss(row, 2.2) is not None for row in kept)
+    assert tables.matched_loss(kept) == 2.2
+    assert all(tables.at_loss(row, 2.2) is not None for row in kept)
     with pytest.raises(CourseError, match="no run to match"):
-        reading.matched_loss([])
+        tables.matched_loss([])
 
 
 def test_values_stand_by_arm_and_seed(rows: list[dict]) -> None:
-    values = reading.by_arm(rows, "forgetting")
+    values = tables.by_arm(rows, "forgetting")
     assert list(values) == [(1, RULE), (16, RULE), (64, "fixed alpha"), (64, RULE), (0, "")]
     assert values[1, RULE] == pytest.approx([0.4, 0.6])
     assert values[64, RULE] == pytest.approx([0.7, 0.5])
-    assert reading.by_arm(rows, "intruders", loss=2.5)[1, RULE] == pytest.approx([6.0, 6.0])
-    assert (1, RULE) not in reading.by_arm(rows, "loss", loss=1.5)
+    assert tables.by_arm(rows, "intruders", loss=2.5)[1, RULE] == pytest.approx([6.0, 6.0])
+    assert (1, RULE) not in tables.by_arm(rows, "loss", loss=1.5)
     with pytest.raises(CourseError, match="Did you mean 'forgetting'"):
-        reading.by_arm(rows, "forgeting")
+        tables.by_arm(rows, "forgeting")
 
 
 def test_a_curve_over_the_rank_takes_rank_16_under_every_rule(rows: list[dict]) -> None:
-    assert list(reading.rank_curve(rows, "forgetting", RULE)) == [1, 16, 64, 0]
-    assert list(reading.rank_curve(rows, "forgetting", "fixed alpha")) == [16, 64, 0]
-    assert reading.least_forgetting(rows, RULE) == [16, 16]
+    assert list(tables.rank_curve(rows, "forgetting", RULE)) == [1, 16, 64, 0]
+    assert list(tables.rank_curve(rows, "forgetting", "fixed alpha")) == [16, 64, 0]
+    assert tables.least_forgetting(rows, RULE) == [16, 16]
     with pytest.raises(CourseError, match="Did you mean 'fixed alpha'"):
-        reading.rank_curve(rows, "loss", "fixed alfa")
+        tables.rank_curve(rows, "loss", "fixed alfa")
 
 
 def test_tables_say_mean_and_spread(rows: list[dict]) -> None:
-    table = reading.arms_table(rows, caption="at the end")
+    table = tables.arms_table(rows, caption="at the end")
     assert table.rows[0][:5] == ("LoRA, r = 1, alpha = 2r", "2", "0.001", "2", "2.10 (2.00 to 2.20)")
     assert table.rows[0][5:7] == ("0.500 (0.400 to 0.600)", "7.0 (6.0 to 8.0)")
     assert table.rows[-1][:2] == ("full fine-tuning", "–")
-    matched = reading.arms_table(rows, loss=2.5)
+    matched = tables.arms_table(rows, loss=2.5)
     assert matched.header[4] == "step" and matched.rows[-1][4] == "15"
 
 
 def test_the_correlations_are_over_the_runs_that_learned(rows: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lorahub_studies.forgetting.correlation.RESAMPLES", 50)
-    table = reading.correlations_table(rows)
+    monkeypatch.setattr("lorahub_studies.correlation.RESAMPLES", 50)
+    table = tables.correlations_table(rows)
     assert table.caption == "8 runs"
-    assert [line[0] for line in table.rows] == [reading.LABELS[name] for name in reading.MEASURES]
+    assert [line[0] for line in table.rows] == [tables.LABELS[name] for name in tables.MEASURES]
     assert table.rows[2][2] == "–"  # a measure given itself
-    assert len(reading.correlations_table(rows, loss=2.5).header) == 3
-    assert len(reading.quantities(rows)) == 8 and len(reading.quantities(rows, loss=1.0)) == 4
+    assert len(tables.correlations_table(rows, loss=2.5).header) == 3
+    assert len(tables.quantities(rows)) == 8 and len(tables.quantities(rows, loss=1.0)) == 4

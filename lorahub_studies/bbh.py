@@ -6,7 +6,7 @@ Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4; claims H3, H6
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 from lorahub_edu.data import bbh
@@ -16,11 +16,10 @@ from lorahub_edu.hub import zoo
 from lorahub_edu.hub.candidates import random_candidates
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
-from lorahub_studies.hub import sweep
-from lorahub_studies.hub.cells import METHODS, Cell
+from lorahub_studies import adapting, adapting_tables, engine
+from lorahub_studies.adapting import METHODS, Trial
 
 BASE = "flan-t5-large"
-DRAWS = 5
 CANDIDATES = 20
 TEST_ITEMS = 250  # the largest of the 27 tasks has no more rows
 # What trains at the rate of this course's own zoo says nothing about the published modules.
@@ -29,7 +28,7 @@ STUDIED = tuple(name for name in METHODS if name != "lora_fast")
 
 def plan(
     tasks: Sequence[str] = (),
-    draws: int = DRAWS,
+    draws: int = 5,
     *,
     modules: Sequence[str] = (),
     folder: str | Path = zoo.SHIPPED,
@@ -37,21 +36,18 @@ def plan(
     methods: Sequence[str] = (),
     test_items: int = TEST_ITEMS,
     profile: str | None = None,
-) -> list[Cell]:
-    """The cells of a study, draw after draw, so that the modules of a draw are loaded once for all its tasks.
+) -> list[Trial]:
+    """The trials of a study, draw after draw, so that the modules of a draw are loaded once for all its tasks.
 
     Args:
-        tasks: names of BIG-Bench Hard's tasks, with or without "bbh/"; none is all 27.
+        tasks: names of BIG-Bench Hard's tasks, with or without "bbh/"; default all 27.
         draws: how many; a draw's number is the seed of its five examples, of its modules and of its searches.
-        modules: what `zoo.load` takes, the same for every draw; none draws 20 of the published ones for each.
+        modules: what `zoo.load` takes, the same for every draw; default 20 of the published ones, drawn for each.
         folder: the zoo that module names are looked up in.
         base_model: a key of `models.BASE_MODELS`.
-        methods: keys of `cells.METHODS`; none is `STUDIED`.
+        methods: keys of `METHODS`; default `STUDIED`.
         test_items: at most so many of each task's rows that are no example.
         profile: where and in which dtype the base runs.
-
-    Returns:
-        One cell a draw and task.
 
     Raises:
         CourseError: unknown task, method, base or profile, fewer than one draw or test item, or no modules given for
@@ -60,26 +56,25 @@ def plan(
     Source: Huang et al. 2023, section 4.1.
     """
     named = [name.removeprefix("bbh/") for name in tasks] or bbh.names()
-    for what, name, known in (
-        *(("task of BIG-Bench Hard", name, bbh.names()) for name in named),
-        *(("method", name, METHODS) for name in methods),
-    ):
-        if name not in known:
-            raise CourseError(f"There is no {what} {name!r}. {near_matches(name, known)}")
-    if draws < 1 or test_items < 1:
-        raise CourseError(f"{draws} draws and {test_items} test items: both must be at least 1.")
+    unknown = [name for name in named if name not in bbh.names()]
+    if unknown:
+        raise CourseError(f"There is no task of BIG-Bench Hard {unknown[0]!r}. {near_matches(unknown[0], bbh.names())}")
     base = pretrained.get_base(base_model).name
     if not modules and base != BASE:
         raise CourseError(
             f"The published modules are for {BASE}, not for {base}: give --modules that were made for it."
         )
-    shared = {"folder": str(folder), "profile": get_profile(profile).name, "test_items": test_items}
-    return [
-        Cell(f"bbh/{task}", draw, tuple(methods) or STUDIED, chosen, base_model=base, **shared)
-        for draw in range(draws)
-        for chosen in [tuple(modules) or drawn_modules(draw)]
-        for task in named
-    ]
+    trials = adapting.plan(
+        [f"bbh/{task}" for task in named],
+        methods or STUDIED,
+        draws,
+        folder=str(folder),
+        profile=get_profile(profile).name,
+        test_items=test_items,
+        base_model=base,
+    )
+    chosen = {draw: tuple(modules) or drawn_modules(draw) for draw in range(draws)}
+    return [replace(trial, modules=chosen[trial.draw]) for trial in trials]
 
 
 def drawn_modules(draw: int, count: int = CANDIDATES) -> tuple[str, ...]:
@@ -87,32 +82,32 @@ def drawn_modules(draw: int, count: int = CANDIDATES) -> tuple[str, ...]:
     return tuple(random_candidates(zoo.published_modules(), count, seed=draw))
 
 
-def settings(cells: Sequence[Cell]) -> dict:
+def settings(trials: Sequence[Trial]) -> dict:
     """What a plan says, for the record beside its results."""
-    first = cells[0]
+    first = trials[0]
     return {
         "base_model": first.base_model,
         "profile": first.profile,
         "test_items": first.test_items,
-        "tasks": list(dict.fromkeys(cell.target for cell in cells)),
-        "methods": list(first.methods),
-        "modules": {str(cell.draw): list(cell.modules) for cell in cells},
+        "tasks": list(dict.fromkeys(trial.target for trial in trials)),
+        "methods": list(dict.fromkeys(trial.method for trial in trials)),
+        "modules": {str(trial.draw): list(trial.modules) for trial in trials},
     }
 
 
-def gather(cells: Sequence[Cell], report: Callable[[str], None] = lambda line: None) -> None:
-    """Bring every task and module that the cells need onto this machine, before hours are spent on measuring.
+def gather(trials: Sequence[Trial], report: Callable[[str], None] = lambda line: None) -> None:
+    """Bring every task and module that the trials need onto this machine, before hours are spent on measuring.
 
     Args:
-        cells: what is still to be measured.
+        trials: what is still to be measured.
         report: called with a line about each module that was fetched.
 
     Raises:
         CourseError: a task or a module can't be had; says from where and what to do.
     """
-    for target in dict.fromkeys(cell.target for cell in cells):
+    for target in dict.fromkeys(trial.target for trial in trials):
         bbh.load(target.removeprefix("bbh/"))
-    wanted = dict.fromkeys((name, cell.folder) for cell in cells for name in cell.modules)
+    wanted = dict.fromkeys((name, trial.folder) for trial in trials for name in trial.modules)
     absent = {name for name, folder in wanted if zoo.is_on_hub(name, folder) and not zoo.is_fetched(name)}
     if absent and (reason := why_unreachable(hub_address())):
         cached = zoo.own_zoo() / "hub"
@@ -130,40 +125,26 @@ def gather(cells: Sequence[Cell], report: Callable[[str], None] = lambda line: N
         zoo.load([name], folder)  # a module that is cut short is named now
 
 
-def study(
-    cells: Sequence[Cell],
-    out: str | Path,
-    *,
-    executor: Executor | None = None,
-    report: Callable[[str], None] = lambda line: None,
-) -> list[dict]:
-    """Measure what of a plan is not measured yet; a run that was killed goes on.
+def run(trials: Sequence[Trial], folder: str | Path, report: Callable[[str], None] = lambda line: None) -> list[dict]:
+    """The rows of all trials of a plan. You can stop it at any time; the same call continues.
 
     Args:
-        cells: from `plan`.
-        out: one file a task and draw.
-        executor: measures cells in other processes; one GPU has room for one.
+        trials: from `plan`.
+        folder: one file a trial.
         report: called with each line for the terminal.
-
-    Returns:
-        All rows of the cells, old and new, as `cells.run_cell` gives them.
 
     Raises:
         CourseError: something can't be had, or modules don't fit the base.
     """
-    missing = sweep.missing(cells, out)
-    if len(missing) < len(cells):
-        report(f"{len(cells) - len(missing)} of {len(cells)} cells are measured already in {out}")
-    for name in dict.fromkeys(cell.profile for cell in missing):
+    missing = engine.missing(trials, folder)
+    if len(missing) < len(trials):
+        report(f"{len(trials) - len(missing)} of {len(trials)} trials are measured already in {folder}")
+    for name in dict.fromkeys(trial.profile for trial in missing):
         pretrained.check_device(get_profile(name))  # before gigabytes are fetched
     gather(missing, report)
-    done = 0
+    numbers = {trial: number for number, trial in enumerate(missing, start=1)}
 
-    def measured(rows: list[dict]) -> None:
-        nonlocal done
-        done += 1
-        report(f"cell {done} of {len(missing)}")
-        for line in sweep.lines(rows):
-            report(line)
+    def measured(trial: Trial, row: dict) -> None:
+        report(f"trial {numbers[trial]} of {len(missing)}: {adapting_tables.line(row)}")
 
-    return sweep.run(cells, out, executor=executor, report=measured)
+    return engine.run(trials, adapting.run, folder, report=measured)

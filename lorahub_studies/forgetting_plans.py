@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.interventions import Intervention
 from lorahub_edu.forgetting.lab import RULES, TailRun, scaling
-from lorahub_studies.forgetting import reading
-from lorahub_studies.forgetting.continual import ContinualRun
+from lorahub_studies import forgetting_tables
+from lorahub_studies.continual import ContinualRun
 
 TASK = "reverse"
 RANKS = (1, 4, 16, 64, 192)  # 192 is the most that the key and value matrices admit
@@ -134,13 +134,13 @@ def matched_jobs(ranks: Sequence[Mapping]) -> list[TailRun]:
     Returns:
         One run for each of them that learned.
     """
-    rows = reading.learned(ranks)
-    loss = reading.matched_loss(rows)
-    passed = reading.by_arm(rows, "step", loss)
+    rows = forgetting_tables.learned(ranks)
+    loss = forgetting_tables.matched_loss(rows)
+    passed = forgetting_tables.by_arm(rows, "step", loss)
     jobs = []
     for row in rows:
         run = row["run"]
-        crossings = passed[reading.arm(run)]
+        crossings = passed[forgetting_tables.arm(run)]
         steps = math.ceil(sum(crossings) / len(crossings))
         at = (round(0.7 * steps), round(0.85 * steps))
         jobs.append(TailRun(**run | {"steps": steps, "at": at}))

@@ -1,0 +1,247 @@
+"""One trial of the comparison: a target, a draw of five examples, and how one approach does on the test items.
+
+Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4; claims H3 to H16.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from lorahub_edu.data import tasks
+from lorahub_edu.data.fewshot import PromptedRow
+from lorahub_edu.data.targets import find_task, rows_for, split
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.hub import zoo
+from lorahub_edu.hub.adapt import adapt
+from lorahub_edu.hub.compose import stack
+from lorahub_edu.hub.population import Population
+from lorahub_edu.models import pretrained
+from lorahub_edu.scoring import Scores, score
+from lorahub_studies.baselines import TUNINGS, tuned
+
+
+@dataclass(frozen=True)
+class Approach:
+    """A line of the comparison: its label on a page, its kind, and the settings of its search or its tuning."""
+
+    label: str
+    kind: str  # "base", "context", "fixed", "single", "search" or "tune"
+    settings: dict = field(default_factory=dict)
+
+
+METHODS = {
+    "zero_shot": Approach("zero-shot", "base"),
+    "in_context": Approach("5-shot in-context", "context"),
+    "average": Approach("average of all, 1/N", "fixed"),
+    "random_weights": Approach("random weights, no search", "fixed"),
+    "single": Approach("best single module", "single"),
+    "random_40": Approach("random search, 40", "search", {"optimizer": "random", "budget": 40}),
+    "ngopt_40": Approach("NGOpt, 40 (the released code)", "search", {"optimizer": "ngopt", "budget": 40}),
+    "cma_40": Approach("CMA-ES, 40", "search", {"optimizer": "cma", "budget": 40}),
+    "cma_120": Approach("CMA-ES, 120", "search", {"optimizer": "cma", "budget": 120}),
+    "gradient_40": Approach("gradient on w, 40 steps", "search", {"optimizer": "gradient", "budget": 40}),
+    "cma_exact_120": Approach(
+        "exact composition, CMA-ES, 120", "search", {"optimizer": "cma", "budget": 120, "composition": "exact"}
+    ),
+    "greedy_paper_120": Approach(
+        "the paper's composition, greedy, 120", "search", {"optimizer": "greedy", "budget": 120}
+    ),
+    "auto_60": Approach("auto, 60", "search", {"optimizer": "auto", "budget": 60}),
+    "auto": Approach("auto, 120 (exact, greedy)", "search", {"optimizer": "auto"}),
+    "lora": Approach("LoRA on the five, paper's rate", "tune"),
+    "lora_fast": Approach("LoRA on the five, the zoo's rate", "tune"),
+    "ia3": Approach("IA3 on the five", "tune"),
+    "full": Approach("full tuning on the five", "tune"),
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one trial measures; it can be sent to a worker as it is.
+
+    Attributes:
+        target: a task of `data.tasks`, or "bbh/" and one of `data.bbh`.
+        draw: seed of the five examples, and of whatever the method draws.
+        method: a key of `METHODS`.
+        modules: what `zoo.load` takes; () is the whole zoo in `folder`.
+        folder: the zoo that module names are looked up in.
+        profile: names the base model; the trial runs in bfloat16 ("full" loads its own float32 copy).
+        shots: number of examples.
+        test_items: at most so many.
+        base_model: a base to use instead of the profile's; "" is the profile's.
+    """
+
+    target: str
+    draw: int
+    method: str
+    modules: tuple[str, ...] = ()
+    folder: str = str(zoo.SHIPPED)
+    profile: str = "cpu"
+    shots: int = 5
+    test_items: int = 120
+    base_model: str = ""
+
+    @property
+    def name(self) -> str:
+        """The stem of its file in a sweep's folder."""
+        return f"{self.target.replace('/', '-')}.{self.draw}.{self.method}"
+
+
+def plan(targets: Sequence[str] = (), methods: Sequence[str] = (), draws: int = 3, **settings: object) -> list[Trial]:
+    """The trials of a sweep, draw after draw and target after target.
+
+    Args:
+        targets: default every verdict target.
+        methods: keys of `METHODS`; default all.
+        draws: how many draws of the examples.
+        **settings: further fields of `Trial`.
+
+    Raises:
+        CourseError: an unknown target or method, or fewer than one draw or test item.
+    """
+    for method in methods:
+        get_approach(method)
+    if min(draws, settings.get("test_items", 1)) < 1:
+        raise CourseError(f"{draws} draws and {settings['test_items']} test items: both must be at least 1.")
+    return [
+        Trial(target, draw, method, **settings)
+        for draw in range(draws)
+        for target in targets or tasks.names("target")
+        for method in methods or METHODS
+    ]
+
+
+def get_approach(method: str) -> Approach:
+    """The approach of that name.
+
+    Raises:
+        CourseError: there is none.
+    """
+    if method not in METHODS:
+        raise CourseError(f"There is no method {method!r}. {near_matches(method, METHODS)}")
+    return METHODS[method]
+
+
+class Bench:
+    """A base model and its modules stacked both ways, kept between trials."""
+
+    def __init__(self, profile: str, modules: tuple[str, ...], folder: str, base_model: str = "") -> None:
+        self.profile, self.base_model = profile, base_model
+        # eager: sequences are short, and tuning on them is a fifth faster than with the fused kernel
+        self.model, self.tokenizer = pretrained.load(profile, base=base_model, dtype=torch.bfloat16, attention="eager")
+        self.files = zoo.load(modules or None, folder)
+        self.stacks = {how: stack(self.files, composition=how, dtype=torch.float32) for how in ("paper", "exact")}
+
+    def composed_scores(self, weights: np.ndarray, composition: str, rows: list) -> Scores:
+        """Scores of compositions, (candidates, modules); one at a time, so that every method is judged alike."""
+        with Population(self.model, self.stacks[composition], composition) as population:
+            return population.score(weights, rows)
+
+
+@lru_cache(maxsize=1)
+def bench(profile: str, modules: tuple[str, ...], folder: str, base_model: str = "") -> Bench:
+    """The bench of this process for a zoo; the last one is kept."""
+    return Bench(profile, modules, folder, base_model)
+
+
+def run(trial: Trial) -> dict:
+    """Adapt to a trial's examples and test.
+
+    Returns:
+        Target, draw, method; `strict` and `answer_only` exact match (0 to 1), `loss` and `answer_loss` on the test
+        items (nats a token), `example_loss`, `evaluations` of candidates (or steps of tuning), `seconds` and
+        `cpu_seconds` of adapting (not of testing), `prompt_tokens` a query, `algorithm`, and the largest weights.
+
+    Raises:
+        CourseError: unknown target or method, or modules that don't fit.
+    """
+    approach = get_approach(trial.method)
+    setting = bench(trial.profile, trial.modules, trial.folder, trial.base_model)
+    task = find_task(trial.target)
+    examples, test_items = split(task, trial.draw, trial.shots, trial.test_items)
+    shots = examples if approach.kind == "context" else ()
+    rows = rows_for(setting.model, setting.tokenizer, task.instructions[0], examples)
+    tested = rows_for(setting.model, setting.tokenizer, task.instructions[0], test_items, shots)
+    tested = sorted(tested, key=lambda row: row.tokens)
+    adapted, scores = _measure(trial, approach, setting, rows, tested)
+    return {
+        "target": trial.target,
+        "draw": trial.draw,
+        "method": trial.method,
+        "test_items": len(tested),
+        "modules": len(setting.files),
+        "evaluations": 0,
+        "algorithm": "",
+        "prompt_tokens": float(np.mean([len(row.prompt_ids) for row in tested])),
+        **adapted,
+        "strict": float(scores.strict.mean()),
+        "answer_only": float(scores.answer_only.mean()),
+        "loss": float(scores.losses[0]),
+        "answer_loss": float(scores.answer_losses[0]),
+    }
+
+
+def _measure(
+    trial: Trial, approach: Approach, setting: Bench, rows: list[PromptedRow], tested: list[PromptedRow]
+) -> tuple[dict, Scores]:
+    """What adapting to the rows took and found, and the scores of the result."""
+    if approach.kind in ("base", "context"):
+        return {"seconds": 0.0, "cpu_seconds": 0.0}, score(setting.model, tested)
+    if approach.kind == "tune":
+        model = setting.model
+        if TUNINGS[trial.method].kind == "full":  # it changes the weights for good: a copy of its own
+            model, _ = pretrained.load(trial.profile, base=trial.base_model, dtype=torch.float32, attention="eager")
+        started = _clock()
+        with tuned(model, rows, trial.method, seed=trial.draw) as history:
+            adapted = {"example_loss": history[-1], "evaluations": len(history)} | _since(started)
+            return adapted, score(model, tested)
+    started = _clock()
+    weights, composition, adapted = _search(trial, approach, setting, rows)
+    adapted |= _since(started)
+    return adapted, setting.composed_scores(weights[None], composition, tested)
+
+
+def _search(trial: Trial, approach: Approach, setting: Bench, rows: list[PromptedRow]) -> tuple[np.ndarray, str, dict]:
+    """The weights that a method settles on, how they compose, and what a row says of the search."""
+    if approach.kind == "search":
+        found = search(setting, rows, approach, trial.draw)
+        return found.weights, found.composition, {
+            "example_loss": found.loss, "evaluations": len(found.history), "algorithm": found.algorithm,
+            "top": found.top(), "failed": found.history.failed,
+        }  # fmt: skip
+    count, evaluations, composition = len(setting.files), 0, "paper"
+    if approach.kind == "single":
+        composition, evaluations = "exact", count
+        losses = setting.composed_scores(np.eye(count), composition, rows).losses
+        weights, loss = np.eye(count)[np.nanargmin(losses)], np.nanmin(losses)
+    else:
+        generator = np.random.default_rng(trial.draw)
+        equal = trial.method == "average"
+        weights = np.full(count, 1 / count) if equal else generator.uniform(-1.5, 1.5, count)
+        loss = setting.composed_scores(weights[None], composition, rows).losses[0]
+    order = np.argsort(-np.abs(weights))[:5]
+    top = [(setting.stacks["paper"].names[i], float(weights[i])) for i in order if weights[i]]
+    return weights, composition, {"example_loss": float(loss), "evaluations": evaluations, "top": top, "failed": 0}
+
+
+def search(setting: Bench, rows: list[PromptedRow], approach: Approach, seed: int):  # noqa: ANN201 - as `adapt`
+    """The result of an approach's search on some rows."""
+    exact = approach.settings["optimizer"] == "auto"
+    composition = approach.settings.get("composition", "exact" if exact else "paper")
+    return adapt(setting.model, setting.stacks[composition], rows, seed=seed, **approach.settings)
+
+
+def _clock() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(started: tuple[float, float]) -> dict[str, float]:
+    """Wall and processor seconds since a reading of the clock."""
+    seconds, cpu_seconds = (now - then for now, then in zip(_clock(), started, strict=True))
+    return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_seconds, 2)}

@@ -1,0 +1,312 @@
+"""What a sweep of trials shows: tables, differences between two methods draw by draw, verdicts, and costs.
+
+Exact match counts in points, 0 to 100; losses are in nats a token. A comparison is made within a draw, on the targets
+that both methods were measured on, so that a hard draw or a hard target affects both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lorahub_edu import results
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.results import VERDICTS, Finding, Table, spread
+from lorahub_studies import engine
+from lorahub_studies.adapting import METHODS
+from lorahub_studies.spreads import SHARES, shown
+
+MEASURES = ("strict", "answer_only", "loss", "answer_loss", "seconds", "cpu_seconds", "prompt_tokens")
+ROUNDING = 1e-9
+FEWEST_DRAWS = 3  # one or two draws that agree agree too often by chance
+
+Rows = Sequence[Mapping]
+
+
+def summarise(rows: Rows) -> list[dict]:
+    """Per target and method the mean, lowest and highest of each measure over the draws.
+
+    Returns:
+        One entry a target and method, with `draws` and, for each measure, `mean`, `low` and `high`; plus one entry a
+        method with the target "mean", the mean over targets, whose `low` and `high` are those of the draws' means.
+    """
+    frame = pd.DataFrame(rows)
+    entries = [
+        {"target": target, "method": method, "draws": len(group), "test_items": int(group["test_items"].iloc[0])}
+        | {measure: spread(list(group[measure])) for measure in MEASURES}
+        for (target, method), group in frame.groupby(["target", "method"], sort=False)
+    ]
+    for method, group in frame.groupby("method", sort=False):
+        targets = group["target"].nunique()
+        whole = [draw for _, draw in group.groupby("draw") if draw["target"].nunique() == targets]
+        if whole:
+            entries.append(
+                {"target": "mean", "method": method, "draws": len(whole), "targets": targets}
+                | {measure: spread([statistics.fmean(draw[measure]) for draw in whole]) for measure in MEASURES}
+            )
+    return entries
+
+
+def write(rows: Rows, name: str, settings: dict, into: Path | None = None) -> Path:
+    """Write a sweep's rows and summary with their provenance to <results>/<name>.json."""
+    kept = []
+    for row in rows:
+        top = [[module, round(weight, 3)] for module, weight in row.get("top", [])]
+        kept.append({key: value for key, value in row.items() if key != "top"} | ({"top": top} if top else {}))
+    return engine.write(kept, name, settings, summarise(rows), into)
+
+
+def line(row: Mapping) -> str:
+    """A row for a terminal."""
+    return (
+        f"{row['target']} draw {row['draw']}  {METHODS[row['method']].label}: strict {row['strict']:.0%}, answer only "
+        f"{row['answer_only']:.0%}, loss {row['loss']:.2f}, {row['seconds']:.0f} s"
+    )
+
+
+def table(
+    summary: Sequence[Mapping], measure: str = "strict", targets: Sequence[str] | None = None, caption: str = ""
+) -> Table:
+    """Methods down, targets across: mean and range over the draws, exact match in percent.
+
+    Args:
+        summary: of `summarise`.
+        measure: one of `MEASURES`.
+        targets: which columns; None takes all, the mean last.
+        caption: of the table.
+    """
+    columns = list(targets or dict.fromkeys(e["target"] for e in summary if e["target"] != "mean"))
+    columns += ["mean"] if targets is None else []
+    cells = {(entry["target"], entry["method"]): entry[measure] for entry in summary}
+    lines = [
+        (approach.label, *(shown(cells.get((target, method)), measure) for target in columns))
+        for method, approach in METHODS.items()
+        if any((target, method) in cells for target in columns)
+    ]
+    return Table(("method", *columns), tuple(lines), caption)
+
+
+def overview(summary: Sequence[Mapping], caption: str = "") -> Table:
+    """Methods down, measures across, each as the mean over targets with its range over the draws.
+
+    Time is the processor's, not the clock's: a sweep runs for hours beside other work.
+    """
+    means = {entry["method"]: entry for entry in summary if entry["target"] == "mean"}
+    lines = [
+        (
+            approach.label,
+            *(shown(means[name][measure], measure, 1) for measure in ("strict", "answer_only", "loss")),
+            f"{means[name]['prompt_tokens']['mean']:.0f}",
+            f"{means[name]['cpu_seconds']['mean']:.0f}",
+            f"{means[name]['targets']} × {means[name]['draws']}",
+        )
+        for name, approach in METHODS.items()
+        if name in means
+    ]
+    header = ("method", "strict (%)", "answer only (%)", "loss (nats)", "tokens a query", "processor seconds to adapt")
+    return Table((*header, "targets × draws"), tuple(lines), caption)
+
+
+def per_draw(
+    rows: Rows, method: str, measure: str = "strict", targets: Sequence[str] | None = None
+) -> dict[int, float]:
+    """A method's mean over targets, draw by draw.
+
+    Args:
+        rows: of a sweep.
+        method: a key of `METHODS`.
+        measure: one of `MEASURES`.
+        targets: which; None takes all that the method was measured on.
+
+    Returns:
+        The mean by draw, in points for exact match, of the draws that have every target.
+
+    Raises:
+        CourseError: no such method or measure, or no whole draw.
+    """
+    return _by_draw(_values(rows, method, measure, targets), repr(method))
+
+
+def difference(
+    rows: Rows,
+    method: str,
+    other: str,
+    measure: str = "strict",
+    targets: Sequence[str] | None = None,
+    *,
+    other_measure: str | None = None,
+) -> dict[int, float]:
+    """By how much one method is above another, draw by draw: the mean over the targets that both were measured on.
+
+    Args:
+        rows: of a sweep.
+        method: a key of `METHODS`.
+        other: the one that is subtracted.
+        measure: one of `MEASURES`.
+        targets: which; None takes all that both have.
+        other_measure: the measure of `other`, if it is another one.
+
+    Returns:
+        The mean difference by draw, in points for exact match.
+
+    Raises:
+        CourseError: no such method or measure, or no draw in which both have all the targets.
+    """
+    values = _values(rows, method, measure, targets)
+    others = _values(rows, other, other_measure or measure, targets)
+    return _by_draw({key: values[key] - others[key] for key in values if key in others}, f"{method!r} beside {other!r}")
+
+
+def _values(rows: Rows, method: str, measure: str, targets: Sequence[str] | None = None) -> dict[tuple, float]:
+    """The values of one method by target and draw."""
+    if measure not in MEASURES:
+        raise CourseError(f"A sweep has no measure {measure!r}. {near_matches(measure, MEASURES)}")
+    of_method = [row for row in rows if row["method"] == method]
+    if not of_method:
+        known = {row["method"] for row in rows}
+        raise CourseError(f"The sweep has no row of the method {method!r}. {near_matches(method, known)}")
+    unknown = set(targets or ()) - {row["target"] for row in of_method}
+    if unknown:
+        raise CourseError(f"{method!r} was not measured on {', '.join(sorted(unknown))}: run the sweep on it first.")
+    factor = 100 if measure in SHARES else 1
+    return {
+        (row["target"], row["draw"]): factor * row[measure]
+        for row in of_method
+        if targets is None or row["target"] in targets
+    }
+
+
+def _by_draw(values: Mapping[tuple, float], what: str) -> dict[int, float]:
+    """Means over the targets, of the draws that have every target."""
+    series = pd.Series(values.values(), index=pd.MultiIndex.from_tuples(values, names=("target", "draw")))
+    draws = series.groupby("draw")
+    means = draws.agg(statistics.fmean)[draws.size() == series.index.get_level_values("target").nunique()]
+    if means.empty:
+        raise CourseError(f"There is no draw in which {what} was measured on every target: run the sweep to its end.")
+    return means.to_dict()
+
+
+def verdict(differences: Sequence[float] | Mapping[int, float], bar: float = 0.0) -> str:
+    """The verdict that repeats allow: "shown" if all of them are above the bar, "refuted here" if all are below zero.
+
+    Args:
+        differences: one a draw (or another repeat).
+        bar: to be exceeded; not negative.
+
+    Returns:
+        A verdict; "not shown here" for everything between, and for fewer than three repeats.
+    """
+    values = list(differences.values()) if isinstance(differences, Mapping) else list(differences)
+    yes, open_, no = VERDICTS
+    if len(values) < FEWEST_DRAWS or any(math.isnan(value) for value in values):
+        return open_
+    # a mean of shares that cancel is not quite zero in floating point, and no reason for a verdict
+    return yes if min(values) > bar + ROUNDING else no if max(values) < -ROUNDING else open_
+
+
+def break_even(evaluations: float, example_tokens: float, in_context_tokens: float, zero_shot_tokens: float) -> float:
+    """After how many queries shorter prompts have paid back the search.
+
+    Args:
+        evaluations: candidates that the search scored.
+        example_tokens: tokens that the model reads to score one candidate.
+        in_context_tokens: of a prompt that carries the examples.
+        zero_shot_tokens: of the same prompt without them.
+
+    Returns:
+        Queries, not rounded.
+
+    Raises:
+        CourseError: the prompt with the examples is not the longer one.
+
+    Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4; claim H11.
+    """
+    saved = in_context_tokens - zero_shot_tokens
+    if saved <= 0:
+        raise CourseError(
+            f"A prompt with examples must be longer than one without, but they have {in_context_tokens:g} and "
+            f"{zero_shot_tokens:g} tokens: are the two swapped?"
+        )
+    return evaluations * example_tokens / saved
+
+
+def spread_by_modules(rows: Rows, method: str, measure: str = "strict") -> dict[int, dict[str, list[float]]]:
+    """A method's values by number of modules (fewest first) and target, one a draw; exact match in points.
+
+    Raises:
+        CourseError: no such method or measure.
+
+    Source: claim H16.
+    """
+    found: dict[int, dict[str, list[float]]] = {}
+    for count in sorted({row["modules"] for row in rows}):
+        values = _values([row for row in rows if row["modules"] == count], method, measure)
+        for (target, _), value in sorted(values.items()):
+            found.setdefault(count, {}).setdefault(target, []).append(value)
+    return found
+
+
+def relatives_found(
+    rows: Rows, method: str, relatives: Mapping[str, Sequence[str]], within: int = 3
+) -> tuple[dict[int, float], float]:
+    """How often the modules of the largest weights include one that was named for the target beforehand.
+
+    Args:
+        rows: of a sweep; each row's `top` has the largest weights first.
+        method: a key of `METHODS`.
+        relatives: modules by target that should matter; a target without any is left out.
+        within: how many of the largest weights are looked at.
+
+    Returns:
+        The share of targets in points, by draw, and the share that modules drawn at random would reach.
+
+    Raises:
+        CourseError: no such method, or no target with relatives.
+
+    Source: claim H13.
+    """
+    named = {target: set(names) for target, names in relatives.items() if names}
+    rows = [row for row in rows if row["target"] in named]
+    _values(rows, method, "strict")
+    hits, chances = {}, []
+    for row in (row for row in rows if row["method"] == method):
+        largest = {name for name, _ in row.get("top", [])[:within]}
+        hits[row["target"], row["draw"]] = 100.0 * bool(largest & named[row["target"]])
+        others = row["modules"] - len(named[row["target"]])
+        chances.append(100 * (1 - math.comb(others, within) / math.comb(row["modules"], within)))
+    return _by_draw(hits, repr(method)), statistics.fmean(chances)
+
+
+def finding(
+    content: Mapping, name: str, values: Sequence[float] | Mapping[int, float], unit: str, **more: str
+) -> Finding:
+    """A finding whose values come from a sweep: it carries the sweep's machine, versions and day, not this run's.
+
+    Args:
+        content: of `engine.read`.
+        name: of the finding; the part before its first dot is the claim.
+        values: one a draw.
+        unit: of the values.
+        **more: `verdict`, `note` and `model` of the finding.
+    """
+    by_draw = values if isinstance(values, Mapping) else {}
+    numbers = tuple(float(value) for value in (by_draw.values() or values))
+    return Finding(
+        name, numbers, unit, claim=name.partition(".")[0], seeds=tuple(by_draw), device=content["device"],
+        versions=dict(content["versions"]), date=content["date"],
+        profile=str(content["settings"].get("profile", "")), **more,
+    )  # fmt: skip
+
+
+def benchmark(name: str, source: Path | None = None) -> dict | None:
+    """The committed line of a benchmark, or None where it has not been run with --save."""
+    path = (source or results.committed_folder()) / f"benchmark_{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
