@@ -1,1 +1,4 @@
-"""Showing."""
+"""What a learner sees: figures, panels, checks, findings and lessons.
+
+figures, panels · claims, findings · check, objects, graded · progress, progress_overview · lessons · adapter_report
+"""

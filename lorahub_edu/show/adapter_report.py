@@ -44,21 +44,11 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """What was found about one adapter; shows itself as one page.
+    """What was measured of one adapter; shows itself as one page.
 
-    Attributes:
-        file: the adapter.
-        base_model: what it was examined on.
-        parameters: numbers in A and B.
-        share: parameters as a share of the base's, 0 to 1.
-        size: bytes of its folder; 0 if it lies in memory only.
-        merge_error: largest difference of a logit between the merged and the unmerged model, by the logits' range.
-        spectrum: intruders and sizes, matrix by matrix.
-        task: the task's name; "" if none was asked for.
-        scores: by state ("base", "adapter", "shrunk"), where a task was asked for.
-        text: mean loss on plain text by state, nats a token.
-        text_label: what that text is.
-        sequences: how many, and how many tokens each.
+    `scores` (where a task was asked for) and `text`, the mean loss on plain text in nats a token, are by state: "base",
+    "adapter", "shrunk". `share` is of the base's parameters, `size` in bytes (0 if it is in memory only), `merge_error`
+    the largest difference of a merged logit by the logits' range, `sequences` their number and tokens in each.
     """
 
     file: AdapterFile
@@ -104,20 +94,14 @@ def examine(
     base_model: str = "",
     fetch: bool | None = None,
 ) -> AdapterReport:
-    """Put an adapter through everything that the course measures.
+    """Examine an adapter (a folder in PEFT's layout, or one that was read or composed) with every measure of the course.
 
     Args:
-        adapter: a folder in PEFT's layout, or an adapter that was read or composed.
         task: one of `data.tasks`, to score before and after; "" scores none.
         test_items: at most so many of its test items.
-        sequences: of plain text.
-        tokens: in each.
-        profile: names the base model.
+        sequences: of plain text, with `tokens` tokens each.
         base_model: a base to use instead of the profile's.
         fetch: False takes the shipped plain texts; None does so for the profile tiny, which needs no file.
-
-    Returns:
-        The report.
 
     Raises:
         CourseError: unknown task; the adapter can't be read, or belongs to another base.

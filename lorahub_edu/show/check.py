@@ -95,10 +95,7 @@ _ATTEMPTS: Counter[str] = Counter()
 def problem(id: str, title: str, hints: tuple[str, str, str]) -> Callable[[Specification], Specification]:
     """Register a specification: a generator function of the answer and a torch.Generator that yields properties.
 
-    Args:
-        id: "LL.N", the lesson and the number in it.
-        title: a few words.
-        hints: a nudge, the concept, a worked step; one more is shown with each failed attempt.
+    The id is "LL.N". The hints are a nudge, the concept and a worked step; each failed attempt shows one more.
     """
 
     def register(specification: Specification) -> Specification:
@@ -129,13 +126,7 @@ def get_problem(id: str) -> Problem:
 def check(id: str, answer: object, seed: int | None = None) -> Report:
     """Check an answer against everything that a right one must satisfy, on freshly drawn inputs.
 
-    Args:
-        id: the problem, for example "01.3".
-        answer: the function, class or value the problem asks for.
-        seed: fixes the inputs; None draws new ones every time.
-
-    Returns:
-        A report that Jupyter renders.
+    A seed fixes the inputs; without one every call draws new ones. Jupyter renders the report.
 
     Raises:
         CourseError: there is no such problem.

@@ -45,17 +45,7 @@ def line_style(index: int) -> dict:
 def plot_series(
     axes: Axes, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str
 ) -> Axes:
-    """Draw named series of (x, y), each with its own colour, marker and line.
-
-    Args:
-        axes: where to draw.
-        series: x and y by name.
-        x_label: with the unit.
-        y_label: with the unit.
-
-    Returns:
-        The same axes.
-    """
+    """Draw named series of (x, y), each with its own colour, marker and line."""
     for index, (name, (x, y)) in enumerate(series.items()):
         axes.plot(x, y, label=name, markersize=4, **line_style(index))
     axes.set_xlabel(x_label)
@@ -65,15 +55,7 @@ def plot_series(
 
 
 def plot_training(axes: Axes, history: Sequence[Mapping[str, float]]) -> Axes:
-    """Draw a run's training and validation loss over its steps.
-
-    Args:
-        axes: where to draw.
-        history: records of `training.train`.
-
-    Returns:
-        The same axes.
-    """
+    """Draw a run's training and validation loss over its steps."""
     series = {"training": ([r["step"] for r in history], [r["loss"] for r in history])}
     validated = [r for r in history if "validation_loss" in r]
     if validated:
@@ -82,17 +64,7 @@ def plot_training(axes: Axes, history: Sequence[Mapping[str, float]]) -> Axes:
 
 
 def plot_matrix(axes: Axes, matrix: np.ndarray, title: str, limit: float | None = None) -> Axes:
-    """Draw a matrix as an image on a scale that is symmetric around zero.
-
-    Args:
-        axes: where to draw.
-        matrix: (rows, columns).
-        title: above it.
-        limit: the value of the strongest colour; None takes the matrix's largest.
-
-    Returns:
-        The same axes.
-    """
+    """Draw a matrix (rows, columns) on a scale that is symmetric around zero, up to `limit` or its largest entry."""
     limit = limit or float(np.abs(matrix).max()) or 1.0
     axes.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.set_title(title, fontsize=9)
@@ -105,13 +77,7 @@ def plot_matrix(axes: Axes, matrix: np.ndarray, title: str, limit: float | None 
 def plot_block(axes: Axes, shapes: Mapping[str, Mapping[str, tuple[int, int]]], rank: int) -> Axes:
     """Draw a transformer block's matrices to scale, each with its adapter, under the residual stream.
 
-    Args:
-        axes: where to draw.
-        shapes: (out, in) of every matrix by name, by branch ("attention", "MLP").
-        rank: of the adapters; A is drawn below its matrix, B to the right of it.
-
-    Returns:
-        The same axes.
+    `shapes` are (out, in) by branch ("attention", "MLP") and matrix; A is drawn below its matrix, B to the right of it.
     """
     tallest = max(out for branch in shapes.values() for out, _ in branch.values())
     gap, stream, left = 0.12 * tallest, 1.6 * tallest, 0.0
@@ -142,17 +108,7 @@ def plot_block(axes: Axes, shapes: Mapping[str, Mapping[str, tuple[int, int]]], 
 
 
 def plot_attention(axes: Axes, weights: np.ndarray, tokens: Sequence[str], title: str) -> Axes:
-    """Draw one head's attention: a row for each token that looks, a column for each token looked at.
-
-    Args:
-        axes: where to draw.
-        weights: (tokens, tokens), rows sum to 1.
-        tokens: labels of rows and columns.
-        title: above it.
-
-    Returns:
-        The same axes.
-    """
+    """Draw one head's attention (tokens, tokens): a row for each token that looks, a column for each one looked at."""
     axes.imshow(weights, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=9)
     axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
@@ -162,17 +118,7 @@ def plot_attention(axes: Axes, weights: np.ndarray, tokens: Sequence[str], title
 
 
 def plot_bars(axes: Axes, bars: Mapping[str, Sequence[float]], label: str, number_format: str = "{:,.3g}") -> Axes:
-    """Draw horizontal bars at the median of some repeats, with their range, their value in digits and a hatch each.
-
-    Args:
-        axes: where to draw.
-        bars: the repeats by name.
-        label: of the axis, with the unit.
-        number_format: how the median is written behind its bar.
-
-    Returns:
-        The same axes.
-    """
+    """Draw horizontal bars at the median of some repeats, with their range, their value in digits and a hatch each."""
     hatches = ("", "//", "..", "xx", "--", "++", "\\\\")
     for index, (name, values) in enumerate(bars.items()):
         median, low, high = float(np.median(values)), min(values), max(values)
@@ -193,13 +139,8 @@ def plot_methods(
 ) -> Axes:
     """Draw scores of methods against the number of parameters they train, in families of one colour and marker.
 
-    Args:
-        axes: where to draw.
-        groups: by family and method: number of parameters, and mean, lowest and highest score, 0 to 1.
-        y_label: of the scores, which are drawn in percent.
-
-    Returns:
-        The same axes. Methods of nearly the same size stand side by side about it.
+    `groups` has, by family and method, the number of parameters and the mean, lowest and highest score, 0 to 1. Scores
+    are drawn in percent, and methods of nearly the same size side by side.
     """
     sizes = {name: point[0] for methods in groups.values() for name, point in methods.items()}
     places = side_by_side(sizes)
@@ -229,15 +170,10 @@ def plot_methods(
 
 
 def side_by_side(sizes: Mapping[str, float], near: float = 1.1, apart: float = 1.15) -> dict[str, float]:
-    """Places on a logarithmic axis at which names don't cover each other.
+    """Places on a logarithmic axis at which names don't cover each other, by name in the order of the sizes.
 
-    Args:
-        sizes: a positive number by name.
-        near: names belong together whose sizes, in their order, differ by less than this factor.
-        apart: the factor between two names that belong together, about the middle of their own sizes.
-
-    Returns:
-        A place by name, in the order of the sizes.
+    Neighbours in that order belong together if their sizes differ by less than the factor `near`. They are drawn around
+    the middle of their sizes, with a factor `apart` between two of them.
     """
     places = {}
     for names in _together(sizes, near):
@@ -258,15 +194,7 @@ def _together(sizes: Mapping[str, float], near: float = 1.1) -> list[list[str]]:
 
 
 def plot_batches(axes: Axes, batches: Sequence[Batch]) -> Axes:
-    """Draw micro-batches as bars of tokens: solid is rows, hatched is padding, a gap parts two micro-batches.
-
-    Args:
-        axes: where to draw.
-        batches: of one optimizer step, padded or packed.
-
-    Returns:
-        The same axes.
-    """
+    """Draw micro-batches as bars of tokens: solid is rows, hatched is padding, a gap parts two micro-batches."""
     y = 0.0
     for batch in batches:
         width = batch.input_ids.shape[1]

@@ -92,16 +92,7 @@ def of_run(name: str, values: Sequence[float], unit: str, verdict: str, note: st
 def of_study(
     name: str, values: Sequence[float], unit: str, verdict: str, note: str, study: Mapping[str, Any]
 ) -> Finding:
-    """A finding from a committed study, with the device, versions and date that the study was made with.
-
-    Args:
-        name: the part before the first dot is the claim.
-        values: one a seed, run or matrix.
-        unit: of the values.
-        verdict: of `results.VERDICTS`.
-        note: what the verdict rests on.
-        study: of `forgetting.sweep.read`.
-    """
+    """A finding from a committed study, with the device, versions and date that the study was made with."""
     return _finding(name, values, unit, verdict, note, **_of_study(study))
 
 
@@ -113,15 +104,8 @@ def _finding(name: str, values: Sequence[float], unit: str, verdict: str, note: 
 def findings_table(group: str, mine: Sequence[Finding]) -> Table:
     """The findings of a lesson: one row a claim, the course's committed figure beside the one just measured.
 
-    It stands at a lesson's end, so the lesson counts as run from then on.
-
-    Args:
-        group: the committed results of the lesson, for example "lesson_01".
-        mine: what this run measured, each with its claim and verdict.
-
-    Returns:
-        Claim, source's figure, the course's figure with its spread, this run's figure, verdict and note. Where a claim
-        has several findings, each says which it is.
+    It stands at a lesson's end, so the lesson counts as run from then on. Where a claim has several findings, each says
+    which it is.
     """
     progress.lesson_run(group.rpartition("_")[2])
     try:
@@ -155,11 +139,7 @@ def _in_words(name: str) -> str:
 
 
 def costs_table(lesson: str) -> Table:
-    """Minutes and memory of a lesson by profile, from the committed runs.
-
-    Args:
-        lesson: its stem, for example "01_lora_from_scratch".
-    """
+    """Minutes and memory of a lesson ("01_lora_from_scratch") by profile, from the committed runs."""
     try:
         measured = results.read("lessons", results.committed_folder())
     except CourseError:

@@ -23,11 +23,7 @@ class NotSatisfiedError(AssertionError):
 def require(id: str, answer: object, *, draws: int = DRAWS, seed: str | None = None) -> None:
     """Raise unless an answer satisfies its specification on several fresh draws.
 
-    Args:
-        id: the problem, for example "01.3".
-        answer: the function, class or value that the problem asks for.
-        draws: of the inputs.
-        seed: that they follow from; None is the grading's where there is one, else new ones are drawn.
+    The inputs follow from the seed; None takes the grading's seed where there is one, else new inputs are drawn.
 
     Raises:
         NotSatisfiedError: a property does not hold on one of the draws.

@@ -45,10 +45,7 @@ def names() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """A lesson's stem from its stem or its number.
-
-    Args:
-        name: "01", "1" or "01_lora_from_scratch".
+    """A lesson's stem from "01", "1" or "01_lora_from_scratch".
 
     Raises:
         CourseError: there is no such lesson.
@@ -61,14 +58,7 @@ def resolve(name: str) -> str:
 
 
 def build(name: str) -> NotebookNode:
-    """The notebook of a lesson's source, without outputs; the same source gives the same notebook.
-
-    Args:
-        name: the lesson's stem.
-
-    Returns:
-        An nbformat 4 notebook with a kernelspec and stable cell ids.
-    """
+    """The notebook of a lesson's source, without outputs; the same source gives the same notebook and cell ids."""
     notebook = jupytext.read(SOURCES / f"{name}.py")
     notebook.metadata = nbformat.from_dict(
         {
@@ -110,18 +100,12 @@ def fresh_findings(name: str) -> Iterator[None]:
 
 
 def run(name: str, profile: str | None = None, results_folder: Path | None = None) -> Run:
-    """Execute a lesson in a kernel of its own.
+    """Execute a lesson in a kernel of its own, with a profile or the environment's.
 
-    Args:
-        name: the lesson's stem.
-        profile: the profile it runs with; None takes the environment's.
-        results_folder: where its findings go; None keeps them out of the checkout's `results/`.
-
-    Returns:
-        What it took and what it printed.
+    Findings go to `results_folder`; without one they stay out of the checkout's `results/`.
 
     Raises:
-        CourseError: a cell failed, took more than ten minutes, or the kernel died; the message has the cell.
+        CourseError: a cell failed or took more than ten minutes, or the kernel died; the message has the cell.
     """
     chosen = profiles.get_profile(profile).name
     notebook = build(name)
@@ -200,15 +184,7 @@ def _strip_volatile(notebook: NotebookNode) -> None:
 
 
 def save(run: Run, folder: Path = LESSONS) -> Path:
-    """Write an executed lesson as a notebook.
-
-    Args:
-        run: of the lesson.
-        folder: where to.
-
-    Returns:
-        The file.
-    """
+    """Write an executed lesson as a notebook, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run.lesson}.ipynb"
     nbformat.write(run.notebook, path)

@@ -41,12 +41,7 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def assign(module: nn.Module, values: dict[str, Tensor]) -> None:
-    """Write values into parameters, by name; the others stay.
-
-    Args:
-        module: to change.
-        values: of the parameters' shapes.
-    """
+    """Write values into parameters, by name; the others stay."""
     own = dict(module.named_parameters())
     with torch.no_grad():
         for name, value in values.items():
@@ -60,12 +55,7 @@ def output(module: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 def gradients(module: nn.Module, *inputs: Tensor) -> dict[str, Tensor | None]:
-    """The gradient of the sum of squares of a module's output for each parameter, by name; None where there is none.
-
-    Args:
-        module: is left without gradients.
-        inputs: of its forward pass.
-    """
+    """The gradient of the sum of squares of a module's output for each parameter, by name; None where there is none."""
     module.zero_grad(set_to_none=True)
     module(*inputs).pow(2).sum().backward()
     found = {name: None if p.grad is None else p.grad.detach().clone() for name, p in module.named_parameters()}
@@ -80,25 +70,13 @@ def random_states() -> tuple:
 
 
 def logits(model: nn.Module, input_ids: Tensor) -> Tensor:
-    """A language model's logits, without a graph behind them.
-
-    Args:
-        model: one of transformers'.
-        input_ids: (rows, tokens) int64.
-
-    Returns:
-        (rows, tokens, vocabulary).
-    """
+    """A language model's logits (rows, tokens, vocabulary) of input_ids (rows, tokens), without a graph behind them."""
     with torch.no_grad():
         return model(input_ids=input_ids, use_cache=False).logits
 
 
 def tree(kinds: dict[str, str]) -> nn.Module:
-    """A module with small submodules of given names, which computes nothing.
-
-    Args:
-        kinds: "linear", "embedding" or "norm" by dotted name; what stands between the dots is made as well.
-    """
+    """A module with small submodules ("linear", "embedding" or "norm") by dotted name, which computes nothing."""
     made = {"linear": lambda: nn.Linear(2, 2), "embedding": lambda: nn.Embedding(2, 2), "norm": lambda: nn.LayerNorm(2)}
     root = nn.Module()
     for name, kind in kinds.items():

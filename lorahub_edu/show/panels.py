@@ -27,12 +27,7 @@ def figure_png(figure: Figure, dpi: int = 100) -> bytes:
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Display a figure with a text that says what it shows, for readers who can't see it, and close it.
-
-    Args:
-        figure: a matplotlib figure.
-        alt: one or two sentences with what the picture carries.
-    """
+    """Display a figure with a text that says what it shows, for readers who can't see it, and close it."""
     display(Image(figure_png(figure), alt=alt, format="png"))
     plt.close(figure)
 
@@ -45,17 +40,9 @@ def slider_panel(
     start: int | float | None = None,
     size: tuple[float, float] = (7, 3.6),
 ) -> ipywidgets.VBox:
-    """A slider over a few values with a picture and a sentence that follow it.
+    """A slider over a few values, with a picture and a sentence that follow it; display it as the last line of a cell.
 
-    Args:
-        label: names the slider, also for screen readers.
-        values: what the slider can be set to.
-        draw: draws a cleared figure for a value and returns the sentence that reads it.
-        start: the first value; None takes the first of `values`.
-        size: of the figure, in inches.
-
-    Returns:
-        The panel; display it as the last line of a cell.
+    `draw` draws into a cleared figure for a value, and returns the sentence that reads it.
     """
     return sliders_panel({label: values}, draw, start={} if start is None else {label: start}, size=size)
 
@@ -68,20 +55,17 @@ def sliders_panel(
     size: tuple[float, float] = (7, 3.6),
     continuous: bool = True,
 ) -> ipywidgets.VBox:
-    """Several sliders with one picture and one sentence that follow them.
+    """Several sliders with one picture and one sentence that follow them; display it as the last line of a cell.
 
     The figure is drawn once into memory and shown as an image of fixed size, which answers a key press faster than
     a new figure in an output area.
 
     Args:
-        sliders: what each slider can be set to, by its label.
-        draw: draws a cleared figure for one value a slider and returns the sentence (HTML) that reads it.
-        start: the first values by label; a slider that is not named starts at the first of its values.
+        sliders: the values of each slider, by its label.
+        draw: draws into a cleared figure for one value of each slider, and returns the sentence (HTML) that reads it.
+        start: first values by label; other sliders start at their first value.
         size: of the figure, in inches.
-        continuous: follow a slider while it is dragged; False waits until it is let go, for a slow `draw`.
-
-    Returns:
-        The panel; display it as the last line of a cell.
+        continuous: follow a slider while it is dragged; False waits until it is released, for a slow `draw`.
     """
     figure = Figure(figsize=size, layout="constrained")
     made = [

@@ -63,20 +63,12 @@ def read() -> Progress:
 
 
 def lesson_run(number: str) -> None:
-    """Note that a lesson was run to its end today.
-
-    Args:
-        number: its two digits, for example "01".
-    """
+    """Note that a lesson, by its two digits ("01"), was run to its end today."""
     _change(lambda done: asdict(done) | {"lessons": {**done.lessons, number: _today()}})
 
 
 def check_passed(id: str) -> None:
-    """Note that a check was passed; the first day stays.
-
-    Args:
-        id: of the problem, for example "01.2".
-    """
+    """Note that a check, for example "01.2", was passed; the first day stays."""
     if id not in read().checks:
         _change(lambda done: asdict(done) | {"checks": {**done.checks, id: _today()}})
 
@@ -84,8 +76,7 @@ def check_passed(id: str) -> None:
 def graded(outcomes: Sequence[Any]) -> None:
     """Note the points of one learner's assignments; they replace those of an earlier grading.
 
-    Args:
-        outcomes: of `grading.runner.grade`; where they are of several learners it was a class, and nothing is noted.
+    Outcomes of several learners are a class's, and nothing is noted.
     """
     if len({outcome.student for outcome in outcomes}) == 1:
         points = {o.assignment: (o.earned, sum(test.points for test in o.tests)) for o in outcomes}

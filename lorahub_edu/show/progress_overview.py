@@ -14,14 +14,10 @@ NONE = "–"
 
 
 def tables(root: Path = lessons.ROOT) -> tuple[Table, Table]:
-    """What was done so far, of all there is to do.
+    """Two tables of what was done, of all there is to do.
 
-    Args:
-        root: the course's folder, for its assignments.
-
-    Returns:
-        Lessons: when each was last run to its end, and how many of its checks were passed. Assignments: the same for
-        their checks, and the points of the last grading on this machine.
+    Lessons: when each was last run to its end, and how many of its checks were passed. Assignments: the same for their
+    checks, and the points of the last grading on this machine.
 
     Raises:
         CourseError: the lessons are not beside the package.
