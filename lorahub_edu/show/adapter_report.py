@@ -94,7 +94,7 @@ def examine(
     base_model: str = "",
     fetch: bool | None = None,
 ) -> AdapterReport:
-    """Examine an adapter (a folder in PEFT's layout, or one that was read or composed) with every measure of the course.
+    """Examine an adapter, from a folder in PEFT's layout or in memory, with all of the course's measures.
 
     Args:
         task: one of `data.tasks`, to score before and after; "" scores none.
