@@ -740,7 +740,7 @@ def timed_forward() -> tuple[float, torch.Tensor]:
     return 1000 * (time.perf_counter() - started), logits
 
 # %%
-times = {"base": [], "adapter beside": [], "merged": []}
+times = {"base": [], "unmerged": [], "merged": []}
 TURNS = 40
 timed_forward()  # warm up
 for _ in range(TURNS):
@@ -748,7 +748,7 @@ for _ in range(TURNS):
     times["base"].append(timed_forward()[0])
     adapters.set_adapter(model, "everywhere")
     milliseconds, beside_logits = timed_forward()
-    times["adapter beside"].append(milliseconds)
+    times["unmerged"].append(milliseconds)
     adapters.merge(model)
     milliseconds, merged_logits = timed_forward()
     times["merged"].append(milliseconds)
@@ -760,11 +760,11 @@ restored = all(torch.equal(before[n], layer.weight) for n, layer in adapters.lor
 for how, taken in times.items():
     low, _, high = statistics.quantiles(taken)
     print(f"{how:15s} median {statistics.median(taken):6.1f} ms (middle half {low:.1f} to {high:.1f})")
-merged_wins = sum(m < b for m, b in zip(times["merged"], times["adapter beside"], strict=True))
+merged_wins = sum(m < b for m, b in zip(times["merged"], times["unmerged"], strict=True))
 beside_cost, merged_cost = (
-    [100 * (a / b - 1) for a, b in zip(times[how], times["base"], strict=True)] for how in ("adapter beside", "merged")
+    [100 * (a / b - 1) for a, b in zip(times[how], times["base"], strict=True)] for how in ("unmerged", "merged")
 )
-print(f"against the base in the same turn: beside {statistics.median(beside_cost):+.1f} %, ", end="")
+print(f"against the base in the same turn: unmerged {statistics.median(beside_cost):+.1f} %, ", end="")
 print(f"merged {statistics.median(merged_cost):+.1f} %; merged is the faster in {merged_wins} of {TURNS} turns")
 print(f"merged logits differ by {merge_difference:.1g} of the largest; weights restored bit for bit: {restored}")
 
