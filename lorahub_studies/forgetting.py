@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.forgetting.interventions import run_intervention
-from lorahub_edu.forgetting.lab import run_tail
 from lorahub_studies import correlation, engine, intervention_tables
 from lorahub_studies import forgetting_plans as plans
 from lorahub_studies import forgetting_tables as tables
 from lorahub_studies.continual import run_continual
+from lorahub_studies.tail_runs import run_intervention, run_tail
 
 
 def _settled(rows: Sequence[Mapping]) -> dict:

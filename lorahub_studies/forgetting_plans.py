@@ -10,10 +10,10 @@ import random
 from collections.abc import Mapping, Sequence
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.forgetting.interventions import Intervention
-from lorahub_edu.forgetting.lab import RULES, TailRun, scaling
+from lorahub_edu.forgetting.lab import RULES, scaling
 from lorahub_studies import forgetting_tables
 from lorahub_studies.continual import ContinualRun
+from lorahub_studies.tail_runs import Intervention, TailRun
 
 TASK = "reverse"
 RANKS = (1, 4, 16, 64, 192)  # 192 is the most that the key and value matrices admit

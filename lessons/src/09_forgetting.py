@@ -40,7 +40,7 @@ from IPython.display import display
 
 from lorahub_edu import results
 from lorahub_edu.forgetting.interventions import losses, parts
-from lorahub_edu.forgetting.lab import Lab, TailRun, scaling
+from lorahub_edu.forgetting.lab import Lab, scaling
 from lorahub_edu.forgetting.tails import Tuning, train
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Table
@@ -306,10 +306,9 @@ check("09.3", shrink_update)
 # %%
 NAMES = {"intruders": "the intruders", "others": "as many others", "update": "the whole update"}
 LAMBDAS = (1.0, 0.9, 0.7, 0.5, 0.0)
-tested = TailRun(TASK, 64, "alpha = 2r", RUNS[HURRY].scaling, RUNS[HURRY].learning_rate, STEPS, 0)
 apart = parts(trained[HURRY].updates, place, EPSILON)
-as_tuned = losses(place, tested, apart.tuned)  # the task's loss and the text's
-paths = {kind: [as_tuned, *(losses(place, tested, apart.scaled(kind, scale)) for scale in LAMBDAS[1:])] for kind in NAMES}
+as_tuned = losses(place, TASK, apart.tuned)  # the task's loss and the text's
+paths = {kind: [as_tuned, *(losses(place, TASK, apart.scaled(kind, scale)) for scale in LAMBDAS[1:])] for kind in NAMES}
 prices = {kind: [at["loss"] - path[0]["loss"] for at in path] for kind, path in paths.items()}
 returned = {  # share of the forgetting that is gone
     kind: [(path[0]["pretraining_loss"] - at["pretraining_loss"]) / forgot[HURRY] for at in path]

@@ -13,9 +13,10 @@ import pytest
 from forgetting_rows import point, run_row
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.forgetting.lab import Lab, TailRun
+from lorahub_edu.forgetting.lab import Lab
 from lorahub_studies import engine, forgetting
 from lorahub_studies import forgetting_plans as plans
+from lorahub_studies.tail_runs import TailRun
 
 
 @dataclass(frozen=True)

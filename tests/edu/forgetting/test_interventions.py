@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lorahub_edu.forgetting.interventions import Intervention, losses, parts, run_intervention
-from lorahub_edu.forgetting.lab import Lab, TailRun
+from lorahub_edu.forgetting.interventions import losses, parts
+from lorahub_edu.forgetting.lab import Lab
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.interventions import KINDS
 from lorahub_edu.spectra.updates import Update
+from lorahub_studies.tail_runs import Intervention, TailRun, run_intervention
 
 RUN = TailRun("reverse", 2, "alpha = 2r", 2.0, 0.2, 4, 0, profile="tiny", layers=2)
 
@@ -62,7 +63,7 @@ def test_every_intervention_is_measured_and_none_leaves_a_trace(lab: Lab) -> Non
         assert gone[loss] == pytest.approx(row["base"][loss], rel=1e-5)
     assert row["tuned"]["loss"] < row["base"]["loss"]
     assert len({entry["loss"] for entry in row["scaled"]}) == len(row["scaled"])
-    assert losses(lab, RUN, {}) == row["base"]
+    assert losses(lab, RUN.task, {}) == row["base"]
 
 
 def test_a_run_that_diverges_is_a_row_too(lab: Lab) -> None:

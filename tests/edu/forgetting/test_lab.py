@@ -11,10 +11,11 @@ import torch
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting import lab as study
-from lorahub_edu.forgetting.lab import Lab, TailRun, run_tail, scaling
+from lorahub_edu.forgetting.lab import Lab, scaling
 from lorahub_edu.forgetting.tails import training
 from lorahub_edu.spectra import measures
 from lorahub_studies import forgetting
+from lorahub_studies.tail_runs import TailRun, run_tail
 
 RUN = TailRun("reverse", 2, "alpha = 2r", 2.0, 0.2, 4, 0, at=(2,), profile="tiny", layers=2)
 
