@@ -14,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from peft import IA3Config, inject_adapter_in_model
 from peft.tuners.ia3 import IA3Layer
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
-from lorahub_edu.data.fewshot import PromptedRow
+from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.scoring import label_states, scoring_batches
 from lorahub_edu.training.contexts import seeded
+from lorahub_edu.training.descent import Descent, schedule
 
 KINDS = ("lora", "ia3", "full")
 
@@ -112,23 +113,15 @@ def _ia3_targets(model: PreTrainedModel) -> dict[str, list[str]]:
 
 
 def _fit(model: PreTrainedModel, examples: Sequence[PromptedRow], tuning: FewShotTuning) -> list[float]:
-    """Full-batch steps with AdamW and a linear decay; one step is one epoch, as the examples fit into one batch."""
+    """The loss of each full-batch step; one step is one epoch, as the examples fit into one batch."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=tuning.learning_rate, weight_decay=0.0)
-    schedule = get_scheduler("linear", optimizer, 0, tuning.epochs)
-    made = scoring_batches(model, examples)
-    total = sum(len(batch.labels) for batch in made)
-    history = []
-    for _ in range(tuning.epochs):
-        step_loss = 0.0
-        for batch in made:
-            hidden = label_states(model, batch, 1)[0]  # (L, d)
-            logits = model.get_output_embeddings()(hidden).float()  # (L, V)
-            loss = F.cross_entropy(logits, batch.labels.to(logits.device), reduction="sum") / total
-            loss.backward()
-            step_loss += loss.item()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        history.append(step_loss)
-    return history
+    descent = Descent(parameters, schedule("linear", tuning.learning_rate, 0, tuning.epochs))
+    batches = scoring_batches(model, examples)
+    total = sum(len(batch.labels) for batch in batches)
+
+    def loss(batch: ScoringBatch) -> torch.Tensor:
+        hidden = label_states(model, batch, 1)[0]  # (L, d)
+        logits = model.get_output_embeddings()(hidden).float()  # (L, V)
+        return F.cross_entropy(logits, batch.labels.to(logits.device), reduction="sum") / total
+
+    return [descent.step(loss(batch) for batch in batches).loss for _ in range(tuning.epochs)]
