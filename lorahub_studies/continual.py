@@ -29,7 +29,7 @@ class Stage:
         task: the task that was trained last; "" before the first one.
         losses: of every task of the sequence on its validation rows, in nats a token.
         pretraining_loss: on plain text, in nats a token.
-        spectrum: of the whole change since the base, as `study.spectrum` gives it; {} before the first task.
+        spectrum: of the whole change since the base, as `lab.spectrum` gives it; {} before the first task.
         cpu_seconds: of this stage's optimizer steps.
     """
 
@@ -47,8 +47,8 @@ def continual(place: Lab, tasks: Sequence[str], tuning: Tuning, *, folder: str |
         place: the tail and its cached rows; its weights are the base's again afterwards.
         tasks: keys of `sequence_tasks.TASKS`, any number, each once.
         tuning: of every stage; A and the rows' order get another seed in each.
-        folder: keeps the merged weights and the stages, so that a killed sequence goes on after its last whole stage;
-            None keeps nothing.
+        folder: keeps the merged weights and the stages, so that a stopped sequence continues after its last whole
+            stage; None keeps nothing.
 
     Returns:
         The base and then one stage a task.
@@ -133,7 +133,7 @@ class _Folder:
 
 @dataclass(frozen=True)
 class ContinualRun:
-    """One sequence of a study; the fields are those of `study.TailRun`, for every stage."""
+    """One sequence of a study; the fields are those of `lab.TailRun`, for every stage."""
 
     tasks: tuple[str, ...]
     rank: int
@@ -147,11 +147,7 @@ class ContinualRun:
 
 
 def run_continual(run: ContinualRun, place: Lab | None = None) -> dict:
-    """Train one sequence.
-
-    Args:
-        run: what to do.
-        place: where; None takes this process's lab for the run's profile.
+    """Train one sequence, in this process's lab for the run's profile unless another one is given.
 
     Returns:
         `run` (its settings), `stages` (the base first), `texts`, and `diverged`: a message in place of the stages.

@@ -33,13 +33,7 @@ class Correlation:
 def partial_rho(x: np.ndarray, y: np.ndarray, given: Sequence[np.ndarray] = ()) -> float:
     """Spearman's rho of x and y; with `given`, of what is left of their ranks after a linear fit on the ranks of these.
 
-    Args:
-        x: (n,)
-        y: (n,)
-        given: any number of (n,) quantities that are held fixed.
-
-    Returns:
-        From -1 to 1; NaN where nothing is left to vary.
+    All are (n,). From -1 to 1; NaN where nothing is left to vary.
     """
     ranks = [stats.rankdata(values) for values in (x, y)]
     if given:
@@ -78,10 +72,6 @@ def compare(
     x: Sequence[float], other: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = (), seed: int = 0
 ) -> Correlation:
     """How much more x correlates with y than `other` does: the difference of the two rhos, on the same resamples.
-
-    Args:
-        x, other, y, given: one value a run.
-        seed: of the resampling.
 
     Returns:
         The difference in `rho`, and the middle 95 % of the resamples.

@@ -89,13 +89,7 @@ def settling_jobs() -> list[TailRun]:
 
 
 def chosen(rows: Sequence[Mapping]) -> dict[tuple[int, str], float]:
-    """The learning rate with the lowest settling loss for each arm.
-
-    Args:
-        rows: of the settling jobs.
-
-    Returns:
-        Learning rates by (rank, rule).
+    """The learning rate with the lowest settling loss for each arm, by (rank, rule).
 
     Raises:
         CourseError: every rate of an arm diverged.

@@ -46,12 +46,7 @@ def label(rank: int, rule: str) -> str:
 def trajectory(row: Mapping, epsilon: float = 0.5) -> list[dict[str, float]]:
     """A run's recorded steps, the base (step 0) first, each with `step` and all of `QUANTITIES`.
 
-    Args:
-        row: of `study.run_tail` with spectra.
-        epsilon: which intruder counts to take.
-
-    Returns:
-        One entry a step; the base has no change, so every quantity but its loss is 0.
+    The row is one of `lab.run_tail` with spectra. The base has no change, so every quantity but its loss is 0.
     """
     base = dict.fromkeys(QUANTITIES, 0.0) | {"step": 0, "loss": row["base"]["loss"]}
     return [base, *(_quantities(row, point, epsilon) for point in row["points"])]
@@ -74,13 +69,8 @@ def last(row: Mapping, epsilon: float = 0.5) -> dict[str, float]:
 def at_loss(row: Mapping, loss: float, epsilon: float = 0.5) -> dict[str, float] | None:
     """A run's quantities where its task loss first falls to `loss`, between two recorded steps by a straight line.
 
-    Args:
-        row: of `study.run_tail` with spectra.
-        loss: in nats a token.
-        epsilon: which intruder counts to take; a count between two steps need not be whole.
-
     Returns:
-        `step` and `QUANTITIES`; None if the run never gets there.
+        `step` and `QUANTITIES`; None if the run never gets there. A count between two steps need not be whole.
     """
     steps = trajectory(row, epsilon)
     for before, after in zip(steps, steps[1:], strict=False):
@@ -106,9 +96,6 @@ def by_arm(rows: Rows, quantity: str, loss: float | None = None, epsilon: float 
         quantity: one of `QUANTITIES`, or "step".
         loss: at this task loss; None after the last step. Runs that don't get there are left out.
         epsilon: which intruder counts to take.
-
-    Returns:
-        Values by (rank, rule).
 
     Raises:
         CourseError: there is no such quantity.
@@ -147,15 +134,9 @@ def least_forgetting(rows: Rows, rule: str, loss: float | None = None) -> list[i
 
 
 def arms_table(rows: Rows, loss: float | None = None, caption: str = "") -> Table:
-    """Arms down, quantities across, at a common task loss or after the last step.
+    """Arms down, the mean of each quantity with its spread over the seeds across.
 
-    Args:
-        rows: of `ranks`.
-        loss: at this task loss; None after the last step.
-        caption: of the table.
-
-    Returns:
-        A table for a page: learning rate, seeds, and the mean of each quantity with its spread over the seeds.
+    Taken at the task loss `loss`; None is after the last step.
     """
     columns = {"loss": 2, "forgetting": 3, "intruders": 1, "relative_size": 3, "nuclear_norm": 0, "effective_rank": 1}
     if loss is not None:
@@ -181,13 +162,8 @@ def arms_table(rows: Rows, loss: float | None = None, caption: str = "") -> Tabl
 def correlations_table(rows: Rows, loss: float | None = None, caption: str = "") -> Table:
     """How well each measure goes with forgetting: Spearman's rho over runs, and with one thing more held fixed.
 
-    Args:
-        rows: of `predict`, or others.
-        loss: at this task loss; None after the last step.
-        caption: of the table.
-
-    Returns:
-        Measures down; rho, rho given ‖ΔW‖/‖W₀‖ and rho given the task loss across, with 95 % bootstrap intervals.
+    Measures down; rho, rho given ‖ΔW‖/‖W₀‖ and rho given the task loss across, with 95 % bootstrap intervals. Taken
+    at the task loss `loss`; None is after the last step.
     """
     runs = quantities(rows, loss)
     forgotten = [run["forgetting"] for run in runs]

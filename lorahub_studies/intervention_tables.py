@@ -29,13 +29,9 @@ def spike_points(rows: Rows, epsilon: float = 0.5) -> list[tuple[float, int]]:
 def spike_shares(rows: Rows, epsilon: float = 0.5, edges: Sequence[float] = BINS) -> list[tuple[float, float, int]]:
     """The share of matrices with at least one intruder, by spike ratio.
 
-    Args:
-        rows: of `ranks` or `predict`.
-        epsilon: which counts to take.
-        edges: of the bins; a bin holds its lower edge.
-
     Returns:
-        For each bin its lower edge, the share (0 to 1, NaN where there is no matrix), and the number of matrices.
+        For each bin its lower edge, which belongs to it, the share (0 to 1, NaN where there is no matrix), and the
+        number of matrices.
 
     Raises:
         CourseError: no row has matrices.
@@ -72,24 +68,21 @@ def intervention_effects(rows: Rows) -> list[dict]:
         One entry a run, `kind` and `scale`: `rank`, `seed`, `intruders` of the run, `removed` (the share of its
         forgetting that is gone: 1 is all of it) and `task` (what the task loss rose by, in nats a token).
     """
-    found = []
-    for row in rows:
-        if row["diverged"]:
-            continue
-        forgotten = row["tuned"]["pretraining_loss"] - row["base"]["pretraining_loss"]
-        for entry in row["scaled"]:
-            found.append(
-                {
-                    "rank": row["run"]["rank"],
-                    "seed": row["run"]["seed"],
-                    "intruders": row["intruders"],
-                    "kind": entry["kind"],
-                    "scale": entry["scale"],
-                    "removed": (row["tuned"]["pretraining_loss"] - entry["pretraining_loss"]) / forgotten,
-                    "task": entry["loss"] - row["tuned"]["loss"],
-                }
-            )
-    return found
+    return [
+        {
+            "rank": row["run"]["rank"],
+            "seed": row["run"]["seed"],
+            "intruders": row["intruders"],
+            "kind": entry["kind"],
+            "scale": entry["scale"],
+            "removed": (row["tuned"]["pretraining_loss"] - entry["pretraining_loss"])
+            / (row["tuned"]["pretraining_loss"] - row["base"]["pretraining_loss"]),
+            "task": entry["loss"] - row["tuned"]["loss"],
+        }
+        for row in rows
+        if not row["diverged"]
+        for entry in row["scaled"]
+    ]
 
 
 def removed_at_cost(rows: Rows, kind: str, cost: float) -> list[float]:
