@@ -46,15 +46,7 @@ def load(
     the course ships. The sources' articles may have been part of the model's pretraining, which is what is wanted: the
     loss on them says what of that is lost.
 
-    Args:
-        tokenizer: the model's.
-        sequences: how many.
-        tokens: in each.
-        fetch: False takes the shipped texts.
-        offline: True opens no connection; files that are here are used.
-
-    Returns:
-        The sequences, and which texts they are of.
+    `fetch` False takes the shipped texts. `offline` opens no connection; files that are here are used.
 
     Raises:
         CourseError: there are too few texts of that length.
