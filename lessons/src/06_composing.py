@@ -47,10 +47,10 @@ from lorahub_edu.hub import candidates, compose, stand_ins
 from lorahub_edu.hub.population import Population
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Finding
 from lorahub_edu.show import figures, findings
 from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import Row, publish, verdict
 
 figures.use_style()
 findings.costs_table("06_composing")
@@ -753,19 +753,6 @@ for method, values in gap.items():
 
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
-circumstances = {"model": profile.base_model, "profile": profile.name}
-
-
-def finding(name: str, values: list[float], unit: str, verdict: str, note: str, seeds: tuple = ()) -> Finding:
-    """A finding of this run; the part of its name before the dot is the claim."""
-    return Finding(name, tuple(values), unit, name.partition(".")[0], verdict, note, seeds, **circumstances)
-
-
-def verdict(condition: bool, otherwise: str = "refuted here") -> str:
-    """The verdict that a measured condition leads to."""
-    return "shown" if condition else otherwise
-
-
 apart_from_mirror = [sign_difference, mirror_difference]
 no_slope = gradient["paper"] == 0 < gradient["exact"]
 basis_counts = basis_spread["paper"] > 100 * basis_spread["exact"]
@@ -774,52 +761,51 @@ cells = len(targets) * len(draws)
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 found = [
-    finding(
-        "H1.difference_of_both_compositions", of_pairs, "of the exact one's size", verdict(min(of_pairs) > 0.1),
+    Row(
+        "H1.difference_of_both_compositions", of_pairs, "of the exact one's size", verdict(min(of_pairs) > 0.1, True),
         f"all pairs at weights 1, 1; by hand equals the library within {max(differences):.0e}",
     ),
-    finding(
-        "H1.cross_term", cross_size.tolist(), "of an own term's size", verdict(min(cross_size.tolist()) > 0.1),
+    Row(
+        "H1.cross_term", cross_size.tolist(), "of an own term's size", verdict(min(cross_size.tolist()) > 0.1, True),
         f"all ordered pairs, N(N-1) of them; median cosine with the own term {likeness.median():.2f}",
     ),
-    finding(
-        "H1.loss_of_minus_w", apart_from_mirror, "nats apart from w", verdict(max(apart_from_mirror) < 1e-3),
+    Row(
+        "H1.loss_of_minus_w", apart_from_mirror, "nats apart from w", verdict(max(apart_from_mirror) < 1e-3, True),
         "a negative weight counts only relative to the others",
     ),
-    finding(
-        "H1.gradient_at_zero", [gradient["paper"]], "nats per unit of w", verdict(no_slope),
+    Row(
+        "H1.gradient_at_zero", [gradient["paper"]], "nats per unit of w", verdict(no_slope, True),
         f"zero where the released code starts, downhill in {down} directions, uphill in {up}; {gradient['exact']:.2g} in the exact one",
     ),
-    finding(
-        "H1.loss_range_over_bases", [basis_spread["paper"]], "nats", verdict(basis_counts, "not shown here"),
+    Row(
+        "H1.loss_range_over_bases", [basis_spread["paper"]], "nats", verdict(basis_counts),
         f"{ROTATIONS} rotations that leave the module the same; {basis_spread['exact']:.0e} in the exact composition",
     ),
-    finding(
-        "H2.mixed_ranks_refused", [refused], "of 1 pair", verdict(refused == 1), "by the paper's composition"
+    Row(
+        "H2.mixed_ranks_refused", [refused], "of 1 pair", verdict(refused == 1, True), "by the paper's composition"
     ),
-    finding(
-        "H2.mixed_ranks_composed_exactly", rank_errors, "relative error", verdict(max(rank_errors) > 1e-4),
+    Row(
+        "H2.mixed_ranks_composed_exactly", rank_errors, "relative error", verdict(max(rank_errors) > 1e-4, True),
         "the exact composition takes any ranks: the rule is the formula's",
     ),
-    finding(
+    Row(
         "H3.gain_of_choosing_by_loss", gap["loss"], "nats over the median draw",
-        verdict(wins["loss"] == cells, "not shown here"),
-        f"{CHOSEN} of {N}; better in {wins['loss']} of {cells} (target, draw)", draws,
+        verdict(wins["loss"] == cells),
+        f"{CHOSEN} of {N}; better in {wins['loss']} of {cells} (target, draw)", seeds=draws,
     ),
-    finding(
+    Row(
         "H3.gain_of_choosing_by_embedding", gap["hidden_embedding"], "nats over the median draw",
-        verdict(wins["hidden_embedding"] == cells, "not shown here"),
-        f"last hidden states: better in {wins['hidden_embedding']} of {cells}; input embeddings in {wins['input_embedding']}", draws,
+        verdict(wins["hidden_embedding"] == cells),
+        f"last hidden states: better in {wins['hidden_embedding']} of {cells}; input embeddings in {wins['input_embedding']}", seeds=draws,
     ),
 ]  # fmt: skip
 
 # %%
-measured = [Finding("cost_of_one_rank_again", tuple(cost_of_8), "nats on past", **circumstances)]
+measured = [Row("cost_of_one_rank_again", cost_of_8, "nats on past")]
 for how, (first, last) in ends.items():
     lost = float(first - last)
-    measured.append(Finding(f"past_lost_by_adding_upper.{how}", (lost,), "points of strict match", **circumstances))
-results.record([*found, *measured], "lesson_06")
-findings.findings_table("lesson_06", found)
+    measured.append(Row(f"past_lost_by_adding_upper.{how}", lost, "points of strict match"))
+publish("06", [*found, *measured], profile)
 
 # %% [markdown]
 # ## What to remember

@@ -38,7 +38,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lorahub_edu import evaluation, results
+from lorahub_edu import evaluation
 from lorahub_edu.data import batching, fewshot, tasks
 from lorahub_edu.data.targets import rows_for
 from lorahub_edu.hub import compose, stand_ins, zoo
@@ -53,6 +53,7 @@ from lorahub_edu.results import Finding, Table
 from lorahub_edu.show import figures, findings
 from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import Row, publish
 from lorahub_studies import adapting_tables, baselines, engine
 from lorahub_studies.adapting import METHODS
 
@@ -826,11 +827,6 @@ def from_trial(name: str, differences: dict[int, float], unit: str = "points of 
     return adapting_tables.finding(trial, name, differences, unit, verdict=adapting_tables.verdict(differences), note=note, model=base_of_trial)
 
 
-def from_run(name: str, values: list[float], unit: str, verdict: str, note: str) -> Finding:
-    """A finding that this run measured itself."""
-    return Finding(name, tuple(float(v) for v in values), unit, name.partition(".")[0], verdict, note, model=profile.base_model, profile=profile.name)
-
-
 base_of_trial = PROFILES[trial["settings"].get("profile", "cpu")].base_model
 tokens = {m: adapting_tables.per_draw(verdict_rows, m, "prompt_tokens") for m in (LORAHUB, "zero_shot", "in_context")}
 saved = {d: t - tokens[LORAHUB][d] for d, t in tokens["in_context"].items() if d in tokens[LORAHUB]}
@@ -843,11 +839,11 @@ gradient_cheap = "refuted here" if statistics.median(gradient_cost) <= 5 and mod
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 found = [
     from_trial("H4.gain_over_zero_shot", against["zero_shot"], note=f"answer-only: {statistics.median(adapting_tables.difference(verdict_rows, LORAHUB, 'zero_shot', 'answer_only').values()):+.1f}; the paper writes Σ|w|, the released code takes the mean and divides the loss by five once more"),
-    from_run("H5.choices_that_are_cma", [sum(is_cma)], "of 2, NGOpt and Shiwa", "shown" if all(is_cma) else "refuted here", f"at 20 weights and 40 evaluations nevergrad runs {chosen['NGOpt', 20, 40]} and {chosen['Shiwa', 20, 40]}"),
+    Row("H5.choices_that_are_cma", [sum(is_cma)], "of 2, NGOpt and Shiwa", "shown" if all(is_cma) else "refuted here", f"at 20 weights and 40 evaluations nevergrad runs {chosen['NGOpt', 20, 40]} and {chosen['Shiwa', 20, 40]}"),
     from_trial("H5.cma_over_released_code", adapting_tables.difference(verdict_rows, LORAHUB, "ngopt_40"), note="CMA-ES asked for by name, minus NGOpt"),
-    from_run("H6.runs_of_the_papers_setting", [0], "runs on this machine", "not shown here", "needs a GPU: lorahub-edu bbh --profile gpu24"),
-    from_run("H7.bbh_tasks", [len({row["target"] for row in bbh["rows"]})], "of 27 tasks, on another base", "not shown here", "all 27: lorahub-edu bbh --profile gpu24"),
-    from_run("H8.learning_rates_of_the_baselines", [rate for rate, _ in rates], "LoRA, IA3, full", "shown" if as_source else "not shown here", "the source's rates and 40 epochs, at least 3 draws; a fourth baseline takes LoRA at the zoo's own rate"),
+    Row("H6.runs_of_the_papers_setting", [0], "runs on this machine", "not shown here", "needs a GPU: lorahub-edu bbh --profile gpu24"),
+    Row("H7.bbh_tasks", [len({row["target"] for row in bbh["rows"]})], "of 27 tasks, on another base", "not shown here", "all 27: lorahub-edu bbh --profile gpu24"),
+    Row("H8.learning_rates_of_the_baselines", [rate for rate, _ in rates], "LoRA, IA3, full", "shown" if as_source else "not shown here", "the source's rates and 40 epochs, at least 3 draws; a fourth baseline takes LoRA at the zoo's own rate"),
     adapting_tables.finding(trial, "H9.tokens_saved_a_query", saved, "tokens against in-context", verdict="shown" if like_zero_shot and min(saved.values()) > 0 else "refuted here", note="a query is exactly as long as zero-shot" if like_zero_shot else "longer than zero-shot", model=base_of_trial),
     from_trial("H10.over_ia3", against["ia3"], note="the source's settings for IA3"),
 ]  # fmt: skip
@@ -856,20 +852,20 @@ found = [
 found += [
     from_trial("H10.behind_lora", {d: -v for d, v in against["lora"].items()}, note="LoRA on the five minus LoRAHub, at the paper's rate" + (f"; at the zoo's rate {-statistics.median(against['lora_fast'].values()):+.1f}" if "lora_fast" in against else "")),
     from_trial("H10.behind_full_tuning", {d: -v for d, v in against["full"].items()}, note="full tuning on the five minus LoRAHub"),
-    from_run("H11.break_even", pays[40, "packed behind one prefix"], "queries", "shown" if min(pays[40, "packed behind one prefix"]) > 1 else "refuted here", f"{TARGET}, five draws, 40 evaluations; as five separate rows {statistics.median(pays[40, 'five separate rows']):.0f}; counted in tokens, caches aside"),
+    Row("H11.break_even", pays[40, "packed behind one prefix"], "queries", "shown" if min(pays[40, "packed behind one prefix"]) > 1 else "refuted here", f"{TARGET}, five draws, 40 evaluations; as five separate rows {statistics.median(pays[40, 'five separate rows']):.0f}; counted in tokens, caches aside"),
     from_trial("H11.over_in_context", against["in_context"], note="what the shorter prompt gains or costs in answers"),
     from_trial("H12.over_single", against["single"], note="against the one module that fits the five examples best"),
     adapting_tables.finding(trial, "H13.modules_found_above_chance", above_chance, "points of the targets", verdict=adapting_tables.verdict(above_chance), note=f"a module named beforehand is among the three largest weights; auto: {statistics.median(finds['auto'][0].values()) - finds['auto'][1]:+.0f} points", model=base_of_trial),
-    from_run("H14.runs", [0], "runs on this machine", "not shown here", "needs T5 and a GPU: lorahub-edu bbh --profile gpu24"),
+    Row("H14.runs", [0], "runs on this machine", "not shown here", "needs T5 and a GPU: lorahub-edu bbh --profile gpu24"),
     adapting_tables.finding(of_ranks, "H15.gap_between_ranks", [max(rank_means) - min(rank_means)], "points, best mean over ranks minus worst", verdict="shown" if max(rank_means) - min(rank_means) < 5 else "refuted here", note=f"rank matters little: below 5 points. Modules truncated to rank {', '.join(map(str, MODULE_RANKS))}, on an instruction-tuned causal model; T5 and modules trained at each rank were not run", model=base_of_trial),
     adapting_tables.finding(crowd, "H16.more_spread", more_spread, "points, standard deviation", verdict=adapting_tables.verdict(more_spread), note=f"{many} modules minus {few}, one value a target", model=base_of_trial),
     adapting_tables.finding(crowd, "H16.higher_best_draw", higher_best, "points of strict exact match", verdict=adapting_tables.verdict(higher_best), note=f"{many} modules minus {few}, one value a target", model=base_of_trial),
-    from_run("H17.memory", memory, "times plain inference", memory_shown, f"shown up to 1.3; full fine-tuning holds {16 * parameters / 1e9:.3g} GB of values, gradients and moments before any activation"),
+    Row("H17.memory", memory, "times plain inference", memory_shown, f"shown up to 1.3; full fine-tuning holds {16 * parameters / 1e9:.3g} GB of values, gradients and moments before any activation"),
 ]  # fmt: skip
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 found += [
-    from_run("H18.cost_of_a_gradient_step", gradient_cost, "forwards of one candidate", gradient_cheap, f"no hyper-network: {N} slopes from one backward pass; refuted if a step costs at most 5 forwards and all modules together are smaller than the base"),
+    Row("H18.cost_of_a_gradient_step", gradient_cost, "forwards of one candidate", gradient_cheap, f"no hyper-network: {N} slopes from one backward pass; refuted if a step costs at most 5 forwards and all modules together are smaller than the base"),
     from_trial("X2.gradient_over_cma", by_gradient["strict"], note=f"against {METHODS[nearest].label}, the nearest in time; loss {statistics.median(by_gradient['loss'].values()):+.2f} nats"),
     from_trial("X3.over_average", against["average"], note="equal weights 1/N, no search"),
     from_trial("X3.over_random_weights", against["random_weights"], note="one draw of weights, no search"),
@@ -887,8 +883,7 @@ found += [
 ]  # fmt: skip
 
 # %%
-results.record(found, "lesson_07")
-findings.findings_table("lesson_07", found)
+publish("07", found, profile)
 
 # %% [markdown]
 # ## What to remember

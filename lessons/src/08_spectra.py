@@ -46,11 +46,11 @@ from lorahub_edu.forgetting.lab import scaling
 from lorahub_edu.forgetting.tails import Tuning, train
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Finding, Table
+from lorahub_edu.results import Table
 from lorahub_edu.show import figures, findings
 from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import verdict
+from lorahub_edu.show.findings import Row, publish, verdict
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import IntruderCounts, MatrixReport, count
@@ -750,36 +750,36 @@ by_run = {label: total(found) for label, found in report.items()}
 highest_rank = max(LORA, key=lambda label: statistics.fmean(effective[label]))
 ranks_apart = [full - high for full, high in zip(effective[FULL], effective[highest_rank], strict=True)]
 found = [
-    findings.of_run(
+    Row(
         "I1.rows_like_nothing", [corner[R1] - corner[FULL]], f"of the first {K} rows, r = 1 minus full",
         verdict(corner[R1] > 0 and corner[FULL] == 0, corner[R1] == 0 and corner[FULL] > 0),
-        f"{shown}; shown if the picture has such rows for r = 1 and none for full", profile,
+        f"{shown}; shown if the picture has such rows for r = 1 and none for full", seeds=(0,),
     ),
-    findings.of_run(
+    Row(
         "I2.gap_of_r_1", gaps, f"mean cosine of full minus r = 1, {K} strongest", verdict(min(gaps) > 0, max(gaps) < 0),
-        f"matrix by matrix, lower after r = 1 in {sum(g > 0 for g in gaps)} of {len(gaps)}; {statistics.fmean(by_matrix[R1]):.3f} against {statistics.fmean(by_matrix[FULL]):.3f} on average", profile,
+        f"matrix by matrix, lower after r = 1 in {sum(g > 0 for g in gaps)} of {len(gaps)}; {statistics.fmean(by_matrix[R1]):.3f} against {statistics.fmean(by_matrix[FULL]):.3f} on average", seeds=(0,),
     ),
-    findings.of_run(
+    Row(
         "I2.gap_of_all_lora_runs", lora_gaps, "mean cosine of full minus a LoRA run", verdict(min(lora_gaps) > 0, max(lora_gaps) < 0),
-        f"mean over matrices; {', '.join(f'{label} {gap:+.3f}' for label, gap in zip(LORA, lora_gaps, strict=True))}", profile,
+        f"mean over matrices; {', '.join(f'{label} {gap:+.3f}' for label, gap in zip(LORA, lora_gaps, strict=True))}", seeds=(0,),
     ),
-    findings.of_run(
+    Row(
         "I3.matrices_that_agree", [agreeing], f"of {len(slow)} matrices", verdict(slow == fast, True),
-        f"algorithm 1 by two SVDs in float64 against the certified count; {sum(slow)} intruders", profile,
+        f"algorithm 1 by two SVDs in float64 against the certified count; {sum(slow)} intruders", seeds=(0,),
     ),
-    findings.of_run(
+    Row(
         "I4.r_1_and_full", [by_run[R1] - by_run[FULL]], "intruders, r = 1 minus full",
         verdict(by_run[R1] > 0 and by_run[FULL] == 0 and apart < 0.1, by_run[R1] == 0 and by_run[FULL] > 0),
-        f"r = 1 {by_run[R1]}, full {by_run[FULL]}; losses at most {apart:.2f} nats apart (shown if below 0.1)", profile,
+        f"r = 1 {by_run[R1]}, full {by_run[FULL]}; losses at most {apart:.2f} nats apart (shown if below 0.1)", seeds=(0,),
     ),
-    findings.of_run(
+    Row(
         "I4.all_lora_runs", [by_run[label] for label in LORA], "intruders",
         verdict(min(by_run[label] for label in LORA) > 0, max(by_run[label] for label in LORA) == 0),
-        ", ".join(f"{label} {by_run[label]}" for label in LORA) + "; shown if every run has some", profile,
+        ", ".join(f"{label} {by_run[label]}" for label in LORA) + "; shown if every run has some", seeds=(0,),
     ),
-    findings.of_run(
+    Row(
         "I7.effective_rank", ranks_apart, "full minus the highest of LoRA", verdict(min(ranks_apart) > 0, max(ranks_apart) < 0),
-        f"every matrix; full {statistics.fmean(effective[FULL]):.0f}, {highest_rank} {statistics.fmean(effective[highest_rank]):.1f} on average", profile,
+        f"every matrix; full {statistics.fmean(effective[FULL]):.0f}, {highest_rank} {statistics.fmean(effective[highest_rank]):.1f} on average", seeds=(0,),
     ),
 ]  # fmt: skip
 
@@ -790,37 +790,37 @@ if study_rows:
     of_full = counts.pop((0, ""))
     lora = [n for values in counts.values() for n in values]
     everywhere = sum(min(values) > 0 for values in counts.values())
-    found.append(findings.of_study(
-        "I4.full_at_one_loss", of_full, "intruders", verdict(max(of_full) == 0, min(of_full) > 0), f"full fine-tuning, task loss {common:.2f}", over_ranks,
+    found.append(Row(
+        "I4.full_at_one_loss", of_full, "intruders", verdict(max(of_full) == 0, min(of_full) > 0), f"full fine-tuning, task loss {common:.2f}", study=over_ranks,
     ))  # fmt: skip
-    found.append(findings.of_study(
+    found.append(Row(
         "I4.lora_at_one_loss", lora, "intruders", verdict(min(lora) > 0, max(lora) == 0),
-        f"{len(counts)} ways to train with LoRA, task loss {common:.2f}; {everywhere} of them have intruders in every seed", over_ranks,
+        f"{len(counts)} ways to train with LoRA, task loss {common:.2f}; {everywhere} of them have intruders in every seed", study=over_ranks,
     ))  # fmt: skip
     worse = [
         end["intruders"] for ((rank, rule), seed), end in ends_of.items() if rank and end["loss"] > ends_of[(0, ""), seed]["loss"]
     ]  # fmt: skip
     if worse:
-        found.append(findings.of_study(
+        found.append(Row(
             "I5.lora_that_learned_less", worse, "intruders", verdict(min(worse) > 0, max(worse) == 0),
-            f"{len(worse)} runs ended worse than full of their seed; {sum(n > 0 for n in worse)} of them have intruders", over_ranks,
+            f"{len(worse)} runs ended worse than full of their seed; {sum(n > 0 for n in worse)} of them have intruders", study=over_ranks,
         ))  # fmt: skip
     for rule in rules:
         curve = {rank: values for rank, values in forgetting_tables.rank_curve(study_rows, "intruders", rule).items() if rank}
         none, some = ([rank for rank, v in curve.items() if test(v)] for test in (lambda v: max(v) == 0, lambda v: min(v) > 0))
         vanish = bool(none and some) and len(none) + len(some) == len(curve) and max(some) < min(none)
         back = any(low < high for low in none for high in some)
-        found.append(findings.of_study(
+        found.append(Row(
             f"I6.at_the_highest_rank.{rule}", curve[max(curve)], f"intruders at r = {max(curve)}", verdict(vanish, back),
-            f"{rule}: " + ", ".join(f"r = {rank} {forgetting_tables.in_words(values, 0)}" for rank, values in curve.items()) + ", after the last step", over_ranks,
+            f"{rule}: " + ", ".join(f"r = {rank} {forgetting_tables.in_words(values, 0)}" for rank, values in curve.items()) + ", after the last step", study=over_ranks,
         ))  # fmt: skip
     ranks_of_lora = {one: v for one, v in forgetting_tables.by_arm(study_rows, "effective_rank").items() if one[0]}
     of_full = forgetting_tables.by_arm(study_rows, "effective_rank")[0, ""]
     most = max(ranks_of_lora, key=lambda one: max(ranks_of_lora[one]))
     above = [value - max(ranks_of_lora[most]) for value in of_full]
-    found.append(findings.of_study(
+    found.append(Row(
         "I7.over_ranks", above, "full minus the highest of LoRA", verdict(min(above) > 0, max(above) < 0),
-        f"mean over matrices; full {forgetting_tables.in_words(of_full, 0)}, at most {max(ranks_of_lora[most]):.0f}: {forgetting_tables.label(*most)}", over_ranks,
+        f"mean over matrices; full {forgetting_tables.in_words(of_full, 0)}, at most {max(ranks_of_lora[most]):.0f}: {forgetting_tables.label(*most)}", study=over_ranks,
     ))  # fmt: skip
     high_ranks = sorted({rank for rank, _ in ranks_of_lora if rank > 16})
     FIXED, STABLE = "fixed alpha", [rule for rule in rules if rule != "fixed alpha"]
@@ -831,9 +831,9 @@ if study_rows:
             if rule == FIXED and rank in high_ranks and None not in rivals:
                 behind.append(ends_of[(rank, rule), seed][quantity] - max(end[quantity] for end in rivals))
         if behind:
-            found.append(findings.of_study(
+            found.append(Row(
                 f"I10.fixed_alpha.{quantity}", behind, f"{unit}, fixed α minus the worse of the others", verdict(min(behind) > 0, max(behind) <= 0),
-                f"ranks {', '.join(map(str, high_ranks))}, every seed, after the last step; each at its own learning rate", over_ranks,
+                f"ranks {', '.join(map(str, high_ranks))}, every seed, after the last step; each at its own learning rate", study=over_ranks,
             ))  # fmt: skip
 else:
     print("I4 to I6 and I10 need the study of ranks: not measured yet.")
@@ -844,13 +844,12 @@ for label, of in by_source.items():
     for key, has in (("below_half", [has for s, has in of if s < 0.5]), ("above_twice", [has for s, has in of if s > 2])):
         if has:
             values = (statistics.fmean(has),)
-            measured.append(Finding(f"strength.{key}.{label}", values, "share with an intruder", note=f"{len(has)} matrices"))
+            measured.append(Row(f"strength.{key}.{label}", values, "share with an intruder", note=f"{len(has)} matrices"))
 times = (slow_seconds / fast_seconds,)
-measured.append(Finding("count.times_as_fast", times, "times two SVDs, the base's spectra being there", note=f"{len(slow)} matrices"))
+measured.append(Row("count.times_as_fast", times, "times two SVDs, the base's spectra being there", note=f"{len(slow)} matrices"))
 
 # %%
-results.record([*found, *measured], "lesson_08")
-findings.findings_table("lesson_08", found)
+publish("08", [*found, *measured], profile)
 
 # %% [markdown]
 # ## What to remember

@@ -47,7 +47,7 @@ from lorahub_edu.results import Table
 from lorahub_edu.show import figures, findings
 from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import verdict
+from lorahub_edu.show.findings import Row, publish, verdict
 from lorahub_studies import forgetting_tables, intervention_tables
 
 figures.use_style()
@@ -449,11 +449,11 @@ if ends:
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 found = [
-    findings.of_run(
+    Row(
         "I12.this_run", [returned["intruders"][LAMBDAS.index(0.7)]], "share of the forgetting undone at λ = 0.7",
         verdict(returned["intruders"][2] > 0 and prices["intruders"][2] <= 0.1, returned["intruders"][2] <= 0),
         f"{report[HURRY].intruders[0]} intruders; task loss {prices['intruders'][2]:+.3f} nats; the whole update by 0.7: "
-        f"{100 * returned['update'][2]:.0f} % at {prices['update'][2]:+.3f}", profile,
+        f"{100 * returned['update'][2]:.0f} % at {prices['update'][2]:+.3f}", seeds=(0,),
     ),
 ]  # fmt: skip
 for rule in rules if rows else ():
@@ -462,33 +462,33 @@ for rule in rules if rows else ():
     curve = {rank: values for rank, values in curves[rule].items() if rank}
     within = max(max(values) - min(values) for values in curve.values())
     between = max(map(statistics.fmean, curve.values())) - min(map(statistics.fmean, curve.values()))
-    found.append(findings.of_study(
+    found.append(Row(
         f"I9.least_forgetting.{rule}", best, "rank that forgets least", verdict(all(inner), not any(inner)),
-        f"{rule}, at task loss {common:.2f}; the ranks' means differ by {between:.2f} nats, seeds of one rank by up to {within:.2f}", over_ranks,
+        f"{rule}, at task loss {common:.2f}; the ranks' means differ by {between:.2f} nats, seeds of one rank by up to {within:.2f}", study=over_ranks,
     ))  # fmt: skip
     task = {rank: v for rank, v in forgetting_tables.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
     best_task = [min(task, key=lambda r: task[r][seed]) for seed in range(min(map(len, task.values())))]
-    found.append(findings.of_study(
+    found.append(Row(
         f"I11.task.{rule}", best_task, "rank with the lowest task loss", verdict(max(best_task) <= 8, min(best_task) > 8),
-        f"{rule}, after equal steps, each rank at its own learning rate", over_ranks,
+        f"{rule}, after equal steps, each rank at its own learning rate", study=over_ranks,
     ))  # fmt: skip
-    found.append(findings.of_study(
-        f"I11.text.{rule}", best, "rank that forgets least", verdict(set(best) == {64}, 64 not in best), f"{rule}, at task loss {common:.2f}", over_ranks,
+    found.append(Row(
+        f"I11.text.{rule}", best, "rank that forgets least", verdict(set(best) == {64}, 64 not in best), f"{rule}, at task loss {common:.2f}", study=over_ranks,
     ))  # fmt: skip
 if apart_rows:
     by_kind = {kind: [e for e in intervention_tables.intervention_effects(apart_rows) if e["kind"] == kind and e["scale"] == 0.7] for kind in NAMES}
     of_intruders = [entry["removed"] for entry in by_kind["intruders"]]
     dear = max(entry["task"] for entry in by_kind["intruders"])
-    found.append(findings.of_study(
+    found.append(Row(
         "I12.as_written", of_intruders, "share of the forgetting undone at λ = 0.7", verdict(min(of_intruders) > 0 and dear <= 0.1, max(of_intruders) <= 0),
-        f"{len(of_intruders)} runs; task loss rises by at most {dear:.3f} nats", taken_apart,
+        f"{len(of_intruders)} runs; task loss rises by at most {dear:.3f} nats", study=taken_apart,
     ))  # fmt: skip
     bought = {kind: intervention_tables.removed_at_cost(apart_rows, kind, 0.1) for kind in NAMES}
     for control in ("others", "update"):
         gaps = [a - b for a, b in zip(bought["intruders"], bought[control], strict=True)]
-        found.append(findings.of_study(
+        found.append(Row(
             f"I12.against.{control}", gaps, f"share undone for 0.1 nats, intruders minus {NAMES[control]}", verdict(min(gaps) > 0, max(gaps) <= 0),
-            f"intruders {forgetting_tables.in_words(bought['intruders'])}, {NAMES[control]} {forgetting_tables.in_words(bought[control])}", taken_apart,
+            f"intruders {forgetting_tables.in_words(bought['intruders'])}, {NAMES[control]} {forgetting_tables.in_words(bought[control])}", study=taken_apart,
         ))  # fmt: skip
 if sequence_rows:
     final = {rank: [seed[-1] for seed in seeds] for rank, seeds in by_rank.items()}
@@ -497,14 +497,13 @@ if sequence_rows:
     seeds = range(min(map(len, final.values())))
     falls = [all(final[a][s] > final[b][s] for a, b in zip(order, order[1:], strict=False)) for s in seeds]
     least = [min(final, key=lambda r: final[r][s]) == lora[0] for s in seeds]
-    found.append(findings.of_study(
+    found.append(Row(
         "I8.rank_1_minus_full", [final[lora[0]][s] - final[0][s] for s in seeds], "nats of text forgotten after four tasks", verdict(all(falls), all(least)),
-        "; ".join(f"{'r = ' + str(r) if r else 'full'} {forgetting_tables.in_words(v)}" for r, v in final.items()), in_a_row,
+        "; ".join(f"{'r = ' + str(r) if r else 'full'} {forgetting_tables.in_words(v)}" for r, v in final.items()), study=in_a_row,
     ))  # fmt: skip
 
 # %%
-results.record(found, "lesson_09")
-findings.findings_table("lesson_09", found)
+publish("09", found, profile)
 
 # %% [markdown]
 # ## What to remember

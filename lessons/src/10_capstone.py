@@ -44,11 +44,12 @@ from lorahub_edu.hub import compose, stand_ins
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Finding, Table
+from lorahub_edu.results import Table
 from lorahub_edu.show import figures, findings
 from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.adapter_report import examine
 from lorahub_edu.show.check import check
+from lorahub_edu.show.findings import Row, publish
 from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import count
@@ -386,22 +387,21 @@ if composed["rows"]:
     for search in sorted({row["search"] for row in composed["rows"]}):
         more = [row["intruders"][0] - mean_part for row in composed["rows"] if row["search"] == search and row["variant"] == "found"]
         shown = "shown" if min(more) > 0 else "refuted here" if max(more) <= 0 else "not shown here"
-        found.append(findings.of_study(f"X1.more_than_its_parts.{search}", more, "intruders above a single module's mean", shown, f"{len(more)} compositions; shown if every one has more", composed))
+        found.append(Row(f"X1.more_than_its_parts.{search}", more, "intruders above a single module's mean", shown, f"{len(more)} compositions; shown if every one has more", study=composed))
         saved = [-gap for gap in paired("no signs", search)]
         cancel = "shown" if min(saved) > 0 else "refuted here" if statistics.median(saved) <= 0 else "not shown here"
-        found.append(findings.of_study(f"X1.negative_weights_cancel.{search}", saved, "intruders more without the signs", cancel, "shown if every composition has more intruders once its weights are all positive", composed))
+        found.append(Row(f"X1.negative_weights_cancel.{search}", saved, "intruders more without the signs", cancel, "shown if every composition has more intruders once its weights are all positive", study=composed))
 for name in MEASURES if runs else ():
     rho = rhos[name]
-    found.append(findings.of_study(f"X4.rho.{name}", [rho.rho], "Spearman's rho with forgetting over fresh runs", "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here", f"{len(runs)} runs, 95 % interval {rho.low:.2f} to {rho.high:.2f}", predicted))
+    found.append(Row(f"X4.rho.{name}", [rho.rho], "Spearman's rho with forgetting over fresh runs", "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here", f"{len(runs)} runs, 95 % interval {rho.low:.2f} to {rho.high:.2f}", study=predicted))
 for key, v in verdicts.items():
-    found.append(findings.of_study(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{forgetting_plans.HYPOTHESES[key]}: {v['because']}", predicted))
+    found.append(Row(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{forgetting_plans.HYPOTHESES[key]}: {v['because']}", study=predicted))
 for label, rho in zoo_rho.items():
     sure = "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here"
-    found.append(Finding(f"X4.zoo.{label}", (rho.rho,), "Spearman's rho over the zoo's modules", "X4", sure, f"95 % interval {rho.low:.2f} to {rho.high:.2f}", model=profile.base_model, profile=profile.name))
+    found.append(Row(f"X4.zoo.{label}", rho.rho, "Spearman's rho over the zoo's modules", sure, f"95 % interval {rho.low:.2f} to {rho.high:.2f}"))
 
 # %%
-results.record(found, "lesson_10")
-findings.findings_table("lesson_10", found)
+publish("10", found, profile)
 
 # %% [markdown]
 # ## What to remember

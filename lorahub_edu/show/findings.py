@@ -62,16 +62,16 @@ class Row:
         return Finding(self.name, values, self.unit, claim, self.verdict, self.note, **fields)
 
 
-def publish(lesson: str, rows: Sequence[Row], profile: Profile, seeds: tuple[int, ...] = ()) -> Table:
+def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile, seeds: tuple[int, ...] = ()) -> Table:
     """Record a lesson's findings and show those with a claim beside the committed ones.
 
     Args:
         lesson: its number, for example "01".
-        rows: the declared table, in the order in which it is shown.
+        rows: the declared table, in the order in which it is shown; a finding of a sweep is taken as it is.
         profile: of this run.
         seeds: of this run, for rows that name none.
     """
-    found = [row.finding(profile, seeds) for row in rows]
+    found = [row if isinstance(row, Finding) else row.finding(profile, seeds) for row in rows]
     results.record(found, f"lesson_{lesson}")
     return findings_table(f"lesson_{lesson}", [finding for finding in found if finding.claim])
 
@@ -82,23 +82,6 @@ def _of_study(study: Mapping[str, Any]) -> dict[str, Any]:
     seeds = {row["run"]["seed"] for row in study["rows"] if "seed" in row.get("run", {})}
     made_with = {key: study[key] for key in ("device", "versions", "date")}
     return made_with | {"seeds": tuple(sorted(seeds)), "model": profile.base_model, "profile": profile.name}
-
-
-def of_run(name: str, values: Sequence[float], unit: str, verdict: str, note: str, profile: Profile) -> Finding:
-    """A finding of a lesson's own run; the part of its name before the first dot is the claim."""
-    return _finding(name, values, unit, verdict, note, seeds=(0,), model=profile.base_model, profile=profile.name)
-
-
-def of_study(
-    name: str, values: Sequence[float], unit: str, verdict: str, note: str, study: Mapping[str, Any]
-) -> Finding:
-    """A finding from a committed study, with the device, versions and date that the study was made with."""
-    return _finding(name, values, unit, verdict, note, **_of_study(study))
-
-
-def _finding(name: str, values: Sequence[float], unit: str, verdict: str, note: str, **circumstances: Any) -> Finding:
-    claim = name.partition(".")[0]
-    return Finding(name, tuple(float(v) for v in values), unit, claim, verdict, note, **circumstances)
 
 
 def findings_table(group: str, mine: Sequence[Finding]) -> Table:
