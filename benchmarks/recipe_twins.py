@@ -23,6 +23,7 @@ from lorahub_edu.data import alpaca
 from lorahub_edu.files import assets
 from lorahub_edu.methods.files import weight_bytes
 from lorahub_edu.runs import recipe_runs, recipes
+from lorahub_edu.runs.finetune import Changes
 
 PROFILE = "cpu"
 
@@ -50,11 +51,11 @@ def run(name: str, options: argparse.Namespace) -> dict:
                 "loss_after": round(float(done.after.losses[0]), 4),
             }
         else:
-            changes = {"steps": options.steps, "block_size": options.block}
+            changes, data = Changes(steps=options.steps, block_size=options.block), None
             if recipe.rows == "dolly" and assets.locate("dolly") is None:
-                changes["data"] = dolly_stand_in(Path(scratch))
+                data = dolly_stand_in(Path(scratch))
                 line["rows"] = "the course's own rows, in Dolly's form"
-            done = recipe_runs.run(name, PROFILE, out=out, progress=False, **changes)
+            done = recipe_runs.run(name, PROFILE, changes, data=data, out=out, progress=False)
             line |= {
                 "steps": done.training.steps,
                 "block": options.block,

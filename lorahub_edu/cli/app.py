@@ -142,23 +142,24 @@ def train(
     from lorahub_edu.runs import finetune, recipe_runs
     from lorahub_edu.training import processes
 
-    changes = {
-        "data": data,
-        "steps": steps,
-        "rank": rank,
-        "learning_rate": learning_rate,
-        "batching": batching,
-        "micro_batch_size": micro_batch,
-        "block_size": block,
-        "gradient_checkpointing": checkpointing,
-    }
+    changes = finetune.Changes(
+        steps=steps,
+        rank=rank,
+        learning_rate=learning_rate,
+        batching=batching,
+        micro_batch_size=micro_batch,
+        block_size=block,
+        gradient_checkpointing=checkpointing,
+    )
     device = get_profile(recipe_runs.machine(profile) if recipe else profile).device
     with processes.started(device):
         if recipe:
-            done = recipe_runs.run(recipe, profile, out=out, seed=seed, anyway=anyway, report=console.print, **changes)
+            done = recipe_runs.run(
+                recipe, profile, changes, data=data, out=out, seed=seed, anyway=anyway, report=console.print
+            )
         else:
-            given = {name: value for name, value in changes.items() if value is not None}
-            done = finetune.finetune(profile, out=out or Path("runs/alpaca"), seed=seed, anyway=anyway, **given)
+            out = out or Path("runs/alpaca")
+            done = finetune.finetune(profile, changes, data=data, out=out, seed=seed, anyway=anyway)
         if processes.is_first():
             console.print(str(done))
     if getattr(done, "interrupted", False):

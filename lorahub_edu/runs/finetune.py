@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,31 @@ from lorahub_edu.training.loop import TrainingConfig, TrainingResult, train
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What a run has otherwise than its profile; None keeps the profile's.
+
+    `rank` keeps alpha's ratio to the rank. `batching` and `schedule` are as in `TrainingConfig`. `micro_batch_size` and
+    `gradient_checkpointing` change memory and time, not the result. Rows of more than `block_size` tokens are dropped.
+    `revision` is the base model's on the hub.
+    """
+
+    steps: int | None = None
+    rank: int | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    batching: str | None = None
+    micro_batch_size: int | None = None
+    block_size: int | None = None
+    gradient_checkpointing: bool | None = None
+    revision: str | None = None
+
+    def given(self) -> dict[str, object]:
+        """The changes that are not None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
 class FinetuneResult:
     """What a fine-tuning run did: losses in nats a token before and after, the history, where the adapter lies."""
 
@@ -38,12 +63,12 @@ class FinetuneResult:
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was stopped from the keyboard; the same call goes on."""
+        """Whether it was stopped from the keyboard; the same call continues it."""
         return self.training.stopped == "interrupted"
 
     def __str__(self) -> str:
         if self.interrupted:
-            return f"Stopped after step {self.training.steps}. The same command goes on from there."
+            return f"Stopped after step {self.training.steps}. The same command continues from there."
         before, after = (evaluation.perplexity(loss) for loss in (self.loss_before, self.loss_after))
         return (
             f"Validation loss {self.loss_before:.3f} before, {self.loss_after:.3f} after {self.training.steps} steps "
@@ -52,12 +77,9 @@ class FinetuneResult:
 
 
 def lora_config(profile: Profile, rank: int | None = None, rank_stabilised: bool = False) -> LoRAConfig:
-    """The profile's LoRA settings; a short base dtype keeps A and B in float32, where small updates don't vanish.
+    """The profile's LoRA settings, or those of another rank with the same ratio of alpha to rank.
 
-    Args:
-        profile: of the run.
-        rank: another rank than the profile's; alpha then keeps its ratio to the rank.
-        rank_stabilised: scale by α / √rank.
+    A base in a short dtype keeps A and B in float32, where small updates don't vanish.
     """
     chosen = profile.rank if rank is None else rank
     return LoRAConfig(
@@ -89,45 +111,29 @@ def training_config(profile: Profile, **changes: object) -> TrainingConfig:
 
 def finetune(
     profile: Profile | str | None = None,
+    changes: Changes = Changes(),  # noqa: B008 - frozen
     *,
-    data: str | Path | None = None,
-    out: str | Path = "runs/alpaca",
-    steps: int | None = None,
-    rank: int | None = None,
-    learning_rate: float | None = None,
-    batching: str = "packed",
-    seed: int = 0,
-    micro_batch_size: int | None = None,
-    block_size: int | None = None,
-    gradient_checkpointing: bool | None = None,
     method: str = "lora",
     settings: Mapping[str, object] | None = None,
-    schedule: str | None = None,
-    revision: str = "",
+    data: str | Path | None = None,
+    out: str | Path = "runs/alpaca",
+    seed: int = 0,
     anyway: bool = False,
     offline: bool = False,
     progress: bool = True,
 ) -> FinetuneResult:
     """Fine-tune a profile's base model, with LoRA or another method.
 
-    Started in several processes (`processes.started`), each works off its share of every step.
+    In several processes (`processes.started`), each does its share of every step.
 
     Args:
         profile: a profile, its name, or None for the environment's.
-        data: a file of rows, or "dolly"; None is Alpaca by the three-step search.
-        out: a folder for checkpoints, log.jsonl and the finished adapter; a run that lies there is continued.
-        steps: optimizer steps; None takes the profile's, here and below.
-        rank: of A and B.
-        learning_rate: at its peak.
-        batching: "packed", "grouped" or "padded"; a method that puts tokens before every row pads.
-        seed: fixes A, the split, the order of rows and dropout.
-        micro_batch_size: rows that go through the model at one time; it changes memory and time, not the result.
-        block_size: tokens; longer rows are dropped.
-        gradient_checkpointing: recompute activations in the backward pass.
+        changes: what the run has otherwise than the profile.
         method: a key of `methods.kinds.METHODS`; "lora" and "rslora" take their settings from the profile.
         settings: of any other method.
-        schedule: of the learning rate, as in `TrainingConfig`.
-        revision: of the base model on the hub; "" takes the course's.
+        data: a file of rows, or "dolly"; None is Alpaca.
+        out: a folder for checkpoints, log.jsonl and the finished adapter; a run in this folder is continued.
+        seed: fixes A, the split, the order of rows and dropout.
         anyway: run even if the planner says that it does not fit the GPU.
         offline: never open a connection.
         progress: show bars.
@@ -136,26 +142,29 @@ def finetune(
         Losses, history and the adapter's folder (None after an interrupt).
 
     Raises:
-        CourseError: whatever is wrong with the model, the rows or the settings; on a GPU, a step that would not fit,
-            before the model is loaded; and memory that ran out. Both name the cheapest change that helps.
+        CourseError: the model, the rows or the settings are wrong, or memory ran out. On a GPU also a step that would
+            not fit, before the model is loaded. For memory the message names the cheapest change that helps.
 
     Source: claim R9 (Raschka 2023, the hyper-parameters of the `gpu24` profile).
     """
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
-    given = {
-        "micro_batch_size": micro_batch_size,
-        "block_size": block_size,
-        "gradient_checkpointing": gradient_checkpointing,
-    }
-    profile = replace(profile, **{name: value for name, value in given.items() if value is not None})
+    given, rank = changes.given(), changes.rank
+    of_profile = ("micro_batch_size", "block_size", "gradient_checkpointing")
+    profile = replace(profile, **{name: given[name] for name in of_profile if name in given})
     kind, settings = kinds.get_method(method).kind, dict(settings or {})
     if rank is not None and method not in OWN:
         raise CourseError(
             f"rank={rank} is for {' and '.join(OWN)}; {method} has settings of its own: change them there."
         )
+    batching = changes.batching or "packed"
     batching = "padded" if kind == kinds.PROMPT and batching == "packed" else batching
     config = training_config(
-        profile, steps=steps, learning_rate=learning_rate, batching=batching, seed=seed, schedule=schedule
+        profile,
+        steps=changes.steps,
+        learning_rate=changes.learning_rate,
+        schedule=changes.schedule,
+        batching=batching,
+        seed=seed,
     )
     training, validation = split_rows(profile, data, seed, offline, progress)
     pretrained.check_device(profile)
@@ -171,7 +180,7 @@ def finetune(
         # A card that has room for the base in 4 bits may have none for it before: that happens in ordinary memory.
         device = "cpu" if method == "qlora" else None
         model, tokenizer = pretrained.load(
-            profile, attention=attention, device=device, offline=offline, revision=revision
+            profile, attention=attention, device=device, offline=offline, revision=changes.revision or ""
         )
         encoded = alpaca.encode_rows(training, tokenizer, profile.block_size, too_long="drop")
         held_back = alpaca.encode_rows(validation, tokenizer, profile.block_size, too_long="drop")
@@ -196,14 +205,7 @@ def memory_setting(
     method: str = "lora",
     settings: Mapping[str, object] | None = None,
 ) -> Setting:
-    """What the memory planner must know of a profile's training step.
-
-    Args:
-        profile: of the run.
-        rank: another rank than the profile's.
-        method: as for `finetune`.
-        settings: as for `finetune`.
-    """
+    """What the memory planner must know of a profile's training step."""
     return Setting(
         method=method,
         lora=lora_config(profile, rank, method == "rslora"),
@@ -244,14 +246,7 @@ def _loss(model: nn.Module, rows: list[alpaca.Encoded], profile: Profile, config
 def split_rows(
     profile: Profile, data: str | Path | None, seed: int, offline: bool, progress: bool
 ) -> tuple[list[alpaca.Example], list[alpaca.Example]]:
-    """Rows to train on and rows that are held back.
-
-    Args:
-        profile: how many of each.
-        data: as for `finetune`.
-        seed: of the split.
-        offline: never open a connection.
-        progress: say which rows they are.
+    """Rows to train on and rows that are held back, as many as the profile says; `data` is as for `finetune`.
 
     Raises:
         CourseError: the rows can't be had, or are too few.

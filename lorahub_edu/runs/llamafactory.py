@@ -49,20 +49,18 @@ def export(
         CourseError: the recipe is wrong, LLaMA-Factory has no such method, the rows can't be had, or the folder can't
             be written.
     """
-    found = read(recipe)
-    found = twin(found, profile) if profile else found
-    if found.method not in TRAINED_THERE:
+    recipe = twin(read(recipe), profile) if profile else read(recipe)
+    if recipe.method not in TRAINED_THERE:
         raise CourseError(
-            f"{found.name} is a recipe for {found.method!r}, which LLaMA-Factory does not train: choose a recipe for "
+            f"{recipe.name} is a recipe for {recipe.method!r}, which LLaMA-Factory does not train: choose a recipe for "
             f"one of {', '.join(TRAINED_THERE)}."
         )
-    base, name, folder = get_base(found.profile.base_model), found.name, Path(folder)
-    data = None if found.rows in ("alpaca", "tiny") else found.rows
-    training, validation = split_rows(found.profile, data, seed, offline, progress=False)
+    base, name, folder = get_base(recipe.profile.base_model), recipe.name, Path(folder)
+    training, validation = split_rows(recipe.profile, recipe.data, seed, offline, progress=False)
     parts = {f"{name}_train": training, f"{name}_validation": validation}
     columns = {"prompt": "instruction", "response": "output"}
     described = {part: {"file_name": f"{part}.json", "columns": columns} for part in parts}
-    settings = run_settings(found, _model_path(base), folder, list(parts), seed)
+    settings = run_settings(recipe, _model_path(base), folder, list(parts), seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for part, rows in parts.items():
@@ -78,14 +76,7 @@ def export(
 
 
 def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str], seed: int = 0) -> dict[str, object]:
-    """What LLaMA-Factory's YAML says for a recipe.
-
-    Args:
-        recipe: of a method that it trains.
-        model: name on the hub or folder of the base.
-        folder: of dataset_info.json.
-        parts: the two data sets in it: to train on, and held back.
-        seed: of the run.
+    """What LLaMA-Factory's YAML says for a recipe: `parts` names the rows to train on and those held back.
 
     Raises:
         CourseError: α is no whole number, which is all that LLaMA-Factory takes.
@@ -93,7 +84,7 @@ def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str],
     profile, config = recipe.profile, training_config(recipe.profile)
     if profile.alpha != int(profile.alpha):
         raise CourseError(f"LLaMA-Factory takes whole numbers for α, and {recipe.name} has {profile.alpha}.")
-    places = profile.target_modules
+    targets = profile.target_modules
     return {
         "model_name_or_path": model,
         **({"model_revision": recipe.revision} if recipe.revision else {}),
@@ -103,7 +94,7 @@ def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str],
         "lora_rank": profile.rank,
         "lora_alpha": int(profile.alpha),
         "lora_dropout": profile.dropout,
-        "lora_target": "all" if places == "all-linear" else ",".join(places),
+        "lora_target": "all" if targets == "all-linear" else ",".join(targets),
         **({f"use_{recipe.method}": True} if recipe.method in ("rslora", "dora") else {}),
         **(QUANTISED if recipe.method == "qlora" else {}),
         "dataset_dir": str(folder),

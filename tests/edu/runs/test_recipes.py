@@ -20,6 +20,7 @@ from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import tiny
 from lorahub_edu.models.profiles import PROFILES
 from lorahub_edu.runs import recipe_runs, recipes
+from lorahub_edu.runs.finetune import Changes
 
 LORA_7B = "llama_7b_lora_alpaca"
 SHIPPED = (
@@ -102,7 +103,7 @@ def test_a_twin_keeps_the_method_and_takes_the_profiles_sizes() -> None:
 
 @pytest.mark.parametrize("name", [LORA_7B, "llama_7b_adapter_alpaca", "llama_7b_qlora_12gb"])
 def test_small_twins_train_and_peft_loads_what_they_save(name: str, tmp_path: Path) -> None:
-    done = recipe_runs.run(name, "tiny", out=tmp_path, steps=2, progress=False)
+    done = recipe_runs.run(name, "tiny", Changes(steps=2), out=tmp_path, progress=False)
     assert done.training.steps == 2 and done.loss_after < done.loss_before
     model = peft.PeftModel.from_pretrained(tiny.model(), done.adapter).eval()
     ids = torch.arange(10, 30)[None]
@@ -112,7 +113,11 @@ def test_small_twins_train_and_peft_loads_what_they_save(name: str, tmp_path: Pa
 def test_llama_adapter_packs_rows_as_it_pads_them(tmp_path: Path) -> None:
     losses = [
         recipe_runs.run(
-            "llama_7b_adapter_alpaca", "tiny", out=tmp_path / batching, steps=2, batching=batching, progress=False
+            "llama_7b_adapter_alpaca",
+            "tiny",
+            Changes(steps=2, batching=batching),
+            out=tmp_path / batching,
+            progress=False,
         ).training.losses
         for batching in ("packed", "padded")
     ]
@@ -128,7 +133,7 @@ def test_lorahubs_twin_composes_modules(tmp_path: Path) -> None:
     assert len(done.found.history) == 4 and done.examples == 5
     assert adapter_files.read_adapter(tmp_path / "run" / "adapter").weights
     with pytest.raises(CourseError, match="trains nothing, so steps can't be changed"):
-        recipe_runs.run(path, "tiny", out=tmp_path / "run", steps=3, progress=False)
+        recipe_runs.run(path, "tiny", Changes(steps=3), out=tmp_path / "run", progress=False)
 
 
 def test_a_recipe_on_its_own_card_says_what_it_takes(tmp_path: Path) -> None:
