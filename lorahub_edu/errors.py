@@ -10,19 +10,10 @@ class CourseError(Exception):
     """A problem that the user can act on; the command line prints it without a traceback and exits with 1."""
 
 
-def near_matches(value: str, known: Iterable[str], limit: int = 3) -> str:
-    """A phrase that names the known words closest to `value`.
-
-    Args:
-        value: the word that was not found.
-        known: every word that would have been right.
-        limit: how many suggestions at most.
-
-    Returns:
-        "Did you mean 'x'?" with the closest words, or "Known: …" with all of them when none is close.
-    """
+def near_matches(value: str, known: Iterable[str]) -> str:
+    """The phrase "Did you mean …?" with up to three known words close to `value`, else "Known: …" with all of them."""
     known = sorted(set(known))
-    close = difflib.get_close_matches(value, known, n=limit, cutoff=0.5)
+    close = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
     if close:
         return "Did you mean " + " or ".join(repr(word) for word in close) + "?"
     return "Known: " + ", ".join(repr(word) for word in known) + "." if known else "None is known."

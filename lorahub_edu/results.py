@@ -18,6 +18,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.files import save
 
 FOLDER_VARIABLE = "LORAHUB_EDU_RESULTS"
+CHECKOUT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "transformers", "peft", "nevergrad", "numpy")
 VERDICTS = ("shown", "not shown here", "refuted here")
 
@@ -95,7 +96,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _figure(value: float) -> str:
-    """A number as a reader wants it: four digits, and whole numbers whole."""
+    """A number with four digits; whole numbers are whole."""
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
 
 
@@ -111,39 +112,28 @@ def describe_device() -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that numbers depend on; one that is not installed is left out."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
-
-
-def _checkout() -> Path:
-    return Path(__file__).resolve().parent.parent
+    return versions
 
 
 def committed_folder() -> Path:
-    """The project's own findings, `results/` of the checkout: what pages and tables quote."""
-    return _checkout() / "results"
+    """The folder of the project's own findings, `results/`, which pages and tables quote."""
+    return CHECKOUT / "results"
 
 
 def folder() -> Path:
-    """Where this run's findings go: the environment's folder, else a private one that git ignores."""
+    """The folder of this run's findings: LORAHUB_EDU_RESULTS, else a private folder that git ignores."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return Path(chosen) if chosen else _checkout() / ".course" / "results"
+    return Path(chosen) if chosen else CHECKOUT / ".course" / "results"
 
 
 def write_json(path: str | Path, content: dict | list) -> Path:
-    """Write JSON so that a reader sees the old file or the new one, never half of it.
-
-    Args:
-        path: the file; its folder is made when it is missing.
-        content: what json can hold.
-
-    Returns:
-        The path.
+    """Write JSON atomically, in a folder that is made if missing, and return the path.
 
     Raises:
         CourseError: the folder can't be written.
@@ -158,15 +148,10 @@ def write_json(path: str | Path, content: dict | list) -> Path:
 
 
 def read_study(name: str, made_by: str, source: Path | None = None) -> dict:
-    """What a study wrote: its settings, device, versions, date, summary and rows.
-
-    Args:
-        name: of the study.
-        made_by: the command that makes it, for the message where it has not been made.
-        source: the folder; None takes the committed results.
+    """A study's settings, device, versions, date, summary and rows, from a folder or the committed results.
 
     Raises:
-        CourseError: there is none.
+        CourseError: there is none; the message names the command that makes it.
     """
     path = (source or committed_folder()) / f"{name}.json"
     try:
@@ -176,7 +161,7 @@ def read_study(name: str, made_by: str, source: Path | None = None) -> dict:
 
 
 def committed_study(name: str) -> dict | None:
-    """A study among the committed results, as `read_study` gives it; None, and a line that says so, if not made yet."""
+    """A study of the committed results, as from `read_study`; prints a line and returns None if there is none yet."""
     try:
         return read_study(name, "its command", committed_folder())
     except CourseError:
@@ -185,16 +170,7 @@ def committed_study(name: str) -> dict | None:
 
 
 def record(findings: Sequence[Finding], group: str, into: Path | None = None) -> Path:
-    """Write findings to <folder>/<group>.json; those of the same name there are replaced, the others stay.
-
-    Args:
-        findings: what was measured.
-        group: the file's stem, for example "lesson_03".
-        into: another folder than `folder()`.
-
-    Returns:
-        The file.
-    """
+    """Write findings to <folder>/<group>.json and return its path; other findings in the file stay."""
     path = (into or folder()) / f"{group}.json"
     kept = {finding.name: finding for finding in read(group, into)} if path.is_file() else {}
     kept |= {finding.name: finding for finding in findings}

@@ -55,7 +55,7 @@ def doctor(profile: ProfileOption = None) -> None:
     from lorahub_edu.cli import doctor as room
 
     checks = room.diagnose(profile)
-    console.print(room.render(checks))
+    console.print(room.render(checks), markup=False)
     raise typer.Exit(0 if room.all_required_ok(checks) else 1)
 
 

@@ -16,6 +16,7 @@ import pytest
 from lorahub_edu.cli import doctor
 from lorahub_edu.cli.doctor import Check, all_required_ok, diagnose, render
 from lorahub_edu.files import assets
+from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
 
 NAMES = ["Python", "torch", "Device", "Free memory", "Free disk", "Model", "Data"]
@@ -38,7 +39,7 @@ def quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64e9))
     monkeypatch.setattr(doctor, "_container_memory", lambda: 64e9)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100e9))
-    monkeypatch.setattr(doctor, "_is_prepared", lambda name: False)
+    monkeypatch.setattr(pretrained, "is_prepared", lambda name: False)
     return tmp_path / "home"
 
 
@@ -76,7 +77,7 @@ def test_files_that_are_right_and_a_damaged_one(quiet_machine: Path, monkeypatch
 
 
 def test_a_converted_model_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_is_prepared", lambda name: name == "SmolLM2-135M-Instruct")
+    monkeypatch.setattr(pretrained, "is_prepared", lambda name: name == "SmolLM2-135M-Instruct")
     assert answers("cpu")["Model"].ok
 
 
