@@ -64,11 +64,8 @@ def format_prompt(example: Example) -> str:
 def read_rows(path: str | Path, on_bad_row: Literal["raise", "skip"] = "raise") -> list[Example]:
     """The instruction rows of a .json (one list), .jsonl (one object a line) or .parquet file, in its order.
 
-    Rows need `instruction` and `output`; `input` may be missing. Rows in Dolly-15k's form
-    (`instruction`, `context`, `response`) are read too.
-
-    Args:
-        on_bad_row: "raise" stops at the first bad row; "skip" leaves such rows out and logs how many.
+    Rows need `instruction` and `output`; `input` may be missing. Rows in Dolly-15k's form (`instruction`, `context`,
+    `response`) are read too. With "skip", bad rows are left out and counted in the log.
 
     Raises:
         CourseError: the file can't be read or holds no good row; or, with "raise", a row is bad (the message names it).
@@ -140,22 +137,13 @@ def shipped_examples() -> list[Example]:
         return read_rows(path)
 
 
-def load_alpaca(*, fetch: bool = True, offline: bool = False, source: str = "auto") -> tuple[list[Example], str]:
-    """The best Alpaca rows that this machine can get: a local file, the fetched one, or the shipped set.
+def load_alpaca(*, offline: bool = False) -> tuple[list[Example], str]:
+    """Alpaca's rows, or else the shipped set, and one sentence that says which (without a path).
 
     Rows with an empty output are left out and counted in the log: the public 52,002-row file holds some.
-
-    Args:
-        fetch: False takes a file that is already on this machine or the shipped set.
-        source: "auto", "hub" or "mirror", as for `lorahub_edu.files.assets.fetch`.
-
-    Returns:
-        The rows, and one sentence that says what they are (without a path, so that it can stand on a page).
     """
     try:
-        path = assets.fetch("alpaca", source=source, offline=offline) if fetch else assets.locate("alpaca")
-        if path is None:
-            raise CourseError("No Alpaca file is on this machine. Fetch it with `lorahub-edu fetch`.")
+        path = assets.fetch("alpaca", offline=offline)
         rows = read_rows(path, on_bad_row="skip")
         return rows, f"{len(rows):,} Alpaca rows from {Path(path).name} (CC BY-NC 4.0, non-commercial use only)"
     except CourseError as problem:
@@ -164,10 +152,7 @@ def load_alpaca(*, fetch: bool = True, offline: bool = False, source: str = "aut
 
 
 def load_rows(name_or_path: str | Path, *, offline: bool = False) -> tuple[list[Example], str]:
-    """The rows of a set or of a file, and one sentence that says what they are.
-
-    Args:
-        name_or_path: "tiny" gives the shipped set, "alpaca" Alpaca, "dolly" Dolly-15k; else a path.
+    """The rows of a set ("tiny": the shipped rows, "alpaca", "dolly") or a file, and one sentence that says which.
 
     Raises:
         CourseError: it is neither a set nor a file that `read_rows` takes.
@@ -190,7 +175,7 @@ def split(
     """Two disjoint random parts of `rows` for training and validation, the same for the same seed.
 
     The validation part does not depend on `train_rows`, so runs with more or fewer rows are compared on the same rows.
-    Without `train_rows`, all other rows are for training.
+    Without `train_rows`, all others are for training.
 
     Raises:
         CourseError: there are too few rows, or a size is not possible.
@@ -225,16 +210,12 @@ def encode_rows(
 ) -> list[Encoded]:
     """Rows as tokens, in their order: prompt, response, end-of-sequence token; cut at `block_size` tokens.
 
-    A response that does not fit is cut, and then no end-of-sequence token follows it: the model must not learn to stop
-    in the middle of an answer.
-
-    Args:
-        response_only: True takes the loss on response and end-of-sequence token only, False on every token.
-        too_long: what happens to a row whose prompt fills the block: "raise" or "drop" (their number is logged).
+    No end-of-sequence token follows a response that is cut: the model must not learn to stop in the middle of an
+    answer. The loss is on response and end-of-sequence token, or on every token. A row whose prompt fills the block is
+    refused or dropped (their number is logged).
 
     Raises:
-        CourseError: a prompt leaves no room for one token of response, every row was dropped, or the tokenizer has no
-            end-of-sequence token.
+        CourseError: a prompt fills the block, every row was dropped, or the tokenizer has no end-of-sequence token.
     """
     eos = tokenizer.eos_token_id
     if eos is None:

@@ -23,25 +23,13 @@ class Batch:
     """Rows that go through the model together.
 
     Padded: B rows of T tokens, short ones filled up on the right. Packed: B = 1, the rows stand one after the other.
-
-    Attributes:
-        input_ids: (B, T) int64.
-        labels: (B, T) int64, not shifted; -100 takes no loss.
-        position_ids: (B, T) int64, starting at 0 in every row, also inside a packed sequence.
-        attention_mask: (B, T) int64, 1 at tokens and 0 at padding; None in a packed batch.
-        segment_lengths: lengths of the rows in the one packed sequence; None in a padded batch.
     """
 
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    position_ids: torch.Tensor
-    attention_mask: torch.Tensor | None = None
-    segment_lengths: list[int] | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """Instruction rows in the batch."""
-        return len(self.segment_lengths) if self.segment_lengths is not None else self.input_ids.shape[0]
+    input_ids: torch.Tensor  # (B, T) int64
+    labels: torch.Tensor  # (B, T) int64, not shifted; -100 takes no loss
+    position_ids: torch.Tensor  # (B, T) int64, from 0 in every row, also inside a packed sequence
+    attention_mask: torch.Tensor | None = None  # (B, T) int64, 1 at tokens, 0 at padding; None in a packed batch
+    segment_lengths: list[int] | None = None  # of the rows in a packed sequence; None in a padded batch
 
     @property
     def num_tokens(self) -> int:
@@ -53,11 +41,6 @@ class Batch:
         """Positions that a next-token loss is taken at (token 0 of a row has nothing before it to predict it)."""
         return int((self.labels[:, 1:] != IGNORED).sum())
 
-    @property
-    def padding_share(self) -> float:
-        """The share of the B x T positions that is padding, 0 to 1."""
-        return 1.0 - self.num_tokens / self.input_ids.numel()
-
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
@@ -66,13 +49,8 @@ class Batch:
     def model_inputs(self, attention: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
         """Keyword arguments for a causal language model or its decoder, without the labels and without a cache.
 
-        Args:
-            attention: the model's attention implementation (`model.config._attn_implementation`): any for a padded
-                batch; "packed", "sdpa", "eager" or a flash attention for a packed batch.
-            dtype: the model's, for the additive mask of a packed batch under "sdpa" or "eager".
-
-        Raises:
-            CourseError: the attention cannot keep packed rows apart.
+        `attention` is the model's (`model.config._attn_implementation`), `dtype` too, for the additive mask that "sdpa"
+        and "eager" need for a packed batch. Raises CourseError when the attention cannot keep packed rows apart.
         """
         inputs = {"input_ids": self.input_ids, "position_ids": self.position_ids, "use_cache": False}
         if self.segment_lengths is None:
@@ -97,13 +75,10 @@ class Batch:
 
 
 def step_rows(num_rows: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """The indices of the `batch_size` rows of an optimizer step (from 0), from the arguments alone.
+    """The indices of the `batch_size` rows of an optimizer step (from 0).
 
-    So a resumed run sees the same rows. Every epoch is a new permutation of all rows; a step that begins at the end of
-    an epoch continues in the next.
-
-    Raises:
-        CourseError: a size below 1 or a step below 0.
+    They follow from the arguments alone, so a resumed run sees the same rows. Every epoch is a new permutation of all
+    rows; a step that begins at the end of an epoch continues in the next.
     """
     if num_rows < 1 or batch_size < 1 or step < 0:
         raise CourseError(
@@ -126,23 +101,15 @@ def make_batches(
     strategy: Literal["padded", "grouped", "packed"],
     micro_batch_size: int,
     pad_token_id: int,
-    max_tokens: int | None = None,
-    pad_to: int | None = None,
 ) -> list[Batch]:
     """One optimizer step's rows as micro-batches on the CPU: every row once, the same summed loss for each strategy.
 
     "padded" takes the rows in their order and fills each micro-batch up to its longest row. "grouped" sorts them by
-    length first, so that there is less padding. "packed" lays rows end to end in sequences without padding.
-
-    Args:
-        micro_batch_size: rows in a padded micro-batch.
-        max_tokens: most tokens in a packed sequence; None is micro_batch_size x the longest row of this call, the
-            largest that a padded micro-batch can get, so memory is at most that of padding. Sequences then get as
-            equal in length as their number allows.
-        pad_to: pad to this length instead of the longest row, as the sources' scripts do (not for "packed").
+    length first, so that there is less padding. "packed" lays rows end to end in sequences without padding, each with
+    at most `micro_batch_size` x the longest row's tokens: the largest that a padded micro-batch can get.
 
     Raises:
-        CourseError: unknown strategy, no rows, a size below 1, or a row longer than `max_tokens` or `pad_to`.
+        CourseError: unknown strategy, no rows, or a size below 1.
 
     Source: best-fit decreasing: Johnson et al. 1974, "Worst-case performance bounds for simple one-dimensional
         packing algorithms"; packing without cross-contamination: Krell et al. 2021, arXiv 2107.02027, section 3.
@@ -152,23 +119,17 @@ def make_batches(
     if not rows or micro_batch_size < 1:
         raise CourseError(f"{len(rows)} rows in micro-batches of {micro_batch_size}: both must be at least 1.")
     lengths = [len(row.input_ids) for row in rows]
-    name, limit = ("max_tokens", max_tokens) if strategy == "packed" else ("pad_to", pad_to)
-    if limit is not None and max(lengths) > limit:
-        raise CourseError(
-            f"Row {lengths.index(max(lengths))} has {max(lengths)} tokens, more than {name}={limit}. "
-            f"Raise {name} or encode with a smaller block size."
-        )
     if strategy == "packed":
-        bins = _even_bins(lengths, max_tokens or micro_batch_size * max(lengths))
+        bins = _even_bins(lengths, micro_batch_size * max(lengths))
         return [_pack([rows[index] for index in chosen]) for chosen in bins]
     ordered = sorted(rows, key=lambda row: len(row.input_ids)) if strategy == "grouped" else rows
     starts = range(0, len(ordered), micro_batch_size)
-    return [_pad(ordered[start : start + micro_batch_size], pad_token_id, pad_to) for start in starts]
+    return [_pad(ordered[start : start + micro_batch_size], pad_token_id) for start in starts]
 
 
-def _pad(rows: Sequence[Encoded], pad_token_id: int, pad_to: int | None) -> Batch:
+def _pad(rows: Sequence[Encoded], pad_token_id: int) -> Batch:
     """`rows` on top of each other, filled up on the right."""
-    width = pad_to or max(len(row.input_ids) for row in rows)
+    width = max(len(row.input_ids) for row in rows)
     gaps = [width - len(row.input_ids) for row in rows]
     pairs = list(zip(rows, gaps, strict=True))
     return Batch(

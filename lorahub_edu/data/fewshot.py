@@ -44,10 +44,7 @@ def encode(
     """Prompts and answers as token ids, tokenised apart so that no token straddles the boundary.
 
     A causal model sees a space before an answer. An encoder wants its end token after the prompt and no space.
-
-    Args:
-        answers: without the end token.
-        context: the most tokens that fit the model; None does not look.
+    `context` is the most tokens that fit the model.
 
     Raises:
         CourseError: no row, an empty prompt or answer, or a row longer than the context.
@@ -81,27 +78,16 @@ class ScoringBatch:
 
     A causal batch is one packed sequence of n tokens: the prefix that all prompts share, then each row's rest; a token
     sees the prefix and its own row. An encoder-decoder batch is padded, b rows of prompts and of answers.
-
-    Attributes:
-        input_ids: (1, n), or (b, T) for an encoder-decoder.
-        position_ids: (1, n); None for an encoder-decoder.
-        seen: (n, n) bool, whether token i sees token j; (b, T) bool padding mask for an encoder-decoder.
-        decoder_ids: (b, S) what the decoder reads; None for a causal model.
-        places: (L,) where each label is predicted in the flattened output.
-        labels: (L,) the answers' tokens.
-        rows: (L,) the row, 0 to num_rows - 1, that each label belongs to.
-        is_end: (L,) bool, whether the label is the end token that closes an answer.
-        num_rows: rows in the batch.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor | None
-    seen: Tensor
-    decoder_ids: Tensor | None
-    places: Tensor
-    labels: Tensor
-    rows: Tensor
-    is_end: Tensor
+    input_ids: Tensor  # (1, n), or (b, T) for an encoder-decoder
+    position_ids: Tensor | None  # (1, n); None for an encoder-decoder
+    seen: Tensor  # (n, n) bool, whether token i sees token j; (b, T) bool padding mask for an encoder-decoder
+    decoder_ids: Tensor | None  # (b, S) what the decoder reads; None for a causal model
+    places: Tensor  # (L,) where each label is predicted in the flattened output
+    labels: Tensor  # (L,) the answers' tokens
+    rows: Tensor  # (L,) the row, 0 to num_rows - 1, that each label belongs to
+    is_end: Tensor  # (L,) bool, whether the label is the end token that closes an answer
     num_rows: int
 
     @property

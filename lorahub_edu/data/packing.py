@@ -41,10 +41,7 @@ def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def group_by_tokens(lengths: Sequence[int], prefix: int, most: int) -> list[list[int]]:
-    """Row indices in their order, in sequences of a prefix and rows with at most `most` tokens together.
-
-    A row that is longer makes a sequence of its own.
-    """
+    """Row indices in their order, in groups of at most `most` tokens with the prefix; a longer row is a group alone."""
     groups: list[list[int]] = [[]]
     tokens = prefix
     for index, length in enumerate(lengths):
@@ -58,30 +55,20 @@ def group_by_tokens(lengths: Sequence[int], prefix: int, most: int) -> list[list
 
 def packed_attention(
     module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
+    query: Tensor,  # (1, heads, T, head size)
+    key: Tensor,  # (1, key heads, T, head size)
     value: Tensor,
     attention_mask: Tensor | None,
     dropout: float = 0.0,
-    scaling: float | None = None,
-    cu_seq_lens_q: Tensor | None = None,
+    scaling: float | None = None,  # factor on query · key; None is 1/√(head size)
+    cu_seq_lens_q: Tensor | None = None,  # (rows + 1,) where rows begin and end, 0 to T; the name is flash attention's
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each packed row, one fused call for each run of rows of equal length.
 
     A T x T mask costs T² however short the rows are; this costs the sum of their squares. transformers calls it in
-    every layer of a model with the attention implementation "packed". Without `cu_seq_lens_q` (padded batches,
-    generation with a cache) it is transformers' own "sdpa".
-
-    Args:
-        query: (1, heads, T, head size); `key` and `value`: (1, key heads, T, head size).
-        attention_mask: not read where `cu_seq_lens_q` is given.
-        dropout: share of attention weights dropped.
-        scaling: factor on query · key; None is 1/√(head size).
-        cu_seq_lens_q: (rows + 1,) where the rows begin and end, from 0 to T; the name is flash attention's.
-
-    Returns:
-        (1, T, heads, head size), and None in place of attention weights.
+    every layer of a model with the attention implementation "packed", and wants (1, T, heads, head size) and no
+    weights. Without `cu_seq_lens_q` (padded batches, generation with a cache) it is transformers' own "sdpa".
     """
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(

@@ -22,7 +22,6 @@ LENGTHS = (4, 5, 6, 7)  # words in a phrase, each equally often
 class SequenceTask:
     """What is asked of a phrase, and how code answers it."""
 
-    name: str
     instruction: str
     solve: Callable[[Sequence[str]], str]
 
@@ -47,14 +46,11 @@ def _every_second_in_capitals(words: Sequence[str]) -> str:
 
 
 TASKS = {
-    task.name: task
-    for task in (
-        SequenceTask("reverse", "Reverse the order of the words.", lambda words: " ".join(reversed(words))),
-        SequenceTask("capitals", "Write every second word in capitals.", _every_second_in_capitals),
-        SequenceTask("lengths", "Count the letters of each word.", lambda words: " ".join(str(len(w)) for w in words)),
-        SequenceTask("sort", "Sort the words alphabetically.", lambda words: " ".join(sorted(words))),
-        SequenceTask("pig_latin", "Translate to pig latin.", lambda words: " ".join(map(_pig_latin, words))),
-    )
+    "reverse": SequenceTask("Reverse the order of the words.", lambda words: " ".join(reversed(words))),
+    "capitals": SequenceTask("Write every second word in capitals.", _every_second_in_capitals),
+    "lengths": SequenceTask("Count the letters of each word.", lambda words: " ".join(str(len(w)) for w in words)),
+    "sort": SequenceTask("Sort the words alphabetically.", lambda words: " ".join(sorted(words))),
+    "pig_latin": SequenceTask("Translate to pig latin.", lambda words: " ".join(map(_pig_latin, words))),
 }
 
 

@@ -27,18 +27,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Task:
-    """A task; `kind` is "module", "settling" or "target", or "own" for a file of the user's.
-
-    Attributes:
-        instructions: wordings of the same request; the first is the default.
-        train: a module's training items; for a target the pool that a few examples are drawn from.
-        test: items with other inputs than those of `train`.
-    """
+    """Items to train and test on, with other inputs in the test than in the training part."""
 
     name: str
-    kind: str
-    instructions: tuple[str, ...]
-    train: tuple[Item, ...]
+    kind: str  # "module", "settling" or "target"; "own" for a file of the user's, "bbh" for BIG-Bench Hard
+    instructions: tuple[str, ...]  # wordings of the same request; the first is the default
+    train: tuple[Item, ...]  # a module's training items; for a target the pool that a few examples are drawn from
     test: tuple[Item, ...]
 
 
@@ -50,11 +44,7 @@ def _records() -> dict[str, dict[str, Any]]:
 
 
 def names(kind: str | None = None) -> list[str]:
-    """The names of the built-in tasks of one kind ("module", "settling", "target"), or of all.
-
-    Raises:
-        CourseError: there is no such kind.
-    """
+    """The names of the built-in tasks of one of the `KINDS`, or of all. Raises CourseError for another kind."""
     if kind is not None and kind not in KINDS:
         raise CourseError(f"There is no kind of task {kind!r}. {near_matches(kind, KINDS)}")
     return [name for name, record in _records().items() if kind in (None, record["kind"])]
@@ -65,10 +55,7 @@ def get(name: str) -> Task:
     """A built-in task, the same items on every machine.
 
     A module trains on the training words and is tested on the held-out words. Every item of a settling or target task
-    is made of held-out words, so no module has seen its input.
-
-    Raises:
-        CourseError: there is no such task.
+    is made of held-out words, so no module has seen its input. Raises CourseError when there is no such task.
     """
     if name not in _records():
         raise CourseError(f"There is no task {name!r}. {near_matches(name, _records())}")
@@ -78,11 +65,7 @@ def get(name: str) -> Task:
 
 
 def draw(task: Task, seed: int, count: int = 5) -> list[Item]:
-    """A few different items of `task.train`, the same for the same seed.
-
-    Raises:
-        CourseError: the task has fewer training items.
-    """
+    """A few different items of `task.train`, the same for the same seed. Raises CourseError when it has fewer."""
     if not 0 <= count <= len(task.train):
         raise CourseError(f"{count} items can't be drawn from the {len(task.train)} of {task.name!r}. Ask for fewer.")
     return random.Random(f"{task.name}/{seed}").sample(task.train, count)

@@ -133,8 +133,8 @@ def test_load_alpaca_uses_the_file_and_leaves_empty_rows_out(tmp_path, monkeypat
     path = write(tmp_path, "alpaca.json", json.dumps([GOOD, GOOD | {"output": ""}, WITHOUT]))
     asked = {}
     monkeypatch.setattr(alpaca.assets, "fetch", lambda name, **options: asked.update(options, name=name) or path)
-    rows, where = load_alpaca(source="mirror", offline=True)
-    assert asked == {"name": "alpaca", "source": "mirror", "offline": True}
+    rows, where = load_alpaca(offline=True)
+    assert asked == {"name": "alpaca", "offline": True}
     assert len(rows) == 2 and "1 of 3 rows left out" in caplog.text
     assert where == "2 Alpaca rows from alpaca.json (CC BY-NC 4.0, non-commercial use only)"
     assert load_rows("alpaca") == (rows, where)
@@ -145,14 +145,11 @@ def test_load_alpaca_falls_back_to_the_shipped_set(tmp_path, monkeypatch, caplog
         raise CourseError("no place had it")
 
     monkeypatch.setattr(alpaca.assets, "fetch", fail)
-    monkeypatch.setattr(alpaca.assets, "locate", lambda name: None)
-    for options, reason in (({}, "no place had it"), ({"fetch": False}, "lorahub-edu fetch")):
-        caplog.clear()
-        rows, where = load_alpaca(**options)
-        assert rows == shipped_examples() and "small set" in where
-        assert caplog.records[0].levelno == logging.WARNING and reason in caplog.text
-    monkeypatch.setattr(alpaca.assets, "locate", lambda name: write(tmp_path, "half.json", '[{"instr'))
-    assert load_alpaca(fetch=False)[0] == shipped_examples()
+    rows, where = load_alpaca()
+    assert rows == shipped_examples() and "small set" in where
+    assert caplog.records[0].levelno == logging.WARNING and "no place had it" in caplog.text
+    monkeypatch.setattr(alpaca.assets, "fetch", lambda name, **_: write(tmp_path, "half.json", '[{"instr'))
+    assert load_alpaca()[0] == shipped_examples()
 
 
 def test_load_rows(tmp_path, monkeypatch):

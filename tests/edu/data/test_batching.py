@@ -199,10 +199,10 @@ def test_every_row_is_used_once(lengths, micro_batch_size, strategy):
         assert batch.input_ids.shape == batch.labels.shape == batch.position_ids.shape
     assert counts[1:].tolist() == lengths
     assert sum(batch.num_tokens for batch in batches) == sum(lengths)
-    assert sum(batch.num_rows for batch in batches) == len(rows)
+    assert sum(len(batch.segment_lengths or batch.input_ids) for batch in batches) == len(rows)
     assert sum(batch.num_labels for batch in batches) == sum(length - 1 for length in lengths)
     if strategy == "packed":
-        assert counts[0] == 0 and all(batch.padding_share == 0 for batch in batches)
+        assert counts[0] == 0 and all(batch.num_tokens == batch.input_ids.numel() for batch in batches)
         # Best fit leaves no two sequences that would fit into one, so together they are more than half full.
         assert len(batches) == 1 or len(batches) * micro_batch_size * max(lengths) < 2 * sum(lengths)
     else:
@@ -216,19 +216,19 @@ def test_packed_batch_by_hand():
     assert batch.labels.tolist() == [[IGNORED, 9, 10, 11, IGNORED, 6, 7]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
     assert batch.segment_lengths == [4, 3] and batch.attention_mask is None
-    assert (batch.num_rows, batch.num_tokens, batch.num_labels, batch.padding_share) == (2, 7, 5, 0.0)
+    assert (batch.num_tokens, batch.num_labels) == (7, 5)
     assert batch.model_inputs("packed")["cu_seq_lens_q"].tolist() == [0, 4, 7]
     assert batch.to("meta").input_ids.device.type == "meta"
 
 
 def test_padded_batch_by_hand():
     rows = [Encoded([5, 6, 7], [IGNORED, 6, 7]), Encoded([8], [8])]
-    (batch,) = make_batches(rows, "padded", 2, pad_token_id=1, pad_to=4)
-    assert batch.input_ids.tolist() == [[5, 6, 7, 1], [8, 1, 1, 1]]
-    assert batch.labels.tolist() == [[IGNORED, 6, 7, IGNORED], [8, IGNORED, IGNORED, IGNORED]]
-    assert batch.attention_mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3]] * 2
-    assert (batch.num_rows, batch.num_tokens, batch.num_labels, batch.padding_share) == (2, 4, 2, 0.5)
+    (batch,) = make_batches(rows, "padded", 2, pad_token_id=1)
+    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 1, 1]]
+    assert batch.labels.tolist() == [[IGNORED, 6, 7], [8, IGNORED, IGNORED]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2]] * 2
+    assert (batch.num_tokens, batch.num_labels) == (4, 2)
     assert batch.to("meta").attention_mask.device.type == "meta"
 
 
@@ -282,8 +282,6 @@ def test_step_rows_depend_on_seed_and_epoch():
         ({"strategy": "paked"}, "'paked'.*Did you mean 'packed'"),
         ({"rows": []}, "0 rows"),
         ({"micro_batch_size": 0}, "micro-batches of 0"),
-        ({"strategy": "packed", "max_tokens": 30}, "Row 5 has 31 tokens, more than max_tokens=30"),
-        ({"pad_to": 16}, "Row 5 has 31 tokens, more than pad_to=16"),
     ],
 )
 def test_bad_batching_arguments(arguments, message):
@@ -296,9 +294,3 @@ def test_bad_batching_arguments(arguments, message):
 def test_bad_step_arguments(arguments):
     with pytest.raises(CourseError, match="num_rows="):
         step_rows(*arguments, seed=0)
-
-
-def test_max_tokens_bounds_every_sequence():
-    batches = make_batches(random_rows(), "packed", 4, pad_token_id=0, max_tokens=40)
-    assert max(batch.num_tokens for batch in batches) <= 40
-    assert len(batches) == 3  # 112 tokens cannot go into two sequences of 40
