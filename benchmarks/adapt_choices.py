@@ -22,7 +22,7 @@ from lorahub_edu.data import tasks
 from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.data.targets import rows_for, split
 from lorahub_edu.hub import zoo
-from lorahub_edu.hub.adapt import adapt
+from lorahub_edu.hub.adapt import SearchConfig, adapt
 from lorahub_edu.hub.history import History
 from lorahub_edu.hub.population import Population
 from lorahub_edu.results import Finding
@@ -49,7 +49,10 @@ def restarted(bench: adapting.Bench, rows: list[PromptedRow], history: History, 
         begin = history.weights[start].tolist()
         budget = (len(history) - modules) // 2
         tried = adapt(
-            bench.model, bench.stacks["exact"], rows, "greedy", budget, composition="exact", start=begin
+            bench.model,
+            bench.stacks["exact"],
+            rows,
+            SearchConfig("greedy", budget, composition="exact", options={"start": begin}),
         ).history
         best = int(np.nanargmin(tried.objectives))
         ends.append((float(tried.objectives[best]), tried.weights[best]))
@@ -61,7 +64,9 @@ def composing_generalises(bench: adapting.Bench, rows: list[PromptedRow], module
     gains = []
     for place in range(len(rows)):
         rest = rows[:place] + rows[place + 1 :]
-        history = adapt(bench.model, bench.stacks["exact"], rest, "greedy", 60, composition="exact").history
+        history = adapt(
+            bench.model, bench.stacks["exact"], rest, SearchConfig("greedy", 60, composition="exact")
+        ).history
         two = [kept(rule, history.strict, history.objectives, modules) for rule in ("loss", "single")]
         with Population(bench.model, bench.stacks["exact"], "exact") as population:
             composed, single = population.score(history.weights[two], [rows[place]]).losses
@@ -82,7 +87,9 @@ def measure(target: str, draw: int, test_items: int, steps: int) -> dict[str, fl
         return float(bench.composed_scores(weights[None], "exact", tested).strict.mean())
 
     started = time.process_time()
-    history = adapt(bench.model, bench.stacks["exact"], rows, "greedy", 120, draw, composition="exact").history
+    history = adapt(
+        bench.model, bench.stacks["exact"], rows, SearchConfig("greedy", 120, draw, composition="exact")
+    ).history
     found = {"greedy seconds": time.process_time() - started}
     modules = len(bench.files)
     places = {rule: kept(rule, history.strict, history.objectives, modules) for rule in RULES}
@@ -97,7 +104,10 @@ def measure(target: str, draw: int, test_items: int, steps: int) -> dict[str, fl
     started = time.process_time()
     start = history.weights[places["single"]].tolist()
     by_slope = adapt(
-        bench.model, bench.stacks["exact"], rows, "gradient", steps, draw, composition="exact", start=start
+        bench.model,
+        bench.stacks["exact"],
+        rows,
+        SearchConfig("gradient", steps, draw, composition="exact", options={"start": start}),
     )
     found["gradient seconds"] = time.process_time() - started
     found["gradient"] = strict(by_slope.weights)

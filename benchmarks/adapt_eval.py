@@ -29,7 +29,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from lorahub_edu.data.fewshot import ScoringBatch
-from lorahub_edu.hub.adapt import adapt
+from lorahub_edu.hub.adapt import SearchConfig, adapt
 from lorahub_edu.hub.compose import ModuleStack, compose, stack
 from lorahub_edu.hub.population import Population
 from lorahub_edu.lora import adapters
@@ -176,7 +176,7 @@ def rank_correlation(sides: Sides, count: int) -> tuple[float, float]:
     Half of them are those that CMA-ES tries on these examples, half are uniform.
     """
     rows = sides.examples.rows
-    tried = adapt(sides.ours["bfloat16"], sides.modules, rows, "cma", budget=count // 2).history.weights
+    tried = adapt(sides.ours["bfloat16"], sides.modules, rows, SearchConfig("cma", budget=count // 2)).history.weights
     candidates = np.concatenate([tried, uniform(count - len(tried), len(sides.modules), seed=1)])
     losses = []
     for model in sides.ours.values():

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorahub_edu.data import tasks
 from lorahub_edu.data.fewshot import PromptedRow
-from lorahub_edu.hub.adapt import AUTO, adapt
+from lorahub_edu.hub.adapt import AUTO, SearchConfig, adapt
 from lorahub_edu.hub.compose import ModuleStack, stack
 from lorahub_edu.hub.history import History
 from lorahub_edu.hub.population import Population
@@ -73,7 +73,7 @@ def within(
             raise TimeIsOverError(history)
 
     try:
-        history = adapt(model, modules, rows, optimizer, ENDLESS, seed, on_batch=stop).history
+        history = adapt(model, modules, rows, SearchConfig(optimizer, ENDLESS, seed), on_batch=stop).history
     except TimeIsOverError as end:
         history = end.history
     in_time = history.seconds <= max(limit, history.seconds[0])

@@ -18,7 +18,7 @@ from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.data.targets import find_task, rows_for, split
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub import zoo
-from lorahub_edu.hub.adapt import adapt
+from lorahub_edu.hub.adapt import Adapted, SearchConfig, adapt
 from lorahub_edu.hub.compose import stack
 from lorahub_edu.hub.population import Population
 from lorahub_edu.models import pretrained
@@ -230,11 +230,10 @@ def _search(trial: Trial, approach: Approach, setting: Bench, rows: list[Prompte
     return weights, composition, {"example_loss": float(loss), "evaluations": evaluations, "top": top, "failed": 0}
 
 
-def search(setting: Bench, rows: list[PromptedRow], approach: Approach, seed: int):  # noqa: ANN201 - as `adapt`
+def search(setting: Bench, rows: list[PromptedRow], approach: Approach, seed: int) -> Adapted:
     """The result of an approach's search on some rows."""
-    exact = approach.settings["optimizer"] == "auto"
-    composition = approach.settings.get("composition", "exact" if exact else "paper")
-    return adapt(setting.model, setting.stacks[composition], rows, seed=seed, **approach.settings)
+    config = SearchConfig(seed=seed, **approach.settings).filled()
+    return adapt(setting.model, setting.stacks[config.composition], rows, config)
 
 
 def _clock() -> tuple[float, float]:

@@ -42,7 +42,7 @@ from lorahub_edu import evaluation
 from lorahub_edu.data import batching, fewshot, tasks
 from lorahub_edu.data.targets import rows_for
 from lorahub_edu.hub import compose, stand_ins, zoo
-from lorahub_edu.hub.adapt import adapt
+from lorahub_edu.hub.adapt import SearchConfig, adapt
 from lorahub_edu.hub.cmaes import CMAES
 from lorahub_edu.hub.population import Population
 from lorahub_edu.hub.searches import chosen_optimizer
@@ -113,7 +113,7 @@ Table(("objective", "loss part", "penalty", "sum", "penalty / loss part"), tuple
 # **Read it.** The last column decides what the search cares about. Against the form used here, the released code weighs
 # the penalty five times as much (the second division), and the paper's formula $N$ times as much (sum instead of mean).
 # We follow the code's mean, so that $\alpha$ means the same for any number of modules, and leave the second division out;
-# `adapt(..., original_scale=True)` puts it back.
+# `SearchConfig(original_scale=True)` puts it back.
 #
 # Why not try all weights? Five values for each would be few:
 
@@ -396,7 +396,7 @@ Table(("20 candidates", "a candidate", "times as fast", "largest loss difference
 
 # %%
 searched = {
-    label: adapt(search_model, modules, five, optimizer, budget, seed=DRAW, final_model=model)
+    label: adapt(search_model, modules, five, SearchConfig(optimizer, budget, seed=DRAW), final_model=model)
     for label, optimizer, budget in (
         ("random search, 40", "random", 40),
         ("CMA-ES, 40", "cma", 40),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -37,12 +38,12 @@ def zoo_verify(folder: ZooOption = None) -> None:
     """Check every module's weights, shapes and base; exit code 1 if one is not sound."""
     from lorahub_edu.hub import zoo
 
-    verdicts = zoo.verify(folder or zoo.SHIPPED)
-    for verdict in verdicts:
-        console.print(f"{verdict.name:14s} {'; '.join(verdict.problems) or 'sound'}")
-    if not verdicts:
+    modules = zoo.verify(folder or zoo.SHIPPED)
+    for name, problems in modules.items():
+        console.print(f"{name:14s} {'; '.join(problems) or 'sound'}")
+    if not modules:
         console.print(f"There is no module in {folder or zoo.SHIPPED}.")
-    raise typer.Exit(0 if verdicts and not any(verdict.problems for verdict in verdicts) else 1)
+    raise typer.Exit(0 if modules and not any(modules.values()) else 1)
 
 
 adapt_app = typer.Typer(invoke_without_command=True, help="Compose modules for a new task from a few examples.")
@@ -66,29 +67,27 @@ def adapt(
     base: BaseOption = "",
     out: Annotated[Path, typer.Option(help="Log, summary and the finished adapter.")] = Path("runs/adapt"),
 ) -> None:
-    """Find the weights of a composition on a few examples and save it; started again it goes on where it stopped."""
+    """Find the weights of a composition on a few examples and save it; the same command continues a stopped search."""
     if context.invoked_subcommand is not None:
         return
     from lorahub_edu.data import tasks as room
     from lorahub_edu.hub import task_adapter, zoo
+    from lorahub_edu.hub.adapt import SearchConfig
+    from lorahub_edu.models.profiles import get_profile
 
     if not task:
         known = ", ".join(room.names("settling") + room.names("target"))
         raise CourseError(f"Adapt to what? Give --task with one of {known}, or a JSONL file of your own examples.")
+    settings = get_profile(profile)
     done = task_adapter.adapt_to(
         task,
+        SearchConfig(optimizer, budget, seed, composition, original_scale=original_scale),
         modules=listed(modules),
         folder=folder or zoo.SHIPPED,
-        optimizer=optimizer,
-        composition=composition,
-        budget=budget,
         draw=draw,
-        seed=seed,
         rank=rank,
-        original_scale=original_scale,
         test_items=test_items,
-        profile=profile,
-        base_model=base,
+        profile=replace(settings, base_model=base or settings.base_model),
         out=out,
     )
     console.print(str(done))

@@ -1,7 +1,5 @@
 """Which modules to compose: drawn at random as in the source, or retrieved, by loss or by likeness of instructions.
 
-A method is a function of (count, question) that returns names, best first; `register` adds one.
-
 Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4.1: 20 modules drawn at random of about 200. Claim H3.
 """
 
@@ -26,13 +24,12 @@ STATES = ("input", "hidden")
 
 @dataclass(frozen=True)
 class Question:
-    """What a choice may rest on; each method says which parts it needs.
+    """What a choice may rest on; each method in `METHODS` names the fields that it needs.
 
     Attributes:
         names: all modules there are.
         seed: of a random draw.
         model: the base model, without adapters.
-        tokenizer: the model's.
         modules: the modules, stacked for the exact composition.
         rows: the few examples, encoded.
         instruction: the new task's.
@@ -49,80 +46,31 @@ class Question:
     cards: Mapping[str, str] | None = None
 
 
-Method = Callable[[int, Question], list[str]]
-_METHODS: dict[str, Method] = {}
-
-
-def register(name: str, needs: Sequence[str]) -> Callable[[Method], Method]:
-    """Add a way to choose, for `choose` by name.
+def choose(method: str | Callable[[int, Question], list[str]], count: int, question: Question) -> list[str]:
+    """Choose `count` candidates to compose, best first where the method has an order.
 
     Args:
-        name: what it is called.
-        needs: fields of `Question` that must be given.
-    """
-
-    def add(method: Method) -> Method:
-        def checked(count: int, question: Question) -> list[str]:
-            missing = [field for field in needs if not _given(getattr(question, field))]
-            if missing:
-                raise CourseError(f"Choosing by {name!r} needs {', '.join(missing)}: give it in the question.")
-            return method(count, question)
-
-        _METHODS[name] = checked
-        return method
-
-    return add
-
-
-def _given(value: object) -> bool:
-    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
-
-
-def methods() -> list[str]:
-    """The names of all registered methods."""
-    return list(_METHODS)
-
-
-def choose(method: str | Method, count: int, question: Question) -> list[str]:
-    """Choose candidates to compose.
-
-    Args:
-        method: "random", "loss", "input_embedding", "hidden_embedding", another that was registered, or a function of
-            (count, question).
-        count: how many.
-        question: what the method needs.
-
-    Returns:
-        `count` names, best first where the method has an order.
+        method: a name in `METHODS`, or a function of (count, question).
 
     Raises:
         CourseError: unknown method, something it needs is missing, or there are fewer modules.
     """
     if callable(method):
         return method(count, question)
-    if method not in _METHODS:
-        raise CourseError(f"There is no way to choose called {method!r}. {near_matches(str(method), _METHODS)}")
-    return _METHODS[method](count, question)
-
-
-def _check(count: int, available: int) -> None:
-    if not 1 <= count <= available:
-        raise CourseError(f"{count} candidates can't be chosen from {available} modules. Ask for 1 to {available}.")
+    if method not in METHODS:
+        raise CourseError(f"There is no way to choose called {method!r}. {near_matches(str(method), METHODS)}")
+    needs, function = METHODS[method]
+    values = {field: getattr(question, field) for field in needs}
+    missing = [
+        field for field, value in values.items() if value is None or (hasattr(value, "__len__") and len(value) == 0)
+    ]
+    if missing:
+        raise CourseError(f"Choosing by {method!r} needs {', '.join(missing)}: give it in the question.")
+    return function(count, question)
 
 
 def random_candidates(names: Sequence[str], count: int, seed: int) -> list[str]:
-    """Names drawn without replacement, the same for the same seed.
-
-    Args:
-        names: all modules there are.
-        count: how many to draw.
-        seed: of the draw.
-
-    Raises:
-        CourseError: there are fewer names.
-
-    Source: Huang et al. 2023, section 4.1; claim H3.
-    """
+    """Names drawn without replacement, the same for the same seed (Huang et al. 2023, section 4.1; claim H3)."""
     _check(count, len(names))
     return random.Random(seed).sample(list(names), count)
 
@@ -130,12 +78,7 @@ def random_candidates(names: Sequence[str], count: int, seed: int) -> list[str]:
 def single_losses(
     model: PreTrainedModel, modules: ModuleStack, rows: Sequence[PromptedRow] | Sequence[ScoringBatch]
 ) -> np.ndarray:
-    """Loss of the base with each module alone, all in one batched forward.
-
-    Args:
-        model: the base model, without adapters.
-        modules: N modules.
-        rows: encoded examples.
+    """Loss of the base with each of N modules alone, all in one batched forward.
 
     Returns:
         (N,) float64, in nats a label token; NaN where a module's weights or its forward are not finite.
@@ -151,21 +94,9 @@ def single_losses(
 
 
 def by_loss(
-    model: PreTrainedModel,
-    modules: ModuleStack,
-    rows: Sequence[PromptedRow] | Sequence[ScoringBatch],
-    count: int,
+    model: PreTrainedModel, modules: ModuleStack, rows: Sequence[PromptedRow] | Sequence[ScoringBatch], count: int
 ) -> list[str]:
     """The modules that fit the examples best on their own, best first.
-
-    Args:
-        model: the base model, without adapters.
-        modules: all modules there are.
-        rows: encoded examples.
-        count: how many to take.
-
-    Raises:
-        CourseError: there are fewer modules.
 
     Source: Huang et al. 2023 compares with the single best module that is found this way; claim H12.
     """
@@ -174,17 +105,37 @@ def by_loss(
     return [modules.names[i] for i in order[:count]]
 
 
+def by_embedding(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    instruction: str,
+    cards: Mapping[str, str],
+    count: int,
+    states: str = "hidden",
+) -> list[str]:
+    """The modules whose instructions (`cards`, by name) are most like the new task's, by cosine, best first.
+
+    All cosines are taken around the mean of the modules' vectors. A language model's hidden states share one large
+    direction that says nothing about the text.
+
+    Source: retrieval by a text's embedding as in Zhao et al. 2024, "LoraRetriever", arXiv 2402.09997, with the base
+        model's own states in place of a trained encoder; subtracting the mean: Mu & Viswanath 2018, arXiv 1702.01417.
+    """
+    _check(count, len(cards))
+    vectors = embed(model, tokenizer, [instruction, *cards.values()], states)  # (1 + N, d)
+    vectors = vectors - vectors[1:].mean(0)
+    cosines = torch.cosine_similarity(vectors[:1], vectors[1:])  # (N,)
+    known = list(cards)
+    return [known[i] for i in torch.argsort(cosines, descending=True, stable=True)[:count].tolist()]
+
+
 @torch.no_grad()
 def embed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], states: str = "hidden"
 ) -> Tensor:
-    """One vector a text: the mean of its tokens' input embeddings or last hidden states.
+    """One vector a text: the mean of its tokens' input embeddings ("input") or last hidden states ("hidden").
 
-    Args:
-        model: a causal language model or an encoder-decoder (its encoder is used).
-        tokenizer: the model's.
-        texts: at least one; they go through the model one by one, so that no padding takes part.
-        states: "input" or "hidden".
+    An encoder-decoder reads with its encoder. Texts go through the model one by one, so that no padding takes part.
 
     Returns:
         (texts, d) float32.
@@ -208,57 +159,20 @@ def embed(
     return torch.stack(vectors).cpu()
 
 
-def by_embedding(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    instruction: str,
-    cards: Mapping[str, str],
-    count: int,
-    states: str = "hidden",
-) -> list[str]:
-    """The modules whose instructions read most like the new task's, by cosine, best first.
-
-    Args:
-        model: embeds the texts.
-        tokenizer: the model's.
-        instruction: the new task's.
-        cards: the modules' instructions, by name.
-        count: how many to take.
-        states: "input" or "hidden", as in `embed`. All cosines are taken around the mean of the modules' vectors,
-            because a language model's hidden states share one large direction that says nothing about the text.
-
-    Raises:
-        CourseError: there are fewer modules, or a text is empty.
-
-    Source: retrieval by a text's embedding as in Zhao et al. 2024, "LoraRetriever", arXiv 2402.09997, with the base
-        model's own states in place of a trained encoder; taking off the mean: Mu & Viswanath 2018, arXiv 1702.01417.
-    """
-    _check(count, len(cards))
-    vectors = embed(model, tokenizer, [instruction, *cards.values()], states)  # (1 + N, d)
-    vectors = vectors - vectors[1:].mean(0)
-    cosines = torch.cosine_similarity(vectors[:1], vectors[1:])  # (N,)
-    known = list(cards)
-    return [known[i] for i in torch.argsort(cosines, descending=True, stable=True)[:count].tolist()]
+def _check(count: int, available: int) -> None:
+    if not 1 <= count <= available:
+        raise CourseError(f"{count} candidates can't be chosen from {available} modules. Ask for 1 to {available}.")
 
 
-@register("random", ("names",))
-def _random(count: int, question: Question) -> list[str]:
-    return random_candidates(question.names, count, question.seed)
+def _by_states(states: str) -> Callable[[int, Question], list[str]]:
+    return lambda count, q: by_embedding(q.model, q.tokenizer, q.instruction, q.cards, count, states)
 
 
-@register("loss", ("model", "modules", "rows"))
-def _loss(count: int, question: Question) -> list[str]:
-    return by_loss(question.model, question.modules, question.rows, count)
-
-
-def _embedding(states: str) -> Method:
-    def method(count: int, question: Question) -> list[str]:
-        return by_embedding(
-            question.model, question.tokenizer, question.instruction, question.cards, count, states=states
-        )
-
-    return method
-
-
-for _states in STATES:
-    register(f"{_states}_embedding", ("model", "tokenizer", "instruction", "cards"))(_embedding(_states))
+# By name: the fields of `Question` that a method needs, and the method.
+_TEXTS = ("model", "tokenizer", "instruction", "cards")
+METHODS: dict[str, tuple[tuple[str, ...], Callable[[int, Question], list[str]]]] = {
+    "random": (("names",), lambda count, q: random_candidates(q.names, count, q.seed)),
+    "loss": (("model", "modules", "rows"), lambda count, q: by_loss(q.model, q.modules, q.rows, count)),
+    "input_embedding": (_TEXTS, _by_states("input")),
+    "hidden_embedding": (_TEXTS, _by_states("hidden")),
+}

@@ -68,10 +68,10 @@ class CMAES:
         self._random_length = math.sqrt(2) * math.exp(math.lgamma((n + 1) / 2) - math.lgamma(n / 2))  # of N(0, I)
 
     def ask(self) -> np.ndarray:
-        """A generation of candidates, (population, n); one beyond a bound is moved onto it.
+        """A generation of candidates, (population, n); a candidate beyond a bound is moved onto it.
 
-        `tell` then learns from the moved one, which is what was evaluated: a mean of unmoved ones could stray outside,
-        where no loss calls it back, and one of reflected candidates is slow to settle on a bound.
+        `tell` learns from the moved candidates, which are those that were evaluated. A mean of unmoved candidates could
+        leave the bounds, where no loss calls it back. A mean of reflected candidates is slow to reach a bound.
         """
         z = self._generator.standard_normal((self.population, len(self.mean)))  # (P, n), eq. 38
         y = (z @ self._axes * self._lengths) @ self._axes.T  # (P, n), z · C^(1/2): covariance C, eq. 39
@@ -82,10 +82,10 @@ class CMAES:
 
         Args:
             X: candidates, (population, n).
-            losses: (population,); one that isn't finite ranks last, and without a finite one nothing is learnt.
+            losses: (population,); a loss that isn't finite ranks last, and without a finite loss nothing changes.
 
         Raises:
-            CourseError: .
+            CourseError: these are not the candidates and losses of one generation.
         """
         n, losses = len(self.mean), np.asarray(losses, dtype=np.float64)
         if np.shape(X) != (self.population, n) or losses.shape != (self.population,):
@@ -108,9 +108,8 @@ class CMAES:
         self.sigma *= math.exp(min(1, c / self._damping * (ratio - 1)))  # eq. 44, at most e-fold, as pycma has it
 
         # C grows along the path (rank one) and along this generation's better steps (rank mu).
-        calm = ratio / math.sqrt(1 - (1 - c) ** (2 * self.generation)) < 1.4 + 2 / (
-            n + 1
-        )  # h_sigma: sigma isn't racing
+        # h_sigma: whether sigma is not growing fast
+        calm = ratio / math.sqrt(1 - (1 - c) ** (2 * self.generation)) < 1.4 + 2 / (n + 1)
         c, c_1, c_mu = self._rate_c, self._rate_one, self._rate_mu
         self._path_c = (1 - c) * self._path_c + calm * math.sqrt(c * (2 - c) * self.mu_eff) * step  # (n,), eq. 45
         rank_mu = (self.weights * y.T) @ y  # (n, mu) x (mu, n) -> (n, n)

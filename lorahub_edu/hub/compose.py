@@ -29,9 +29,9 @@ class ModuleStack:
 
     Attributes:
         names: the N modules' names, in the order of the weights.
-        flat: (N, total) all A and B of each module, site after site; the A and B that `A` and `B` give are views of it.
+        flat: (N, total) all A and B of each module, site after site.
         shapes: per site (out, in) of the layer it adapts.
-        rank: rank of every module; a smaller one was padded with zeros, which add nothing (exact composition only).
+        rank: of every module; a smaller one was padded with zeros, which add nothing (exact composition only).
         config: the config that all modules share, and that a module composed the paper's way gets.
         base_model: name of the base they were trained on.
         base_model_sha256: its hash, where the files carry one.
@@ -49,14 +49,7 @@ class ModuleStack:
         return len(self.names)
 
     def split(self, composed: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Views of rows of `flat`, or of their weighted sums, as A and B per site.
-
-        Args:
-            composed: (..., total).
-
-        Returns:
-            Per site A (..., r, in) and B (..., out, r).
-        """
+        """Views of rows of `flat`, or of their weighted sums, (..., total), as A (..., r, in) and B (..., out, r)."""
         parts, offset = {}, 0
         lead = composed.shape[:-1]
         for site, (outputs, inputs) in self.shapes.items():
@@ -68,11 +61,7 @@ class ModuleStack:
         return parts
 
     def choose(self, names: Sequence[str]) -> ModuleStack:
-        """The stack of some of the modules, in the order asked for.
-
-        Raises:
-            CourseError: a name is not in the stack.
-        """
+        """The stack of some of the modules, in this order."""
         for name in names:
             if name not in self.names:
                 raise CourseError(f"There is no module {name!r} in the stack. {near_matches(name, self.names)}")
@@ -91,16 +80,13 @@ def stack(
 
     Args:
         files: at least one module, as `adapter_files.read_adapter` gives it.
-        names: their names; None takes the folders'.
-        composition: "paper" wants equal ranks and scalings; for "exact" they may differ.
-        dtype: of the stack; None wants all modules to have one dtype and takes it, in float32 at least.
-
-    Returns:
-        The stack.
+        names: None takes the folders'.
+        composition: "paper" needs equal ranks and scalings; for "exact" they may differ.
+        dtype: of the stack; None needs all modules to have one dtype and takes it, in float32 at least.
 
     Raises:
         CourseError: no module, a module that is not finite, or modules of different base model, target modules, rank,
-            scaling, or dtype; says which and how they differ.
+            scaling, or dtype.
 
     Source: Huang et al. 2023, section 3.2 (the modules must share one rank); claim H2.
     """
@@ -165,22 +151,21 @@ def _check_alike(
                     f"{pair}{site} is ({expected[1].shape[0]}, {expected[0].shape[1]}) in the first and "
                     f"({B.shape[0]}, {A.shape[1]}) in the second: they belong to different base models."
                 )
-        mine, theirs = (_common(f, "rank") for f in (first, file))
-        if composition == "paper" and mine != theirs:
+        ranks, scalings = ([_common(f, key) for f in (first, file)] for key in ("rank", "scaling"))
+        if composition == "paper" and ranks[0] != ranks[1]:
             raise CourseError(
-                f"{pair}their ranks differ, {mine} and {theirs}: Σ wᵢAᵢ needs one rank. Compose with "
+                f"{pair}their ranks differ, {ranks[0]} and {ranks[1]}: Σ wᵢAᵢ needs one rank. Compose with "
                 f'composition="exact", or choose modules of one rank.'
             )
-        mine, theirs = (_common(f, "scaling") for f in (first, file))
-        if composition == "paper" and mine != theirs:
+        if composition == "paper" and scalings[0] != scalings[1]:
             raise CourseError(
-                f"{pair}their scalings alpha/r differ, {mine} and {theirs}, and the paper's composition has one. "
-                f'Compose with composition="exact", which carries the scaling in B.'
+                f"{pair}their scalings alpha/r differ, {scalings[0]} and {scalings[1]}, and the paper's composition "
+                f'has one. Compose with composition="exact", which carries the scaling in B.'
             )
-        mine, theirs = (_dtype(f) for f in (first, file))
-        if dtype is None and mine != theirs:
+        dtypes = [_dtype(f) for f in (first, file)]
+        if dtype is None and dtypes[0] != dtypes[1]:
             raise CourseError(
-                f"{pair}their dtypes differ, {mine} and {theirs}. Say which to compose in, for example "
+                f"{pair}their dtypes differ, {dtypes[0]} and {dtypes[1]}. Choose the dtype to compose in, for example "
                 f"dtype=torch.float32."
             )
 
@@ -200,13 +185,9 @@ def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition
     """One module from N: the paper's sum of factors, or the exact sum of updates.
 
     Args:
-        modules: the stack.
         weights: (N,) any real numbers.
         composition: "paper": A = Σ wᵢAᵢ (r, in), B = Σ wᵢBᵢ (out, r); "exact": Σ wᵢBᵢAᵢ as one module of rank N·r
             (modules of weight 0 are left out; a layer smaller than N·r gets the largest rank that it can have).
-
-    Returns:
-        The composed module, ready for `adapter_files.put_adapter`.
 
     Raises:
         CourseError: unknown composition, or not N finite weights.
@@ -231,10 +212,6 @@ def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition
 
 def refactor(module: AdapterFile, rank: int) -> AdapterFile:
     """The nearest module of a lower rank: the truncated SVD of each layer's B·A, by way of its thin factors.
-
-    Args:
-        module: for example an exact composition of rank N·r.
-        rank: at most the module's.
 
     Returns:
         A module of that rank (a smaller layer gets the largest rank that it can have) in float32 at least, with the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,12 @@ LOG_FILE = "search.jsonl"
 
 @dataclass
 class History:
-    """Everything a search tried, in order.
+    """All M candidates of a search, in order.
 
     Attributes:
         weights: (M, N).
         losses: (M,) cross-entropy on the examples, nats a token; NaN where a candidate failed.
-        objectives: (M,) loss plus the L1 term, what the search saw.
+        objectives: (M,) loss plus the L1 term: what the search was sent.
         strict: (M,) share of the examples that greedy decoding would answer exactly, 0 to 1.
         seconds: (M,) since the start, when each candidate's batch was done.
     """
@@ -50,47 +51,43 @@ class History:
         return np.minimum.accumulate(np.where(np.isnan(self.objectives), np.inf, self.objectives))
 
 
-def join(tried: list[dict]) -> History:
+def join(batches: list[dict]) -> History:
     """The history of batches, each with its weights, losses, objectives, strict and seconds."""
 
     def joined(key: str) -> np.ndarray:
-        return np.concatenate([np.asarray(part[key], dtype=float) for part in tried])
+        return np.concatenate([np.asarray(batch[key], dtype=float) for batch in batches])
 
-    seconds = np.concatenate([np.full(len(part["losses"]), part["seconds"]) for part in tried])
+    seconds = np.concatenate([np.full(len(batch["losses"]), batch["seconds"]) for batch in batches])
     return History(joined("weights"), joined("losses"), joined("objectives"), joined("strict"), seconds)
 
 
-def fingerprint(stacked: ModuleStack, examples: Sequence[PromptedRow], *settings: object) -> dict[str, str]:
-    """What must agree for a search to go on."""
+def fingerprint(stacked: ModuleStack, examples: Sequence[PromptedRow], settings: dict[str, object]) -> dict[str, str]:
+    """What must agree for a search to be continued."""
     digest = hashlib.sha256(stacked.flat.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
     rows = hashlib.sha256(repr([(row.prompt_ids, row.answer_ids) for row in examples]).encode()).hexdigest()[:16]
-    keys = ("base model", "optimizer", "composition", "budget", "seed", "l1", "loss scale", "options")
-    named = {key: repr(value) for key, value in zip(keys, settings, strict=True)}
+    named = {key: repr(value) for key, value in settings.items()}
     return named | {"modules": f"{', '.join(stacked.names)} ({digest})", "examples": rows}
 
 
 class SearchLog:
-    """Scored batches on disk. A search is deterministic, so replaying their losses brings it back to where it was."""
+    """Scored batches on disk. A search is deterministic, so it continues once their losses have been replayed."""
 
     def __init__(self, folder: str | Path | None, fingerprint: dict[str, str]) -> None:
         self.path = Path(folder) / LOG_FILE if folder is not None else None
         self.recorded: list[dict] = []
-        if self.path is None:
-            return
-        begun = self.path.is_file() and b"\n" in self.path.read_bytes()
-        if begun:  # else a kill came before the first line was whole
-            self.recorded = self._read(fingerprint)
-            return
+        if self.path is not None:
+            if self.path.is_file() and b"\n" in self.path.read_bytes():
+                self.recorded = self._read(fingerprint)
+            else:  # nothing yet, or a kill came before the first line was whole
+                self._begin(fingerprint)
+        self._started = time.perf_counter() - (self.recorded[-1]["seconds"] if self.recorded else 0.0)
+
+    def _begin(self, fingerprint: dict[str, str]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text(json.dumps(fingerprint) + "\n", encoding="utf-8")
         except OSError as error:
             raise CourseError(f"Can't write {self.path}: {error.strerror}. Choose another folder.") from error
-
-    @property
-    def seconds(self) -> float:
-        """How long the recorded part of the search took."""
-        return self.recorded[-1]["seconds"] if self.recorded else 0.0
 
     def _read(self, fingerprint: dict[str, str]) -> list[dict]:
         whole, size = [], 0
@@ -108,7 +105,7 @@ class SearchLog:
         if different:
             raise CourseError(
                 f"{self.path.parent} holds another search (different: {', '.join(different)}). Use the same settings "
-                f"to go on with it, or another folder."
+                f"to continue it, or another folder."
             )
         os.truncate(self.path, size)
         return whole[1:]
@@ -125,7 +122,10 @@ class SearchLog:
             )
         return entry
 
-    def append(self, candidates: np.ndarray, part: dict) -> None:
+    def append(self, candidates: np.ndarray, scores: dict) -> dict:
+        """The scores with the seconds since the start, written at the end of the log."""
+        scores = scores | {"seconds": time.perf_counter() - self._started}
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"weights": candidates.tolist()} | part) + "\n")
+                log.write(json.dumps({"weights": candidates.tolist()} | scores) + "\n")
+        return scores

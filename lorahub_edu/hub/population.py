@@ -65,8 +65,6 @@ class Population:
 
     Args:
         model: a causal language model or an encoder-decoder, without other adapters; it is whole again after the block.
-        modules: the stack.
-        composition: "paper" or "exact".
         max_tokens: most positions in one forward, over all candidates; the population is cut to fit.
 
     Raises:
@@ -125,13 +123,12 @@ class Population:
         self._was_training = None
 
     def use(self, weights: np.ndarray | Tensor | None) -> None:
-        """Make these P candidates the ones that the next forward computes; None is the base model alone.
+        """Make these candidates, (P, N), the ones that the next forward computes; None is the base model alone.
 
-        Args:
-            weights: (P, N); a tensor that requires a gradient keeps its graph.
+        A tensor that requires a gradient keeps its graph.
 
         Raises:
-            CourseError: these are not (P, N), or this is not in the `with` block.
+            CourseError: the shape is not (P, N), or this is not in the `with` block.
         """
         self.candidates.count, self.candidates.pairs, self.candidates.weights = 0, {}, None
         if weights is None:
@@ -154,38 +151,31 @@ class Population:
     def score(self, weights: np.ndarray | Tensor | None, rows: Sequence[PromptedRow] | list[ScoringBatch]) -> Scores:
         """Loss and exact match of every candidate on every row.
 
+        Candidates whose loss is not finite have a loss of NaN and count as wrong.
+
         Args:
             weights: (P, N), or None for the base model alone (P = 1).
-            rows: encoded rows, or the scoring batches made of them (`fewshot.batches`), which saves making them again.
-
-        Returns:
-            The scores; candidates whose loss is not finite have NaN there and count as wrong.
+            rows: encoded rows, or the scoring batches of them (`fewshot.batches`).
         """
-        made = scoring_batches(self.model, rows)
-        largest = max(batch.num_tokens for batch in made)
-        chunk = max(1, self.max_tokens // largest)
+        batches = scoring_batches(self.model, rows)
+        chunk = max(1, self.max_tokens // max(batch.num_tokens for batch in batches))
         count = 1 if weights is None else len(weights)
         parts = []
         with torch.no_grad():
             for start in range(0, count, chunk):
                 part = None if weights is None else weights[start : start + chunk]
                 self.use(part)
-                parts.append([judge(self.model, batch, 1 if part is None else len(part)) for batch in made])
+                parts.append([judge(self.model, batch, 1 if part is None else len(part)) for batch in batches])
             self.use(None)
-        return gather(parts, made)
+        return gather(parts, batches)
+
+    def losses_and_strict(self, weights: np.ndarray, batches: list[ScoringBatch]) -> dict[str, list[float]]:
+        """P losses in nats a token, and P shares of rows answered exactly, as json can hold them."""
+        scores = self.score(weights, batches)
+        return {"losses": scores.losses.tolist(), "strict": scores.strict.mean(1).tolist()}
 
     def loss(self, weights: Tensor, batch: ScoringBatch) -> Tensor:
-        """Mean label loss of each candidate with its graph, for gradient descent on the weights.
-
-        Args:
-            weights: (P, N).
-            batch: one scoring batch.
-
-        Returns:
-            (P,) in nats.
-
-        Source: claim H18.
-        """
+        """(P,) mean label loss in nats of candidates (P, N), with its graph, for gradient descent; claim H18."""
         self.use(weights)
         hidden = label_states(self.model, batch, len(weights))  # (P, L, d)
         logits = self.model.get_output_embeddings()(hidden).float()  # (P, L, V)

@@ -1,41 +1,53 @@
-"""Searches for the weights of a composition, by name. None of them sees a gradient but the one called "gradient".
+"""Searches for the weights of a composition, by name. Only the search called "gradient" sees a gradient.
 
-Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 3.3; claims H4, H5 and X5. `space.py` says what a search
-is, `nevergrads.py` holds those of the released code.
+A search is a generator. It yields candidates, a float64 array (P, N), and is sent their losses, (P,), with NaN where a
+candidate failed. The same settings and losses give the same candidates, so a recorded search can be continued. Every
+search takes a space, a budget (candidates in all), a seed and a start, (N,), which must lie in the space.
+
+Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, sections 3.3 and 4.1; claims H4, H18, X3 and X5.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.hub import nevergrads
 from lorahub_edu.hub.cmaes import CMAES, default_population
-from lorahub_edu.hub.gradient import gradient_descent
-from lorahub_edu.hub.nevergrads import algorithm, chosen_optimizer, find_optimizer, nevergrad_search
-from lorahub_edu.hub.space import Search, Space, check_budget, start_of
 
-__all__ = [
-    "SEARCHES",
-    "Search",
-    "Space",
-    "chosen_optimizer",
-    "cma",
-    "greedy",
-    "make_search",
-    "needs_gradient",
-    "nevergrad_search",
-    "random_search",
-    "run_search",
-]
+Search = Generator[np.ndarray, np.ndarray, None]
 
 FIRST_STEP = 0.5  # of the greedy search, in units of a weight
 FIRST_GROWTH = 0.15  # of its scaling of all weights together
-TURN = -0.6  # a step that did not improve comes back the other way, and shorter
+TURN = -0.6  # a step that did not improve is tried in the other direction, and shorter
+
+
+@dataclass(frozen=True)
+class Space:
+    """The weights to search: how many, and the bounds of each (the paper's by default)."""
+
+    dimension: int
+    lower: float = -1.5
+    upper: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.dimension < 1:
+            raise CourseError(
+                f"A search needs at least one weight, but got {self.dimension}: give at least one module."
+            )
+        if not self.lower < self.upper:
+            raise CourseError(f"The bounds of a weight must go up, but they are {self.lower} and {self.upper}.")
+
+    def clip(self, X: np.ndarray) -> np.ndarray:
+        """Candidates (..., N) with every weight beyond a bound moved onto it."""
+        return np.clip(X, self.lower, self.upper)
 
 
 def cma(
@@ -46,32 +58,22 @@ def cma(
     sigma: float = 0.3,
     population: int | None = None,
 ) -> Search:
-    """Search by CMA-ES, a generation at a time; the last one is cut to the budget and teaches nothing any more.
+    """CMA-ES, a generation at a time. The last generation is cut to the budget and teaches nothing.
 
     Args:
-        space: dimension N and bounds.
-        budget: candidates in all.
-        seed: fixes every candidate, given the losses.
-        start: (N,) the first mean; None is zero, the paper's start.
+        start: the first mean; None is zero, the paper's start.
         sigma: first step size, in units of a weight.
         population: candidates a generation; None is 4 + floor(3 ln N).
 
-    Returns:
-        The search.
-
-    Raises:
-        CourseError: the budget is below one generation, or the start does not fit the space.
-
     Source: Hansen 2016, arXiv 1604.00772; claim H5.
     """
-    check_budget(budget)
     size = default_population(space.dimension) if population is None else population
     if budget < size:
         raise CourseError(
             f"A budget of {budget} is below one generation of CMA-ES, which has {size} candidates at "
             f"{space.dimension} weights. Give a budget of at least {size}, or a smaller population."
         )
-    strategy = CMAES(start_of(space, start), sigma, size, (space.lower, space.upper), seed)
+    strategy = CMAES(_start(space, start), sigma, size, (space.lower, space.upper), seed)
 
     def search() -> Search:
         for done in range(0, budget, size):
@@ -86,27 +88,13 @@ def cma(
 def random_search(
     space: Space, budget: int, seed: int = 0, population: int = 20, start: Sequence[float] | None = None
 ) -> Search:
-    """Draw candidates uniformly within the bounds; losses change nothing.
+    """Candidates drawn uniformly within the bounds, the first one at the start; losses change nothing. Claim X3.
 
-    Args:
-        space: dimension N and bounds.
-        budget: candidates in all.
-        seed: fixes every candidate.
-        population: candidates yielded together; the draws don't depend on it.
-        start: (N,) the first candidate; None draws it too.
-
-    Returns:
-        The search.
-
-    Raises:
-        CourseError: budget or population is below 1, or the start does not fit the space.
-
-    Source: claim X3.
+    `population` candidates are yielded together; the draws don't depend on it.
     """
-    check_budget(budget)
     if population < 1:
         raise CourseError(f"Random search yields at least one candidate at a time, but population is {population}.")
-    first = None if start is None else start_of(space, start)
+    first = None if start is None else _start(space, start)
     generator = np.random.default_rng(seed)
 
     def search() -> Search:
@@ -119,29 +107,17 @@ def random_search(
     return search()
 
 
-def greedy(space: Space, budget: int = 120, seed: int = 0, start: Sequence[float] | None = None) -> Search:
+def greedy(space: Space, budget: int, seed: int = 0, start: Sequence[float] | None = None) -> Search:
     """A deterministic coordinate search: begin at the best single module and change one weight at a time.
 
-    The N one-hot vectors come first. Then each round tries N + 1 moves, a step along every weight and a scaling of all
-    of them, keeps the best and tries the best two and the best three improving moves together. A move that did not
-    improve is tried the other way, and shorter, in the next round.
+    The N one-hot vectors come first. Then each round tries N + 1 moves: a step along every weight, and a scaling of all
+    of them. It keeps the best move. It also tries the best two and the best three improving moves together. A move that
+    did not improve is tried in the other direction, and shorter, in the next round.
 
-    Args:
-        space: dimension N and bounds.
-        budget: candidates in all; the last round is cut to it.
-        seed: not used; every search takes one.
-        start: (N,) where to begin instead of the best one-hot vector.
-
-    Returns:
-        The search.
-
-    Raises:
-        CourseError: the budget is below N without a start, or the start does not fit the space.
-
-    Source: claim X5.
+    The last round is cut to the budget. The search begins at the start, if one is given, instead of the best one-hot
+    vector. Claim X5.
     """
-    check_budget(budget)
-    first = space.clip(np.eye(space.dimension)) if start is None else start_of(space, start)[None]  # (N, N) or (1, N)
+    first = space.clip(np.eye(space.dimension)) if start is None else _start(space, start)[None]  # (N, N) or (1, N)
     if budget < len(first):
         raise CourseError(
             f"A budget of {budget} is too small for the greedy search: it scores each of the {len(first)} modules "
@@ -176,27 +152,47 @@ def _greedy(space: Space, budget: int, first: np.ndarray) -> Search:
                 w, lowest = tried[best], losses[best]
 
 
-SEARCHES: dict[str, Callable[..., Search]] = {
-    "cma": cma,
-    "random": random_search,
-    "ngopt": partial(nevergrad_search, name="NGOpt"),
-    "shiwa": partial(nevergrad_search, name="Shiwa"),
-    "greedy": greedy,
-    "gradient": gradient_descent,
-}
-_DESCRIPTIONS = {
-    "cma": "CMA-ES",
-    "random": "random search",
-    "greedy": "greedy coordinate search",
-    "gradient": "gradient descent (Adam)",
-}
+def gradient_descent(
+    space: Space, budget: int, seed: int = 0, start: Sequence[float] | None = None, learning_rate: float = 0.1
+) -> Generator[np.ndarray, tuple[np.ndarray, np.ndarray], None]:
+    """Adam on w, clipped to the bounds after each step: w has only N numbers, so it needs no hyper-network.
+
+    The search is sent the losses (1,) and their slopes (1, N). It starts at 1/N by default. At w = 0 the paper's
+    composition has no gradient: both factors are zero, and each factor's slope is a multiple of the other.
+
+    Source: claim H18 (Huang et al. 2023, section 3.3, says that a hyper-network is needed); Kingma & Ba 2015.
+    """
+    first = np.full(space.dimension, 1 / space.dimension) if start is None else np.asarray(start, dtype=float)
+    w = torch.tensor(first, dtype=torch.float64, requires_grad=True)  # (N,)
+    optimizer = torch.optim.Adam([w], lr=learning_rate)
+    for _ in range(budget):
+        _, slopes = yield w.detach().numpy()[None].copy()
+        w.grad = torch.as_tensor(np.nan_to_num(slopes[0]), dtype=torch.float64)
+        optimizer.step()
+        with torch.no_grad():
+            w.clamp_(space.lower, space.upper)
 
 
-def needs_gradient(optimizer: str | Callable) -> bool:
-    """Whether a search wants (losses, slopes) sent back; a function says so by an attribute `needs_gradient`."""
-    if isinstance(optimizer, str):
-        return optimizer.lower() == "gradient"
-    return bool(getattr(optimizer, "needs_gradient", False))
+def nevergrad_search(space: Space, budget: int, seed: int = 0, name: str = "NGOpt") -> Search:
+    """One of nevergrad's optimizers as the paper's released code runs it: from zero, one candidate at a time."""
+    return nevergrads.search(_nevergrad(name, space, budget, seed), budget)
+
+
+def _nevergrad(name: str, space: Space, budget: int, seed: int = 0) -> Any:
+    return nevergrads.make_optimizer(
+        nevergrads.registered(name, also=SEARCHES), space.dimension, (space.lower, space.upper), budget, seed
+    )
+
+
+# By name: the search, and the algorithm in words; nevergrad's own are described by what they chose.
+SEARCHES: dict[str, tuple[Callable[..., Search], str]] = {
+    "cma": (cma, "CMA-ES"),
+    "random": (random_search, "random search"),
+    "ngopt": (partial(nevergrad_search, name="NGOpt"), ""),
+    "shiwa": (partial(nevergrad_search, name="Shiwa"), ""),
+    "greedy": (greedy, "greedy coordinate search"),
+    "gradient": (gradient_descent, "gradient descent (Adam)"),
+}
 
 
 def make_search(
@@ -207,10 +203,7 @@ def make_search(
     Args:
         optimizer: a name of `SEARCHES` or of nevergrad's registry, in any case, or a function of (space, budget, seed)
             that returns a search.
-        space: dimension N and bounds.
-        budget: candidates in all.
-        seed: fixes every candidate, given the losses.
-        **options: passed on, for example `start`.
+        **options: for the search, for example `start`.
 
     Returns:
         The search, and the algorithm really run in words, for example "nevergrad NGOpt, which chose Cobyla".
@@ -218,27 +211,49 @@ def make_search(
     Raises:
         CourseError: no such name, an option that the search does not have, or settings it can't work with.
     """
-    check_budget(budget)
+    _check_budget(budget)
     if callable(optimizer):
         name = getattr(optimizer, "__name__", type(optimizer).__name__)
         return optimizer(space, budget, seed, **options), f"{name}, a function of the caller"
-    name = str(optimizer).lower()
-    function = SEARCHES.get(name) or partial(nevergrad_search, name=find_optimizer(str(optimizer), also=SEARCHES))
-    _check_options(name, function, options)
+    if optimizer.lower() in SEARCHES:
+        function, algorithm = SEARCHES[optimizer.lower()]
+    else:
+        function, algorithm = partial(nevergrad_search, name=nevergrads.registered(optimizer, also=SEARCHES)), ""
+    known = set(inspect.signature(function).parameters) - {"space", "budget", "seed", "name"}
+    for option in options.keys() - known:
+        raise CourseError(f"The search {optimizer.lower()!r} has no option {option!r}. {near_matches(option, known)}")
     search = function(space, budget, seed, **options)
-    return search, _DESCRIPTIONS.get(name) or algorithm(str(optimizer), space, budget)
+    return search, algorithm or nevergrads.describe(_nevergrad(optimizer, space, budget))
+
+
+def needs_gradient(optimizer: str | Callable) -> bool:
+    """Whether a search must be sent (losses, slopes); a function says so by an attribute `needs_gradient`."""
+    if isinstance(optimizer, str):
+        return optimizer.lower() == "gradient"
+    return bool(getattr(optimizer, "needs_gradient", False))
+
+
+def chosen_optimizer(name: str, dimension: int, budget: int) -> str:
+    """The algorithm that nevergrad runs under a name: NGOpt, Shiwa, CMA and others choose one by dimension and budget.
+
+    Args:
+        name: an optimizer of nevergrad's registry, in any case.
+        dimension: weights N, each within the paper's bounds.
+
+    Returns:
+        Its name in nevergrad, for example "Cobyla".
+
+    Raises:
+        CourseError: there is no such optimizer.
+
+    Source: claim H5.
+    """
+    _check_budget(budget)
+    return nevergrads.chosen(_nevergrad(name, Space(dimension), budget))
 
 
 def run_search(search: Search, objective: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Drive a search to its end.
-
-    Args:
-        search: fresh, of this module or of the same protocol.
-        objective: losses (P,) of candidates (P, N).
-
-    Returns:
-        All M candidates in order, (M, N), and their losses, (M,).
-    """
+    """All M candidates of a fresh search in order, (M, N), and their losses, (M,), for an objective (P, N) -> (P,)."""
     candidates, losses = [], []
     batch = next(search, None)
     while batch is not None:
@@ -251,15 +266,23 @@ def run_search(search: Search, objective: Callable[[np.ndarray], np.ndarray]) ->
     return np.concatenate(candidates), np.concatenate(losses)
 
 
+def _check_budget(budget: int) -> None:
+    if budget < 1:
+        raise CourseError(f"A search scores at least one candidate, but the budget is {budget}. Try 40.")
+
+
+def _start(space: Space, start: Sequence[float] | None) -> np.ndarray:
+    """The start as (N,) float64, zero without one."""
+    w = np.zeros(space.dimension) if start is None else np.array(start, dtype=np.float64)
+    if w.shape != (space.dimension,):
+        raise CourseError(f"A start has one number a weight, {space.dimension} here, but its shape is {w.shape}.")
+    if not (np.isfinite(w).all() and (w >= space.lower).all() and (w <= space.upper).all()):
+        raise CourseError(
+            f"The start must lie within [{space.lower}, {space.upper}], but it goes from {w.min()} to {w.max()}."
+        )
+    return w
+
+
 def _failed_last(losses: np.ndarray) -> np.ndarray:
     losses = np.asarray(losses, dtype=np.float64)
     return np.where(np.isfinite(losses), losses, np.inf)
-
-
-def _check_options(name: str, function: Callable, options: dict[str, Any]) -> None:
-    parameters = inspect.signature(function).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    known = set(parameters) - {"space", "budget", "seed", "name"}
-    for option in options.keys() - known:
-        raise CourseError(f"The search {name!r} has no option {option!r}. {near_matches(option, known)}")

@@ -23,7 +23,6 @@ from lorahub_edu.models.profiles import Profile
 
 COUNT = 20  # as many as LoRAHub takes
 B_SIZE = 0.02  # standard deviation of B: an update that moves a random model's loss by a few percent
-UNKNOWN = math.nan
 
 
 def has_zoo(profile: Profile, folder: str | Path = zoo.SHIPPED) -> bool:
@@ -42,16 +41,12 @@ def modules_for(
 ) -> list[AdapterFile]:
     """Modules of the profile's base model: those of the zoo if it is of this base, else stand-ins of the same names.
 
-    A stand-in is LoRA on the query and value projections, in half precision like a shipped module, with a random B and,
-    as in a zoo trained from one seed, an A near one that all share. The same name gives the same module.
+    A stand-in is LoRA on the query and value projections, in half precision like a shipped module. Its B is random. Its
+    A is near an A that all share, as in a zoo trained from one seed. The same name gives the same module.
 
     Args:
         profile: names the base model, and the rank and alpha of stand-ins.
-        names: which; None takes all of `names_for`.
-        folder: the zoo.
-
-    Returns:
-        The modules, in the order asked for.
+        names: which, in this order; None takes all of `names_for`.
 
     Raises:
         CourseError: there is no module of that name, or its file can't be read.
@@ -102,30 +97,21 @@ def _stand_in(name: str, profile: Profile) -> AdapterFile:
 
 
 def _stand_in_card(name: str, profile: Profile) -> Card:
-    task = tasks.get(name)
+    scores = [f"{score}_{when}" for score in ("loss", "strict", "answer_only") for when in ("before", "after")]
+    counts = ("training_items", "test_items", "init_seed", "data_seed", "steps", "batch_size")
     return Card(
         task=name,
-        instruction=task.instructions[0],
+        instruction=tasks.get(name).instructions[0],
         base_model=profile.base_model,
         base_model_sha256=pretrained.base_sha256(profile.base_model),
-        training_items=0,
-        test_items=0,
-        init_seed=0,
-        data_seed=0,
         rank=profile.rank,
         alpha=profile.alpha,
-        steps=0,
         learning_rate=0.0,
-        batch_size=0,
-        loss_before=UNKNOWN,
-        loss_after=UNKNOWN,
-        strict_before=UNKNOWN,
-        strict_after=UNKNOWN,
-        answer_only_before=UNKNOWN,
-        answer_only_after=UNKNOWN,
         seconds=0.0,
         weights_sha256="",
         device="made, not trained",
         versions={},
         date="",
+        **dict.fromkeys(counts, 0),
+        **dict.fromkeys(scores, math.nan),
     )

@@ -10,13 +10,12 @@ import torch
 
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.data.targets import find_task, rows_for, split
-from lorahub_edu.data.tasks import Item
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import compose, zoo
-from lorahub_edu.hub.adapt import Adapted, adapt
-from lorahub_edu.hub.zoo import SHIPPED
+from lorahub_edu.hub.adapt import Adapted, SearchConfig, adapt
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import Profile
 from lorahub_edu.scoring import Scores, score
 
 ADAPTER_FOLDER = "adapter"
@@ -24,10 +23,10 @@ USUAL_SHOTS = 5
 
 
 @dataclass(frozen=True)
-class Done:
-    """What an adaptation gave, and how the base and the new adapter do on the task's test items, where it has some."""
+class TaskAdapter:
+    """A saved adapter, and the scores of the base and of the adapter on the task's test items, if it has any."""
 
-    found: Adapted
+    adapted: Adapted
     folder: Path
     rank: int
     examples: int
@@ -35,13 +34,13 @@ class Done:
     after: Scores | None
 
     def __str__(self) -> str:
-        history = self.found.history
+        adapted, history = self.adapted, self.adapted.history
         lines = [
-            f"algorithm  {self.found.algorithm}; composition: {self.found.composition}",
+            f"algorithm  {adapted.algorithm}; composition: {adapted.composition}",
             f"search     {len(history)} candidates on {self.examples} examples in {history.seconds[-1]:.0f} s"
             + (f", {history.failed} of them failed" if history.failed else ""),
-            f"loss       {self.found.loss:.3f} nats a token on the examples",
-            "weights    " + ", ".join(f"{name} {weight:+.2f}" for name, weight in self.found.top()),
+            f"loss       {adapted.loss:.3f} nats a token on the examples",
+            "weights    " + ", ".join(f"{name} {weight:+.2f}" for name, weight in adapted.top()),
         ]
         if self.before is not None:
             for label, scores in (("base", self.before), ("adapted", self.after)):
@@ -55,95 +54,77 @@ class Done:
 
 def adapt_to(
     task: str,
+    config: SearchConfig = SearchConfig(),  # noqa: B008 - it is frozen
     *,
     modules: Sequence[str] = (),
-    folder: str | Path = SHIPPED,
-    optimizer: str = "auto",
-    composition: str | None = None,
-    budget: int | None = None,
+    folder: str | Path = zoo.SHIPPED,
     draw: int = 0,
-    seed: int = 0,
     rank: int | None = None,
-    original_scale: bool = False,
     test_items: int = 100,
-    profile: str | None = None,
-    base_model: str = "",
+    profile: Profile | str | None = None,
     out: str | Path = Path("runs/adapt"),
     progress: bool = True,
-) -> Done:
+) -> TaskAdapter:
     """Adapt a composition of modules to a task's few examples and save it as an adapter.
 
     Args:
         task: a task's name ("bbh/<name>" for BIG-Bench Hard), or a JSONL file of your own examples.
+        config: as for `adapt`; the optimizer "gradient" needs float32 and takes it.
         modules: what `zoo.load` takes; none is the whole zoo.
         folder: the zoo that module names are looked up in.
-        optimizer: as for `adapt`; "gradient" needs float32 and takes it.
-        composition: as for `adapt`.
-        budget: candidates to score.
         draw: which five of a named task's examples.
-        seed: of the search.
         rank: brings the adapter to this rank at most (a truncated SVD); None keeps it exact, at rank N·r for "exact".
-        original_scale: as for `adapt`.
         test_items: how many of the task's test items to score before and after; 0 scores none.
         profile: names the base model.
-        base_model: a base to use instead of the profile's, such as "flan-t5-large".
-        out: the search's log, its summary and the adapter; a search that was killed goes on from there.
-        progress: show a bar.
-
-    Returns:
-        What came out.
+        out: the search's log, its summary and the adapter; a search that was killed continues from there.
 
     Raises:
         CourseError: a rank below 1, fewer than no test items, or what `adapt`, `zoo.load` and `tasks.read` refuse.
     """
     if (rank is not None and rank < 1) or test_items < 0:
         raise CourseError(f"rank={rank}, test_items={test_items}: take a rank of 1 or more, and 0 items for no test.")
-    own = Path(task).suffix == ".jsonl" or Path(task).is_file()
-    asked = tasks.read(task) if own else find_task(task)
-    if own:
-        examples, tested = list(asked.train), list(asked.test[:test_items])
+    if Path(task).suffix == ".jsonl" or Path(task).is_file():
+        target = tasks.read(task)
+        examples, tested = list(target.train), list(target.test[:test_items])
     else:
-        examples, tested = split(asked, draw, USUAL_SHOTS, test_items)
+        target = find_task(task)
+        examples, tested = split(target, draw, USUAL_SHOTS, test_items)
     if not examples:
         raise CourseError(f"{task} has no example to adapt to: give at least one row.")
     files = zoo.load(list(modules) or None, folder)
-    dtype = torch.float32 if optimizer == "gradient" else torch.bfloat16
-    model, tokenizer = pretrained.load(profile, base=base_model, dtype=dtype)
-    instruction = asked.instructions[0]
-    rows = rows_for(model, tokenizer, instruction, examples)
+    dtype = torch.float32 if config.optimizer == "gradient" else torch.bfloat16
+    model, tokenizer = pretrained.load(profile, dtype=dtype)
+    rows = rows_for(model, tokenizer, target.instructions[0], examples)
     _check_base(files, pretrained.name_of(model))
-    found = adapt(
-        model, files, rows, optimizer, budget, seed,
-        composition=composition, original_scale=original_scale, folder=out, progress=progress,
-        final_model=lambda: pretrained.load(profile, base=base_model, dtype=torch.float32)[0],
-    )  # fmt: skip
-    module = found.module
+    adapted = adapt(
+        model,
+        files,
+        rows,
+        config,
+        final_model=lambda: pretrained.load(profile, dtype=torch.float32)[0],
+        folder=out,
+        progress=progress,
+    )
+    module = adapted.module
     if rank is not None and rank < _rank(module):
         module = compose.refactor(module, rank)
+    judge = pretrained.load(profile, dtype=torch.float32)[0]
     before = after = None
-    judged = pretrained.load(profile, base=base_model, dtype=torch.float32)[0]
     if tested:
-        made = _test_batches(judged, tokenizer, instruction, tested)
-        before = score(judged, made)
-    adapter_files.put_adapter(judged, module)
+        rows = rows_for(judge, tokenizer, target.instructions[0], tested)
+        batches = fewshot.batches(judge.config, sorted(rows, key=lambda row: row.tokens))
+        before = score(judge, batches)
+    adapter_files.put_adapter(judge, module)
     if tested:
-        after = score(judged, made)
+        after = score(judge, batches)
     adapter_files.save_adapter(
-        judged,
-        Path(out) / ADAPTER_FOLDER,
-        base_model=module.base_model,
-        base_model_sha256=module.base_model_sha256,
+        judge, Path(out) / ADAPTER_FOLDER, base_model=module.base_model, base_model_sha256=module.base_model_sha256
     )
-    return Done(found, Path(out), _rank(module), len(examples), before, after)
+    return TaskAdapter(adapted, Path(out), _rank(module), len(examples), before, after)
 
 
 def _rank(module: adapter_files.AdapterFile) -> int:
     return max(config.rank for config in module.configs.values())
-
-
-def _test_batches(model, tokenizer, instruction: str, items: Sequence[Item]) -> list:  # noqa: ANN001 - as rows_for
-    rows = rows_for(model, tokenizer, instruction, items)
-    return fewshot.batches(model.config, sorted(rows, key=lambda row: row.tokens))
 
 
 def _check_base(files: Sequence[adapter_files.AdapterFile], name: str | None) -> None:

@@ -96,10 +96,6 @@ def load(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPP
     Args:
         sources: each the name of a module in `folder`, a path of a folder in PEFT's layout, a path of a folder of such
             folders, or "owner/name" on the hub; None takes every module in `folder`.
-        folder: the zoo that plain names are looked up in.
-
-    Returns:
-        The modules, in order; a module's path ends in its name.
 
     Raises:
         CourseError: a module is not found, is cut short, or is not LoRA in PEFT's layout.
@@ -142,17 +138,13 @@ def from_hub(repo: str, *, offline: bool = False) -> Path:
     """A module that is published on the hub, in a local folder.
 
     Old modules (LoRAHub's own among them) are published as a pickled adapter_model.bin. Such a file is read once with
-    torch's weights-only reader, which builds tensors and runs no code, and kept as safetensors.
+    torch's weights-only reader, which builds tensors and runs no code. It is kept as safetensors.
 
     Args:
         repo: "owner/name", for example "lorahub/flan_t5_large-cosmos_qa".
-        offline: look in the cache only.
-
-    Returns:
-        A folder in PEFT's layout.
 
     Raises:
-        CourseError: it can't be had, or holds no LoRA module.
+        CourseError: it can't be fetched, or holds no LoRA module.
     """
     from huggingface_hub import snapshot_download  # slow to import, and most runs never need it
 
@@ -160,14 +152,14 @@ def from_hub(repo: str, *, offline: bool = False) -> Path:
     if is_fetched(repo):
         return target
     try:
-        found = Path(
+        snapshot = Path(
             snapshot_download(repo, allow_patterns=["adapter_config.json", "adapter_model.*"], local_files_only=offline)
         )
-        settings = (found / adapter_files.CONFIG_FILE).read_text(encoding="utf-8")
-        if (found / adapter_files.WEIGHTS_FILE).is_file():
-            tensors = load_file(found / adapter_files.WEIGHTS_FILE)
+        settings = (snapshot / adapter_files.CONFIG_FILE).read_text(encoding="utf-8")
+        if (snapshot / adapter_files.WEIGHTS_FILE).is_file():
+            tensors = load_file(snapshot / adapter_files.WEIGHTS_FILE)
         else:
-            tensors = torch.load(found / "adapter_model.bin", map_location="cpu", weights_only=True)
+            tensors = torch.load(snapshot / "adapter_model.bin", map_location="cpu", weights_only=True)
             if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
                 raise ValueError("adapter_model.bin holds something else than named tensors")
     except Exception as error:  # the hub's library raises many kinds
@@ -183,34 +175,22 @@ def from_hub(repo: str, *, offline: bool = False) -> Path:
 
 
 def published_modules() -> tuple[str, ...]:
-    """The hub names of the modules that the paper draws its candidates from; their base is flan-t5-large.
-
-    Returns:
-        "owner/name" of each, in alphabetical order: what `load` takes.
+    """Hub names, in alphabetical order, of the modules that the paper draws from; their base is flan-t5-large.
 
     Source: Huang et al. 2023, "LoraHub", section 4.1 (about 200 tasks of FLAN); claims H3 and H6.
     """
     return tuple(json.loads(PUBLISHED.read_text(encoding="utf-8"))["modules"])
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What verifying one module found: an empty list of problems is a sound module."""
+def verify(folder: str | Path = SHIPPED) -> dict[str, list[str]]:
+    """The problems of each module of a zoo, by name; a sound module has none.
 
-    name: str
-    problems: tuple[str, ...]
-
-
-def verify(folder: str | Path = SHIPPED) -> list[Verdict]:
-    """Check every module of a zoo: readable, the weights its card names, one shape, the base model of this course.
-
-    Returns:
-        One verdict a module.
+    A module must be readable, finite, and of the same shape as the others. Its card must name its weights and its base.
     """
-    verdicts = []
+    found: dict[str, list[str]] = {}
     shapes: dict[str, tuple] = {}
     for name in names(folder):
-        problems = []
+        problems = found[name] = []
         try:
             file, described = read_adapter(Path(folder) / name), card(name, folder)
             if sha256_of(Path(folder) / name / adapter_files.WEIGHTS_FILE) != described.weights_sha256:
@@ -224,8 +204,7 @@ def verify(folder: str | Path = SHIPPED) -> list[Verdict]:
                 problems.append("it holds NaN or infinite values")
         except CourseError as error:
             problems.append(str(error))
-        verdicts.append(Verdict(name, tuple(problems)))
-    return verdicts
+    return found
 
 
 def sha256_of(file: Path) -> str:
@@ -238,19 +217,17 @@ def overview(folder: str | Path = SHIPPED) -> Table:
     Raises:
         CourseError: the folder holds no module.
     """
-    found = names(folder)
-    if not found:
+    if not names(folder):
         raise CourseError(f"There is no module in {folder}: train some with lorahub-edu zoo train --folder {folder}.")
     lines = []
-    for name in found:
+    for name in names(folder):
         if not (Path(folder) / name / CARD_FILE).is_file():  # another tool's module
             lines.append((name, "no card", "–", "–", "–"))
             continue
         c = card(name, folder)
-        strict, only = (f"{a:.0%} → {b:.0%}" for a, b in (
-            (c.strict_before, c.strict_after), (c.answer_only_before, c.answer_only_after)
-        ))  # fmt: skip
-        lines.append((name, c.instruction, strict, only, f"{c.loss_before:.2f} → {c.loss_after:.2f}"))
+        strict = f"{c.strict_before:.0%} → {c.strict_after:.0%}"
+        answer_only = f"{c.answer_only_before:.0%} → {c.answer_only_after:.0%}"
+        lines.append((name, c.instruction, strict, answer_only, f"{c.loss_before:.2f} → {c.loss_after:.2f}"))
     return Table(("module", "instruction", "strict exact match", "answer only", "loss"), tuple(lines))
 
 
@@ -265,9 +242,8 @@ def open_source(source: str | Path, folder: str | Path = SHIPPED) -> AdapterFile
     """One adapter that was read, or the folder of a fine-tuned model.
 
     Args:
-        source: a module of the zoo in `folder`, the folder or file of an adapter in PEFT's layout, "owner/name" of one
-            on the hub, or the folder of a fine-tuned model in safetensors.
-        folder: the zoo that names are looked up in.
+        source: a module of the zoo in `folder`, the folder or file of an adapter in PEFT's layout, "owner/name" of an
+            adapter on the hub, or the folder of a fine-tuned model in safetensors.
 
     Raises:
         CourseError: there is none, or several.

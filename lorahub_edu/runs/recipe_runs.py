@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import stand_ins, zoo
+from lorahub_edu.hub.adapt import SearchConfig
 from lorahub_edu.hub.candidates import random_candidates
-from lorahub_edu.hub.task_adapter import Done, adapt_to
+from lorahub_edu.hub.task_adapter import TaskAdapter, adapt_to
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.memory.guard import memory_watched
 from lorahub_edu.models import pretrained
@@ -38,7 +39,7 @@ def run(
     offline: bool = False,
     progress: bool = True,
     report: Callable[[str], None] = lambda _line: None,
-) -> FinetuneResult | Done:
+) -> FinetuneResult | TaskAdapter:
     """Carry out a recipe.
 
     Args:
@@ -89,7 +90,7 @@ def _plan_in_words(recipe: Recipe) -> str:
     return f"{recipe.name}: about {plan.needed / 1e9:.1f} GB, {room} on a {recipe.card_gb:g} GB card."
 
 
-def _compose(recipe: Recipe, folder: Path, seed: int, anyway: bool, progress: bool) -> Done:
+def _compose(recipe: Recipe, folder: Path, seed: int, anyway: bool, progress: bool) -> TaskAdapter:
     """LoRAHub: the recipe's modules composed for its task."""
     profile, settings = recipe.profile, recipe.settings
     pretrained.check_device(profile)
@@ -98,14 +99,10 @@ def _compose(recipe: Recipe, folder: Path, seed: int, anyway: bool, progress: bo
     ):
         return adapt_to(
             recipe.rows,
+            SearchConfig(settings["optimizer"], settings["candidates"], seed, settings["composition"]),
             modules=_modules(recipe, folder),
-            optimizer=settings["optimizer"],
-            composition=settings["composition"],
-            budget=settings["candidates"],
             draw=settings["draw"],
-            seed=seed,
-            profile=profile.name,
-            base_model=profile.base_model,
+            profile=profile,
             out=folder,
             progress=progress,
         )

@@ -16,7 +16,7 @@ from hub_modules import deltas, merged, plain_losses, random_module, random_modu
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import adapt as adapt_room
-from lorahub_edu.hub.adapt import AUTO, BUDGET, L1, adapt
+from lorahub_edu.hub.adapt import AUTO, BUDGET, L1, SearchConfig, adapt
 from lorahub_edu.hub.compose import stack
 from lorahub_edu.hub.population import Population
 from lorahub_edu.lora import adapter_files
@@ -55,28 +55,26 @@ def float64_loss(files, weights, composition: str = "paper") -> float:
 
 @pytest.mark.parametrize("optimizer", ["cma", "random", "greedy", "gradient", "ngopt", "shiwa"])
 def test_every_optimizer_finds_something_better_than_no_module(model, files, optimizer: str) -> None:
-    found = adapt(model, files, ROWS, optimizer, budget=14, seed=1)
+    found = adapt(model, files, ROWS, SearchConfig(optimizer, budget=14, seed=1))
     assert found.loss + L1 * np.abs(found.weights).mean() < score(model, ROWS).losses[0]
     assert len(found.history) == 14 and np.abs(found.history.weights).max() <= 1.5
     best = int(np.argmin(found.history.objectives))
     assert np.array_equal(found.weights, found.history.weights[best]) and found.loss == found.history.losses[best]
     assert found.loss == pytest.approx(float64_loss(files, found.weights), abs=1e-5)
-    again = adapt(model, files, ROWS, optimizer, budget=14, seed=1)
+    again = adapt(model, files, ROWS, SearchConfig(optimizer, budget=14, seed=1))
     assert np.array_equal(found.history.weights, again.history.weights)  # the seed decides
 
 
 @pytest.mark.parametrize("optimizer", ["cma", "random"])
 def test_another_seed_is_another_search(model, files, optimizer: str) -> None:
-    one, two = (adapt(model, files, ROWS[:1], optimizer, budget=10, seed=seed) for seed in (1, 2))
+    one, two = (adapt(model, files, ROWS[:1], SearchConfig(optimizer, budget=10, seed=seed)) for seed in (1, 2))
     assert not np.array_equal(one.history.weights, two.history.weights)
 
 
 @pytest.mark.parametrize(("original_scale", "divisor"), [(False, 1), (True, len(ROWS))])
 def test_the_objective_is_the_loss_and_the_mean_weight(model, files, original_scale: bool, divisor: int) -> None:
-    found = adapt(
-        model, files, ROWS, fixed([[0.5, -1.0, 0.0], [0.1, 0.1, 0.1]], [[1.0, 1.0, 1.0]]), l1=0.2,
-        original_scale=original_scale,
-    )  # fmt: skip
+    search = fixed([[0.5, -1.0, 0.0], [0.1, 0.1, 0.1]], [[1.0, 1.0, 1.0]])
+    found = adapt(model, files, ROWS, SearchConfig(search, l1=0.2, original_scale=original_scale))
     expected = [float64_loss(files, weights) for weights in found.history.weights]
     assert found.history.losses == pytest.approx(expected, abs=1e-5)
     penalties = 0.2 * np.array([0.5, 0.1, 1.0])
@@ -87,7 +85,7 @@ def test_the_objective_is_the_loss_and_the_mean_weight(model, files, original_sc
 
 
 def test_the_strict_share_is_that_of_the_candidate(model, files) -> None:
-    found = adapt(model, files, ROWS, fixed([[1.0, 0.0, 0.0]]))
+    found = adapt(model, files, ROWS, SearchConfig(fixed([[1.0, 0.0, 0.0]])))
     twin = merged(tiny.model(), deltas(files, (1, 0, 0), "paper"))
     assert found.history.strict[0] == score(twin, ROWS).strict.mean()
 
@@ -100,7 +98,7 @@ def test_the_gradient_search_is_sent_the_objectives_slope(files, composition: st
         sent.append((yield weights[None]))
 
     probe.needs_gradient = True
-    found = adapt(model, files, ROWS, probe, composition=composition, l1=0.3)
+    found = adapt(model, files, ROWS, SearchConfig(probe, composition=composition, l1=0.3))
     objectives, slopes = sent[0]
     assert objectives == pytest.approx(found.history.objectives)
 
@@ -113,11 +111,11 @@ def test_the_gradient_search_is_sent_the_objectives_slope(files, composition: st
 
 
 def test_auto_is_the_greedy_search_on_the_exact_composition(model, files) -> None:
-    auto = adapt(model, files, ROWS, budget=20)
-    named = adapt(model, files, ROWS, AUTO["optimizer"], budget=20, composition=AUTO["composition"])
+    auto = adapt(model, files, ROWS, SearchConfig(budget=20))
+    named = adapt(model, files, ROWS, SearchConfig(AUTO["optimizer"], budget=20, composition=AUTO["composition"]))
     assert np.array_equal(auto.history.weights, named.history.weights) and auto.algorithm == named.algorithm
     assert auto.composition == "exact" and next(iter(auto.module.configs.values())).rank % 4 == 0
-    assert adapt(model, files, ROWS[:1], "random").composition == "paper"
+    assert adapt(model, files, ROWS[:1], SearchConfig("random")).composition == "paper"
 
 
 def test_the_budget_is_the_papers_or_autos(model, files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +127,7 @@ def test_the_budget_is_the_papers_or_autos(model, files, monkeypatch: pytest.Mon
         return real("random", space, 2, seed)
 
     monkeypatch.setattr(adapt_room, "make_search", make_search)
-    adapt(model, files, ROWS[:1], "cma")
+    adapt(model, files, ROWS[:1], SearchConfig("cma"))
     adapt(model, files, ROWS[:1])
     assert asked == [BUDGET, AUTO["budget"]] == [40, 120]
 
@@ -137,21 +135,21 @@ def test_the_budget_is_the_papers_or_autos(model, files, monkeypatch: pytest.Mon
 def test_nevergrad_says_which_algorithm_it_chose(model, files) -> None:
     twenty = [*files, *(random_module(model, seed) for seed in range(3, 20))]
     stacked = stack(twenty)
-    monkey = adapt(model, stacked, ROWS[:1], "ngopt", budget=40)
+    monkey = adapt(model, stacked, ROWS[:1], SearchConfig("ngopt", budget=40))
     assert "NGOpt" in monkey.algorithm and "Cobyla" in monkey.algorithm  # at 20 weights and 40 steps, no CMA-ES
     assert len(monkey.history) == 40
 
 
 def test_options_reach_the_search(model, files) -> None:
-    found = adapt(model, files, ROWS[:1], "greedy", budget=1, start=[0.5, 0.0, -0.5])
+    found = adapt(model, files, ROWS[:1], SearchConfig("greedy", budget=1, options={"start": [0.5, 0.0, -0.5]}))
     assert found.weights.tolist() == [0.5, 0.0, -0.5]
     with pytest.raises(CourseError, match="no option 'sigmaa'. Did you mean 'sigma'"):
-        adapt(model, files, ROWS[:1], "cma", sigmaa=1.0)
+        adapt(model, files, ROWS[:1], SearchConfig("cma", options={"sigmaa": 1.0}))
 
 
 def test_one_module_is_enough(model, files) -> None:
     for optimizer in ("auto", "cma", "ngopt", "gradient"):
-        found = adapt(model, files[:1], ROWS[:2], optimizer, budget=8)
+        found = adapt(model, files[:1], ROWS[:2], SearchConfig(optimizer, budget=8))
         assert found.weights.shape == (1,) and len(found.history) == 8
 
 
@@ -160,14 +158,14 @@ def test_one_module_is_enough(model, files) -> None:
 
 @pytest.mark.parametrize("composition", ["paper", "exact"])
 def test_the_composed_module_has_the_loss_that_was_promised(model, files, composition: str) -> None:
-    found = adapt(model, files, ROWS, "random", budget=10, composition=composition)
+    found = adapt(model, files, ROWS, SearchConfig("random", budget=10, composition=composition))
     adapted = tiny.model()
     adapter_files.put_adapter(adapted, found.module)
     assert score(adapted, ROWS).losses[0] == pytest.approx(found.loss, abs=1e-5)
 
 
 def test_top_weights_come_by_size_and_without_zeros(model, files) -> None:
-    found = adapt(model, files, ROWS[:1], fixed([[0.2, -0.9, 0.0]]))
+    found = adapt(model, files, ROWS[:1], SearchConfig(fixed([[0.2, -0.9, 0.0]])))
     assert found.top() == [("m1", -0.9), ("m0", 0.2)] and found.top(1) == [("m1", -0.9)]
 
 
@@ -178,8 +176,8 @@ def test_the_final_model_chooses_among_the_best(files, lazy: bool) -> None:
     candidates = np.random.default_rng(0).uniform(-1.5, 1.5, (12, 3))
     candidates[5] = candidates[4]  # the same candidate twice must not take two finalists' places
     search = fixed(candidates.tolist())
-    without = adapt(spoilt, files, ROWS, search)
-    found = adapt(spoilt, files, ROWS, search, final_model=(lambda: sound) if lazy else sound)
+    without = adapt(spoilt, files, ROWS, SearchConfig(search))
+    found = adapt(spoilt, files, ROWS, SearchConfig(search), final_model=(lambda: sound) if lazy else sound)
     order = np.argsort(without.history.objectives, kind="stable")
     finalists = list(dict.fromkeys(tuple(candidates[i]) for i in order))[: adapt_room.FINALISTS]
     objectives = [float64_loss(files, w) + L1 * np.abs(w).mean() for w in finalists]
@@ -187,8 +185,8 @@ def test_the_final_model_chooses_among_the_best(files, lazy: bool) -> None:
     assert tuple(found.weights) == best and tuple(without.weights) == finalists[0] != best
     assert found.loss == pytest.approx(float64_loss(files, best), abs=1e-5)
     assert found.history.losses == pytest.approx(without.history.losses)  # the history is the search's own
-    itself = adapt(sound, files, ROWS, search, final_model=sound)
-    assert np.array_equal(itself.weights, adapt(sound, files, ROWS, search).weights)
+    itself = adapt(sound, files, ROWS, SearchConfig(search), final_model=sound)
+    assert np.array_equal(itself.weights, adapt(sound, files, ROWS, SearchConfig(search)).weights)
 
 
 def test_the_choice_can_rest_on_exact_answers(model, files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,14 +199,19 @@ def test_the_choice_can_rest_on_exact_answers(model, files, monkeypatch: pytest.
 
     monkeypatch.setattr(Population, "score", answering)
     search = fixed([[0.0, 0.5, 0.0], [0.9, 1.5, 1.5], [0.8, -1.5, 1.5], [1.0, 0.0, 1.0]])
-    losses = [float64_loss(files, w) + L1 * np.abs(w).mean() for w in adapt(model, files, ROWS, search).history.weights]
-    by_loss, by_answers = (adapt(model, files, ROWS, search, choose=how) for how in ("loss", "exact match"))
+    losses = [
+        float64_loss(files, w) + L1 * np.abs(w).mean()
+        for w in adapt(model, files, ROWS, SearchConfig(search)).history.weights
+    ]
+    by_loss, by_answers = (
+        adapt(model, files, ROWS, SearchConfig(search, choose=how)) for how in ("loss", "exact match")
+    )
     assert by_loss.weights.tolist() == by_loss.history.weights[int(np.argmin(losses))].tolist() == [0.0, 0.5, 0.0]
     assert by_answers.weights.tolist() == by_loss.history.weights[1 + int(np.argmin(losses[1:]))].tolist()
-    final = adapt(model, files, ROWS, search, choose="exact match", final_model=tiny.model())
+    final = adapt(model, files, ROWS, SearchConfig(search, choose="exact match"), final_model=tiny.model())
     assert np.array_equal(final.weights, by_answers.weights)
     with pytest.raises(CourseError, match="can't be chosen by 'exact'. Did you mean 'exact match'"):
-        adapt(model, files, ROWS, search, choose="exact")
+        adapt(model, files, ROWS, SearchConfig(search, choose="exact"))
 
 
 def test_the_model_is_left_as_it_was_also_when_the_caller_interrupts(files) -> None:
@@ -220,13 +223,13 @@ def test_the_model_is_left_as_it_was_also_when_the_caller_interrupts(files) -> N
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        adapt(model, files, ROWS, "random", on_batch=interrupt)
+        adapt(model, files, ROWS, SearchConfig("random"), on_batch=interrupt)
     after = model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_progress_shows_best_loss_and_top_weights(model, files, capsys: pytest.CaptureFixture) -> None:
-    found = adapt(model, files, ROWS[:1], fixed([[0.2, -0.9, 0.0]]), budget=1, progress=True)
+    found = adapt(model, files, ROWS[:1], SearchConfig(fixed([[0.2, -0.9, 0.0]]), budget=1), progress=True)
     shown = capsys.readouterr().err
     assert f"best loss {found.loss:.3f}: m1 -0.90 m0 +0.20" in shown and "1/1" in shown
 
@@ -237,19 +240,19 @@ def test_progress_shows_best_loss_and_top_weights(model, files, capsys: pytest.C
 @pytest.mark.parametrize("composition", ["paper", "exact"])
 def test_workers_give_the_losses_of_this_process(model, tmp_path: Path, files, composition: str) -> None:
     read = [adapter_files.read_adapter(hub_modules.write(file, tmp_path)) for file in files]
-    options = {"optimizer": "cma", "budget": 15, "composition": composition}
-    here = adapt(model, read, ROWS, **options)
+    config = SearchConfig("cma", 15, composition=composition)
+    here = adapt(model, read, ROWS, config)
     with ThreadPoolExecutor(3) as executor:  # the threads share one model: they must take turns
-        there = adapt(model, read, ROWS, **options, executor=executor)
+        there = adapt(model, read, ROWS, config, executor=executor)
     assert there.history.losses == pytest.approx(here.history.losses, abs=1e-5)
     assert there.history.weights == pytest.approx(here.history.weights, abs=1e-4)
 
 
 def test_a_worker_process_loads_everything_itself(model, tmp_path: Path, files) -> None:
     read = [adapter_files.read_adapter(hub_modules.write(file, tmp_path)) for file in files]
-    here = adapt(model, read, ROWS, "random", budget=6)
+    here = adapt(model, read, ROWS, SearchConfig("random", budget=6))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        there = adapt(model, read, ROWS, "random", budget=6, executor=executor)
+        there = adapt(model, read, ROWS, SearchConfig("random", budget=6), executor=executor)
     assert np.array_equal(there.history.weights, here.history.weights)
     assert there.history.losses == pytest.approx(here.history.losses, abs=1e-6)
     assert np.array_equal(there.history.strict, here.history.strict)
@@ -271,12 +274,12 @@ def test_workers_need_modules_on_disk_and_a_base_of_the_course(model, tmp_path: 
 def test_a_candidate_that_fails_is_counted_and_not_fatal(model, files) -> None:
     huge = replace(files[2], weights={site: (A * 1e30, B * 1e30) for site, (A, B) in files[2].weights.items()})
     modules = [*files[:2], huge]
-    found = adapt(model, modules, ROWS, fixed([[0, 0, 1], [0.5, 0, 0], [1, 0, 1e-3]]))
+    found = adapt(model, modules, ROWS, SearchConfig(fixed([[0, 0, 1], [0.5, 0, 0], [1, 0, 1e-3]])))
     assert found.history.failed == 2 and np.isnan(found.history.losses).tolist() == [True, False, True]
     assert found.weights.tolist() == [0.5, 0, 0]
     assert np.isinf(found.history.best_so_far()[0]) and np.isfinite(found.history.best_so_far()[1:]).all()
     with pytest.raises(CourseError, match="All 1 candidates gave a loss that is not finite"):
-        adapt(model, modules, ROWS, fixed([[0, 0, 1]]))
+        adapt(model, modules, ROWS, SearchConfig(fixed([[0, 0, 1]])))
 
 
 @pytest.mark.parametrize("optimizer", ["cma", "greedy", "ngopt"])
@@ -288,7 +291,7 @@ def test_a_search_goes_on_around_failures(model, files, monkeypatch: pytest.Monk
         return replace(scores, losses=np.where(np.asarray(weights)[:, 1] > 0.05, np.nan, scores.losses))
 
     monkeypatch.setattr(Population, "score", failing)
-    found = adapt(model, files, ROWS, optimizer, budget=14)
+    found = adapt(model, files, ROWS, SearchConfig(optimizer, budget=14))
     assert 0 < found.history.failed == (found.history.weights[:, 1] > 0.05).sum() < 14
     assert found.loss == np.nanmin(
         found.history.losses[found.history.objectives == np.nanmin(found.history.objectives)]
@@ -302,16 +305,16 @@ def test_bad_input(model, files) -> None:
     with pytest.raises(CourseError, match="no module to compose: give at least one"):
         adapt(model, [], ROWS)
     with pytest.raises(CourseError, match="budget of 3 is below one generation of CMA-ES, which has 7"):
-        adapt(model, files, ROWS, "cma", budget=3)
+        adapt(model, files, ROWS, SearchConfig("cma", budget=3))
     with pytest.raises(CourseError, match="Did you mean .*'greedy'"):
-        adapt(model, files, ROWS, "greeedy")
+        adapt(model, files, ROWS, SearchConfig("greeedy"))
     with pytest.raises(CourseError, match="the budget is 0"):
-        adapt(model, files, ROWS, "random", budget=0)
+        adapt(model, files, ROWS, SearchConfig("random", budget=0))
     with pytest.raises(CourseError, match="no composition 'exakt'"):
-        adapt(model, files, ROWS, composition="exakt")
+        adapt(model, files, ROWS, SearchConfig(composition="exakt"))
     with pytest.raises(CourseError, match="ended without a candidate"):
-        adapt(model, files, ROWS, fixed())
+        adapt(model, files, ROWS, SearchConfig(fixed()))
     mixed = [files[0], random_module(model, 1, rank=2, alpha=4.0)]
     with pytest.raises(CourseError, match="'m0' and 'm1' can't be composed: their ranks differ, 4 and 2"):
-        adapt(model, mixed, ROWS, "cma")
-    assert adapt(model, mixed, ROWS, budget=4).composition == "exact"  # which takes any ranks
+        adapt(model, mixed, ROWS, SearchConfig("cma"))
+    assert adapt(model, mixed, ROWS, SearchConfig(budget=4)).composition == "exact"  # which takes any ranks

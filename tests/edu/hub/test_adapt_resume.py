@@ -13,7 +13,7 @@ from hub_modules import random_modules
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import population
-from lorahub_edu.hub.adapt import SUMMARY_FILE, adapt
+from lorahub_edu.hub.adapt import SUMMARY_FILE, SearchConfig, adapt
 from lorahub_edu.hub.compose import stack
 from lorahub_edu.hub.history import LOG_FILE
 from lorahub_edu.models import tiny
@@ -51,13 +51,13 @@ def count_scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("optimizer", ["cma", "greedy", "ngopt", "random", "gradient"])
 @pytest.mark.parametrize("cut", ["between lines", "in a line", "before the last newline"])
 def test_a_log_cut_short_ends_in_the_same_weights(model, files, tmp_path: Path, optimizer: str, cut: str) -> None:
-    whole = adapt(model, files, ROWS, optimizer, budget=18, folder=tmp_path / "whole")
+    whole = adapt(model, files, ROWS, SearchConfig(optimizer, budget=18), folder=tmp_path / "whole")
     kept = lines(tmp_path / "whole")[:3]
     text = "".join(kept)
     text = {"between lines": text, "in a line": text[:-30], "before the last newline": text[:-1]}[cut]
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / LOG_FILE).write_text(text, encoding="utf-8")
-    again = adapt(model, files, ROWS, optimizer, budget=18, folder=tmp_path / "cut")
+    again = adapt(model, files, ROWS, SearchConfig(optimizer, budget=18), folder=tmp_path / "cut")
     for what in ("weights", "losses", "objectives", "strict"):
         np.testing.assert_array_equal(getattr(again.history, what), getattr(whole.history, what))
     assert np.array_equal(again.weights, whole.weights) and again.loss == whole.loss
@@ -81,11 +81,11 @@ def test_what_was_scored_is_not_scored_again(model, files, tmp_path: Path, monke
 
     scored = count_scored(monkeypatch)
     with pytest.raises(KilledError):
-        adapt(model, files, ROWS, "cma", budget=28, folder=tmp_path, on_batch=kill)
+        adapt(model, files, ROWS, SearchConfig("cma", budget=28), folder=tmp_path, on_batch=kill)
     assert sum(scored) == 14
-    found = adapt(model, files, ROWS, "cma", budget=28, folder=tmp_path)
+    found = adapt(model, files, ROWS, SearchConfig("cma", budget=28), folder=tmp_path)
     assert sum(scored) == 28
-    finished = adapt(model, files, ROWS, "cma", budget=28, folder=tmp_path)
+    finished = adapt(model, files, ROWS, SearchConfig("cma", budget=28), folder=tmp_path)
     assert sum(scored) == 28 and np.array_equal(finished.weights, found.weights)
 
 
@@ -98,14 +98,14 @@ def test_a_function_is_recognised_by_its_name(model, files, tmp_path: Path, monk
 
         return mine
 
-    adapt(model, files, ROWS, make(), folder=tmp_path)
+    adapt(model, files, ROWS, SearchConfig(make()), folder=tmp_path)
     scored = count_scored(monkeypatch)
-    adapt(model, files, ROWS, make(), folder=tmp_path)
+    adapt(model, files, ROWS, SearchConfig(make()), folder=tmp_path)
     assert scored == []
 
 
 def test_the_summary_is_written(model, files, tmp_path: Path) -> None:
-    found = adapt(model, files, ROWS, "greedy", budget=10, folder=tmp_path / "deep" / "folder")
+    found = adapt(model, files, ROWS, SearchConfig("greedy", budget=10), folder=tmp_path / "deep" / "folder")
     summary = json.loads((tmp_path / "deep" / "folder" / SUMMARY_FILE).read_text(encoding="utf-8"))
     assert summary == {
         "algorithm": found.algorithm,
@@ -118,15 +118,15 @@ def test_the_summary_is_written(model, files, tmp_path: Path) -> None:
 
 
 def test_a_kill_before_the_first_line_was_whole(model, files, tmp_path: Path) -> None:
-    whole = adapt(model, files, ROWS, "random", budget=5)
+    whole = adapt(model, files, ROWS, SearchConfig("random", budget=5))
     for text in ("", '{"optimi'):
         (tmp_path / LOG_FILE).write_text(text, encoding="utf-8")
-        found = adapt(model, files, ROWS, "random", budget=5, folder=tmp_path)
+        found = adapt(model, files, ROWS, SearchConfig("random", budget=5), folder=tmp_path)
         assert np.array_equal(found.weights, whole.weights) and len(lines(tmp_path)) == 2
 
 
 def test_a_stack_in_half_precision_has_a_log_too(model, files, tmp_path: Path) -> None:
-    found = adapt(model, stack(files, dtype=torch.bfloat16), ROWS, "random", budget=5, folder=tmp_path)
+    found = adapt(model, stack(files, dtype=torch.bfloat16), ROWS, SearchConfig("random", budget=5), folder=tmp_path)
     assert np.isfinite(found.loss) and len(lines(tmp_path)) == 2
 
 
@@ -140,47 +140,48 @@ def test_a_stack_in_half_precision_has_a_log_too(model, files, tmp_path: Path) -
         ({"l1": 0.1}, "l1"),
         ({"original_scale": True}, "loss scale"),
         ({"examples": ROWS[:1]}, "examples"),
-        ({"population": 3}, "options"),
+        ({"options": {"population": 3}}, "options"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_log_of_another_search_is_refused(model, files, tmp_path: Path, change: dict, named: str) -> None:
-    settings = {"examples": ROWS, "optimizer": "random", "budget": 10}
-    adapt(model, files, **settings, folder=tmp_path)
+    change = dict(change)
+    examples, settings = change.pop("examples", ROWS), {"optimizer": "random", "budget": 10}
+    adapt(model, files, ROWS, SearchConfig(**settings), folder=tmp_path)
     before = lines(tmp_path)
     with pytest.raises(CourseError, match=rf"holds another search \(different: {named}\)"):
-        adapt(model, files, **settings | change, folder=tmp_path)
+        adapt(model, files, examples, SearchConfig(**settings | change), folder=tmp_path)
     assert lines(tmp_path) == before
 
 
 def test_other_modules_are_another_search(model, files, tmp_path: Path) -> None:
-    adapt(model, files, ROWS, "random", budget=5, folder=tmp_path)
+    adapt(model, files, ROWS, SearchConfig("random", budget=5), folder=tmp_path)
     with pytest.raises(CourseError, match=r"different: modules\)"):
-        adapt(model, files[::-1], ROWS, "random", budget=5, folder=tmp_path)
+        adapt(model, files[::-1], ROWS, SearchConfig("random", budget=5), folder=tmp_path)
 
 
 def test_another_dtype_of_the_base_is_another_search(model, files, tmp_path: Path) -> None:
-    adapt(model, files, ROWS, "random", budget=5, folder=tmp_path)
+    adapt(model, files, ROWS, SearchConfig("random", budget=5), folder=tmp_path)
     with pytest.raises(CourseError, match=r"different: base model\)"):
-        adapt(tiny.model().to(torch.bfloat16), files, ROWS, "random", budget=5, folder=tmp_path)
+        adapt(tiny.model().to(torch.bfloat16), files, ROWS, SearchConfig("random", budget=5), folder=tmp_path)
 
 
 def test_a_log_of_other_candidates_or_no_log_at_all_is_refused(model, files, tmp_path: Path) -> None:
-    adapt(model, files, ROWS, "random", budget=5, folder=tmp_path)
+    adapt(model, files, ROWS, SearchConfig("random", budget=5), folder=tmp_path)
     header, batch = lines(tmp_path)
     entry = json.loads(batch)
     moved = [[w + 1e-3 for w in candidate] for candidate in entry["weights"]]
     for weights in (moved, entry["weights"][:2]):
         (tmp_path / LOG_FILE).write_text(header + json.dumps(entry | {"weights": weights}) + "\n", encoding="utf-8")
         with pytest.raises(CourseError, match="written by another version of the search: delete its folder"):
-            adapt(model, files, ROWS, "random", budget=5, folder=tmp_path)
+            adapt(model, files, ROWS, SearchConfig("random", budget=5), folder=tmp_path)
     (tmp_path / LOG_FILE).write_text("my notes\nof today\n", encoding="utf-8")
     with pytest.raises(CourseError, match="holds another search"):
-        adapt(model, files, ROWS, "random", budget=5, folder=tmp_path)
+        adapt(model, files, ROWS, SearchConfig("random", budget=5), folder=tmp_path)
     assert (tmp_path / LOG_FILE).read_text(encoding="utf-8") == "my notes\nof today\n"
 
 
 def test_a_folder_that_cannot_be_written(model, files, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(CourseError, match="Can't write .*search.jsonl.*Choose another folder"):
-        adapt(model, files, ROWS, "random", budget=5, folder=tmp_path / "file")
+        adapt(model, files, ROWS, SearchConfig("random", budget=5), folder=tmp_path / "file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import bbh_stand_ins
@@ -18,7 +19,9 @@ from lorahub_edu.data import bbh, fewshot
 from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.files import assets
 from lorahub_edu.hub import task_adapter
+from lorahub_edu.hub.adapt import SearchConfig
 from lorahub_edu.models import pretrained, tiny
+from lorahub_edu.models.profiles import get_profile
 from lorahub_studies import adapting, baselines
 from lorahub_studies.adapting import Trial
 
@@ -163,13 +166,14 @@ def test_lora_tunes_q_and_v_of_all_attentions_and_tuning_leaves_no_trace() -> No
 
 
 def test_an_adaptation_ends_as_an_adapter_that_peft_loads(folders: list[Path], tmp_path: Path) -> None:
+    t5_profile = replace(get_profile("tiny"), base_model=tiny.T5_NAME)
     done = task_adapter.adapt_to(
-        TARGET, modules=list(map(str, folders)), optimizer="cma", budget=21, profile="tiny", base_model=tiny.T5_NAME,
-        test_items=ITEMS, out=tmp_path / "run", progress=False,
+        TARGET, SearchConfig("cma", 21), modules=list(map(str, folders)), profile=t5_profile, test_items=ITEMS,
+        out=tmp_path / "run", progress=False,
     )  # fmt: skip
     examples, tested = rows_of()
     loaded = with_module(done.folder / task_adapter.ADAPTER_FOLDER)
-    assert done.found.loss == pytest.approx(loss_of(loaded, examples), abs=1e-5)
+    assert done.adapted.loss == pytest.approx(loss_of(loaded, examples), abs=1e-5)
     assert done.before.losses[0] == pytest.approx(loss_of(tiny.t5(), tested), abs=1e-5)
     assert done.after.losses[0] == pytest.approx(loss_of(loaded, tested), abs=1e-5)
     settings = json.loads((done.folder / task_adapter.ADAPTER_FOLDER / "adapter_config.json").read_text())

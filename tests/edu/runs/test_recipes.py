@@ -130,7 +130,7 @@ def test_lorahubs_twin_composes_modules(tmp_path: Path) -> None:
 
     path = written(tmp_path, quick, "flan_t5_large_lorahub")
     done = recipe_runs.run(path, "tiny", out=tmp_path / "run", progress=False)
-    assert len(done.found.history) == 4 and done.examples == 5
+    assert len(done.adapted.history) == 4 and done.examples == 5
     assert adapter_files.read_adapter(tmp_path / "run" / "adapter").weights
     with pytest.raises(CourseError, match="trains nothing, so steps can't be changed"):
         recipe_runs.run(path, "tiny", Changes(steps=3), out=tmp_path / "run", progress=False)
