@@ -29,11 +29,9 @@ Rows = Sequence[Mapping]
 
 
 def summarise(rows: Rows) -> list[dict]:
-    """Per target and method the mean, lowest and highest of each measure over the draws.
+    """Per target and method the `mean`, `low` and `high` of each measure over the draws, and the number of `draws`.
 
-    Returns:
-        One entry a target and method, with `draws` and, for each measure, `mean`, `low` and `high`; plus one entry a
-        method with the target "mean", the mean over targets, whose `low` and `high` are those of the draws' means.
+    One entry a method has the target "mean": the mean over targets, with the lowest and highest of the draws' means.
     """
     frame = pd.DataFrame(rows)
     entries = [
@@ -72,14 +70,7 @@ def line(row: Mapping) -> str:
 def table(
     summary: Sequence[Mapping], measure: str = "strict", targets: Sequence[str] | None = None, caption: str = ""
 ) -> Table:
-    """Methods down, targets across: mean and range over the draws, exact match in percent.
-
-    Args:
-        summary: of `summarise`.
-        measure: one of `MEASURES`.
-        targets: which columns; None takes all, the mean last.
-        caption: of the table.
-    """
+    """Methods down, targets (default all, the mean last) across: mean and range over the draws, exact match in %."""
     columns = list(targets or dict.fromkeys(e["target"] for e in summary if e["target"] != "mean"))
     columns += ["mean"] if targets is None else []
     cells = {(entry["target"], entry["method"]): entry[measure] for entry in summary}
@@ -115,16 +106,7 @@ def overview(summary: Sequence[Mapping], caption: str = "") -> Table:
 def per_draw(
     rows: Rows, method: str, measure: str = "strict", targets: Sequence[str] | None = None
 ) -> dict[int, float]:
-    """A method's mean over targets, draw by draw.
-
-    Args:
-        rows: of a sweep.
-        method: a key of `METHODS`.
-        measure: one of `MEASURES`.
-        targets: which; None takes all that the method was measured on.
-
-    Returns:
-        The mean by draw, in points for exact match, of the draws that have every target.
+    """A method's mean over targets by draw, in points for exact match, of the draws that have every target.
 
     Raises:
         CourseError: no such method or measure, or no whole draw.
@@ -143,16 +125,7 @@ def difference(
 ) -> dict[int, float]:
     """By how much one method is above another, draw by draw: the mean over the targets that both were measured on.
 
-    Args:
-        rows: of a sweep.
-        method: a key of `METHODS`.
-        other: the one that is subtracted.
-        measure: one of `MEASURES`.
-        targets: which; None takes all that both have.
-        other_measure: the measure of `other`, if it is another one.
-
-    Returns:
-        The mean difference by draw, in points for exact match.
+    Exact match is in points. `other_measure` compares with another measure of the other method.
 
     Raises:
         CourseError: no such method or measure, or no draw in which both have all the targets.
@@ -192,14 +165,9 @@ def _by_draw(values: Mapping[tuple, float], what: str) -> dict[int, float]:
 
 
 def verdict(differences: Sequence[float] | Mapping[int, float], bar: float = 0.0) -> str:
-    """The verdict that repeats allow: "shown" if all of them are above the bar, "refuted here" if all are below zero.
+    """The verdict that repeats allow: "shown" if all exceed the bar, "refuted here" if all are below zero.
 
-    Args:
-        differences: one a draw (or another repeat).
-        bar: to be exceeded; not negative.
-
-    Returns:
-        A verdict; "not shown here" for everything between, and for fewer than three repeats.
+    Everything between, and fewer than three repeats, is "not shown here".
     """
     values = list(differences.values()) if isinstance(differences, Mapping) else list(differences)
     yes, open_, no = VERDICTS
@@ -210,16 +178,10 @@ def verdict(differences: Sequence[float] | Mapping[int, float], bar: float = 0.0
 
 
 def break_even(evaluations: float, example_tokens: float, in_context_tokens: float, zero_shot_tokens: float) -> float:
-    """After how many queries shorter prompts have paid back the search.
+    """After how many queries (not rounded) shorter prompts have paid back the search.
 
-    Args:
-        evaluations: candidates that the search scored.
-        example_tokens: tokens that the model reads to score one candidate.
-        in_context_tokens: of a prompt that carries the examples.
-        zero_shot_tokens: of the same prompt without them.
-
-    Returns:
-        Queries, not rounded.
+    Scoring one of the search's `evaluations` reads `example_tokens`; a prompt with and without the examples has the
+    other two numbers of tokens.
 
     Raises:
         CourseError: the prompt with the examples is not the longer one.
@@ -236,39 +198,25 @@ def break_even(evaluations: float, example_tokens: float, in_context_tokens: flo
 
 
 def spread_by_modules(rows: Rows, method: str, measure: str = "strict") -> dict[int, dict[str, list[float]]]:
-    """A method's values by number of modules (fewest first) and target, one a draw; exact match in points.
-
-    Raises:
-        CourseError: no such method or measure.
-
-    Source: claim H16.
-    """
-    found: dict[int, dict[str, list[float]]] = {}
+    """A method's values by number of modules (fewest first) and target, one a draw, exact match in points. H16."""
+    by_modules: dict[int, dict[str, list[float]]] = {}
     for count in sorted({row["modules"] for row in rows}):
         values = _values([row for row in rows if row["modules"] == count], method, measure)
         for (target, _), value in sorted(values.items()):
-            found.setdefault(count, {}).setdefault(target, []).append(value)
-    return found
+            by_modules.setdefault(count, {}).setdefault(target, []).append(value)
+    return by_modules
 
 
 def relatives_found(
     rows: Rows, method: str, relatives: Mapping[str, Sequence[str]], within: int = 3
 ) -> tuple[dict[int, float], float]:
-    """How often the modules of the largest weights include one that was named for the target beforehand.
+    """How often the `within` largest weights include a module that was named for the target beforehand. Claim H13.
 
     Args:
-        rows: of a sweep; each row's `top` has the largest weights first.
-        method: a key of `METHODS`.
         relatives: modules by target that should matter; a target without any is left out.
-        within: how many of the largest weights are looked at.
 
     Returns:
         The share of targets in points, by draw, and the share that modules drawn at random would reach.
-
-    Raises:
-        CourseError: no such method, or no target with relatives.
-
-    Source: claim H13.
     """
     named = {target: set(names) for target, names in relatives.items() if names}
     rows = [row for row in rows if row["target"] in named]
@@ -285,14 +233,9 @@ def relatives_found(
 def finding(
     content: Mapping, name: str, values: Sequence[float] | Mapping[int, float], unit: str, **more: str
 ) -> Finding:
-    """A finding whose values come from a sweep: it carries the sweep's machine, versions and day, not this run's.
+    """A finding whose values (one a draw) come from a sweep: it carries the sweep's machine, versions and day.
 
-    Args:
-        content: of `engine.read`.
-        name: of the finding; the part before its first dot is the claim.
-        values: one a draw.
-        unit: of the values.
-        **more: `verdict`, `note` and `model` of the finding.
+    `content` is what `engine.read` gives. The name's part before its first dot is the claim.
     """
     by_draw = values if isinstance(values, Mapping) else {}
     numbers = tuple(float(value) for value in (by_draw.values() or values))

@@ -47,84 +47,50 @@ def partial_rho(x: np.ndarray, y: np.ndarray, given: Sequence[np.ndarray] = ()) 
 def correlate(
     x: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = (), seed: int = 0
 ) -> Correlation:
-    """Spearman's rho, or the partial one, with a bootstrap interval over the runs.
-
-    Args:
-        x, y: one value a run, at least 5.
-        given: quantities that are held fixed.
-        seed: of the resampling.
-
-    Returns:
-        Rho and the middle 95 % of the resamples.
+    """Spearman's rho over at least 5 runs, with `given` held fixed, and the middle 95 % of bootstrap resamples.
 
     Raises:
         CourseError: too few runs, or lists of different lengths.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval).
     """
-    columns = [np.asarray(values, dtype=float) for values in (x, y, *given)]
-    _check(columns)
-    low, high = _interval(columns, lambda c: partial_rho(c[0], c[1], c[2:]), seed)
-    return Correlation(partial_rho(columns[0], columns[1], columns[2:]), low, high, len(columns[0]))
+    return _with_interval((x, y, *given), lambda c: partial_rho(c[0], c[1], c[2:]), seed)
 
 
 def compare(
     x: Sequence[float], other: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = (), seed: int = 0
 ) -> Correlation:
-    """How much more x correlates with y than `other` does: the difference of the two rhos, on the same resamples.
-
-    Returns:
-        The difference in `rho`, and the middle 95 % of the resamples.
-
-    Raises:
-        CourseError: as `correlate`.
-    """
-    columns = [np.asarray(values, dtype=float) for values in (x, other, y, *given)]
-    _check(columns)
+    """How much more x correlates with y than `other` does: the difference of the two rhos, on the same resamples."""
 
     def difference(c: list[np.ndarray]) -> float:
         return partial_rho(c[0], c[2], c[3:]) - partial_rho(c[1], c[2], c[3:])
 
-    low, high = _interval(columns, difference, seed)
-    return Correlation(difference(columns), low, high, len(columns[0]))
+    return _with_interval((x, other, y, *given), difference, seed)
 
 
-def _check(columns: Sequence[np.ndarray]) -> None:
+def _with_interval(
+    values: Sequence[Sequence[float]], statistic: Callable[[list[np.ndarray]], float], seed: int
+) -> Correlation:
+    """A statistic with its middle 95 % over resampled runs; resamples in which nothing varies are left out."""
+    columns = [np.asarray(column, dtype=float) for column in values]
     lengths = {len(column) for column in columns}
     if len(lengths) > 1 or min(lengths) < FEWEST:
         raise CourseError(f"Lists of {sorted(lengths)} values: give one value a run, for at least {FEWEST} runs.")
-
-
-def _interval(
-    columns: Sequence[np.ndarray], statistic: Callable[[list[np.ndarray]], float], seed: int
-) -> tuple[float, float]:
-    """The middle 95 % of a statistic over resampled runs; resamples in which nothing varies are left out."""
     rng = np.random.default_rng(seed)
     runs = len(columns[0])
-    values = []
+    resampled = []
     for _ in range(RESAMPLES):
         chosen = rng.integers(0, runs, runs)
-        values.append(statistic([column[chosen] for column in columns]))
-    kept = [value for value in values if not math.isnan(value)]
-    if not kept:
-        return math.nan, math.nan
-    low, high = np.percentile(kept, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return float(low), float(high)
+        resampled.append(statistic([column[chosen] for column in columns]))
+    kept = [value for value in resampled if not math.isnan(value)]
+    low, high = np.percentile(kept, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]) if kept else (math.nan, math.nan)
+    return Correlation(statistic(columns), float(low), float(high), runs)
 
 
 def judge(runs: Sequence[Mapping[str, float]], seed: int = 0) -> dict[str, dict]:
-    """What some runs say about the hypotheses H1 to H5 of `plans.HYPOTHESES`.
+    """What some runs say about H1 to H5 of `forgetting_plans.HYPOTHESES`: whether each `held`, and why in numbers.
 
-    Args:
-        runs: for each run `forgetting`, `loss`, and the four measures `intruders`, `spike_ratio`, `relative_size`,
-            `nuclear_norm`.
-        seed: of the resampling.
-
-    Returns:
-        By hypothesis: `held`, and `because` in numbers.
-
-    Raises:
-        CourseError: too few runs.
+    Each run has `forgetting`, `loss`, and the four `MEASURES`.
     """
     column = {name: [float(run[name]) for run in runs] for name in (*MEASURES, "forgetting", "loss")}
     forgotten = column["forgetting"]

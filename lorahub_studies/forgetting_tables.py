@@ -53,12 +53,12 @@ def trajectory(row: Mapping, epsilon: float = 0.5) -> list[dict[str, float]]:
 
 
 def _quantities(row: Mapping, point: Mapping, epsilon: float) -> dict[str, float]:
-    found = {name: point[name] for name in QUANTITIES if name in point and name != "intruders"}
+    values = {name: point[name] for name in QUANTITIES if name in point and name != "intruders"}
     forgotten = point["pretraining_loss"] - row["base"]["pretraining_loss"]
     counts = point["intruders"]
     if str(epsilon) not in counts:
         raise CourseError(f"The rows hold no counts for ε = {epsilon}. {near_matches(str(epsilon), counts)}")
-    return found | {"step": point["step"], "forgetting": forgotten, "intruders": float(counts[str(epsilon)])}
+    return values | {"step": point["step"], "forgetting": forgotten, "intruders": float(counts[str(epsilon)])}
 
 
 def last(row: Mapping, epsilon: float = 0.5) -> dict[str, float]:
@@ -91,23 +91,17 @@ def matched_loss(rows: Rows) -> float:
 def by_arm(rows: Rows, quantity: str, loss: float | None = None, epsilon: float = 0.5) -> dict[Arm, list[float]]:
     """A quantity of every run, by arm in the rows' order and within it by seed.
 
-    Args:
-        rows: of `ranks`, or others like them.
-        quantity: one of `QUANTITIES`, or "step".
-        loss: at this task loss; None after the last step. Runs that don't get there are left out.
-        epsilon: which intruder counts to take.
-
-    Raises:
-        CourseError: there is no such quantity.
+    The quantity is one of `QUANTITIES`, or "step". It is taken at the task loss `loss`, or after the last step. Runs
+    that don't reach the loss are left out.
     """
     if quantity not in (*QUANTITIES, "step"):
         raise CourseError(f"A run has no quantity {quantity!r}. {near_matches(quantity, (*QUANTITIES, 'step'))}")
-    found: dict[Arm, list[float]] = {}
+    values: dict[Arm, list[float]] = {arm(row["run"]): [] for row in rows}
     for row in sorted(learned(rows), key=lambda row: row["run"]["seed"]):
-        there = last(row, epsilon) if loss is None else at_loss(row, loss, epsilon)
-        if there is not None:
-            found.setdefault(arm(row["run"]), []).append(there[quantity])
-    return {one: found[one] for one in dict.fromkeys(arm(row["run"]) for row in rows) if one in found}
+        reached = last(row, epsilon) if loss is None else at_loss(row, loss, epsilon)
+        if reached is not None:
+            values[arm(row["run"])].append(reached[quantity])
+    return {key: of_arm for key, of_arm in values.items() if of_arm}
 
 
 def rank_curve(rows: Rows, quantity: str, rule: str, loss: float | None = None) -> dict[int, list[float]]:
@@ -181,5 +175,5 @@ def correlations_table(rows: Rows, loss: float | None = None, caption: str = "")
 
 def quantities(rows: Rows, loss: float | None = None) -> list[dict[str, float]]:
     """Every run that learned, as `QUANTITIES` at a task loss (those that get there) or after its last step."""
-    found = [last(row) if loss is None else at_loss(row, loss) for row in learned(rows)]
-    return [run for run in found if run is not None]
+    runs = [last(row) if loss is None else at_loss(row, loss) for row in learned(rows)]
+    return [run for run in runs if run is not None]

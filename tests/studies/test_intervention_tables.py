@@ -1,37 +1,11 @@
-"""Reading matrices, interventions and sequences: worked by hand on rows whose numbers are chosen."""
+"""Reading interventions and sequences: worked by hand on rows whose numbers are chosen."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
-from forgetting_rows import intervened_row, point, run_row, sequence_row
+from forgetting_rows import intervened_row, sequence_row
 
-from lorahub_edu.errors import CourseError
 from lorahub_studies import intervention_tables as tables
-
-
-@pytest.fixture
-def measured() -> list[dict]:
-    matrices = {
-        "names": ["a", "b", "c", "d"],
-        "spike_ratio": [0.2, 0.5, 0.69, 3.0],
-        "intruders": {"0.5": [0, 0, 1, 2], "0.6": [0, 1, 1, 2]},
-    }
-    return [run_row(1, "alpha = 2r", 0, [point(1, 1.0, 0.1)], matrices), run_row(1, "alpha = 2r", 1, [])]
-
-
-def test_shares_of_matrices_with_an_intruder_by_spike_ratio(measured: list[dict]) -> None:
-    shares = {low: (share, count) for low, share, count in tables.spike_shares(measured)}
-    assert shares[0.0] == (0.0, 1)
-    assert shares[0.5] == (0.5, 2)  # the lower edge belongs to the bin
-    assert shares[2.0] == (1.0, 1)
-    assert math.isnan(shares[1.0][0]) and shares[1.0][1] == 0
-    table = tables.spike_table(measured)
-    assert table.rows[2] == ("0.5 to 0.7", "2", "50 %", "100 %")
-    assert table.rows[-1] == ("2 and more", "1", "100 %", "100 %")
-    with pytest.raises(CourseError, match="No row holds its matrices"):
-        tables.spike_shares(measured[1:])
 
 
 @pytest.fixture

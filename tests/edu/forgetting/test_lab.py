@@ -1,79 +1,14 @@
-"""One run of a study: what its row holds, and that each number is what it says."""
+"""The rules of scaling agree where they should."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import replace
 
 import pytest
-import torch
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting import lab as study
-from lorahub_edu.forgetting.lab import Lab, scaling
-from lorahub_edu.forgetting.tails import training
-from lorahub_edu.spectra import measures
-from lorahub_studies import forgetting
-from lorahub_studies.tail_runs import TailRun, run_tail
-
-RUN = TailRun("reverse", 2, "alpha = 2r", 2.0, 0.2, 4, 0, at=(2,), profile="tiny", layers=2)
-
-
-def final_updates(lab: Lab, run: TailRun) -> tuple:
-    steps = training(lab.tail, lab.train(run.task), run.tuning, (run.steps,))
-    updates = next(steps).updates()
-    steps.close()
-    return updates
-
-
-def test_a_row_holds_what_was_measured(lab: Lab) -> None:
-    row = json.loads(json.dumps(run_tail(RUN)))
-    assert [point["step"] for point in row["points"]] == [2, 4]
-    assert row["texts"] == study.texts.SHIPPED
-    last = row["points"][-1]
-    updates = final_updates(lab, RUN)
-    lab.tail.put({update.name: update.weight() for update in updates})
-    assert last["loss"] == pytest.approx(lab.tail.loss(lab.held("reverse")), rel=1e-5)
-    assert last["pretraining_loss"] == pytest.approx(lab.tail.loss(lab.texts), rel=1e-5)
-    lab.tail.put()
-    assert row["base"] == {
-        "loss": lab.tail.loss(lab.held("reverse")),
-        "pretraining_loss": lab.tail.loss(lab.texts),
-    }
-    assert last["loss"] < row["base"]["loss"]
-
-
-def test_the_spectra_of_a_row_are_those_of_numpys_svd(lab: Lab) -> None:
-    row = run_tail(RUN)
-    found, matrices, updates = row["points"][-1], row["matrices"], final_updates(lab, RUN)
-    assert matrices["names"] == [update.name for update in updates]
-    assert found["intruders"]["0.7"] > 0  # a large learning rate: there is something to count
-    for epsilon in study.EPSILONS:
-        counts = [measures.intruder_count(u.base, u.weight(), study.K, epsilon) for u in updates]
-        assert matrices["intruders"][str(epsilon)] == counts
-        assert found["intruders"][str(epsilon)] == sum(counts)
-    values = [torch.linalg.svdvals(update.dense().double()) for update in updates]
-    base = [torch.linalg.svdvals(update.base.double()) for update in updates]
-    spikes = [float(v[0] / b[9]) for v, b in zip(values, base, strict=True)]
-    assert matrices["spike_ratio"] == pytest.approx(spikes, rel=1e-3)
-    assert found["spike_ratio"] == pytest.approx(sum(spikes) / len(spikes), rel=1e-4)
-    assert found["largest_spike_ratio"] == pytest.approx(max(spikes), rel=1e-4)
-    assert found["nuclear_norm"] == pytest.approx(sum(float(v.sum()) for v in values), rel=1e-4)
-    sizes = [float(u.dense().norm() / u.base.norm()) for u in updates]
-    assert found["relative_size"] == pytest.approx(sum(sizes) / len(sizes), rel=1e-4)
-
-
-def test_a_settling_run_takes_the_settling_rows_and_nothing_else(lab: Lab) -> None:
-    row = run_tail(replace(RUN, part="settling", spectra=False))
-    assert row["base"]["loss"] == lab.tail.loss(lab.held("reverse", "settling"))
-    assert set(row["points"][-1]) == {"step", "loss"} and row["matrices"] == {}
-
-
-def test_a_run_that_diverges_is_a_row_too(lab: Lab) -> None:
-    row = run_tail(replace(RUN, rank=0, learning_rate=1e30))
-    assert "diverged" in row["diverged"] and row["points"] == []
-    assert forgetting.line(row).endswith("diverged")
+from lorahub_edu.forgetting.lab import scaling
 
 
 def test_all_rules_of_scaling_agree_at_rank_16() -> None:
@@ -83,10 +18,3 @@ def test_all_rules_of_scaling_agree_at_rank_16() -> None:
     assert scaling("fixed alpha", 64) == pytest.approx(32 / 64)
     with pytest.raises(CourseError, match="Did you mean 'fixed alpha'"):
         scaling("fixed alfa", 1)
-
-
-def test_unknown_names_are_refused(lab: Lab) -> None:
-    with pytest.raises(CourseError, match="Did you mean 'reverse'"):
-        run_tail(replace(RUN, task="revers"))
-    with pytest.raises(CourseError, match="Did you mean 'settling'"):
-        run_tail(replace(RUN, part="setling"))
