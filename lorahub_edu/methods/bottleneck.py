@@ -17,17 +17,11 @@ from lorahub_edu.errors import CourseError
 
 STARTING_STD = 1e-2  # of all weights, cut off at two of them: the adapter starts near the identity
 # The last linear layer of a sub-layer by the model's family: (after attention, after the feed-forward).
-PLACES = (("o_proj", "down_proj"), ("o", "wo"))
+LAST_LAYERS = (("o_proj", "down_proj"), ("o", "wo"))
 
 
 class Bottleneck(nn.Module):
-    """f(x) = x + up(relu(down(x))), computed in its own dtype.
-
-    Args:
-        size: width of what comes in and goes out, d.
-        bottleneck: width in the middle, m.
-        device: where the weights lie.
-        dtype: of the weights.
+    """f(x) = x + up(relu(down(x))), computed in its own dtype, with width d (`size`) and width m in the middle.
 
     Source: Houlsby et al. 2019, section 2.1 and figure 2.
     """
@@ -63,47 +57,31 @@ class WithBottleneck(nn.Module):
         return self.adapter(self.base_layer(x))
 
 
-def find_places(model: nn.Module, after_attention: bool) -> list[str]:
-    """Names of the layers behind which an adapter stands: the feed-forward's last ones, and on request the attention's.
+def insert(model: nn.Module, bottleneck: int, after_attention: bool) -> None:
+    """Put adapters into a model, in place: behind the feed-forward, and on request behind attention too.
+
+    They draw from torch's global generator.
 
     Raises:
-        CourseError: the model's layers are called otherwise than those of a LLaMA or a T5.
+        CourseError: the model has no layers with the names of a LLaMA's or a T5's.
     """
-    endings = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    for attention, feed_forward in PLACES:
-        if {attention, feed_forward} <= endings:
-            wanted = {attention, feed_forward} if after_attention else {feed_forward}
-            return [name for name, _ in model.named_modules() if name.rpartition(".")[2] in wanted]
-    raise CourseError(
-        f"Bottleneck adapters stand behind layers called {' and '.join(PLACES[0])} (LLaMA) or "
-        f"{' and '.join(PLACES[1])} (T5); a {type(model).__name__} has none of them. lora takes any linear layer."
-    )
-
-
-def insert(model: nn.Module, bottleneck: int, after_attention: bool) -> list[str]:
-    """Put adapters into a model, in place; they draw from torch's global generator.
-
-    Args:
-        model: any model with the layers that `find_places` looks for.
-        bottleneck: m, at least 1 and at most the model's width.
-        after_attention: also behind the attention (Houlsby), not only behind the feed-forward (Pfeiffer).
-
-    Returns:
-        The names of the layers that were wrapped.
-
-    Raises:
-        CourseError: there is no place for them.
-    """
-    names = find_places(model, after_attention)
-    for name in names:
-        layer = model.get_submodule(name)
-        weight = next(layer.parameters())
-        model.set_submodule(name, WithBottleneck(layer, Bottleneck(layer.out_features, bottleneck, weight.device)))
-    return names
+    layers = dict(model.named_modules())
+    endings = {name.rpartition(".")[2] for name in layers}
+    names = next((pair for pair in LAST_LAYERS if set(pair) <= endings), None)
+    if names is None:
+        raise CourseError(
+            f"Bottleneck adapters stand behind layers called {' and '.join(LAST_LAYERS[0])} (LLaMA) or "
+            f"{' and '.join(LAST_LAYERS[1])} (T5); a {type(model).__name__} has none of them. lora takes any linear "
+            f"layer."
+        )
+    for name, layer in layers.items():
+        if name.rpartition(".")[2] in (names if after_attention else names[1:]):
+            adapter = Bottleneck(layer.out_features, bottleneck, next(layer.parameters()).device)
+            model.set_submodule(name, WithBottleneck(layer, adapter))
 
 
 def remove(model: nn.Module) -> None:
-    """Take every bottleneck adapter out again; the layers they stood behind are the same objects as before."""
+    """Remove every bottleneck adapter; the layers that they stood behind are the same objects as before."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, WithBottleneck):
             model.set_submodule(name, layer.base_layer)
@@ -122,7 +100,7 @@ def set_aside(model: nn.Module) -> Iterator[None]:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapters' weights by name: <place>.down.weight and so on."""
+    """The adapters' weights by name: <layer>.down.weight and so on."""
     return {
         f"{name}.{which}": parameter
         for name, layer in model.named_modules()

@@ -24,9 +24,6 @@ def fit_budget(model: PreTrainedModel, parts: Mapping[str, Mapping], budget: flo
         parts: as `kinds.parts_of` gives them; each gets an equal share of the budget.
         budget: number of parameters (1 and above) or share of the model's parameters (below 1).
 
-    Returns:
-        The parts with their sizes filled in.
-
     Raises:
         CourseError: the budget is not a number above 0, or a method can only train less than half or more than twice
             as many parameters (the nearest number is given).
@@ -35,55 +32,50 @@ def fit_budget(model: PreTrainedModel, parts: Mapping[str, Mapping], budget: flo
         raise CourseError(
             f"A budget is a number of parameters (1 and above) or a share of the model's (below 1), not {budget!r}."
         )
-    wanted = budget if budget >= 1 else budget * sum(p.numel() for p in _skeleton(model).parameters())
-    return {name: _fit(model, name, values, wanted / len(parts)) for name, values in parts.items()}
+    count = budget if budget >= 1 else budget * sum(p.numel() for p in _skeleton(model).parameters())
+    return {name: _fit(model, name, values, count / len(parts)) for name, values in parts.items()}
 
 
 def count_trainable(model: PreTrainedModel, parts: Mapping[str, Mapping]) -> int:
     """How many parameters methods would train on a model, without touching it."""
-    return _measured(model, parts).trainable
+    return _on_shapes(model, parts).trainable
 
 
-def _fit(model: PreTrainedModel, name: str, settings: Mapping, wanted: float) -> dict[str, object]:
-    method = get_method(name)
-    if not method.size:
-        count = count_trainable(model, {name: settings})
-        _check_near(name, {}, count, wanted)
+def _fit(model: PreTrainedModel, name: str, settings: Mapping, budget: float) -> dict[str, object]:
+    size_name = get_method(name).size
+    if not size_name:
+        _check_near(name, count_trainable(model, {name: settings}), budget, ", a number that is fixed")
         return dict(settings)
-    one, two = (_measured(model, {name: {**settings, method.size: size}}) for size in (1, 2))
+    one, two = (_on_shapes(model, {name: {**settings, size_name: size}}) for size in (1, 2))
     step = two.trainable - one.trainable  # every size adds as many as the one before: rows, tokens or neurons
-    size = min(max(1, round((wanted - one.trainable) / step) + 1), _largest(one, name))
-    _check_near(name, {method.size: size}, one.trainable + (size - 1) * step, wanted)
-    return {**settings, method.size: size}
+    size = min(max(1, round((budget - one.trainable) / step) + 1), _largest(one, name))
+    _check_near(name, one.trainable + (size - 1) * step, budget, f" with {size_name}={size}")
+    return {**settings, size_name: size}
 
 
-def _check_near(name: str, size: Mapping[str, int], count: int, wanted: float) -> None:
-    if wanted / FACTOR <= count <= wanted * FACTOR:
-        return
-    at = " with " + ", ".join(f"{key}={value}" for key, value in size.items()) if size else ", a number that is fixed"
-    raise CourseError(
-        f"{get_method(name).label} can't train about {wanted:,.0f} parameters of this model: the nearest possible is "
-        f"{count:,}{at}. Choose a budget near that, or another method."
-    )
+def _check_near(name: str, count: int, budget: float, size: str) -> None:
+    if not budget / FACTOR <= count <= budget * FACTOR:
+        raise CourseError(
+            f"{get_method(name).label} can't train about {budget:,.0f} parameters of this model: the nearest possible "
+            f"is {count:,}{size}. Choose a budget near that, or another method."
+        )
 
 
-def _largest(made: Attached, name: str) -> int:
+def _largest(attached: Attached, name: str) -> int:
     """The largest size that makes sense: a full rank, the model's width, or all of its context but one token."""
-    layers = [layer for layer in made.model.modules() if isinstance(layer, LoraLayer)]
+    layers = [layer for layer in attached.model.modules() if isinstance(layer, LoraLayer)]
     if layers:
         return min(min(layer.in_features, layer.out_features) for layer in layers)
-    config = made.base.config
+    config = attached.base.config
     return config.hidden_size if get_method(name).kind == BOTTLENECK else context_of(config) - 1
 
 
-def _measured(model: PreTrainedModel, parts: Mapping[str, Mapping]) -> Attached:
+def _on_shapes(model: PreTrainedModel, parts: Mapping[str, Mapping]) -> Attached:
     """Methods on the shapes of a model; "qlora" trains what "lora" does."""
-    renamed = {
-        "lora" if name == "qlora" else name: {key: value for key, value in values.items() if key != "keep_base"}
-        for name, values in parts.items()
-    }
-    renamed = {name: {**values, "keep_base": False} if name == "full" else values for name, values in renamed.items()}
-    return attach_parts(_skeleton(model), renamed)
+    parts = {name: {**values, **({"keep_base": False} if name == "full" else {})} for name, values in parts.items()}
+    if "qlora" in parts:
+        parts["lora"] = parts.pop("qlora")
+    return attach_parts(_skeleton(model), parts)
 
 
 def _skeleton(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Attached methods on disk: in PEFT's layout where they are PEFT's, else safetensors, with a small JSON beside."""
+"""Attached methods on disk: PEFT's in PEFT's layout, the others as safetensors, and a small JSON with each."""
 
 from __future__ import annotations
 
@@ -31,18 +31,11 @@ PEFT_NAMES = {
 }  # fmt: skip
 
 
-def save(made: Attached, folder: str | Path) -> Path:
-    """Write what training changed; the folder appears whole or not at all.
+def save(attached: Attached, folder: str | Path) -> Path:
+    """Write what training changed to a folder, which then exists whole or not at all; an earlier save is replaced.
 
     A single method's files lie in the folder itself, those of a combination in a sub-folder each. PEFT loads what is
     PEFT's. Of P-tuning PEFT keeps the embeddings, not the network that made them.
-
-    Args:
-        made: what `attach` returned.
-        folder: where to; an earlier save there is replaced.
-
-    Returns:
-        The folder.
 
     Raises:
         CourseError: the folder holds something else or can't be written.
@@ -50,18 +43,18 @@ def save(made: Attached, folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_saved(folder))):
         raise CourseError(f"{folder} holds something else than a saved method: choose another folder.")
-    name = pretrained.name_of(made.base)
+    name = pretrained.name_of(attached.base)
     described = {
-        "methods": made.parts,
-        "base_model": name or made.base.config._name_or_path,
+        "methods": attached.parts,
+        "base_model": name or attached.base.config._name_or_path,
         "base_model_sha256": pretrained.base_sha256(name) if name else None,
-        "trainable": made.trainable,
+        "trainable": attached.trainable,
     }
     try:
         with replacing(folder) as unfinished:
             unfinished.mkdir()
-            for part in made.parts:
-                _save_part(made, part, _part_folder(unfinished, part, made.parts))
+            for part in attached.parts:
+                _save_part(attached, part, _part_folder(unfinished, part, attached.parts))
             (unfinished / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
     except (OSError, SafetensorError) as error:
@@ -75,7 +68,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def weight_bytes(folder: str | Path) -> int:
-    """Bytes of all weights that a saved method needs beside its base."""
+    """Bytes of a saved method's weights, without its base."""
     return sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
 
 
@@ -83,17 +76,17 @@ def _part_folder(folder: Path, name: str, parts: Mapping[str, Mapping]) -> Path:
     return folder if len(parts) == 1 else folder / name
 
 
-def _save_part(made: Attached, name: str, folder: Path) -> None:
+def _save_part(attached: Attached, name: str, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     kind = get_method(name).kind
     if kind == WHOLE:
-        save_file(_on_disk(dict(made.base.named_parameters())), folder / FULL_FILE)
+        save_file(_on_disk(dict(attached.base.named_parameters())), folder / FULL_FILE)
     elif kind == BOTTLENECK:
-        save_file(_on_disk(bottleneck.adapter_parameters(made.base)), folder / WEIGHTS_FILE)
+        save_file(_on_disk(bottleneck.adapter_parameters(attached.base)), folder / WEIGHTS_FILE)
     else:
-        with bottleneck.set_aside(made.base):  # layers are then called as PEFT will find them
+        with bottleneck.set_aside(attached.base):  # layers are then called as PEFT will find them
             # With embedding layers PEFT would ask the hub whether the base's vocabulary has been changed.
-            made.wrappers[name].save_pretrained(folder, save_embedding_layers=False)
+            attached.wrappers[name].save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
@@ -102,39 +95,37 @@ def _on_disk(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
 
 
 def load(model: PreTrainedModel, folder: str | Path) -> Attached:
-    """Put a saved method on a model, to be used: nothing is trainable afterwards.
+    """Attach a saved method to the base that it was trained on, for use: nothing is trainable afterwards.
 
     Args:
-        model: the base that it was trained on.
+        model: the base.
         folder: what `save` wrote, or PEFT's `save_pretrained`.
-
-    Returns:
-        What `attach` returns.
 
     Raises:
         CourseError: the folder holds no method or a damaged one, or it belongs to another base (the model is then as
             before).
     """
-    folder = Path(folder)
-    parts = _read_parts(model, folder)
-    folders = {name: _part_folder(folder, name, parts) for name in parts}
-    for name, where in folders.items():
-        if get_method(name).kind != WHOLE and not (where / WEIGHTS_FILE).is_file():  # PEFT would take a pickle instead
-            raise CourseError(f"{where} has no {WEIGHTS_FILE}; pickles are not opened. Save the method again.")
-    made = attach_parts(model, parts, saved={name: str(where) for name, where in folders.items()})
+    parts = _read_parts(model, Path(folder))
+    folders = {name: _part_folder(Path(folder), name, parts) for name in parts}
+    for name, part in folders.items():
+        if get_method(name).kind != WHOLE and not (part / WEIGHTS_FILE).is_file():  # PEFT would take a pickle instead
+            raise CourseError(f"{part} has no {WEIGHTS_FILE}; pickles are not opened. Save the method again.")
+    attached = attach_parts(model, parts, saved={name: str(part) for name, part in folders.items()})
     try:
-        for name, where in folders.items():
+        for name, part in folders.items():
             if get_method(name).kind == WHOLE:
-                _fill(dict(model.named_parameters()), where / FULL_FILE)
+                _fill(dict(model.named_parameters()), part / FULL_FILE)
             elif get_method(name).kind == BOTTLENECK:
-                _fill(bottleneck.adapter_parameters(model), where / WEIGHTS_FILE)
-            else:
-                _check_filled(made, name, where / WEIGHTS_FILE)
+                _fill(bottleneck.adapter_parameters(model), part / WEIGHTS_FILE)
+            else:  # PEFT has filled it, and says nothing of tensors that have no place
+                with bottleneck.set_aside(model):
+                    held = get_peft_model_state_dict(attached.wrappers[name], save_embedding_layers=False)
+                _check_same_shapes(held, load_file(part / WEIGHTS_FILE), part / WEIGHTS_FILE)
     except CourseError:
-        detach(made)
+        detach(attached)
         raise
-    made.model.requires_grad_(False)
-    return made
+    attached.model.requires_grad_(False)
+    return attached
 
 
 def _fill(parameters: Mapping[str, nn.Parameter], file: Path) -> None:
@@ -145,29 +136,21 @@ def _fill(parameters: Mapping[str, nn.Parameter], file: Path) -> None:
         raise CourseError(
             f"{file} can't be read ({error}): it is missing or damaged. Save the method again."
         ) from error
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    if found != wanted:
-        different = next(iter(set(found.items()) ^ set(wanted.items())))
-        raise CourseError(f"{file} does not belong to this model: they differ in {different[0]} {different[1]}.")
+    _check_same_shapes(parameters, tensors, file)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
 
 
-def _check_filled(made: Attached, name: str, file: Path) -> None:
-    """Raise unless PEFT has found a place for every tensor of a file, and a tensor for every place."""
-    with bottleneck.set_aside(made.base):
-        held = get_peft_model_state_dict(made.wrappers[name], save_embedding_layers=False)
-    mine = {key: tuple(tensor.shape) for key, tensor in held.items()}
-    theirs = {key: tuple(tensor.shape) for key, tensor in load_file(file).items()}
-    if mine != theirs:
-        different = next(iter(set(mine.items()) ^ set(theirs.items())))
-        raise CourseError(f"{file} does not belong to this model: they differ in {different[0]} {different[1]}.")
+def _check_same_shapes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], file: Path) -> None:
+    shapes = [{(name, tuple(tensor.shape)) for name, tensor in tensors.items()} for tensors in (ours, theirs)]
+    if different := shapes[0] ^ shapes[1]:
+        name, shape = min(different)
+        raise CourseError(f"{file} does not belong to this model: they differ in {name} {shape}.")
 
 
 def _read_parts(model: PreTrainedModel, folder: Path) -> dict[str, dict]:
-    """Which methods a folder holds, with their settings."""
+    """The methods that a folder holds, with their settings."""
     if not is_saved(folder):
         raise CourseError(f"{folder} holds no saved method: neither {DESCRIPTION_FILE} nor {CONFIG_FILE} is there.")
     file = folder / DESCRIPTION_FILE

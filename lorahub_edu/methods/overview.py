@@ -13,14 +13,7 @@ from lorahub_edu.results import Table
 
 
 def overview(profile: str | None = None) -> Table:
-    """Every method with its defaults on a profile's model, whose weights are not loaded.
-
-    Args:
-        profile: its name, or None for the environment's.
-
-    Returns:
-        Name, what it trains, settings, number of parameters and their share, whose code it is.
-    """
+    """Every method with its defaults on a profile's model, whose weights are not loaded."""
     base = get_profile(profile).base_model
     with pretrained.quiet_transformers(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(pretrained.load_config(base))
@@ -33,7 +26,7 @@ def overview(profile: str | None = None) -> Table:
         rows.append((name, method.trains, default, f"{count:,}", f"{count / total:.3%}", method.made_by))
     caption = (
         f"Parameters are those of {base}. Sizes are settings; a budget in parameters sets them too. PEFT has no "
-        f"bottleneck adapters; the library adapters (1.3.0) has them, but asks for transformers 4.57 and does not run "
-        f"with this course's, so both are lorahub_edu's own."
+        f"bottleneck adapters. The library adapters (1.3.0) has them, but needs transformers 4.57 and does not run "
+        f"with this course's version, so both are lorahub_edu's own."
     )
     return Table(("method", "trains", "by default", "parameters", "of all", "made by"), tuple(rows), caption)

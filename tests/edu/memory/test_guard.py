@@ -79,9 +79,9 @@ def _rows(folder: Path) -> Path:
 def test_advice_of_train_names_only_its_own_options() -> None:
     import inspect
 
-    from lorahub_edu.cli import app
+    from lorahub_edu.cli import training
 
-    options = set(inspect.signature(app.train).parameters)
+    options = set(inspect.signature(training.train).parameters)
     assert {"micro_batch", "checkpointing", "block", "anyway"} <= options and {"optimizer", "base"} <= set(KINDS)
     assert not {"optimizer", "base"} & options
 

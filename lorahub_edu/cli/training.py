@@ -1,0 +1,116 @@
+"""Training on the command line: train, export-llamafactory, plan, methods list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorahub_edu.cli.terminal import ProfileOption, console, listed
+
+methods_app = typer.Typer(no_args_is_help=True, help="Methods of fine-tuning: list them.")
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or file; default the profile's run.")] = None,
+    profile: ProfileOption = None,
+    data: Annotated[Path | None, typer.Option(help="Rows in Alpaca's or Dolly's form; default Alpaca.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Checkpoints, log and adapter; default a folder in runs/.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; default the profile's.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of LoRA; default the profile's.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The highest; default the profile's.")] = None,
+    batching: Annotated[str | None, typer.Option(help="packed (the default), grouped or padded.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of A, the order of rows, dropout and the split.")] = 0,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Rows that go through the model at one time; default the profile's.")
+    ] = None,
+    block: Annotated[int | None, typer.Option(help="Tokens in a row; default the profile's.")] = None,
+    checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations; default the profile's.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Run even if the predicted memory does not fit.")] = False,
+) -> None:
+    """Fine-tune the profile's model on Alpaca with LoRA, or run a recipe. An interrupted run continues.
+
+    A recipe runs on the GPU that it is for; with --profile cpu its small twin runs on a laptop. Several processes share
+    the work: torchrun --nproc-per-node 2 -m lorahub_edu train …, or accelerate launch -m lorahub_edu train ….
+    """
+    from lorahub_edu.models.profiles import get_profile
+    from lorahub_edu.runs import finetune, recipe_runs
+    from lorahub_edu.training import processes
+
+    changes = finetune.Changes(
+        steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, micro_batch_size=micro_batch,
+        block_size=block, gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    device = get_profile(recipe_runs.machine(profile) if recipe else profile).device
+    with processes.started(device):
+        if recipe:
+            done = recipe_runs.run(
+                recipe, profile, changes, data=data, out=out, seed=seed, anyway=anyway, report=console.print
+            )
+        else:
+            out = out or Path("runs/alpaca")
+            done = finetune.finetune(profile, changes, data=data, out=out, seed=seed, anyway=anyway)
+        if processes.is_first():
+            console.print(str(done))
+    if getattr(done, "interrupted", False):
+        raise typer.Exit(130)
+
+
+def export_llamafactory(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or file.")],
+    out: Annotated[Path, typer.Option(help="A folder for rows, dataset_info.json and the YAML.")],
+    profile: ProfileOption = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+) -> None:
+    """Write a recipe for LLaMA-Factory; the adapter that it trains loads here."""
+    from lorahub_edu.runs import llamafactory
+
+    path = llamafactory.export(recipe, out, profile=profile, offline=offline)
+    console.print(f"Train it with: llamafactory-cli train {path}", markup=False)
+
+
+def plan(
+    model: Annotated[str, typer.Option(help="A shape's name, a folder with a config.json, or owner/name on the hub.")],
+    method: Annotated[str, typer.Option(help="lora, rslora, dora, full, bitfit, ia3, llama_adapter, …")] = "lora",
+    rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = 8,
+    targets: Annotated[str, typer.Option(help="Layers that LoRA adapts, by commas, or all-linear.")] = "q_proj,v_proj",
+    micro_batch: Annotated[int, typer.Option(help="Rows that go through the model at one time.")] = 4,
+    block: Annotated[int, typer.Option(help="Tokens in a row.")] = 512,
+    accumulation: Annotated[int, typer.Option(help="Micro-batches for one optimizer step.")] = 1,
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations.")] = False,
+    gpu: Annotated[float, typer.Option(help="Size of the card as it is sold, in GB.")] = 24,
+    dtype: Annotated[str, typer.Option(help="Of frozen weights and autocast.")] = "bfloat16",
+    trained_dtype: Annotated[str, typer.Option(help="Of trained parameters.")] = "float32",
+    optimizer: Annotated[str, typer.Option(help="adamw, adamw-8bit or sgd.")] = "adamw",
+    base: Annotated[str, typer.Option(help="Frozen weights: none (as --dtype says), nf4 or nf4-dq.")] = "none",
+    task: Annotated[str, typer.Option(help="training, scoring or generation.")] = "training",
+    loss: Annotated[str, typer.Option(help="course (logits at labels, in chunks) or library (all logits).")] = "course",
+    dropout: Annotated[float, typer.Option(help="Dropout of LoRA.")] = 0.05,
+    offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
+) -> None:
+    """Predict the peak memory of a step, and the cheapest change that makes it fit. Needs no GPU and no weights."""
+    from lorahub_edu.lora.layer import LoRAConfig
+    from lorahub_edu.memory.advice import advise
+    from lorahub_edu.memory.plan import capacity
+    from lorahub_edu.memory.setting import Setting
+    from lorahub_edu.memory.shapes import read_config
+
+    modules = targets if targets == "all-linear" else listed(targets)
+    setting = Setting(
+        method=method.replace("-", "_").lower(),
+        lora=LoRAConfig(rank=rank, alpha=2.0 * rank, dropout=dropout, target_modules=modules),
+        micro_batch=micro_batch, block=block, accumulation=accumulation, checkpointing=checkpointing, dtype=dtype,
+        trained_dtype=trained_dtype, optimizer=optimizer, quantisation=base, task=task, loss=loss,
+    )  # fmt: skip
+    config = read_config(model, offline=offline)
+    advice = advise(model, config, setting, capacity(gpu), f"a {gpu:g} GB card without the driver's part")
+    console.print(str(advice), markup=False)
+
+
+@methods_app.command("list")
+def methods_list(profile: ProfileOption = None) -> None:
+    """Every method: what it trains, how many parameters of the profile's model, whose code it is."""
+    from lorahub_edu.methods import overview
+
+    console.print(str(overview.overview(profile)))
