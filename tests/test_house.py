@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import house  # noqa: E402
+
 PACKAGE = ROOT / "lorahub_edu"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -64,6 +69,18 @@ def test_no_import_hides_a_circle() -> None:
     """A module is imported by its name only where the house says so: the checks, and what an answer asks for."""
     named = {f for f, path in FILES.items() if "import_module(" in path.read_text(encoding="utf-8")}
     assert named == {"lorahub_edu/show/check.py", "lorahub_grader/inside/answers.py"}
+
+
+def test_the_page_of_the_house_is_what_the_tool_writes() -> None:
+    page = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+    assert house.with_floors(page, house.floors(ROOT)) == page, "run python tools/house.py --write"
+
+
+def test_a_room_says_in_which_order_to_read_its_files() -> None:
+    for room in PACKAGE.glob("*/__init__.py"):
+        text = ast.get_docstring(ast.parse(room.read_text(encoding="utf-8"))) or ""
+        missing = {path.stem for path in room.parent.glob("[!_]*.py") if f"`{path.stem}`" not in text}
+        assert not missing, f"{room.parent.name}/__init__.py does not name {missing}"
 
 
 def test_rooms_stay_readable_in_one_sitting() -> None:

@@ -94,6 +94,7 @@ def _sentence(root: Path, room: str) -> str:
     path = root / "lorahub_edu" / room / "__init__.py"
     path = path if path.is_file() else root / "lorahub_edu" / f"{room}.py"
     sentence = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0].rstrip(".")
+    sentence = re.sub(rf"^{room}: ", "", sentence, flags=re.IGNORECASE).removeprefix("LoRAHub: ")
     return re.sub(r"^[A-Z](?=[a-z ])", lambda first: first.group().lower(), sentence)
 
 

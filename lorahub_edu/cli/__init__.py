@@ -1,1 +1,4 @@
-"""The command line, a file a family of commands: `app`, `training`, `hub`, `spectra`, `doctor`, `terminal`."""
+"""Command line: each command parses, calls one function and prints.
+
+In order: `app` (all commands together), `training`, `hub`, `spectra`, `doctor`, `terminal` (what they share).
+"""

@@ -1,6 +1,6 @@
-"""Rows: read from files, turned into tokens, cut into batches, and the tasks that adapters are composed for.
+"""Rows: reading them, turning them into tokens, and cutting them into batches.
 
-alpaca: instruction rows in the prompt, encoded. packing: rows end to end in one sequence. batching: the rows of an
-optimizer step. tasks: the word tasks, and a user's own. bbh: BIG-Bench Hard. fewshot: prompts and answers to score.
-targets: a task by name, drawn and encoded. sequence_tasks: phrases that code answers. records: a user's files.
+In order: `records` (a user's file), `alpaca` (instruction rows), `packing` (rows in one sequence, with the mask),
+`batching`, `tasks` (word tasks), `sequence_tasks`, `fewshot` (prompts with examples), `bbh`, `targets` (a task to
+adapt to).
 """

@@ -1,2 +1,5 @@
-"""Every way of fine-tuning that the course compares, behind one call: `kinds`, `attach`, `attached`, `bottleneck`,
-`quantised`, `budget`, `files`, `overview`."""
+"""Methods of fine-tuning, behind one call.
+
+In order: `kinds` (which there are), `attach` (the call), `attached` (on and off a model), `bottleneck` (Houlsby's
+adapters), `quantised` (a base in 4 bits), `budget` (sizes by number of parameters), `files` (on disk), `overview`.
+"""

@@ -1,4 +1,5 @@
 """What a learner sees: figures, panels, checks, findings and lessons.
 
-figures, panels · claims, findings · check, objects, graded · progress, progress_overview · lessons · adapter_report
+In order: `figures`, `panels`, `claims`, `findings`, `check` (the engine), `graded`, `objects`, `progress`,
+`progress_overview`, `lessons`, `adapter_report`.
 """

@@ -1,1 +1,4 @@
-"""Training: losses (at the labels only), descent (one optimizer step), contexts, checkpoints, processes, loop."""
+"""Training: one loop for LoRA and for full fine-tuning, resumable to the bit.
+
+In order: `losses` (at the labels only), `descent` (one optimizer step), `loop`, `checkpoints`, `contexts`, `processes`.
+"""
