@@ -33,15 +33,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from lorahub_edu.cli import doctor
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import PROFILES, get_profile
-from lorahub_edu.results import Table
-from lorahub_edu.show import figures, lessons, panels, progress_overview
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import costs_table
+from lorahub_edu.show import lessons, progress_overview
+from lorahub_edu.show.notebook import PROFILES, Table, check, figures, get_profile, open_lesson, panels
 
-figures.use_style()
 profile = get_profile()
-costs_table("00_start_here")
+open_lesson("00_start_here")
 
 # %% [markdown]
 # ## 1 · What the course shows

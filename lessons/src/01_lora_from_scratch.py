@@ -48,19 +48,14 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lorahub_edu import results
 from lorahub_edu.data import alpaca
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.show import figures, findings, panels
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, verdict
+from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, verdict
 
-figures.use_style()
 warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT still calls an old name of transformers
-findings.costs_table("01_lora_from_scratch")
+open_lesson("01_lora_from_scratch")
 
 # %% [markdown]
 # ## Notation
@@ -351,7 +346,7 @@ for r in (1, 2, 4, 8, 16, 64):
     row = (f"{r}", f"{ours:,}", f"{2 * ours / 2**20:.2f} MB", f"{ours / count:.2%}", f"{theirs:,}")
     table.append((*row, f"{2 * theirs / 2**20:.0f} MB", f"{theirs / llama_7b:.3%}"))
 header = ("rank", profile.base_model, "16-bit file", "of the model", "LLaMA-7B", "16-bit file", "of the model")
-results.Table(header, tuple(table), "1 MB = 2^20 bytes here, as in the article's 8 MB.")
+Table(header, tuple(table), "1 MB = 2^20 bytes here, as in the article's 8 MB.")
 
 # %%
 print(
@@ -873,7 +868,7 @@ merging_is_free = merge_difference < 1e-4 and restored and abs(merged) < 5 and m
 one_base_serves = max(route_difference, peft_difference) < 1e-4 < apart and wide < 0.05 * model_bytes
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
-findings.publish("01", [
+publish("01", [
     Row(
         "R1.difference_of_the_two_ways", r1[torch.float64], "relative, 64 bit", verdict(exact, True),
         f"up to {max(r1[torch.float32]):.0e} in 32 bit: rounding, nothing else", seeds=SEEDS,

@@ -41,14 +41,9 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Table
-from lorahub_edu.show import figures, findings, panels
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, verdict
+from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, verdict
 
-figures.use_style()
-findings.costs_table("02_inside_a_llama")
+open_lesson("02_inside_a_llama")
 
 # %%
 profile = get_profile()
@@ -829,7 +824,7 @@ measured = [*forward_differences, *shares, *step_times]
 Table(("also measured in this run", "value (range)"), tuple((row.name, str(row.finding(profile))) for row in measured))
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
-findings.publish("02", [
+publish("02", [
     *measured,
     Row(
         "adapter_share_of_matrices", share["all seven"], "% of the full update, all seven matrices",

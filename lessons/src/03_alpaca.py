@@ -32,21 +32,28 @@ import statistics
 
 import matplotlib.pyplot as plt
 
-from lorahub_edu import evaluation, results
+from lorahub_edu import evaluation
 from lorahub_edu.data import alpaca, batching
 from lorahub_edu.lora import adapters
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import PROFILES, get_profile
-from lorahub_edu.results import Table
 from lorahub_edu.runs import finetune
-from lorahub_edu.show import figures, panels
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, costs_table, publish, verdict
+from lorahub_edu.show.notebook import (
+    PROFILES,
+    Row,
+    Table,
+    check,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    publish,
+    results,
+    verdict,
+)
 from lorahub_edu.training.loop import train
 
-figures.use_style()
 profile = get_profile()
-costs_table("03_alpaca")
+open_lesson("03_alpaca")
 
 # %% [markdown]
 # ## 1 · Where the rows come from

@@ -34,21 +34,27 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import display
 
-from lorahub_edu import results
 from lorahub_edu.data.batching import make_batches
 from lorahub_edu.errors import CourseError
 from lorahub_edu.methods import overview
 from lorahub_edu.methods.attach import attach, attached, detach
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.show import figures, findings, panels
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, verdict
+from lorahub_edu.show.notebook import (
+    Row,
+    Table,
+    check,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    publish,
+    results,
+    verdict,
+)
 from lorahub_edu.training.losses import last_hidden_states
 from lorahub_studies import comparison, comparison_tables
 
-figures.use_style()
-findings.costs_table("04_rivals")
+open_lesson("04_rivals")
 
 # %% [markdown]
 # ## Step 1. One call
@@ -281,7 +287,7 @@ for method in ("lora", "houlsby", "pfeiffer", "prefix", "llama_adapter", "prompt
             table.append((method, size, f"{made.trainable:,}", f"{made.trainable / budget - 1:+.1%}"))
     except CourseError as error:
         table.append((method, "impossible", "–", str(error).partition(": ")[2]))
-results.Table(("method", "size", "trains", "against the budget"), tuple(table), f"Budget: LoRA's {budget:,}.")
+Table(("method", "size", "trains", "against the budget"), tuple(table), f"Budget: LoRA's {budget:,}.")
 
 # %% [markdown]
 # **Read it.** Some methods have no size at all. And hundreds of prompt tokens before a text of twenty would cost too
@@ -334,7 +340,7 @@ table = [
     for name, row in race.items()
 ]  # fmt: skip
 header = ("method", "trains", "loss of a step, first → last", "held-out loss", "strict match", "processor s a step")
-results.Table(header, tuple(table), f"{STEPS} steps on {TASK}, at a usual learning rate for each.")
+Table(header, tuple(table), f"{STEPS} steps on {TASK}, at a usual learning rate for each.")
 
 # %% [markdown]
 # **Read it.** A few steps show which method *starts* fast, not which ends well. A gate at zero and tokens that disturb
@@ -497,7 +503,7 @@ if "lora" in entries:
         ))  # fmt: skip
 if not measured:
     print("R7, R10, R11, and what combining brings: not measured yet")
-findings.publish("04", rows, profile)
+publish("04", rows, profile)
 
 # %% [markdown]
 # ## What to remember

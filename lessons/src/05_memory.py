@@ -40,7 +40,7 @@ from matplotlib import ticker
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lorahub_edu import evaluation, results
+from lorahub_edu import evaluation
 from lorahub_edu.data import batching
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.lora import adapters
@@ -51,18 +51,25 @@ from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.memory.tracker import PARTS, WEIGHTS, StorageTracker
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import PROFILES, get_profile
-from lorahub_edu.results import Table
 from lorahub_edu.runs import finetune
-from lorahub_edu.show import figures, panels
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, costs_table, publish, verdict
+from lorahub_edu.show.notebook import (
+    PROFILES,
+    Row,
+    Table,
+    check,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    publish,
+    results,
+    verdict,
+)
 from lorahub_edu.training.loop import TrainingConfig, train
 
-figures.use_style()
 profile = get_profile()
 GB = 1e9
-costs_table("05_memory")
+open_lesson("05_memory")
 
 # %% [markdown]
 # ## 1 · What memory goes to

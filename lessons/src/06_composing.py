@@ -39,21 +39,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lorahub_edu import evaluation, results
+from lorahub_edu import evaluation
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.data.targets import rows_for
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import candidates, compose, stand_ins
 from lorahub_edu.hub.population import Population
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.show import figures, findings
-from lorahub_edu.show import panels as widgets
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, publish, verdict
+from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, verdict
 
-figures.use_style()
-findings.costs_table("06_composing")
+open_lesson("06_composing")
 
 # %% [markdown]
 # ## Step 1. A zoo
@@ -81,7 +76,7 @@ table = tuple(
     for name, card in cards.items()
 )  # fmt: skip
 header = ("module", "instruction", "loss", "strict", "answer-only")
-results.Table(header, table, "Base model → with the module, on words it was not trained on.")
+Table(header, table, "Base model → with the module, on words it was not trained on.")
 
 # %% [markdown]
 # A card says what a module does to *its own* task. What does it do to others?
@@ -133,7 +128,7 @@ axes.grid(False)
 helped = int((losses[1:] < losses[0]).sum() - (np.diag(losses[1:]) < losses[0]).sum())
 others = len(few) * (len(few) - 1)
 own_lowest = int((losses[1:].argmin(1) == np.arange(len(few))).sum())
-widgets.show(
+panels.show(
     figure,
     alt=f"A table of losses, modules down, tasks across. Each module's own task has the lowest loss of its row in "
     f"{own_lowest} of {len(few)} rows. A foreign module lowers the loss in {helped} of {others} cases.",
@@ -263,7 +258,7 @@ axes.set_xticks(range(N), names, rotation=90, fontsize=7)
 axes.set_yticks(range(N), names, fontsize=7)
 axes.set(xlabel="A of", ylabel="B of")
 axes.grid(False)
-widgets.show(
+panels.show(
     figure,
     alt=f"A square of {N} by {N} modules: off the diagonal the sizes are {cross_size.min():.2f} to "
     f"{cross_size.max():.2f} of the own terms, which are 1 on the diagonal.",
@@ -394,7 +389,7 @@ def draw_surfaces(figure: plt.Figure, w_past: float | None = None, w_upper: floa
 
 figure = plt.figure(figsize=(9, 3.8))
 draw_surfaces(figure)
-widgets.show(
+panels.show(
     figure,
     alt="Two contour pictures of the loss over the two weights. Left, the paper's composition: the same when turned by "
     f"180 degrees, lowest {surface['paper'].min():.2f}. Right, the exact one: no symmetry, lowest "
@@ -432,7 +427,7 @@ def draw_at(figure: plt.Figure, w_past: float, w_upper: float) -> str:
 
 
 sliders = {"w past": grid, "w upper": grid}
-widgets.sliders_panel(sliders, draw_at, start={"w past": 1.0, "w upper": 0.5}, size=(9, 3.8), continuous=False)
+panels.sliders_panel(sliders, draw_at, start={"w past": 1.0, "w upper": 0.5}, size=(9, 3.8), continuous=False)
 
 # %% [markdown]
 # The same without a kernel, for a few weights:
@@ -446,7 +441,7 @@ for number, (w_past, w_upper) in enumerate(few_weights):
     cells = [(f"{surface[how][place]:.2f}", texts[how][number]) for how in ("paper", "exact")]
     table.append((f"{w_past:+.1f}, {w_upper:+.1f}", *cells[0], *cells[1]))
 header = ("w past, w upper", "loss, paper", "answers, paper", "loss, exact", "answers, exact")
-results.Table(header, tuple(table), f"Wanted: {wanted}.")
+Table(header, tuple(table), f"Wanted: {wanted}.")
 
 # %% [markdown]
 # **Read it.** The rows (1, 1) and (−1, −1) are equal on the paper's side and far apart on the exact one. A low loss is
@@ -504,7 +499,7 @@ axes.set_yticks((0, 1), ("paper", "exact"))
 axes.set(xlabel="loss of past + upper / 2 on past_upper (nats)", ylim=(-0.6, 1.6))
 axes.legend(frameon=False, fontsize=8)
 basis_spread = {how: float(np.ptp(values)) for how, values in composed_losses.items()}
-widgets.show(
+panels.show(
     figure,
     alt="Losses of the composition in nine bases of one and the same module: spread over "
     f"{basis_spread['paper']:.2f} nats in the paper's composition, one single point in the exact one.",
@@ -558,13 +553,13 @@ mixing = {
 }
 
 # %%
-figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
-for axes, how in zip(panels, ("paper", "exact"), strict=True):
+figure, plots = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
+for axes, how in zip(plots, ("paper", "exact"), strict=True):
     series = {task: (amounts, 100 * mixing[task, how].strict.mean(1)) for task in mixed_tasks}
     figures.plot_series(axes, series, "weight of upper (past: 1)", "strict exact match (%)")
     axes.set(title=f"{how} composition", ylim=(-4, 104))
 ends = {how: 100 * mixing["past", how].strict.mean(1)[[0, -1]] for how in ("paper", "exact")}
-widgets.show(
+panels.show(
     figure,
     alt="Strict exact match of past, upper and past_upper against the weight of upper. On past it goes from "
     f"{ends['paper'][0]:.0f} to {ends['paper'][1]:.0f} percent in the paper's composition, from "
@@ -582,7 +577,7 @@ both = [answers(m, some, asked, how) for how, m in (("paper", pair), ("exact", p
 table = tuple((f"{w[1]:.1f}", *first, *second) for w, first, second in zip(some, *both, strict=True))
 header = ("w upper", "paper: past", "paper: past_upper", "exact: past", "exact: past_upper")
 expected = f"past {verb.output}, past_upper {verb.output.upper()}"
-results.Table(header, table, f"What the model writes for {verb.input!r}; wanted: {expected}.")
+Table(header, table, f"What the model writes for {verb.input!r}; wanted: {expected}.")
 
 # %% [markdown]
 # **Read it.** Adding a module is not adding a skill. On the way from 0 to 1 the first skill is lost, and the combined one
@@ -712,8 +707,8 @@ def best_of(chosen: list[str], target: str) -> float:
 luck = {t: [best_of(candidates.random_candidates(names, CHOSEN, seed), t) for seed in range(200)] for t in targets}
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
-figure, panels = plt.subplots(1, len(targets), figsize=(9, 3.2))
-for axes, target in zip(panels, targets, strict=True):
+figure, plots = plt.subplots(1, len(targets), figsize=(9, 3.2))
+for axes, target in zip(plots, targets, strict=True):
     spread = {"random (200 draws)": luck[target]}
     spread |= {m.replace("_", " "): [best_of(c[target, s], target) for s in draws] for m, c in picked.items()}
     for place, values in enumerate(spread.values()):
@@ -722,10 +717,10 @@ for axes, target in zip(panels, targets, strict=True):
         axes.plot(apart, values, figures.MARKERS[place], **style)
     axes.set_xticks(range(len(spread)), spread, rotation=25, ha="right", fontsize=7)
     axes.set_title(target, fontsize=9)
-panels[0].set_ylabel("held-out loss of the\nbest one chosen (nats)")
+plots[0].set_ylabel("held-out loss of the\nbest one chosen (nats)")
 gap = {m: [statistics.median(luck[t]) - best_of(c[t, s], t) for t in targets for s in draws] for m, c in picked.items()}
 by_loss, by_text = gap["loss"], gap["hidden_embedding"]
-widgets.show(
+panels.show(
     figure,
     alt="For three targets, the held-out loss of the best module among those chosen. Against the median random draw, "
     f"choice by loss is better by {min(by_loss):.2f} to {max(by_loss):.2f} nats, by hidden states by "

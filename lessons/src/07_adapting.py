@@ -48,17 +48,22 @@ from lorahub_edu.hub.population import Population
 from lorahub_edu.hub.searches import chosen_optimizer
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import PROFILES, get_profile
-from lorahub_edu.results import Finding, Table
-from lorahub_edu.show import figures, findings
-from lorahub_edu.show import panels as widgets
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, publish
+from lorahub_edu.show.notebook import (
+    PROFILES,
+    Finding,
+    Row,
+    Table,
+    check,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    publish,
+)
 from lorahub_studies import adapting_tables, baselines, engine
 from lorahub_studies.adapting import METHODS
 
-figures.use_style()
-findings.costs_table("07_adapting")
+open_lesson("07_adapting")
 
 # %% [markdown]
 # ## Step 1. Five examples, twenty numbers
@@ -244,18 +249,18 @@ def draw_generation(figure: plt.Figure, generation: int) -> str:
             f"best loss {step['losses'].min():.2g} after {POPULATION * (generation + 1)} evaluations")  # fmt: skip
 
 
-widgets.slider_panel("generation", list(range(GENERATIONS + 1)), draw_generation, start=0, size=(5.4, 5))
+panels.slider_panel("generation", list(range(GENERATIONS + 1)), draw_generation, start=0, size=(5.4, 5))
 
 # %% [markdown]
 # Move the slider. Where no kernel runs, here are four of its positions; filled dots are the better half:
 
 # %%
-figure, panels = plt.subplots(1, 4, figsize=(11, 3))
+figure, plots = plt.subplots(1, 4, figsize=(11, 3))
 moments = (0, 5, 9, 18)
-for axes, generation in zip(panels, moments, strict=True):
+for axes, generation in zip(plots, moments, strict=True):
     draw_cloud(axes, generation)
 ratios = [float(np.sqrt(np.linalg.cond(step["C"]))) for step in trace]
-widgets.show(figure, alt=f"Four pictures of a valley with the cloud as an ellipse. It starts as a circle, {ratios[0]:.0f} to 1, and becomes up to {max(ratios):.1f} times as long as wide, along the valley, while its mean moves to the lowest point.")  # fmt: skip
+panels.show(figure, alt=f"Four pictures of a valley with the cloud as an ellipse. It starts as a circle, {ratios[0]:.0f} to 1, and becomes up to {max(ratios):.1f} times as long as wide, along the valley, while its mean moves to the lowest point.")  # fmt: skip
 print(f"best loss {trace[0]['losses'].min():.3g} → {min(s['losses'].min() for s in trace):.1e} in {POPULATION * (GENERATIONS + 1)} evaluations")
 
 # %% [markdown]
@@ -416,21 +421,21 @@ for place, (label, (evaluations, lowest)) in enumerate(curves.items()):
 axes.set(xlabel="candidates scored", ylabel="lowest objective so far (nats)")
 axes.legend(frameon=False)
 ends = ", ".join(f"{label} {lowest[-1]:.2f}" for label, (_, lowest) in curves.items())
-widgets.show(figure, alt=f"The lowest objective so far against candidates scored, falling in steps. At the end: {ends}.")
+panels.show(figure, alt=f"The lowest objective so far against candidates scored, falling in steps. At the end: {ends}.")
 
 # %% [markdown]
 # **Predict.** Which modules carry the largest weights: are `past` and `upper` among them?
 
 # %%
-figure, panels = plt.subplots(2, 1, figsize=(9, 4), sharex=True, sharey=True)
-for place, (axes, label) in enumerate(zip(panels, ("CMA-ES, 40", "auto, 120"), strict=True)):
+figure, plots = plt.subplots(2, 1, figsize=(9, 4), sharex=True, sharey=True)
+for place, (axes, label) in enumerate(zip(plots, ("CMA-ES, 40", "auto, 120"), strict=True)):
     axes.bar(range(N), searched[label].weights, color=figures.COLOURS[place], hatch=("", "//")[place], edgecolor="white")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel="weight", title=label)
 axes.set_xticks(range(N), modules.names, rotation=60, ha="right", fontsize=8)
 tops = {label: [name for name, _ in found_by.top(2)] for label, found_by in searched.items()}
 used = {label: int((np.abs(found_by.weights) > 0.05).sum()) for label, found_by in searched.items()}
-widgets.show(figure, alt=f"Bars of the weights. CMA-ES uses {used['CMA-ES, 40']} of {N} modules, most of all {' and '.join(tops['CMA-ES, 40'])}; auto uses {used['auto, 120']}, most of all {' and '.join(tops['auto, 120'])}.")  # fmt: skip
+panels.show(figure, alt=f"Bars of the weights. CMA-ES uses {used['CMA-ES, 40']} of {N} modules, most of all {' and '.join(tops['CMA-ES, 40'])}; auto uses {used['auto, 120']}, most of all {' and '.join(tops['auto, 120'])}.")  # fmt: skip
 
 # %% [markdown]
 # **Read it.** A search from zero with forty candidates has no time to find out about twenty modules one by one: its
@@ -544,7 +549,7 @@ bars = {METHODS[m].label: list(adapting_tables.per_draw(verdict_rows, m).values(
 figure, axes = plt.subplots(figsize=(8, 0.34 * len(bars) + 0.8))
 figures.plot_bars(axes, bars, "strict exact match (%), median draw and range over draws", "{:.0f}")
 order = sorted(bars, key=lambda label: -statistics.median(bars[label]))
-widgets.show(figure, alt=f"Bars of strict exact match by method. From best to worst: {', '.join(f'{label} {statistics.median(bars[label]):.0f}' for label in order)}.")  # fmt: skip
+panels.show(figure, alt=f"Bars of strict exact match by method. From best to worst: {', '.join(f'{label} {statistics.median(bars[label]):.0f}' for label in order)}.")  # fmt: skip
 print("from best to worst: " + " > ".join(order))
 apart = [METHODS[m].label for m in measured if m not in everywhere]
 print(f"measured on some targets only, and compared there: {', '.join(apart) or 'none'}")
@@ -606,7 +611,7 @@ for place, (label, (x, y_tokens)) in enumerate(series.items()):
     axes.plot(x, y_tokens, label=label, markevery=20, markersize=5, **figures.line_style(place))
 axes.set(xlabel=f"queries of {TARGET}", ylabel="tokens read in all (thousands)")
 axes.legend(frameon=False)
-widgets.show(figure, alt=f"Tokens read against queries: with examples in the prompt the line starts at zero and is steep; adapted it starts higher and is flatter. They cross at {statistics.median(pays[40, 'packed behind one prefix']):.0f} queries for 40 evaluations and {statistics.median(pays[120, 'packed behind one prefix']):.0f} for 120.")  # fmt: skip
+panels.show(figure, alt=f"Tokens read against queries: with examples in the prompt the line starts at zero and is steep; adapted it starts higher and is flatter. They cross at {statistics.median(pays[40, 'packed behind one prefix']):.0f} queries for 40 evaluations and {statistics.median(pays[120, 'packed behind one prefix']):.0f} for 120.")  # fmt: skip
 
 # %% [markdown]
 # **Read it.** One evaluation reads the five examples once, and so does one in-context query. So the break-even is near

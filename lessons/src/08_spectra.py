@@ -39,18 +39,23 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lorahub_edu import results
 from lorahub_edu.data import sequence_tasks
 from lorahub_edu.forgetting.hidden import Tail
 from lorahub_edu.forgetting.lab import scaling
 from lorahub_edu.forgetting.tails import Tuning, train
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Table
-from lorahub_edu.show import figures, findings
-from lorahub_edu.show import panels as widgets
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, publish, verdict
+from lorahub_edu.show.notebook import (
+    Row,
+    Table,
+    check,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    publish,
+    results,
+    verdict,
+)
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import IntruderCounts, MatrixReport, count
@@ -58,8 +63,7 @@ from lorahub_edu.spectra.solver import secular
 from lorahub_edu.spectra.updates import Update
 from lorahub_studies import forgetting_tables
 
-figures.use_style()
-findings.costs_table("08_spectra")
+open_lesson("08_spectra")
 
 # %% [markdown]
 # ## Step 1. A matrix as a list of directions
@@ -135,7 +139,7 @@ right.semilogy(np.arange(1, len(S0) + 1), S0.numpy(), color=figures.COLOURS[0])
 right.plot(10, S0[9], "*", color="black", markersize=12)
 right.annotate("$\\sigma_{10}$", (10, float(S0[9])), (8, 4), textcoords="offset points")
 right.set(xlabel="i", ylabel="singular value", title=f"last down_proj: half of it in the first {half}")
-widgets.show(
+panels.show(
     figure,
     alt="Left: a matrix turns a circle into an ellipse; its axes lie along the left singular vectors and are as long as "
     f"the singular values. Right: the {len(S0)} singular values of a real layer, from {S0[0]:.1f} down to {S0[-1]:.2f}; "
@@ -205,7 +209,7 @@ curves = {
 figures.plot_series(axes, curves, "optimizer step", "held-out loss (nats a token)")
 axes.axhline(base_loss / 2, color="black", linewidth=0.8)
 lowest, highest = (pick(point.validation_loss for point in ended.values()) for pick in (min, max))
-widgets.show(
+panels.show(
     figure,
     alt=f"Held-out loss against the step for {len(RUNS)} runs, from {base_loss:.2f} at the start. They end between {lowest:.2f} "
     f"and {highest:.2f}: " + ", ".join(f"{label} after {point.step} steps" for label, point in ended.items()) + ".",
@@ -248,21 +252,21 @@ pictures = {label: (left_vectors(of[shown].weight()).T @ before).abs() for label
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 WINDOW = 24
-figure, panels = plt.subplots(1, len(pictures), figsize=(12.5, 2.9), sharey=True, layout="none")
+figure, plots = plt.subplots(1, len(pictures), figsize=(12.5, 2.9), sharey=True, layout="none")
 figure.subplots_adjust(left=0.06, right=0.92, bottom=0.2, wspace=0.15)
-for axes, (label, picture) in zip(panels, pictures.items(), strict=True):
+for axes, (label, picture) in zip(plots, pictures.items(), strict=True):
     image = axes.imshow(picture[:WINDOW, :WINDOW], cmap="cividis", vmin=0, vmax=1)
     strange = (picture[:WINDOW].max(1).values < EPSILON).nonzero().flatten().tolist()
     axes.plot([WINDOW + 0.4] * len(strange), strange, "<", color=figures.COLOURS[1], markersize=6, clip_on=False)
     axes.set(title=label, xlabel="pretrained vector", xlim=(-0.5, WINDOW - 0.5))
     axes.title.set_fontsize(9)
     axes.grid(False)
-panels[0].set_ylabel("tuned vector\n(0: the strongest)")
-figure.colorbar(image, ax=panels, label="|cosine|", fraction=0.012, pad=0.03)
+plots[0].set_ylabel("tuned vector\n(0: the strongest)")
+figure.colorbar(image, ax=plots, label="|cosine|", fraction=0.012, pad=0.03)
 diagonal = {label: float(picture.diagonal()[:WINDOW].mean()) for label, picture in pictures.items()}
 likeness = {label: picture.max(1).values for label, picture in pictures.items()}  # (p,) of each tuned vector
 unlike = {label: int((best[:WINDOW] < EPSILON).sum()) for label, best in likeness.items()}
-widgets.show(
+panels.show(
     figure,
     alt=f"{len(pictures)} squares of |cosines| for {shown}, the {WINDOW} strongest tuned vectors against the {WINDOW} strongest "
     "pretrained ones. Mean of the diagonal, and rows that resemble no pretrained vector, marked by triangles: "
@@ -280,7 +284,7 @@ axes.axvline(K + 0.5, color="black", linewidth=0.8, linestyle=":")
 axes.set(xlabel="tuned vector, strongest first", ylabel="largest |cosine| with\nany pretrained vector", ylim=(0, 1.03))
 axes.legend(frameon=False, fontsize=8)
 corner = {label: int((best[:K] < EPSILON).sum()) for label, best in likeness.items()}
-widgets.show(
+panels.show(
     figure,
     alt=f"The largest |cosine| of the first {FIRST} tuned vectors of {shown}. In the corner below {EPSILON} among the first "
     f"{K}: " + ", ".join(f"{label} {n}" for label, n in corner.items()) + ".",
@@ -416,7 +420,7 @@ def draw_threshold(figure: plt.Figure, epsilon: float) -> str:
     return html.escape(f"ε = {epsilon:.2f}: {counts} intruders")
 
 
-widgets.slider_panel("ε", every_epsilon, draw_threshold, start=EPSILON)
+panels.slider_panel("ε", every_epsilon, draw_threshold, start=EPSILON)
 
 # %% [markdown]
 # The same without a kernel, and over $k$:
@@ -432,7 +436,7 @@ left.set_yscale("symlog")
 left.legend(frameon=False, fontsize=8)
 right.get_legend().remove()  # the left one is for both; three of the runs were looked at this deeply
 first_of_full = next((e for e, n in zip(*over_epsilon[FULL], strict=True) if n), None)
-widgets.show(
+panels.show(
     figure,
     alt="Intruders against ε and against k. At ε = 0.5 and k = 10: "
     + ", ".join(f"{label} {total(found)}" for label, found in report.items())
@@ -465,7 +469,7 @@ for place, (label, of) in enumerate(tuned.items()):
     axes.loglog(range(1, len(values) + 1), values / values.sum(), label=label, **style)
 axes.set(xlabel="i", ylabel="σᵢ of ΔW, share of their sum", title=shown, ylim=(1e-5, 2))
 axes.legend(frameon=False, fontsize=8)
-widgets.show(
+panels.show(
     figure,
     alt=f"Shares of the singular values of the change of {shown}. Mean effective rank over all matrices: "
     + ", ".join(f"{label} {statistics.fmean(values):.1f}" for label, values in effective.items()) + ".",
@@ -595,7 +599,7 @@ pairs = [pair for of in by_source.values() for pair in of]
 weak, strong = [has for s, has in pairs if s < 0.5], [has for s, has in pairs if s > 2]
 summary = f"{statistics.fmean(weak):.1%} of {len(weak)} matrices below s = 0.5" if weak else "no matrix below s = 0.5"
 summary += f", {statistics.fmean(strong):.0%} of {len(strong)} above 2" if strong else ", none above 2 yet"
-widgets.show(
+panels.show(
     figure,
     alt="The share of matrices with an intruder rises with the strength of the update, in random directions from "
     f"{random_share[0]:.0%} at {STRENGTHS[0]} to {random_share[-1]:.0%} at {STRENGTHS[-1]}. In all trained runs: {summary}.",
@@ -632,8 +636,8 @@ forgetting_tables.arms_table(study_rows, common, f"At a task loss of {common:.2f
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if study_rows:
     rules = list(dict.fromkeys(row["run"]["rule"] for row in study_rows if row["run"]["rule"]))
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4))
-    for axes, quantity in zip(panels, ("intruders", "spike_ratio"), strict=True):
+    figure, plots = plt.subplots(1, 2, figsize=(9, 3.4))
+    for axes, quantity in zip(plots, ("intruders", "spike_ratio"), strict=True):
         for place, rule in enumerate(rules):
             curve = {rank: v for rank, v in forgetting_tables.rank_curve(study_rows, quantity, rule, common).items() if rank}
             middle = [statistics.fmean(values) for values in curve.values()]
@@ -644,9 +648,9 @@ if study_rows:
         axes.set(xlabel="rank", ylabel=forgetting_tables.LABELS[quantity])
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(curve), list(map(str, curve)))
-    panels[0].legend(frameon=False, fontsize=8)
+    plots[0].legend(frameon=False, fontsize=8)
     by_rule = {rule: forgetting_tables.rank_curve(study_rows, "intruders", rule, common) for rule in rules}
-    widgets.show(
+    panels.show(
         figure,
         alt="Intruders and strength against the rank at one task loss. Mean intruders: "
         + "; ".join(

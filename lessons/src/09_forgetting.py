@@ -38,20 +38,24 @@ import numpy as np
 import torch
 from IPython.display import display
 
-from lorahub_edu import results
 from lorahub_edu.forgetting.interventions import losses, parts
 from lorahub_edu.forgetting.lab import Lab, scaling
 from lorahub_edu.forgetting.tails import Tuning, train
-from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Table
-from lorahub_edu.show import figures, findings
-from lorahub_edu.show import panels as widgets
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, publish, verdict
+from lorahub_edu.show.notebook import (
+    Row,
+    Table,
+    check,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    publish,
+    results,
+    verdict,
+)
 from lorahub_studies import forgetting_tables, intervention_tables
 
-figures.use_style()
-findings.costs_table("09_forgetting")
+open_lesson("09_forgetting")
 
 # %% [markdown]
 # ## Step 1. Measure what is lost
@@ -161,7 +165,7 @@ axes.axvline(base_loss / 2, color="black", linewidth=0.8)
 axes.set(xlabel="task loss (nats a token; training goes to the right)", ylabel="forgetting\n(nats a token)")
 axes.invert_xaxis()
 axes.legend(frameon=False)
-widgets.show(
+panels.show(
     figure,
     alt="Forgetting against the task loss along three runs, from the base at the left to half its loss at the right. At "
     "their ends: " + ", ".join(f"{label} {value:+.3f} nats" for label, value in forgot.items()) + ".",
@@ -206,7 +210,7 @@ if rows:
     axes.set_xscale("log", base=2)
     axes.set_xticks([r for r in next(iter(curves.values())) if r], [str(r) for r in next(iter(curves.values())) if r])
     axes.legend(frameon=False, fontsize=8)
-    widgets.show(
+    panels.show(
         figure,
         alt=f"Forgetting over the rank at a task loss of {common:.2f}, mean and range of the seeds: "
         + "; ".join(f"{rule} " + ", ".join(f"r = {r} {statistics.fmean(v):.2f}" for r, v in curve.items() if r) for rule, curve in curves.items())
@@ -339,10 +343,10 @@ def draw_price(figure: plt.Figure, allowed: float) -> str:
 
 
 figure = plt.figure()
-widgets.show(figure, alt="What three interventions undo of the forgetting against what they cost. " + draw_price(figure, 0.1))
+panels.show(figure, alt="What three interventions undo of the forgetting against what they cost. " + draw_price(figure, 0.1))
 
 # %%
-widgets.slider_panel("price", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], draw_price, start=0.1)
+panels.slider_panel("price", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], draw_price, start=0.1)
 
 # %% [markdown]
 # One run again. The study took nine runs apart, of ranks 1, 16 and 64 with three seeds each:
@@ -397,7 +401,7 @@ if sequence_rows:
     axes.set(xlabel="after task", ylabel="text forgotten\n(nats a token)")
     axes.set_xticks(range(len(tasks) + 1), ["base", *tasks])
     axes.legend(frameon=False)
-    widgets.show(
+    panels.show(
         figure,
         alt="Forgetting of the text after each of four tasks in a row, mean and range over the seeds. At the end: "
         + ", ".join(f"{'r = ' + str(rank) if rank else 'full'} {statistics.fmean(seed[-1] for seed in seeds):.2f}" for rank, seeds in by_rank.items()) + ".",
@@ -422,15 +426,15 @@ if sequence_rows:
 # %%
 ends = forgetting_tables.quantities(over_ranks["rows"]) if over_ranks else []
 if ends:
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    for axes, quantity in zip(panels, ("intruders", "nuclear_norm"), strict=True):
+    figure, plots = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    for axes, quantity in zip(plots, ("intruders", "nuclear_norm"), strict=True):
         axes.scatter([end[quantity] for end in ends], [end["forgetting"] for end in ends], s=20, color=figures.COLOURS[0])
         axes.set(xlabel=forgetting_tables.LABELS[quantity])
-    panels[0].set_ylabel("forgetting\n(nats a token)")
+    plots[0].set_ylabel("forgetting\n(nats a token)")
     clean = [end["forgetting"] for end in ends if end["intruders"] == 0]
     intruded = [end["forgetting"] for end in ends if end["intruders"] > 0]
     summary = f"{len(clean)} runs without an intruder forget {min(clean):.2f} to {max(clean):.2f} nats, {len(intruded)} with some {min(intruded):.2f} to {max(intruded):.2f}"
-    widgets.show(figure, alt=f"Forgetting against the intruders and against the nuclear norm of the update, one point a run; {summary}.")
+    panels.show(figure, alt=f"Forgetting against the intruders and against the nuclear norm of the update, one point a run; {summary}.")
     print(summary)
 
 # %% [markdown]

@@ -37,19 +37,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lorahub_edu import evaluation, results
+from lorahub_edu import evaluation
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.forgetting import texts
 from lorahub_edu.hub import compose, stand_ins
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.results import Table
-from lorahub_edu.show import figures, findings
-from lorahub_edu.show import panels as widgets
 from lorahub_edu.show.adapter_report import examine
-from lorahub_edu.show.check import check
-from lorahub_edu.show.findings import Row, publish
+from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, results
 from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import count
@@ -57,8 +52,7 @@ from lorahub_studies import forgetting_plans, forgetting_tables
 from lorahub_studies.composed_spectra import VARIANTS
 from lorahub_studies.correlation import MEASURES, correlate, judge
 
-figures.use_style()
-findings.costs_table("10_capstone")
+open_lesson("10_capstone")
 
 # %% [markdown]
 # ## Step 1. Does composing make intruders?
@@ -141,7 +135,7 @@ def draw_curves(figure: plt.Figure, chosen: float) -> str:
 
 figure = plt.figure()
 draw_curves(figure, 1.0)
-widgets.show(
+panels.show(
     figure,
     alt="Intruders against the factor on the weights. "
     + "; ".join(f"{label}: from {counted[0]} to {counted[-1]}" for label, (_, counted) in curves.items())
@@ -149,7 +143,7 @@ widgets.show(
 )
 
 # %%
-widgets.slider_panel("factor on the weights", list(sizes), draw_curves, start=1.0)
+panels.slider_panel("factor on the weights", list(sizes), draw_curves, start=1.0)
 
 # %% [markdown]
 # ## Step 2. The compositions that searches found
@@ -248,9 +242,9 @@ forgetting_tables.correlations_table(predicted["rows"], caption=f"{len(runs)} ru
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if runs:
-    figure, panels = plt.subplots(2, 2, figsize=(7, 5.6), layout="constrained", sharey=True)
+    figure, plots = plt.subplots(2, 2, figsize=(7, 5.6), layout="constrained", sharey=True)
     forgotten, rhos = [run["forgetting"] for run in runs], {}
-    for axes, name in zip(panels.flat, MEASURES, strict=True):
+    for axes, name in zip(plots.flat, MEASURES, strict=True):
         values = [run[name] for run in runs]
         rhos[name] = correlate(values, forgotten)
         full = [run["effective_rank"] > 100 for run in runs]  # spread over many directions, as full fine-tuning is
@@ -258,9 +252,9 @@ if runs:
             chosen = [i for i, is_full in enumerate(full) if is_full == broad]
             axes.scatter([values[i] for i in chosen], [forgotten[i] for i in chosen], s=20, marker=marker, color=colour)
         axes.set(xlabel=forgetting_tables.LABELS[name], title=f"ρ = {rhos[name]}")
-    for axes in panels[:, 0]:
+    for axes in plots[:, 0]:
         axes.set_ylabel("forgetting (nats)")
-    widgets.show(
+    panels.show(
         figure,
         alt="Forgetting against four measures of the update, one point a run; triangles are updates of an effective rank "
         "above 100. Spearman's rho: " + ", ".join(f"{forgetting_tables.LABELS[n]} {rho}" for n, rho in rhos.items()) + ".",

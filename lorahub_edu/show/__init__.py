@@ -1,5 +1,5 @@
 """What a learner sees: figures, panels, checks, findings and lessons.
 
-In order: `figures`, `panels`, `claims`, `findings`, `check` (the engine), `graded`, `objects`, `progress`,
-`progress_overview`, `lessons`, `adapter_report`.
+In order: `notebook` (what a lesson opens with), `figures`, `panels`, `claims`, `findings`, `check` (the engine), `graded`,
+`objects`, `progress`, `progress_overview`, `lessons`, `adapter_report`.
 """
