@@ -83,7 +83,7 @@ print("\n".join(lessons.names()))
 # - **Predict:** which line will not be ok on your machine?
 
 # %%
-checks = doctor.diagnose(profile)
+checks = doctor.diagnose(profile.name)
 Table(
     ("", "question", "answer", "what to do"),
     tuple(
