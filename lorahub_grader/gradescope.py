@@ -24,6 +24,7 @@ from lorahub_grader.sandbox import choose
 PLACE = Path("/autograder")
 PROJECT = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "LICENSE-content")
 KINDS = ("bubblewrap", choose.CONTAINER)
+PACKAGES = ("lorahub_edu", "lorahub_checks", "lorahub_grader", "lorahub_studies")
 LEFT_OUT = ("__pycache__", "zoo")  # a grader needs no modules
 
 SETUP = """#!/usr/bin/env bash
@@ -51,7 +52,8 @@ def pack(assignment: Assignment, root: Path, out: Path) -> Path:
     own = [Path(part) / name / f"{name}.ipynb" for part in (SOURCE, RELEASE)]
     package = [
         path
-        for path in sorted((ROOT / "lorahub_edu").rglob("*"))
+        for part in PACKAGES
+        for path in sorted((ROOT / part).rglob("*"))
         if path.is_file() and not set(LEFT_OUT) & set(path.relative_to(ROOT).parts)
     ]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,10 @@ def test_the_zip_file_holds_what_it_needs_and_no_more(place: Path) -> None:
     for needed in (
         "pyproject.toml",
         "constraints.txt",
-        "lorahub_edu/grading/feedback.html",
+        "lorahub_edu/errors.py",
+        "lorahub_checks/lesson01.py",
+        "lorahub_grader/feedback.html",
+        "lorahub_studies/cli.py",
         f"solutions/{NAME}/{NAME}.ipynb",
     ):
         assert (source / "course" / needed).is_file()
@@ -85,7 +88,7 @@ def test_inside_a_container_another_user_can_not_read_the_solutions(place: Path,
     theft = f"def root(x):\n    assert '1369' in open({str(solution)!r}).read()\n    return 37.0"
     hand_in(place, built, RIGHT | {"root": theft})
     for folder in (place, *place.parents):
-        if folder.is_relative_to(tmp_path.parent.parent):
+        if folder.name.startswith("pytest-") or folder.is_relative_to(tmp_path.parent):
             folder.chmod(0o755)
     # Where Python lies in root's own folder, another user can't read it: show that folder, but empty of the rest.
     container = ["bwrap", "--dev-bind", "/", "/", "--cap-add", "ALL", "--perms", "0755", "--tmpfs", "/root"]
