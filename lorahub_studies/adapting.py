@@ -68,11 +68,8 @@ class Trial:
     Attributes:
         target: a task of `data.tasks`, or "bbh/" and one of `data.bbh`.
         draw: seed of the five examples, and of whatever the method draws.
-        method: a key of `METHODS`.
         modules: what `zoo.load` takes; () is the whole zoo in `folder`.
-        folder: the zoo that module names are looked up in.
         profile: names the base model; the trial runs in bfloat16 ("full" loads its own float32 copy).
-        shots: number of examples.
         test_items: at most so many.
         base_model: a base to use instead of the profile's; "" is the profile's.
     """
@@ -94,13 +91,9 @@ class Trial:
 
 
 def plan(targets: Sequence[str] = (), methods: Sequence[str] = (), draws: int = 3, **settings: object) -> list[Trial]:
-    """The trials of a sweep, draw after draw and target after target.
+    """The trials of a sweep, draw after draw and target after target; by default all verdict targets and all methods.
 
-    Args:
-        targets: default every verdict target.
-        methods: keys of `METHODS`; default all.
-        draws: how many draws of the examples.
-        **settings: further fields of `Trial`.
+    `settings` are further fields of `Trial`.
 
     Raises:
         CourseError: an unknown target or method, or fewer than one draw or test item.
@@ -118,11 +111,7 @@ def plan(targets: Sequence[str] = (), methods: Sequence[str] = (), draws: int = 
 
 
 def get_approach(method: str) -> Approach:
-    """The approach of that name.
-
-    Raises:
-        CourseError: there is none.
-    """
+    """The approach of that name, or a CourseError that names near matches."""
     if method not in METHODS:
         raise CourseError(f"There is no method {method!r}. {near_matches(method, METHODS)}")
     return METHODS[method]
@@ -210,10 +199,10 @@ def _measure(
 def _search(trial: Trial, approach: Approach, setting: Bench, rows: list[PromptedRow]) -> tuple[np.ndarray, str, dict]:
     """The weights that a method settles on, how they compose, and what a row says of the search."""
     if approach.kind == "search":
-        found = search(setting, rows, approach, trial.draw)
-        return found.weights, found.composition, {
-            "example_loss": found.loss, "evaluations": len(found.history), "algorithm": found.algorithm,
-            "top": found.top(), "failed": found.history.failed,
+        result = search(setting, rows, approach, trial.draw)
+        return result.weights, result.composition, {
+            "example_loss": result.loss, "evaluations": len(result.history), "algorithm": result.algorithm,
+            "top": result.top(), "failed": result.history.failed,
         }  # fmt: skip
     count, evaluations, composition = len(setting.files), 0, "paper"
     if approach.kind == "single":

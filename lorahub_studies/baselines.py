@@ -57,11 +57,7 @@ def tuned(
 ) -> Iterator[list[float]]:
     """The model tuned on the examples while the block runs; afterwards it is as before (except "full").
 
-    Args:
-        model: the base model; "full" changes its weights for good and needs it in float32.
-        examples: the few examples, all in every step.
-        tuning: a key of `TUNINGS` or settings of your own.
-        seed: of the LoRA's A and of nothing else: there is no dropout.
+    "full" changes the weights for good and needs them in float32. Every step takes all examples. The seed draws A.
 
     Yields:
         The mean loss of each step, in nats a token.

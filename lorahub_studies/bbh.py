@@ -40,14 +40,11 @@ def plan(
     """The trials of a study, draw after draw, so that the modules of a draw are loaded once for all its tasks.
 
     Args:
-        tasks: names of BIG-Bench Hard's tasks, with or without "bbh/"; default all 27.
+        tasks: of BIG-Bench Hard, with or without "bbh/"; default all 27.
         draws: how many; a draw's number is the seed of its five examples, of its modules and of its searches.
         modules: what `zoo.load` takes, the same for every draw; default 20 of the published ones, drawn for each.
-        folder: the zoo that module names are looked up in.
-        base_model: a key of `models.BASE_MODELS`.
-        methods: keys of `METHODS`; default `STUDIED`.
+        methods: default `STUDIED`.
         test_items: at most so many of each task's rows that are no example.
-        profile: where and in which dtype the base runs.
 
     Raises:
         CourseError: unknown task, method, base or profile, fewer than one draw or test item, or no modules given for
@@ -98,10 +95,6 @@ def settings(trials: Sequence[Trial]) -> dict:
 def gather(trials: Sequence[Trial], report: Callable[[str], None] = lambda line: None) -> None:
     """Bring every task and module that the trials need onto this machine, before hours are spent on measuring.
 
-    Args:
-        trials: what is still to be measured.
-        report: called with a line about each module that was fetched.
-
     Raises:
         CourseError: a task or a module can't be had; says from where and what to do.
     """
@@ -126,16 +119,7 @@ def gather(trials: Sequence[Trial], report: Callable[[str], None] = lambda line:
 
 
 def run(trials: Sequence[Trial], folder: str | Path, report: Callable[[str], None] = lambda line: None) -> list[dict]:
-    """The rows of all trials of a plan. You can stop it at any time; the same call continues.
-
-    Args:
-        trials: from `plan`.
-        folder: one file a trial.
-        report: called with each line for the terminal.
-
-    Raises:
-        CourseError: something can't be had, or modules don't fit the base.
-    """
+    """The rows of all trials of a plan, one file each in the folder. A stopped run continues with the same call."""
     missing = engine.missing(trials, folder)
     if len(missing) < len(trials):
         report(f"{len(trials) - len(missing)} of {len(trials)} trials are measured already in {folder}")

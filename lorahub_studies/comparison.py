@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,21 +34,15 @@ COST_STEPS = 3  # of which the first is a warm-up and not counted
 
 @dataclass(frozen=True)
 class Variant:
-    """A line of the comparison.
-
-    Attributes:
-        methods: what is attached, with settings where they are not the default's.
-        rates: the learning rates that are tried: three, half a decade apart, about the usual one for the method.
-        matched: whether its size is chosen so that it trains about as many parameters as LoRA does by default.
-    """
+    """A line of the comparison: the methods that it attaches, with their settings, and the learning rates tried."""
 
     methods: Mapping[str, Mapping]
-    rates: tuple[float, ...]
-    matched: bool = False
+    rates: tuple[float, ...]  # three, half a decade apart, about the usual rate of the method
+    matched: bool = False  # in size: it trains about as many parameters as LoRA does by default
 
     @property
     def label(self) -> str:
-        """What it is called on a page."""
+        """The name on a page."""
         settings = [f"{key} {value}" for values in self.methods.values() for key, value in values.items()]
         label = " + ".join(get_method(name).label for name in self.methods)
         return label + (f", {', '.join(settings)}" if settings else "")
@@ -80,11 +74,7 @@ VARIANTS = {
 
 
 def get_variant(name: str) -> Variant:
-    """The line of the comparison of that name.
-
-    Raises:
-        CourseError: there is none.
-    """
+    """The line of the comparison of that name, or a CourseError that names near matches."""
     if name not in VARIANTS:
         raise CourseError(f"There is no line {name!r} in the comparison. {near_matches(name, VARIANTS)}")
     return VARIANTS[name]
@@ -194,16 +184,13 @@ def run(job: MethodRun) -> dict:
         The run's settings with `trainable` parameters, `validation_loss`, `loss` and `answer_loss` on the test items
         (nats a token), `strict` and `answer_only` exact match (0 to 1), `training_losses`, and `cpu_seconds` of
         training; or `error`, in words, where the method does not run here.
-
-    Raises:
-        CourseError: no such line, profile or task.
     """
     variant = get_variant(job.variant)
     model, tokenizer = _load(job.profile, variant) if _needs_own_base(variant) else _shared(job.profile)
     rows = rows_of(job.task, tokenizer, job.test_items)
-    config = TrainingConfig(
-        steps=job.steps, learning_rate=job.rate, batch_size=job.batch_size, micro_batch_size=job.batch_size,
-        batching="padded", warmup_steps=max(1, job.steps // 6), schedule="cosine", autocast=COMPUTE, seed=job.seed,
+    config = replace(
+        _config(job.steps, job.batch_size), learning_rate=job.rate, warmup_steps=max(1, job.steps // 6),
+        schedule="cosine", seed=job.seed,
     )  # fmt: skip
     row = {"variant": job.variant, "task": job.task, "rate": job.rate, "seed": job.seed, "steps": job.steps}
     attached = None
@@ -219,6 +206,12 @@ def run(job: MethodRun) -> dict:
     finally:
         if attached is not None and not _needs_own_base(variant):
             detach(attached)
+
+
+def _config(steps: int, batch_size: int) -> TrainingConfig:
+    return TrainingConfig(
+        steps=steps, batch_size=batch_size, micro_batch_size=batch_size, batching="padded", autocast=COMPUTE
+    )  # fmt: skip
 
 
 def _tested(attached: Attached, rows: Rows) -> dict:
@@ -242,9 +235,6 @@ def cost(job: Cost) -> dict:
         `trainable` parameters, `disk_bytes` of what is saved, `loaded_bytes` resident with the base loaded,
         `peak_bytes` resident in the steps, processor and wall `step_seconds`, and `tokens_per_second` of greedy
         generation from one prompt, by processor time and by the clock; or `error`.
-
-    Raises:
-        CourseError: no such line or profile.
     """
     variant = get_variant(job.variant)
     entry: dict = {"variant": job.variant}
@@ -254,17 +244,10 @@ def cost(job: Cost) -> dict:
         pass
     try:
         attached = attach_variant(variant, model)
-        config = TrainingConfig(
-            steps=COST_STEPS,
-            batch_size=job.batch_size,
-            micro_batch_size=job.batch_size,
-            batching="padded",
-            autocast=COMPUTE,
-        )  # fmt: skip
         clock = [(time.perf_counter(), time.process_time())]
         with evaluation.peak_memory(model.device) as memory:
             train(
-                attached.model, rows, config, progress=False,
+                attached.model, rows, _config(COST_STEPS, job.batch_size), progress=False,
                 on_step=lambda _record: clock.append((time.perf_counter(), time.process_time())),
             )  # fmt: skip
         steps = COST_STEPS - 1  # the first one also makes the optimizer's state and warms caches up

@@ -103,20 +103,12 @@ def run(
     executor: Executor | None = None,
     report: Callable[[dict], None] = lambda row: None,
 ) -> list[dict]:
-    """Measure whatever of a grid a folder does not hold yet.
+    """Measure whatever of a grid a folder does not hold yet; the arguments are those of `engine.run`.
 
-    Args:
-        grid: what to measure.
-        folder: as for `engine.run`; lines can be added later.
-        executor: makes runs in other processes or on other machines; None in this one. Costs are always measured one
-            after the other, each in a fresh process.
-        report: called with each new row.
+    Costs are always measured one after the other, each in a fresh process.
 
     Returns:
         The rows of all runs: of each line and task the searches, and the chosen rate at every seed; then the costs.
-
-    Raises:
-        CourseError: as `engine.run`.
     """
 
     def measured(jobs: Sequence[object], work: Callable, executor: Executor | None) -> list[dict]:

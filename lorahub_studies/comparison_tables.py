@@ -67,15 +67,9 @@ def line(row: Mapping) -> str:
 
 
 def table(summary: Sequence[Mapping], measure: str = "strict", caption: str = "") -> Table:
-    """Lines down; what each trains, costs and scores across.
+    """Lines down; what each trains and costs, and a measure on each task (exact match in percent), across.
 
-    Args:
-        summary: of `summarise`.
-        measure: "strict", "answer_only" (both in percent) or a loss, for the tasks' columns.
-        caption: of the table.
-
-    Returns:
-        A table for a page; a method that does not run keeps its line, and its error stands in the last column.
+    A method that does not run keeps its line, and its error stands in the last column.
     """
     tasks = list(dict.fromkeys(task for entry in summary for task in entry["tasks"]))
     costs = {  # column: key, format, factor
@@ -111,10 +105,9 @@ def mean_score(entry: Mapping, measure: str = "strict") -> float:
 
 
 def apart(one: Mapping, other: Mapping, task: str, measure: str = "strict") -> int:
-    """Which of two lines is better on a task beyond the spread of the seeds; of a loss, less is better.
+    """1 where the worst seed of `one` is better than the best of `other`, -1 the other way round, else 0.
 
-    Returns:
-        1 where the worst seed of `one` is better than the best of `other`, -1 the other way round, else 0.
+    Of a loss, less is better.
     """
     a, b = one["tasks"][task][measure], other["tasks"][task][measure]
     sign = -1 if measure.endswith("loss") else 1

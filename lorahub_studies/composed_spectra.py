@@ -76,12 +76,12 @@ def run(composition: Composition) -> dict:
     task = find_task(composition.target)
     examples, _ = split(task, composition.draw, 5, 1)
     rows = rows_for(bench.model, bench.tokenizer, task.instructions[0], examples)
-    found = adapting.search(bench, rows, approach, composition.draw)
+    result = adapting.search(bench, rows, approach, composition.draw)
     generator = np.random.default_rng(composition.draw)
     measured = []
     for variant in VARIANTS:
-        changes, w = _variant(variant, bench, found.weights, found.composition, generator)
-        row = asdict(composition) | {"variant": variant, "composition": found.composition}
+        changes, w = _variant(variant, bench, result.weights, result.composition, generator)
+        row = asdict(composition) | {"variant": variant, "composition": result.composition}
         row |= {"weight_norm": float(np.linalg.norm(w)), "negative": int((w < 0).sum())}
         measured.append(row | measure(changes))
     return {"rows": measured}
@@ -105,10 +105,7 @@ def measure(changes: Iterable[Update]) -> dict:
 
 
 def summarise(rows: Sequence[dict]) -> list[dict]:
-    """Per search and variant: `compositions`, their number, and the spread over them of three quantities.
-
-    These are "intruders" at the first of `EPSILONS`, "relative_size" and "spike_ratio": `mean`, `low`, `high`.
-    """
+    """Per search and variant the number of `compositions`, and the spread of the first ε's intruders and of sizes."""
     frame = pd.DataFrame(rows)
     return [
         {"search": search, "variant": variant, "compositions": len(group)}
@@ -159,7 +156,7 @@ def _mean_sizes(files: Sequence[AdapterFile]) -> dict[str, float]:
         for name, (A, B) in file.weights.items():
             values = measures.factored_singular_values(B, A, file.configs[name].scaling)
             norms.setdefault(name, []).append(measures.frobenius_norm(values))
-    return {name: float(np.mean(found)) for name, found in norms.items()}
+    return {name: float(np.mean(of_matrix)) for name, of_matrix in norms.items()}
 
 
 def _base(bench: Bench) -> Weights:

@@ -26,7 +26,7 @@ class Stage:
     """After one task of the sequence.
 
     Attributes:
-        task: the task that was trained last; "" before the first one.
+        task: that was trained last; "" before the first one.
         losses: of every task of the sequence on its validation rows, in nats a token.
         pretraining_loss: on plain text, in nats a token.
         spectrum: of the whole change since the base, as `lab.spectrum` gives it; {} before the first task.
@@ -40,18 +40,15 @@ class Stage:
     cpu_seconds: float
 
 
-def continual(place: Lab, tasks: Sequence[str], tuning: Tuning, *, folder: str | Path | None = None) -> list[Stage]:
-    """Train on tasks in turn: merge the change into the weights after each, re-initialise, test every task.
+def continual(tail_lab: Lab, tasks: Sequence[str], tuning: Tuning, *, folder: str | Path | None = None) -> list[Stage]:
+    """The base and then one stage a task: train, merge the change into the weights, re-initialise, test every task.
 
     Args:
-        place: the tail and its cached rows; its weights are the base's again afterwards.
+        tail_lab: the tail and its cached rows; its weights are the base's again afterwards.
         tasks: keys of `sequence_tasks.TASKS`, any number, each once.
         tuning: of every stage; A and the rows' order get another seed in each.
         folder: keeps the merged weights and the stages, so that a stopped sequence continues after its last whole
             stage; None keeps nothing.
-
-    Returns:
-        The base and then one stage a task.
 
     Raises:
         CourseError: no or unknown tasks, or the folder holds another sequence.
@@ -67,34 +64,35 @@ def continual(place: Lab, tasks: Sequence[str], tuning: Tuning, *, folder: str |
     stages, weights = kept.read() if kept else ([], None)
     try:
         if not stages:
-            stages = [Stage("", {task: place.base_loss(task) for task in tasks}, place.pretraining_loss, {}, 0.0)]
-        place.tail.put(weights)
+            stages = [Stage("", {task: tail_lab.base_loss(task) for task in tasks}, tail_lab.pretraining_loss, {}, 0.0)]
+        tail_lab.tail.put(weights)
         for number in range(len(stages) - 1, len(tasks)):
-            updates, spent = _train(place, tasks[number], replace(tuning, seed=tuning.seed * 1000 + number))
+            updates, spent = _train(tail_lab, tasks[number], replace(tuning, seed=tuning.seed * 1000 + number))
             weights = {update.name: update.weight() for update in updates}
-            place.tail.put(weights)
-            stages = [*stages, _stage(place, tasks[number], tasks, updates, spent)]
+            tail_lab.tail.put(weights)
+            stages = [*stages, _stage(tail_lab, tasks[number], tasks, updates, spent)]
             if kept:
                 kept.write(stages, weights)
         return stages
     finally:
-        place.tail.put()
+        tail_lab.tail.put()
 
 
-def _train(place: Lab, task: str, tuning: Tuning) -> tuple[tuple[Update, ...], float]:
-    run = training(place.tail, place.train(task), tuning, (tuning.steps,))
+def _train(tail_lab: Lab, task: str, tuning: Tuning) -> tuple[tuple[Update, ...], float]:
+    """The change since the base after training a task, and the processor seconds of its steps."""
+    run = training(tail_lab.tail, tail_lab.train(task), tuning, (tuning.steps,))
     progress = next(run)
     updates, spent = progress.updates(), progress.cpu_seconds
     run.close()
     return updates, spent
 
 
-def _stage(place: Lab, task: str, tasks: Sequence[str], updates: Sequence[Update], spent: float) -> Stage:
+def _stage(tail_lab: Lab, task: str, tasks: Sequence[str], updates: Sequence[Update], spent: float) -> Stage:
     return Stage(
         task=task,
-        losses={name: place.tail.loss(place.held(name)) for name in tasks},
-        pretraining_loss=place.tail.loss(place.texts),
-        spectrum=spectrum(place.count(updates)),
+        losses={name: tail_lab.tail.loss(tail_lab.held(name)) for name in tasks},
+        pretraining_loss=tail_lab.tail.loss(tail_lab.texts),
+        spectrum=spectrum(tail_lab.count(updates)),
         cpu_seconds=round(spent, 1),
     )
 
@@ -133,7 +131,7 @@ class _Folder:
 
 @dataclass(frozen=True)
 class ContinualRun:
-    """One sequence of a study; the fields are those of `lab.TailRun`, for every stage."""
+    """One sequence of a study; the fields are those of `TailRun`, for every stage."""
 
     tasks: tuple[str, ...]
     rank: int
@@ -146,16 +144,16 @@ class ContinualRun:
     layers: int = 6
 
 
-def run_continual(run: ContinualRun, place: Lab | None = None) -> dict:
-    """Train one sequence, in this process's lab for the run's profile unless another one is given.
+def run_continual(run: ContinualRun) -> dict:
+    """Train one sequence, in this process's lab for the run's profile.
 
     Returns:
-        `run` (its settings), `stages` (the base first), `texts`, and `diverged`: a message in place of the stages.
+        `run` (its settings), `stages` (the base first), `texts`, and `diverged`: a message in tail_lab of the stages.
     """
-    place = place or lab(run.profile, run.layers)
+    tail_lab = lab(run.profile, run.layers)
     tuning = Tuning(run.learning_rate, run.steps, run.rank, run.scaling, run.seed)
-    row = {"run": asdict(run), "texts": place.texts_label, "diverged": "", "stages": []}
+    row = {"run": asdict(run), "texts": tail_lab.texts_label, "diverged": "", "stages": []}
     try:
-        return row | {"stages": [asdict(stage) for stage in continual(place, run.tasks, tuning)]}
+        return row | {"stages": [asdict(stage) for stage in continual(tail_lab, run.tasks, tuning)]}
     except DivergedError as problem:
         return row | {"diverged": str(problem)}

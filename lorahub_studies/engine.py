@@ -37,7 +37,6 @@ def run(
         work: makes a row of a job; an importable function, so that it can be sent to a worker.
         folder: one JSON file a job. You can stop a sweep at any time; the same call continues.
         executor: does jobs in other processes or on other machines; None in this one.
-        report: called with each new row.
 
     Returns:
         The rows of all jobs, old and new, in the order of the jobs.
@@ -117,14 +116,6 @@ def write(rows: Sequence[dict], name: str, settings: dict, summary: Any, into: P
 
 
 def read(name: str, source: Path | None = None) -> dict:
-    """A study that `write` wrote: settings, device, versions, date, summary, rows.
-
-    Args:
-        name: of the study.
-        source: the folder; None takes the committed results.
-
-    Raises:
-        CourseError: there is none.
-    """
+    """A study that `write` wrote (settings, device, versions, date, summary, rows); by default the committed one."""
     command = COMMANDS.get(name.partition("_")[0], "adapt sweep")
     return results.read_study(name, f"lorahub-edu {command}", source)

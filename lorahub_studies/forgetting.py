@@ -80,22 +80,14 @@ STUDIES = {
 
 
 def get(name: str) -> Study:
-    """The study of that name.
-
-    Raises:
-        CourseError: there is none.
-    """
+    """The study of that name, or a CourseError that names near matches."""
     if name not in STUDIES:
         raise CourseError(f"There is no study {name!r}. {near_matches(name, STUDIES)}")
     return STUDIES[name]
 
 
 def plan(name: str, folder: str | Path) -> list:
-    """A study's jobs; a study that builds on another one takes that one's rows from the folder.
-
-    Raises:
-        CourseError: there is no such study, or the one it builds on is not finished.
-    """
+    """A study's jobs. If it builds on another study, that one must be finished in the folder."""
     study = get(name)
     if not study.after:
         return study.jobs()
@@ -115,11 +107,7 @@ def run(
     executor: Executor | None = None,
     report: Callable[[Any, dict], None] = lambda job, row: None,
 ) -> list[dict]:
-    """The rows of a study, which is run after the one that it builds on. The arguments are those of `engine.run`.
-
-    Raises:
-        CourseError: as `plan` and `engine.run`.
-    """
+    """The rows of a study, which is run after the study that it builds on. The arguments are those of `engine.run`."""
     study = get(name)
     if study.after:
         run(study.after, folder, executor=executor, report=report)

@@ -72,11 +72,11 @@ def arms() -> list[tuple[int, str, float]]:
 
     At rank 16 the three rules are one, which stands under the first.
     """
-    found: dict[tuple[int, float], tuple[int, str, float]] = {}
+    distinct: dict[tuple[int, float], tuple[int, str, float]] = {}
     for rule in RULES:
         for rank in RANKS:
-            found.setdefault((rank, scaling(rule, rank)), (rank, rule, scaling(rule, rank)))
-    return [*found.values(), (0, "", 1.0)]
+            distinct.setdefault((rank, scaling(rule, rank)), (rank, rule, scaling(rule, rank)))
+    return [*distinct.values(), (0, "", 1.0)]
 
 
 def settling_jobs() -> list[TailRun]:
@@ -117,16 +117,10 @@ def rank_jobs(settled: Sequence[Mapping], seeds: int = SEEDS) -> list[TailRun]:
 
 
 def matched_jobs(ranks: Sequence[Mapping]) -> list[TailRun]:
-    """Every arm again, with as many steps as bring it to one task loss when its learning rate has decayed.
+    """Every run of `ranks` that learned again, with as many steps as bring it to one task loss at its schedule's end.
 
     In the middle of a schedule the rate is high, and a run has forgotten more than at its end. So a run that passes the
-    common loss early and one that just reaches it are no fair pair; here all of them end near it.
-
-    Args:
-        ranks: rows of `ranks`; the common loss is the lowest that all of them reach.
-
-    Returns:
-        One run for each of them that learned.
+    common loss early and a run that just reaches it are no fair pair. Here all of them end near it.
     """
     rows = forgetting_tables.learned(ranks)
     loss = forgetting_tables.matched_loss(rows)

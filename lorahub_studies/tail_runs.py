@@ -19,17 +19,13 @@ class TailRun:
     """What one run is; it can be sent to a worker as it is.
 
     Attributes:
-        task: a key of `sequence_tasks.TASKS`.
         rank: of LoRA; 0 is full fine-tuning.
         rule: a key of `RULES`, or another word where `scaling` was chosen by itself; "" in full fine-tuning.
         scaling: the factor in front of B @ A.
-        learning_rate: the peak.
-        steps: of the schedule.
         seed: of A, of which rows are seen and of their order.
         at: steps at which losses and spectra are taken; the last one always is.
         part: which rows the loss is taken on, "settling" or "validation".
         spectra: whether to take pretraining loss and spectra besides; settling runs do without.
-        profile: names the base model.
         layers: how many of the last layers are trained.
     """
 
@@ -52,60 +48,44 @@ class TailRun:
         return Tuning(self.learning_rate, self.steps, self.rank, self.scaling, self.seed)
 
 
-def run_tail(run: TailRun, place: Lab | None = None) -> dict:
-    """Train one run and measure it.
-
-    Args:
-        run: what to do.
-        place: where; None takes this process's lab for the run's profile.
+def run_tail(run: TailRun) -> dict:
+    """Train one run and measure it, in this process's lab for the run's profile.
 
     Returns:
         `run` (its settings), `base` (losses before), `points` (step, losses, and, with spectra, totals of `spectrum`),
         `matrices` (of the last point, see `per_matrix`), `train_losses`, `cpu_seconds` of the optimizer steps, `texts`,
-        and `diverged`: a message in place of the last points.
+        and `diverged`: a message in tail_lab of the last points.
 
     Raises:
         CourseError: unknown task or part.
     """
-    place = place or lab(run.profile, run.layers)
+    tail_lab = lab(run.profile, run.layers)
     row = {
         "run": asdict(run),
-        "base": {"loss": place.base_loss(run.task, run.part), "pretraining_loss": place.pretraining_loss},
-        "texts": place.texts_label,
+        "base": {"loss": tail_lab.base_loss(run.task, run.part), "pretraining_loss": tail_lab.pretraining_loss},
+        "texts": tail_lab.texts_label,
         "diverged": "",
     }
     try:
-        return row | measured(*train_run(run, place))
+        return row | measured(*train_run(run, tail_lab))
     except DivergedError as problem:
         return row | {"points": [], "matrices": {}, "train_losses": [], "cpu_seconds": 0.0, "diverged": str(problem)}
 
 
-def train_run(run: TailRun, place: Lab) -> tuple[Trained, IntruderCounts | None]:
-    """Train one run.
-
-    Args:
-        run: what to do.
-        place: where.
-
-    Returns:
-        The finished run with its updates and points, and, with spectra, the report on its last updates.
-
-    Raises:
-        CourseError: unknown task or part.
-        DivergedError: a loss is no longer finite.
-    """
+def train_run(run: TailRun, tail_lab: Lab) -> tuple[Trained, IntruderCounts | None]:
+    """The finished run with its updates and points, and, with spectra, the intruders of its last updates."""
     reports: list[IntruderCounts] = []
 
     def look(state: TailState) -> dict:
-        reports.append(place.count(state.updates()))
+        reports.append(tail_lab.count(state.updates()))
         return spectrum(reports[-1])
 
     trained = train(
-        place.tail,
-        place.train(run.task),
+        tail_lab.tail,
+        tail_lab.train(run.task),
         run.tuning,
-        validation=place.held(run.task, run.part),
-        texts=place.texts if run.spectra else None,
+        validation=tail_lab.held(run.task, run.part),
+        texts=tail_lab.texts if run.spectra else None,
         at=run.at,
         look=look if run.spectra else None,
     )
@@ -148,34 +128,30 @@ class Intervention:
     epsilon: float = 0.5
 
 
-def run_intervention(job: Intervention, place: Lab | None = None) -> dict:
-    """Train a run and measure it under every intervention.
-
-    Args:
-        job: what to do.
-        place: where; None takes this process's lab for the run's profile.
+def run_intervention(job: Intervention) -> dict:
+    """Train a run and measure it under every intervention, in this process's lab for the run's profile.
 
     Returns:
         `run` and `epsilon` (settings), `base` and `tuned` (loss and pretraining loss), `spectrum`, `scaled`: one entry
-        for each `kind` and `scale` with both losses, `texts`, and `diverged`: a message in place of the rest.
+        for each `kind` and `scale` with both losses, `texts`, and `diverged`: a message in tail_lab of the rest.
     """
     run = job.run
-    place = place or lab(run.profile, run.layers)
-    row = {"run": asdict(run), "epsilon": job.epsilon, "texts": place.texts_label, "diverged": ""}
+    tail_lab = lab(run.profile, run.layers)
+    row = {"run": asdict(run), "epsilon": job.epsilon, "texts": tail_lab.texts_label, "diverged": ""}
     try:
-        steps = training(place.tail, place.train(run.task), run.tuning, (run.steps,))
+        steps = training(tail_lab.tail, tail_lab.train(run.task), run.tuning, (run.steps,))
         updates = next(steps).updates()
         steps.close()
     except DivergedError as problem:
         return row | {"diverged": str(problem)}
-    report = place.count(updates)
-    taken = parts(updates, place, job.epsilon)
-    row["base"] = {"loss": place.base_loss(run.task, run.part), "pretraining_loss": place.pretraining_loss}
+    report = tail_lab.count(updates)
+    taken = parts(updates, tail_lab, job.epsilon)
+    row["base"] = {"loss": tail_lab.base_loss(run.task, run.part), "pretraining_loss": tail_lab.pretraining_loss}
     row["spectrum"] = spectrum(report)
-    row["tuned"] = losses(place, run.task, taken.tuned, run.part)
+    row["tuned"] = losses(tail_lab, run.task, taken.tuned, run.part)
     row["intruders"] = sum(int(cosine < job.epsilon) for matrix in report.rows for cosine in matrix.cosines)
     row["scaled"] = [
-        {"kind": kind, "scale": scale} | losses(place, run.task, taken.scaled(kind, scale), run.part)
+        {"kind": kind, "scale": scale} | losses(tail_lab, run.task, taken.scaled(kind, scale), run.part)
         for kind in KINDS
         for scale in job.scales
     ]
