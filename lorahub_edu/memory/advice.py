@@ -105,11 +105,6 @@ def _smaller_micro_batch(setting: Setting, rows: int) -> Change:
     return Change(words, "the same result, little more time", f"--micro-batch {rows}", changed)
 
 
-def _shorter_block(setting: Setting, tokens: int) -> Change:
-    words, cost = f"shorten the block to {tokens} tokens", "longer rows are lost"
-    return Change(words, cost, f"--block {tokens}", replace(setting, block=tokens))
-
-
 def _alone(current: Plan, kinds: Sequence[str]) -> Iterator[Change]:
     """Single changes, without those that can't save what is missing."""
     for kind in kinds:

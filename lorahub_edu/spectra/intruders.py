@@ -76,7 +76,7 @@ def count(
     """Count the intruder dimensions of an update, one matrix in memory at a time.
 
     Args:
-        updates: from `updates.iter_updates`, `updates.from_model`, or made by hand.
+        updates: from `updates.iter_updates`, or made by hand.
         bases: the base's spectra.
         k: how many of a matrix's strongest left singular vectors.
         epsilons: a vector is an intruder if its largest |cosine| with a pretrained one is below ε; one count each.

@@ -1,4 +1,4 @@
-"""What fine-tuning changed, one matrix at a time: from a LoRA adapter, a model with one, or a tuned checkpoint."""
+"""What fine-tuning changed, one matrix at a time: from a LoRA adapter or a tuned checkpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.lora import adapters
 from lorahub_edu.lora.adapter_files import CONFIG_FILE, AdapterFile, read_adapter
 from lorahub_edu.spectra import weights
 from lorahub_edu.spectra.bases import SLICE, short_gram
@@ -137,28 +136,6 @@ def base_weights(base: nn.Module | Weights | str | Path) -> Weights:
     if isinstance(base, nn.Module):
         return weights.of_model(base)
     return weights.of_base(str(base)) if isinstance(base, str | Path) else base
-
-
-def from_model(model: nn.Module, adapter: str = "default") -> Iterator[Update]:
-    """The changes of one adapter that sits on a model of this course.
-
-    Raises:
-        CourseError: the model has no such adapter.
-    """
-    layers = [(name, layer) for name, layer in adapters.lora_layers(model) if adapter in layer.configs]
-    if not layers:
-        known = {name for _, layer in adapters.lora_layers(model) for name in layer.configs}
-        raise CourseError(f"The model has no adapter {adapter!r}. {near_matches(adapter, known)}")
-    return (
-        Update(
-            name,
-            layer.weight.detach(),
-            layer.lora_A[adapter].detach(),
-            layer.lora_B[adapter].detach(),
-            layer.configs[adapter].scaling,
-        )
-        for name, layer in layers
-    )
 
 
 def _from_adapter(file: AdapterFile, base: Weights) -> Iterator[Update]:
