@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 06 · Composing: one module out of many
 #
-# **Promise.** You add up LoRA modules that others trained, the way LoRAHub does, and find out what that sum really
-# computes, where it surprises, and what would be simpler.
+# **Promise.** You add LoRA modules that others trained, as LoRAHub does. You find out what that sum really computes, where it
+# surprises, and what would be simpler.
 #
 # **You will be able to**
 # - compose modules by hand, in LoRAHub's way and exactly, and say what the difference is made of,
@@ -55,11 +55,11 @@ open_lesson("06_composing")
 #
 # - A **module** here is a trained LoRA adapter, apart from its base model: an $A$ and a $B$ for every query and value
 #   projection. A **zoo** is a collection of modules of *one* base model, each trained on one task.
-# - Each comes with a **card** that says what it was trained on and what that did.
+# - Each module has a **card**. The card says what the module was trained on and how much the training changed.
 #
 # The tasks are tiny on purpose (one word in, one word out), so that a module fits into a megabyte and a score into a
 # second. **Loss** is the mean over the answer's tokens, in nats. **Exact match** is counted in two ways:
-# **strict**, the model writes the answer *and then stops*; **answer-only**, the answer comes, whatever follows.
+# **strict**, the model writes the answer *and then stops*; **answer-only**, the model writes the answer, and any text may follow.
 
 # %%
 profile = get_profile()
@@ -142,9 +142,9 @@ print(f"strict exact match on its own task: {np.diag(strict[1:]).mean():.0%}; ",
 print(f"on the others: {strict[1:][foreign].mean():.0%}, answer-only {only[1:][foreign].mean():.0%}")
 
 # %% [markdown]
-# **Read it.** Compare each column with its first row. Where a foreign module lowers the loss although it never gives
-# the right answer, it has taught the *form*: one short answer, then stop. That part is common to all our tasks, and it
-# will make many compositions look good in loss. So watch exact match too.
+# **Read it.** Compare each column with its first row. A foreign module can lower the loss although it never gives the right
+# answer. It has then taught the *form*: one short answer, then stop. All our tasks share this part, and it makes many
+# compositions look good in loss. So watch exact match too.
 
 # %% [markdown]
 # ## Step 2. Compose by hand
@@ -171,8 +171,8 @@ half = (0.5 * B1) @ (0.5 * A1)
 print(f"one module at weight 1/2: its update has {half.norm() / (B1 @ A1).norm():.4f} of the trained one's size")
 
 # %% [markdown]
-# **Read it.** A quarter. The weight stands in *both* factors, so a module alone counts with $w^2$. Now the library's
-# `compose`, on all layers, against the sums written out in 64-bit numbers:
+# **Read it.** A quarter. The weight is in *both* factors, so a module alone counts with $w^2$. Now we compare the library's
+# `compose`, on all layers, with the sums written out in 64-bit numbers:
 
 # %%
 pair = compose.stack([past, upper])
@@ -213,14 +213,14 @@ check("06.1", composed_update)
 # %% [markdown]
 # ## Step 3. What the algebra implies
 #
-# Multiply the two sums out:
+# Expand the product of the two sums:
 #
 # $$\hat B \hat A = \underbrace{\sum_i w_i^2\, B_i A_i}_{\text{own terms}} \;+\; \underbrace{\sum_{i \ne j} w_i w_j\, B_i A_j}_{\text{cross-terms}}$$
 #
 # - The **own terms** are the trained updates, weighted with *squares*: never negative.
 # - A **cross-term** $B_i A_j$ reads with one module's $A$ and writes with another one's $B$. Nobody trained it. There are
 #   $N$ own terms and $N(N-1)$ cross-terms.
-# - What one may have expected is the **exact composition** $\sum_i w_i B_i A_i$: no squares, no cross-terms.
+# - You may have expected the **exact composition** $\sum_i w_i B_i A_i$. It has no squares and no cross-terms.
 #
 # **Predict.** How large is a cross-term $B_i A_j$ beside an own term $B_i A_i$: negligible, a tenth, a half, as large?
 #
@@ -265,9 +265,9 @@ panels.show(
 )
 
 # %% [markdown]
-# **Read it.** If the diagonal hardly stands out, the cross-terms are no small print: with $N$ modules they are most of
-# what LoRAHub adds. The cosine says why this does not end in noise. A zoo that was trained from *one* starting $A$ (the
-# card's `init_seed`) has $A$s that are alike, so $B_i A_j$ partly does what $B_i A_i$ does. Step 5 takes that away.
+# **Read it.** If the diagonal is hardly larger than the rest, the cross-terms matter: with $N$ modules they are most of what
+# LoRAHub adds. The cosine explains why the result is not noise. A zoo that was trained from *one* starting $A$ (the card's
+# `init_seed`) has similar $A$s, so $B_i A_j$ partly does what $B_i A_i$ does. Step 5 removes this similarity.
 #
 # How far apart are the two compositions as a whole? In the square of coefficients $C$, the paper's composition is
 # $C = w w^\top$, the exact one is the diagonal $C = \operatorname{diag}(w)$.
@@ -287,8 +287,8 @@ print(f"two modules, both weights 1: median {middle:.2f} ({low:.2f} to {high:.2f
 print(f"all modules, weights drawn from -1.5 to 1.5: {', '.join(f'{d:.1f}' for d in of_random)} (five draws)")
 
 # %% [markdown]
-# **Read it.** A relative difference of 1 means: the difference is as large as the thing itself. The two are different
-# methods with the same name for their weights.
+# **Read it.** A relative difference of 1 means that the difference is as large as the update itself. The two compositions are
+# different methods with the same name for their weights.
 #
 # **Predict.** Three more things follow from $\hat B \hat A$ alone. Write them down before you run the cells:
 # (a) the loss at $w = -1$, one module alone, if it is 0.1 at $w = +1$; (b) the gradient of the loss with respect to $w$
@@ -342,9 +342,9 @@ print(f"curvature at w = 0: {curvature.min():.1f} to {curvature.max():.1f}; down
 # %% [markdown]
 # **Read it.** In the paper's composition the gradient at 0 is *exactly* zero, because every term of $\hat B \hat A$ is a
 # product of two weights. Twice the step changes the loss four times as much, not twice. The second derivatives tell
-# what kind of point it is: where some are negative and some positive, it is a **saddle**, downhill one way and uphill
-# another. LoRAHub's released code starts its search right there. A method without gradients (lesson 07) looks around and
-# gets away; plain gradient descent would stay there for ever.
+# what kind of point it is. If some are negative and some positive, it is a **saddle**: the loss falls in some directions and
+# rises in others. LoRAHub's released code starts its search exactly there. A method without gradients (lesson 07) tries points
+# around the saddle and leaves it. Plain gradient descent would never leave it.
 
 # %% [markdown]
 # ## Step 4. The surface
@@ -398,9 +398,9 @@ panels.show(
 )
 
 # %% [markdown]
-# **Read it.** The left picture looks the same when it is turned by half a circle: every valley comes twice, and the saddle
-# lies in the middle. The right one knows up from down. The triangles are the lowest points of the grid. Are they where
-# you put them, at weights near (1, 1)?
+# **Read it.** The left picture looks the same when it is turned by half a circle: every valley occurs twice, and the saddle is
+# in the middle. The right picture has no such symmetry. The triangles are the lowest points of the grid. Are they where you
+# expected them, at weights near (1, 1)?
 #
 # Move the star, and see what the model writes there. (It writes with the model, so give it a second.)
 
@@ -444,8 +444,8 @@ header = ("w past, w upper", "loss, paper", "answers, paper", "loss, exact", "an
 Table(header, tuple(table), f"Wanted: {wanted}.")
 
 # %% [markdown]
-# **Read it.** The rows (1, 1) and (−1, −1) are equal on the paper's side and far apart on the exact one. A low loss is
-# not yet a right answer: both compositions can *favour* the answer's tokens long before they write them.
+# **Read it.** The rows (1, 1) and (−1, −1) are equal under the paper's composition and very different under the exact one. A
+# low loss is not yet a right answer: both compositions can *favour* the answer's tokens long before they write them.
 
 # %% [markdown]
 # ## Step 5. A basis that nobody chose
@@ -507,9 +507,8 @@ panels.show(
 
 # %% [markdown]
 # **Read it.** Alone, the module is the same in every basis, to rounding. Composed in the paper's way, each basis gives
-# another model. Mostly the trained basis is the lucky one: our modules started from one $A$. Modules
-# that strangers trained, each from a seed of its own, meet in bases as unrelated as these. A
-# search for $w$ has to live with what the accident left it.
+# another model. Mostly the trained basis gives the best result, because our modules started from one $A$. Modules that
+# strangers trained have different seeds, so their bases are as unrelated as these. A search for $w$ cannot change that.
 
 # %% [markdown]
 # ### Try it 06.2: rotate a module
@@ -580,9 +579,9 @@ expected = f"past {verb.output}, past_upper {verb.output.upper()}"
 Table(header, table, f"What the model writes for {verb.input!r}; wanted: {expected}.")
 
 # %% [markdown]
-# **Read it.** Adding a module is not adding a skill. On the way from 0 to 1 the first skill is lost, and the combined one
-# need not come. The exact composition is the gentler of the two, because there at least the update of `past` stays what it
-# was; in the other one every bit of `upper` also changes how `past`'s own $B$ is read.
+# **Read it.** Adding a module does not add a skill. On the way from 0 to 1 the first skill is lost, and the combined skill may
+# never appear. The exact composition changes less, because the update of `past` stays as it was. In the paper's composition
+# `upper` also changes what `past`'s own $B$ is multiplied with.
 
 # %% [markdown]
 # ## Step 7. Ranks
@@ -601,8 +600,8 @@ except CourseError as error:
     print(error)
 
 # %% [markdown]
-# In the exact composition ranks add up. Stack the $A$s over each other and the $B$s side by side, and the product of the
-# two blocks *is* the sum of products:
+# In the exact composition the ranks add up. Stack the $A$s on top of each other and the $B$s side by side. The product of
+# the two blocks *is* the sum of products:
 #
 # $$\sum_i w_i B_i A_i = \begin{pmatrix} w_1 B_1 & w_2 B_2 \end{pmatrix} \begin{pmatrix} A_1 \\ A_2 \end{pmatrix}$$
 
@@ -643,7 +642,7 @@ check("06.3", exact_composition)
 # </details>
 
 # %% [markdown]
-# A module of rank $N r$ is larger to store. `refactor` brings it back to a low rank by SVD, the best copy there is.
+# A module of rank $N r$ takes more space. `refactor` reduces it to a low rank by SVD, which gives the closest copy.
 #
 # **Predict.** An exact sum of two modules of rank 8 has rank 16. How much of the loss does it cost to keep only 8?
 
@@ -664,10 +663,9 @@ for partner in partners:
 cost_of_8 = [float(values[-2] - values[-1]) for values in rank_losses.values()]
 
 # %% [markdown]
-# **Read it.** The last number of each line is the whole sum; the one before it has the rank of a single module again.
-# Modules rarely use all their directions equally, so a sum of two can fit into the rank of one at hardly any cost, and
-# what it costs is measured before anything is shipped. The rule of one rank belongs to the paper's formula, not to
-# modules as such.
+# **Read it.** The last number of each line is the whole sum. The number before it has the rank of a single module again.
+# Modules rarely use all their directions equally, so a sum of two modules can fit into the rank of one at almost no cost.
+# You can measure the cost before you publish the module. The rule of one rank belongs to the paper's formula, not to modules.
 
 # %% [markdown]
 # ## Step 8. Which candidates?
@@ -736,15 +734,15 @@ for method, values in gap.items():
     print(f"({min(values):+.2f} to {max(values):+.2f}); better in {wins} of {len(values)}")
 
 # %% [markdown]
-# **Read it.** Whoever draws at random leaves the best module out most of the time. Retrieval by loss costs one forward
-# with as many candidates as there are modules, and five examples; by text it costs nothing, but instructions can read
-# alike and mean different things. What is best *alone* need not be best *in company*: lesson 07 lets a search decide.
+# **Read it.** A random draw leaves out the best module most of the time. Retrieval by loss costs five examples and one forward
+# with all modules as candidates. Retrieval by text costs nothing, but similar instructions can mean different things. The
+# module that is best *alone* may not be best *in a composition*: lesson 07 lets a search decide.
 
 # %% [markdown]
 # ## Findings
 #
-# Each claim that this lesson covers, with what *this run* measured; the verdicts are computed from the values. With the
-# profile `tiny` the model and the modules are random: there the table only shows that the code runs.
+# The table has each claim of this lesson and what *this run* measured. The verdicts are computed from the values. With the
+# profile `tiny` the model and the modules are random, so the table only shows that the code runs.
 
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
@@ -805,11 +803,11 @@ publish("06", [*found, *measured], profile)
 # %% [markdown]
 # ## What to remember
 #
-# - LoRAHub adds *factors*: $\hat B \hat A$ has squared weights and $N(N-1)$ cross-terms that nobody trained, does not
-#   know $w$ from $-w$, and has no slope at $w = 0$.
+# - LoRAHub adds *factors*. $\hat B \hat A$ has squared weights and $N(N-1)$ cross-terms that nobody trained. It is the same
+#   for $w$ and $-w$, and it has no slope at $w = 0$.
 # - The result depends on each module's basis, an accident of training. The exact sum $\sum_i w_i B_i A_i$ doesn't, and
 #   takes modules of any rank.
-# - Skills don't add up because modules do; look at answers, not at loss alone. And choose candidates, don't draw them.
+# - Modules add up; skills do not. Look at answers, not at loss alone. Choose candidates; do not draw them at random.
 #
 # ## Go further
 #

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 07 · Adapting: find the weights from five examples
 #
-# **Promise.** You search the weights of a composition without a single gradient, watch how that search works inside, and
-# then put the whole method on trial: against simpler ones, on tasks that nobody tuned it on.
+# **Promise.** You search the weights of a composition without gradients and see how that search works inside. Then you compare
+# the whole method with simpler ones, on tasks that were not used to tune it.
 #
 # **You will be able to**
 # - write down what LoRAHub minimises, and say what its paper and its code do differently,
@@ -117,8 +117,8 @@ Table(("objective", "loss part", "penalty", "sum", "penalty / loss part"), tuple
 # %% [markdown]
 # **Read it.** The last column decides what the search cares about. Against the form used here, the released code weighs
 # the penalty five times as much (the second division), and the paper's formula $N$ times as much (sum instead of mean).
-# We follow the code's mean, so that $\alpha$ means the same for any number of modules, and leave the second division out;
-# `SearchConfig(original_scale=True)` puts it back.
+# We use the code's mean, so that $\alpha$ means the same for any number of modules. We leave out the second division;
+# `SearchConfig(original_scale=True)` restores it.
 #
 # Why not try all weights? Five values for each would be few:
 
@@ -202,8 +202,8 @@ print(f"candidates, new mean and new covariance differ from CMAES by at most {sa
 assert same < 1e-12
 
 # %% [markdown]
-# That is all but one detail: $\sigma$ grows while the mean keeps its direction, and shrinks when it goes to and fro. Now let
-# it run.
+# One detail is missing: $\sigma$ grows while the mean keeps its direction, and shrinks when the mean turns back and forth. Now
+# we run it.
 #
 # **Predict.** The cloud starts as a small circle, high up. What will it look like halfway, and which way will it lie?
 
@@ -264,10 +264,10 @@ panels.show(figure, alt=f"Four pictures of a valley with the cloud as an ellipse
 print(f"best loss {trace[0]['losses'].min():.3g} → {min(s['losses'].min() for s in trace):.1e} in {POPULATION * (GENERATIONS + 1)} evaluations")
 
 # %% [markdown]
-# **Read it.** First the cloud grows, because the mean keeps its direction; then it stretches *along* the valley, which is
-# $\sqrt{25} = 5$ times as long as wide; then it shrinks onto the lowest point. All that it learnt from rankings alone. But
-# look at the number of evaluations, for *two* weights. A covariance of twenty weights has 210 entries to learn, and
-# LoRAHub's budget of 40 evaluations is not even four generations of the usual size.
+# **Read it.** First the cloud grows, because the mean keeps its direction. Then it stretches *along* the valley, which is
+# $\sqrt{25} = 5$ times as long as wide. Then it shrinks onto the lowest point. It learnt all this from rankings alone. But look
+# at the number of evaluations for *two* weights. A covariance of twenty weights has 210 entries to learn. LoRAHub's budget of
+# 40 evaluations is less than four generations of the usual size.
 
 # %% [markdown]
 # ### Try it 07.2: shift the mean
@@ -312,9 +312,9 @@ print(f"of NGOpt and Shiwa, {sum(is_cma):.0f} choose CMA-ES at the paper's size:
 Table(("the task", *(f"ask for {name}" for name in asked_for)), tuple(lines), "What nevergrad really runs.")
 
 # %% [markdown]
-# **Read it.** *Cobyla* is another method altogether: it fits a plane through recent candidates and walks down it, one
-# candidate at a time. Whoever runs the released code does not run CMA-ES, and nothing says so. So in this course an
-# algorithm has to be asked for by its name, and what really ran is written into every result.
+# **Read it.** *Cobyla* is a different method: it fits a plane through recent candidates and moves down that plane, one candidate
+# at a time. The released code does not run CMA-ES, and it does not say so. In this course you ask for an algorithm by its
+# name, and every result records the algorithm that really ran.
 
 # %% [markdown]
 # ## Step 4. Many candidates in one forward pass
@@ -382,9 +382,9 @@ assert loss_error < 1e-5 or model.dtype != torch.float32, "the short way must gi
 Table(("20 candidates", "a candidate", "times as fast", "largest loss difference to the row above"), tuple(lines))
 
 # %% [markdown]
-# **Read it.** Same losses, less time. The 16-bit copy moves each loss a little, but a search needs the *order*; where
-# the correlation of the two rankings is close to 1, bfloat16 will do for searching. The last five finalists are then scored again
-# in full precision, and that decides.
+# **Read it.** The losses are the same, and the time is shorter. The 16-bit copy changes each loss a little, but a search needs
+# only the *order*. If the correlation of the two rankings is close to 1, bfloat16 is good enough for the search. The last five
+# finalists are then scored again in full precision, and these scores decide.
 
 # %% [markdown]
 # ## Step 5. Adapt, live
@@ -438,9 +438,9 @@ used = {label: int((np.abs(found_by.weights) > 0.05).sum()) for label, found_by 
 panels.show(figure, alt=f"Bars of the weights. CMA-ES uses {used['CMA-ES, 40']} of {N} modules, most of all {' and '.join(tops['CMA-ES, 40'])}; auto uses {used['auto, 120']}, most of all {' and '.join(tops['auto, 120'])}.")  # fmt: skip
 
 # %% [markdown]
-# **Read it.** A search from zero with forty candidates has no time to find out about twenty modules one by one: its
-# weights are what chance and a few steps left. A search that has looked at each module alone knows where to begin. Whether
-# the named modules are found in general is counted over all targets in step 7. First, the answers:
+# **Read it.** A search from zero with forty candidates cannot test twenty modules one by one. Its weights come from chance and a
+# few steps. A search that has scored each module alone knows where to begin. Step 7 counts over all targets how often the
+# named modules are found. First, the answers:
 
 # %%
 SHOWN, TESTED = 5, 100
@@ -464,7 +464,7 @@ Table(("input", "wanted", *written), tuple(zip(*columns, strict=True)), "What th
 
 # %% [markdown]
 # **Read it.** Compare the order of the methods on the five examples with their order on the test items. Five examples are
-# few: a lower objective need not mean better answers. And one draw of five, on one target, settles nothing. So:
+# few: a lower objective does not always mean better answers. And one draw of five examples on one target decides nothing. So:
 
 # %% [markdown]
 # ## Step 6. The comparison
@@ -555,9 +555,9 @@ apart = [METHODS[m].label for m in measured if m not in everywhere]
 print(f"measured on some targets only, and compared there: {', '.join(apart) or 'none'}")
 
 # %% [markdown]
-# **Read it.** Three things to look at. How large is the range over draws beside the gap between two methods? Where does the
-# best *single* module stand, which costs $N$ evaluations and no search? And compare strict with answer-only in the table
-# above: a base model that knows an answer but not when to stop is wrong under strict.
+# **Read it.** Look at three things. How large is the range over draws compared with the gap between two methods? How good is the
+# best *single* module, which costs $N$ evaluations and no search? And how do strict and answer-only differ in the table above?
+# A base model that knows an answer but does not stop is wrong under strict.
 #
 # To say "A beats B" we need a rule, and we fix it before we look: the mean difference over the targets is taken **draw by
 # draw**. All draws above zero: *shown*. All below: *refuted here*. Anything else: *not shown here*. (With five draws, luck
@@ -680,9 +680,8 @@ for measure, d in by_gradient.items():
     print(f"gradient on w minus {METHODS[nearest].label}, {measure}: {statistics.median(d.values()):+.2f} ({min(d.values()):+.2f} to {max(d.values()):+.2f})")
 
 # %% [markdown]
-# **Read it.** No hyper-network is needed, only the composition's own graph. A step costs a few forwards *of one
-# candidate*, where a search without gradients may score many candidates together. Which is better at equal time is in
-# the last two lines.
+# **Read it.** No hyper-network is needed, only the composition's own graph. A step costs a few forwards *of one candidate*. A
+# search without gradients can score many candidates together. The last two lines show which is better at equal time.
 #
 # ### Memory like inference
 #
@@ -765,7 +764,7 @@ above_chance = {draw: value - finds[LORAHUB][1] for draw, value in finds[LORAHUB
 # ### Not shown here
 #
 # The paper's own setting (H6, H7) and models that were not instruction-tuned (H14) need FLAN-T5 and T5, and those a GPU. The
-# course runs them with one command, which can be killed and goes on where it was:
+# course runs them with one command. You can stop it at any time; the same command continues:
 #
 #     lorahub-edu bbh --profile gpu24
 #
@@ -816,8 +815,8 @@ wins = sum(
 print(f"auto is ahead of the best single module on {wins} of {len(targets)} targets")
 
 # %% [markdown]
-# **Read it.** The lines above take the recipe apart: what each half gives by itself. And a mean hides cases: on some
-# targets one module is all it takes, and every search can only spoil it.
+# **Read it.** The lines above show what each half of the recipe gives alone. And a mean hides cases: on some targets one module
+# is enough, and a search can only make it worse.
 
 # %% [markdown]
 # ## Findings

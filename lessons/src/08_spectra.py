@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 08 · Two ways to move a matrix
 #
-# **Promise.** You train the same layers twice to the same loss, by LoRA and in full, look inside the matrices, and find
-# out what LoRA leaves there that full fine-tuning does not, and when.
+# **Promise.** You train the same layers twice to the same loss, by LoRA and in full. You look inside the matrices and find out
+# what LoRA leaves there, what full fine-tuning does not leave, and when.
 #
 # **You will be able to**
 # - say what the singular vectors of a layer are, and compare those of two matrices in one picture,
@@ -72,10 +72,10 @@ open_lesson("08_spectra")
 #
 # $$W = \sum_i \sigma_i\, u_i v_i^\top, \qquad \sigma_1 \ge \sigma_2 \ge \dots \ge 0.$$
 #
-# - A layer computes $Wx$. Part $i$ measures how much of the direction $v_i$ is in $x$, multiplies that by the **singular
-#   value** $\sigma_i$, and writes it along $u_i$.
-# - The $v_i$ are the **right singular vectors**, what the layer listens to; the $u_i$ are the **left** ones, what it can
-#   say. Each set is orthonormal: length 1, at right angles.
+# - A layer computes $Wx$. Part $i$ measures how much of the direction $v_i$ is in $x$. It multiplies this by the **singular
+#   value** $\sigma_i$ and writes the result along $u_i$.
+# - The $v_i$ are the **right singular vectors**: the directions that the layer reads. The $u_i$ are the **left** ones: the
+#   directions that it writes. Each set is orthonormal: length 1, at right angles.
 #
 # We take the last layer's `down_proj`, whose output goes straight into the output head, so that its left vectors can be
 # *read*: which tokens does each one make more likely?
@@ -111,10 +111,10 @@ for i in range(6):
     print(f"{i + 1}. σ = {S0[i]:5.2f}   u: {along:52s} −u: {against}")
 
 # %% [markdown]
-# **Read it.** Some lines have a theme, some don't: a direction need not mean something that has a word. And look at the two
-# sides: $u_i$ and $-u_i$ are *one* direction, because $(-u_i)(-v_i)^\top$ is the same part. Which of the two an SVD
-# returns is an accident. So directions are compared by the *absolute value* of their **cosine**, which for vectors of
-# length 1 is their inner product: 1 for the same direction, 0 at right angles.
+# **Read it.** Some lines have a theme and some do not: a direction may have no meaning that a word expresses. Look at the two
+# sides: $u_i$ and $-u_i$ are *one* direction, because $(-u_i)(-v_i)^\top$ is the same part. It is an accident which of the two an
+# SVD returns. So directions are compared by the *absolute value* of their **cosine**. For vectors of length 1 the cosine is the
+# inner product: 1 for the same direction, 0 at right angles.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), width_ratios=(1, 1.3))
@@ -216,7 +216,7 @@ panels.show(
 )
 
 # %% [markdown]
-# **Read it.** By their loss you could not tell these models apart.
+# **Read it.** The loss does not distinguish these models.
 #
 # ## Step 3. Compare the vectors
 #
@@ -445,9 +445,9 @@ panels.show(
 print(f"first ε with an intruder in full fine-tuning: {first_of_full}; a random direction counts above {chance.max():.2f}")
 
 # %% [markdown]
-# **Read it.** ε is a convention: too low and nothing counts, too high and every vector that was pushed about a little does.
-# The order of the runs matters more than a count at one ε. With $k$ the counts grow, because weaker vectors lie closer
-# together and mix more easily; the paper's small $k$ keeps to those that carry much.
+# **Read it.** ε is a convention. If it is too low, no vector counts; if it is too high, every vector that moved a little counts.
+# The order of the runs matters more than a count at one ε. The counts grow with $k$, because weaker vectors have closer
+# singular values and mix more easily. The paper's small $k$ selects the vectors that carry much.
 #
 # ## Step 5. How many directions does an update use?
 #
@@ -478,8 +478,8 @@ for label, values in effective.items():
     print(f"{label:20s} effective rank {statistics.fmean(values):6.1f} ({min(values):.1f} to {max(values):.1f} over the matrices)")
 
 # %% [markdown]
-# **Read it.** Equal loss, and changes that could hardly be less alike: full fine-tuning changes a little in very many
-# directions, LoRA much in few. Even with 64 to choose from, it does not use them evenly.
+# **Read it.** The losses are equal, and the changes are very different: full fine-tuning changes a little in very many
+# directions, LoRA changes much in few. Even with 64 directions, LoRA does not use them evenly.
 #
 # ### Try it 08.3: the effective rank
 # *Difficulty 2 of 5, five minutes. Common bug: $0 \log 0$ is NaN to a computer; or the shares of $\sigma^2$.*

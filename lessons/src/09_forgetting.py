@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 09 · What it costs
 #
-# **Promise.** You measure what fine-tuning makes a model forget, compare ways to train at *one* task loss, and put the
-# story that intruder dimensions are to blame through the controls that it needs.
+# **Promise.** You measure what fine-tuning makes a model forget. You compare ways to train at *one* task loss. And you test the
+# claim that intruder dimensions are to blame, with the controls that this claim needs.
 #
 # **You will be able to**
 # - measure forgetting by the loss on text like that of the pretraining, and say how large it is beside its noise,
@@ -60,8 +60,8 @@ open_lesson("09_forgetting")
 # %% [markdown]
 # ## Step 1. Measure what is lost
 #
-# A model that learns one thing may lose another. What it lost we ask where it came from: plain text, like that of its
-# pretraining. Its loss there before and after is what the paper calls a *pseudo-loss*, and
+# A model that learns one thing may lose another. We measure the loss of knowledge on plain text, like that of the pretraining.
+# The paper calls the loss on such text a *pseudo-loss*, and
 #
 # $$\text{forgetting} = \text{loss on the text after} - \text{loss on the text before},$$
 #
@@ -172,9 +172,9 @@ panels.show(
 )
 
 # %% [markdown]
-# **Read it.** A path that climbs early pays for every step; one that stays low and rises at the end pays for the last bit of
-# the task. Compare at one place on the horizontal axis, never at one step. And three single runs say little: what another
-# seed would do is the next step's question.
+# **Read it.** A path that rises early forgets with every step. A path that stays low and rises at the end forgets for the last
+# part of the task. Compare paths at one place on the horizontal axis, never at one step. And three single runs say little: the
+# next step asks what other seeds do.
 #
 # ## Step 3. Which rank forgets least?
 #
@@ -239,16 +239,16 @@ if rows:
 # what you get for a rule that is too strong at one end and at the other. Ask how strong the update is (the column
 # $\|\Delta W\|/\|W_0\|$), before you ask for its rank.
 #
-# And the last line: without a single intruder a way to train can forget far more than full fine-tuning, and with some of them
-# no more than that.
+# And look at the last line. A run without any intruder can forget far more than full fine-tuning, and a run with intruders can
+# forget no more than full fine-tuning.
 #
 # One weakness of this comparison: in the middle of a schedule the learning rate is still high, and a run that is read there
 # has forgotten a little more than one whose schedule ends there. `--study matched` gives every run a schedule of its own.
 #
 # ## Step 4. Are the intruders to blame?
 #
-# They come with forgetting; do they cause it? The paper's test (I12) is to act on them: multiply the singular values of the
-# intruders by $\lambda$, and see what comes back. With $I$ the intruders of a tuned matrix,
+# Intruders occur together with forgetting. Do they cause it? The paper's test (I12) changes them: it multiplies the singular
+# values of the intruders by $\lambda$ and measures the forgetting again. With $I$ the intruders of a tuned matrix,
 #
 # $$W_\lambda = W - (1 - \lambda) \sum_{i \in I} \sigma_i u_i v_i^\top.$$
 #
@@ -277,8 +277,8 @@ check("09.2", scale_intruders)
 # ```
 # </details>
 #
-# Undo a part of what training did, and a part of what it cost may well come back, whichever part it was. So the question is
-# not whether forgetting falls, but whether it falls by **more than the same price buys elsewhere**. Two controls:
+# If you undo any part of the training, forgetting may fall. So the question is not whether forgetting falls. The question is
+# whether it falls by **more than the same price buys elsewhere**. Two controls:
 #
 # - **as many others**: the same number of the strongest singular values that are *no* intruders, in the same matrices;
 # - **the whole update**: $W_0 + \lambda\,\Delta W$. It knows nothing of spectra, and costs one multiplication.
@@ -366,15 +366,15 @@ if apart_rows:
     display(Table(("allowed rise of the task loss (nats)", *NAMES.values()), tuple(lines), f"The most that each gives back at that price: mean and range of {len(apart_rows)} runs, λ from {max(e['scale'] for e in apart_rows[0]['scaled'])} to 0."))
 
 # %% [markdown]
-# **Read it.** Taken alone, the paper's test comes out as published: at $\lambda = 0.7$ the intruders give some forgetting back and
-# cost the task next to nothing. How much depends on the rank: much of it at rank 1, where an intruder is nearly all that the
-# update of a matrix is; little at the higher ranks. (The run of this notebook was stopped in the middle of its schedule, the nine
-# of the study were not.)
+# **Read it.** Alone, the paper's test gives the published result: at $\lambda = 0.7$ weaker intruders undo some forgetting and
+# cost the task almost nothing. The amount depends on the rank. It is large at rank 1, where an intruder is nearly the whole
+# update of a matrix, and small at the higher ranks. (The run of this notebook was stopped in the middle of its schedule. The
+# nine runs of the study were not.)
 #
-# The controls tell why. *As many other* strong directions belong to the pretrained model, and scaling those destroys it. *The
-# whole update*, shrunk by the same $\lambda$, gives back on average as much as the intruders or more, at every rank, and that for
-# next to nothing as well; and it knows nothing of spectra. So what gives the text back is less of the *update*; that a part of
-# it is an intruder adds nothing that this experiment can see.
+# The controls explain it. *As many other* strong directions belong to the pretrained model, and scaling them destroys the
+# model. *The whole update*, shrunk by the same $\lambda$, undoes on average as much forgetting as the intruders or more, at
+# every rank, and also costs almost nothing. It uses no spectra. So a smaller *update* undoes the forgetting. This experiment
+# sees no extra effect of the intruders.
 #
 # ## Step 5. One task after the other
 #

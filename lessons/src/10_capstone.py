@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 10 · Capstone: two open questions, and one of yours
 #
-# **Promise.** You take the course's two halves, composing modules and reading spectra, to questions that none of the
-# three sources answers; then you put any adapter you like through all of its instruments.
+# **Promise.** You use both halves of the course, composing modules and reading spectra, on questions that none of the three
+# sources answers. Then you examine any adapter with all instruments of the course.
 #
 # **You will be able to**
 # - say what composing does to the singular vectors of a model, and which control tells that,
@@ -105,8 +105,8 @@ for label, w in compositions.items():
 Table(("weights", "composition", f"intruders of {vectors} vectors", "median σ₁(ΔW)/σ₁₀(W₀)"), tuple(lines))
 
 # %% [markdown]
-# **Read it.** Where the strength passes about one half, intruders begin (lesson 08's rule), whatever made it strong. Equal
-# signs add up what the modules have in common; opposite signs take it out again. In the paper's composition the sum is
+# **Read it.** Intruders begin where the strength passes about one half (lesson 08's rule). The cause of the strength does not
+# matter. Equal signs add what the modules have in common; opposite signs subtract it. In the paper's composition the sum is
 # multiplied with itself, so a common part grows with the square of the number of modules.
 #
 # Turn one direction of weights up, with its signs and without them:
@@ -148,9 +148,9 @@ panels.slider_panel("factor on the weights", list(sizes), draw_curves, start=1.0
 # %% [markdown]
 # ## Step 2. The compositions that searches found
 #
-# Nobody composes with weights of one. What of the compositions that a search *settles on*? Each one of the study below was
-# searched on five examples (lesson 07), and stands beside compositions that differ from it in **one** thing:
-# the signs, which module got which weight, the weights, the directions of the update, its size.
+# In practice a search chooses the weights. Do its compositions have intruders? Each composition of the study below was searched
+# on five examples (lesson 07). It is compared with compositions that differ from it in **one** thing: the signs, which module
+# got which weight, the weights, the directions of the update, its size.
 #
 # **Predict.** Order the rows: which has the most intruders, which the fewest?
 
@@ -221,11 +221,11 @@ check("10.1", random_twin)
 # %% [markdown]
 # ## Step 3. Can forgetting be foretold from the weights alone?
 #
-# If it can, one need not score a single text. Lesson 09 saw forgetting and intruders rise together; but so does the size of
-# the update, and sizes are easier to compute. **Which of them foretells forgetting, and what do the others add?**
+# If so, no text has to be scored. In lesson 09 forgetting and intruders rose together. But the size of the update rose too, and
+# sizes are easier to compute. **Which of them predicts forgetting, and what do the others add?**
 #
-# A question like this is easy to answer wrongly: look at the runs, find what correlates, write it down. So the hypotheses
-# were fixed first, and the runs are fresh: another task, and rank, learning rate, scaling and length drawn at random.
+# It is easy to answer such a question wrongly: look at the runs, find a correlation, and write it down. Therefore the
+# hypotheses were fixed first, and the runs are new: another task, and rank, learning rate, scaling and length drawn at random.
 
 # %%
 for key, text in forgetting_plans.HYPOTHESES.items():
@@ -270,11 +270,11 @@ Table(
 # %% [markdown]
 # **Read it.** A point is a run. Look for runs on the left edge of the first panel, without any intruder: how much did they
 # forget? Then for the triangles, which change a matrix in many directions at once: their nuclear norm is large, and they
-# forget little. The first runs had made the nuclear norm the favourite; on fresh ones it does worst, and that is what
-# hypotheses are written down for.
+# forget little. In the first runs the nuclear norm was the best measure. In the new runs it is the worst. This is why
+# hypotheses are written down first.
 #
 # The plain relative size of the update foretells forgetting best, and a count of intruders adds nothing to it that these runs
-# could show (the middle column of the table). One need not take a single SVD.
+# could show (the middle column of the table). No SVD is needed.
 #
 # ### Try it 10.2 and 10.3: a rank correlation, and what one measure adds
 # *Difficulty 2 and 3 of 5, fifteen minutes. Common bug: `argsort` lists places, it is no rank.*
@@ -354,9 +354,9 @@ Table(
 #
 # ## Step 4. Your own question
 #
-# Put any adapter in: a module of the zoo, one that you trained in lesson 03, one that PEFT saved, a composition. The page
-# below holds everything the course can measure, each figure with its control: the base model, the merged model, and the same
-# update made smaller.
+# Use any adapter: a module of the zoo, your adapter from lesson 03, an adapter that PEFT saved, a composition. The page below
+# has everything that the course can measure. Each figure has its control: the base model, the merged model, and the same update
+# made smaller.
 
 # %%
 ADAPTER: str | Path | adapter_files.AdapterFile = files[names.index("past")]  # or a folder: "runs/train/adapter"
