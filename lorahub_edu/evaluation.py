@@ -29,9 +29,6 @@ def loss(model: PreTrainedModel, rows: Sequence[Encoded], micro_batch_size: int 
     """Mean next-token loss over every labelled token of some rows.
 
     Args:
-        model: a causal language model.
-        rows: encoded rows.
-        micro_batch_size: rows worked on at a time.
         batching: as in `make_batches`; it changes the speed, not the value.
 
     Returns:
@@ -121,9 +118,6 @@ def peak_memory(device: str | torch.device = "cpu") -> Iterator[PeakMemory]:
     On a GPU it is torch's count of allocated bytes; on a CPU the process's resident memory, looked at every 5 ms, so
     a shorter spike can be missed.
 
-    Args:
-        device: where the work happens.
-
     Yields:
         A `PeakMemory`, complete once the block has ended.
     """
@@ -184,7 +178,6 @@ def generate(
 
     Args:
         model: a causal language model, adapted or not; it is left in the mode it was in.
-        tokenizer: with a padding token.
         prompts: at least one text.
         max_new_tokens: at most so many a prompt; a row that ends earlier counts only its own tokens.
         min_new_tokens: a row does not end earlier; speeds are compared over the same number of tokens.

@@ -80,8 +80,6 @@ def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_
 
     Args:
         model: a causal language model in evaluation mode, adapted or not.
-        rows: encoded rows.
-        rows_at_a_time: rows in a batch.
 
     Raises:
         CourseError: there are no rows.

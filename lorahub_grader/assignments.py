@@ -234,7 +234,6 @@ def succeed(done: dict, what: str) -> None:
     """Turn what one of nbgrader's calls returned into an error if it failed.
 
     Args:
-        done: as nbgrader gives it back, with its log.
         what: should have been done, after "nbgrader can't".
 
     Raises:

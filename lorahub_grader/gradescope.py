@@ -75,7 +75,6 @@ def grade(
     """Grade the one submission that Gradescope put in place, and write what it reads.
 
     Args:
-        place: holds submission/ and results/.
         kinds: sandboxes, the first that works is taken.
 
     Raises:

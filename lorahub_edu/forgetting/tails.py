@@ -198,9 +198,6 @@ def train(
     """Train the tail, recording both losses at the steps `at` and at the last one; its weights are restored afterwards.
 
     Args:
-        tail: the layers that are trained.
-        rows: to train on.
-        tuning: method and settings.
         validation: batches of the task's validation rows.
         texts: batches of pretraining text, of `Tail.cache_texts`; None leaves them out.
         at: steps, counted from 1.

@@ -75,7 +75,6 @@ def adapt_to(
         draw: which five of a named task's examples.
         rank: brings the adapter to this rank at most (a truncated SVD); None keeps it exact, at rank N·r for "exact".
         test_items: how many of the task's test items to score before and after; 0 scores none.
-        profile: names the base model.
         out: the search's log, its summary and the adapter; a search that was killed continues from there.
 
     Raises:

@@ -58,7 +58,6 @@ def save_adapter(
     """Write one adapter of a model in PEFT's layout; the folder appears whole or not at all.
 
     Args:
-        model: a model with that adapter.
         folder: where to; an adapter that lies there is replaced.
         adapter: the adapter's name in the model (it is not part of the file).
         base_model: the base's name, for adapter_config.json; None takes the model's own.
@@ -85,8 +84,6 @@ def write_adapter(file: AdapterFile, folder: str | Path, targets: str | tuple[st
     """Write an adapter that was read, composed or changed; folder, result and errors are those of `save_adapter`.
 
     Args:
-        file: its weights and configs.
-        folder: where to.
         targets: what PEFT finds its layers by; None names each.
     """
     tensors = {}
@@ -250,9 +247,6 @@ def load_adapter(
     """Read an adapter and put it on a model, as the active one and frozen like any other until it is trained.
 
     Args:
-        model: the base model, with or without other adapters.
-        folder: as for `read_adapter`.
-        adapter: the name it gets.
         base_model_sha256: the hash of the model's base file; compared with the one in the adapter when both are known.
 
     Returns:
@@ -271,12 +265,6 @@ def put_adapter(
     model: nn.Module, file: AdapterFile, adapter: str = "default", *, base_model_sha256: str | None = None
 ) -> None:
     """Put an adapter that was read or composed on a model, as the active one.
-
-    Args:
-        model: the base model, with or without other adapters.
-        file: the adapter's weights and configs.
-        adapter: the name it gets.
-        base_model_sha256: as for `load_adapter`.
 
     Raises:
         CourseError: as `load_adapter` (the model is not changed then).

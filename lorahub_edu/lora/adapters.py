@@ -31,10 +31,6 @@ def _is_base_of_lora(name: str, model: nn.Module) -> bool:
 def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[str]:
     """Names of the linear layers that a pattern selects.
 
-    Args:
-        model: any module.
-        target_modules: as in `LoRAConfig`.
-
     Returns:
         The names, in the model's order; an adapted layer is found under its own name.
 
@@ -76,9 +72,6 @@ def inject(
     Calling it again with another name adds a second adapter to the same base.
 
     Args:
-        model: the model to adapt.
-        config: rank, alpha, dropout, pattern.
-        adapter: the adapter's name.
         seed: fixes A; None draws from torch's global generator.
 
     Returns:
@@ -143,7 +136,6 @@ def route(model: nn.Module, adapters: Sequence[str | None]) -> Iterator[None]:
     """One batch, a different customer's adapter for every row.
 
     Args:
-        model: a model with the named adapters.
         adapters: one name a row of the batch; None is the plain base model.
 
     Raises:
@@ -174,10 +166,6 @@ def merge(model: nn.Module, adapter: str | None = None) -> None:
 
     A second call changes nothing; `unmerge` restores the base weights bit for bit. The old weights are kept for
     that, so memory grows by the adapted matrices; `merge_and_unload` keeps nothing.
-
-    Args:
-        model: a model with adapters.
-        adapter: which one; None takes the active one.
 
     Raises:
         CourseError: the model has no such adapter, another one is merged, or an update is not finite (nothing is
@@ -210,10 +198,6 @@ def unmerge(model: nn.Module) -> None:
 
 def merge_and_unload(model: nn.Module, adapter: str | None = None) -> nn.Module:
     """Merge for good: every LoRA layer becomes the plain linear layer it wrapped, with the update added.
-
-    Args:
-        model: a model with adapters, changed in place.
-        adapter: which one; None takes the active one.
 
     Returns:
         The same model, without any LoRA layer.

@@ -182,9 +182,6 @@ class LoRALinear(nn.Module):
     def merge(self, adapter: str | None = None) -> None:
         """Add an adapter's update to the base weight, keeping the old weight; a second call changes nothing.
 
-        Args:
-            adapter: which one; None takes the active one.
-
         Raises:
             CourseError: another adapter is merged, none is active, or the update is not finite.
         """

@@ -192,8 +192,6 @@ def advise(
 
     Args:
         model: a name for the table.
-        config: of the model.
-        setting: of the step.
         available: bytes, such as `plan.capacity(24)`.
         where: what has them, for the table.
         only: members of `KINDS` to try; empty tries all.

@@ -52,7 +52,6 @@ def memory_watched(
 
     Args:
         model: a name that `shapes.read_config` knows.
-        setting: of the run's step.
         device: where it runs. On a CPU nothing is predicted beforehand.
         only: the changes that the caller's user can make, members of `advice.KINDS`; empty is all.
         anyway: run even if it does not seem to fit.

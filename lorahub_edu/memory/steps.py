@@ -95,7 +95,6 @@ def run_step(
         optimizer: over the trained parameters, with its states; None for inference.
         rows: of every micro-batch.
         tracker: entered already.
-        setting: what runs.
     """
     dtype = None if setting.dtype == "float32" else setting.dtype
     loss = LOSSES["library" if model.config.is_encoder_decoder else setting.loss]

@@ -98,7 +98,6 @@ def load(model: PreTrainedModel, folder: str | Path) -> Attached:
     """Attach a saved method to the base that it was trained on, for use: nothing is trainable afterwards.
 
     Args:
-        model: the base.
         folder: what `save` wrote, or PEFT's `save_pretrained`.
 
     Raises:

@@ -158,7 +158,6 @@ def load(
     Args:
         profile: a profile, its name, or None for the environment's.
         attention: transformers' attention implementation: "sdpa", "eager", or "packed" for a causal model.
-        offline: never open a connection.
 
     Raises:
         CourseError: the model or the device can't be had, or the model can't run with these settings.

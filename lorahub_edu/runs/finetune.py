@@ -130,13 +130,10 @@ def finetune(
         profile: a profile, its name, or None for the environment's.
         changes: what the run has otherwise than the profile.
         method: a key of `methods.kinds.METHODS`; "lora" and "rslora" take their settings from the profile.
-        settings: of any other method.
         data: a file of rows, or "dolly"; None is Alpaca.
         out: a folder for checkpoints, log.jsonl and the finished adapter; a run in this folder is continued.
         seed: fixes A, the split, the order of rows and dropout.
         anyway: run even if the planner says that it does not fit the GPU.
-        offline: never open a connection.
-        progress: show bars.
 
     Returns:
         Losses, history and the adapter's folder (None after an interrupt).

@@ -36,11 +36,9 @@ def export(
     """Write a recipe for LLaMA-Factory.
 
     Args:
-        recipe: what `recipes.find` takes.
         folder: where to; files of an earlier export there are replaced.
         profile: "cpu" exports the recipe's small twin; None the recipe itself.
         seed: of the split into rows to train on and rows held back.
-        offline: never open a connection.
 
     Returns:
         The YAML that `llamafactory-cli train` takes.

@@ -43,7 +43,6 @@ def run(
     """Carry out a recipe.
 
     Args:
-        recipe: what `recipes.find` takes.
         profile: "tiny" or "cpu" runs its small twin; None takes the environment's, else the machine it is for.
         changes: what the run has otherwise than the recipe; the other arguments are as for `finetune`.
         data: other rows than the recipe's.

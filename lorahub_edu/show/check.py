@@ -173,11 +173,7 @@ def equals(
 
     Args:
         name: what must hold, in words.
-        seen: the answer's value.
-        expected: the reference.
         misconceptions: what each plausible mistake would have given, by the words that describe the mistake.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
 
     Returns:
         The property; when it fails, the misconception whose value the answer equals.

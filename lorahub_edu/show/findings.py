@@ -68,7 +68,6 @@ def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile, seeds:
     Args:
         lesson: its number, for example "01".
         rows: the declared table, in the order in which it is shown; a finding of a sweep is taken as it is.
-        profile: of this run.
         seeds: of this run, for rows that name none.
     """
     found = [row if isinstance(row, Finding) else row.finding(profile, seeds) for row in rows]

@@ -21,7 +21,6 @@ def there(answer: object, function: Callable, *arguments: object, **named: objec
         answer: the learner's function, class or object, or what stands for it while grading.
         function: of an installed library or of this package; the learner's process imports it.
         arguments: values, or objects that live with the answer.
-        named: likewise.
 
     Returns:
         What the function returns; while grading, a copy of a value, and something that stands for any other object.

@@ -141,8 +141,6 @@ def save_scaled(
     """Scale a part of an adapter's spectrum and save the result as an adapter in PEFT's layout.
 
     Args:
-        file: an adapter.
-        out: the folder of the result.
         factor: λ, as for `interventions.scaled`, and so are `kind`, `k` and `epsilon`.
         base: as for `examine`, and so is `profile`.
 

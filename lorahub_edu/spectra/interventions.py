@@ -41,8 +41,6 @@ def scaled(
     """Updates with a part of the tuned matrices' spectrum scaled.
 
     Args:
-        updates: what fine-tuning changed.
-        bases: the base's spectra.
         factor: λ; 1 changes nothing, 0 removes the part.
         kind: a key of `KINDS`; "others" are the strongest ones among the k, and may be fewer than the intruders.
         k: how many of a matrix's strongest vectors.

@@ -77,11 +77,9 @@ def count(
 
     Args:
         updates: from `updates.iter_updates`, or made by hand.
-        bases: the base's spectra.
         k: how many of a matrix's strongest left singular vectors.
         epsilons: a vector is an intruder if its largest |cosine| with a pretrained one is below ε; one count each.
         certified: prove that every count is the one that two full SVDs give. False trusts the search.
-        device: where to compute.
 
     Raises:
         CourseError: k or an ε makes no sense, a matrix has fewer than k singular vectors, or holds NaN or infinity.

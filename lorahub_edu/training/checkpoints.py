@@ -34,9 +34,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> Pat
 
     Args:
         folder: of the run; checkpoints are its sub-folders step-00000012.
-        step: optimizer steps done.
         tensors: saved from any device.
-        meta: what JSON can hold.
 
     Returns:
         The checkpoint's folder.

@@ -29,10 +29,6 @@ def autocast(device: torch.device, dtype: str | None):  # noqa: ANN202 - one of 
 def gradient_checkpointing(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
     """Recompute activations in the backward pass instead of keeping them, while the block lasts.
 
-    Args:
-        model: any model of transformers.
-        wanted: False changes nothing.
-
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174.
     """
     if not wanted:

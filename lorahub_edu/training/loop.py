@@ -99,11 +99,8 @@ def train(
 
     Args:
         model: a causal language model; its trainable parameters decide between LoRA and full fine-tuning.
-        rows: encoded training rows.
-        config: the run.
         validation: encoded rows that are never trained on.
         folder: keeps checkpoints and log.jsonl; a run that was killed goes on from there, None keeps nothing.
-        progress: show a tqdm bar with loss, tokens/s and time left.
         on_step: called with each step's record, for example to draw a curve.
 
     Returns:

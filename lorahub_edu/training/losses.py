@@ -85,7 +85,6 @@ def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
 
     Args:
         model: a causal language model of transformers, adapted or not.
-        batch: padded or packed.
 
     Returns:
         (B, T, d).
@@ -122,7 +121,6 @@ def batch_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
 
     Args:
         model: a causal language model of transformers, adapted or not.
-        batch: padded or packed.
 
     Returns:
         A scalar: the sum over `batch.num_labels` positions, in nats. Divide by the labels of the whole optimizer step.
@@ -136,7 +134,6 @@ def labelled_loss(model: PreTrainedModel, hidden: Tensor, targets: Tensor, where
     """Summed loss at chosen positions; how many there are is known here without looking at any number.
 
     Args:
-        model: whose output head is used.
         hidden: (B, T, d), the last hidden states.
         targets: (B, T - 1) int64, what each position but the last must predict.
         where: rows and columns of `targets` at which the loss is taken, (N,) int64 each.

@@ -77,7 +77,6 @@ def add_up(parameters: Iterable[nn.Parameter], loss: float) -> float:
 
     Args:
         parameters: the same in every process; one without a gradient here counts as zeros.
-        loss: this process's part.
 
     Returns:
         The sum of all parts.

@@ -49,12 +49,7 @@ def unshare_rest() -> None:
 
 
 def mount_private(scratch: str, scratch_bytes: int) -> None:
-    """Fresh and empty /proc, scratch folder and shared memory, seen by this process and its children only.
-
-    Args:
-        scratch: the only folder that can be written.
-        scratch_bytes: what it holds at most.
-    """
+    """Fresh and empty /proc, scratch folder and shared memory, seen by this process and its children only."""
     libc = _libc()
 
     def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
@@ -69,15 +64,7 @@ def mount_private(scratch: str, scratch_bytes: int) -> None:
 
 
 def limit(*, memory: int, cpu_seconds: int, processes: int | None, open_files: int, file_bytes: int) -> None:
-    """Resource limits of this process and all its children.
-
-    Args:
-        memory: bytes of address space beyond what is mapped now.
-        cpu_seconds: of each process.
-        processes: of this user; None leaves it.
-        open_files: of each process.
-        file_bytes: of each file.
-    """
+    """Limit this process and each of its children; `memory` is bytes of address space beyond what is mapped now."""
     limits = {"CPU": cpu_seconds, "NOFILE": open_files, "FSIZE": file_bytes, "CORE": 0}
     if sys.platform == "linux":
         limits["AS"] = mapped_bytes() + memory
@@ -119,7 +106,6 @@ def memory_of_others(known: set[int], shared_bytes: int) -> tuple[int, int]:
     """How many processes there are beside the known ones, and the memory that is theirs alone.
 
     Args:
-        known: process ids to leave out.
         shared_bytes: what each of them shares with the process it was forked from.
 
     Returns:

@@ -54,7 +54,6 @@ class Channel:
         """Write one frame.
 
         Args:
-            message: what JSON can hold.
             blobs: bytes that the message refers to by their index.
             deadline: on the monotonic clock; None waits for ever.
 

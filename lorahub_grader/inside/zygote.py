@@ -101,7 +101,6 @@ def keep(settings: Settings, answer: int, life: int) -> None:
     """Start an answer process, watch it, end it when asked or when it takes too much, and say how it ended.
 
     Args:
-        answer: the answer process's socket.
         life: the keeper's own: "i" interrupts the answer process, end of file ends it; the outcome is written to it.
     """
     namespaces.die_with_parent()

@@ -16,7 +16,6 @@ def start_zygote(settings: Settings, as_nobody: bool = False) -> Zygote:
     """A zygote on this machine as it is: answers can read and reach what their user can.
 
     Args:
-        settings: preloads and limits.
         as_nobody: answers run as an ordinary user without rights, for which this process must be root.
 
     Raises:

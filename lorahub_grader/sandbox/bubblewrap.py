@@ -62,7 +62,6 @@ def arguments(folders: tuple[Path, ...], scratch: str) -> list[str]:
 
     Args:
         folders: what can be read in there besides the system.
-        scratch: the only folder that can be written.
     """
     as_root = os.geteuid() == 0
     shared = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]

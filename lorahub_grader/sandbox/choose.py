@@ -75,8 +75,6 @@ def choose(wanted: str | None = None, unsafe: bool = False, secrets: tuple[str, 
 
     Args:
         wanted: one kind; None tries bubblewrap, podman and docker.
-        unsafe: do without when none works.
-        secrets: paths that answers must not see.
 
     Returns:
         Its name; "none" only where that was allowed.

@@ -122,7 +122,6 @@ def start(command: Sequence[str], environment: dict[str, str], scratch: Path | N
 
     Args:
         command: what to run; the control socket's descriptor is added to it.
-        environment: all of it.
         scratch: a folder of its own that goes when it ends.
 
     Raises:

@@ -28,7 +28,6 @@ def largest_cosines(
 
     Args:
         update: one matrix and its change, not zero.
-        spectrum: of its base.
         k: how many vectors.
         epsilons: thresholds that the cosines must be told from.
         certified: False trusts the search without a proof.
