@@ -19,8 +19,7 @@ import numpy as np
 
 from lorahub_edu import results
 from lorahub_edu.data import tasks
-from lorahub_edu.data.fewshot import PromptedRow
-from lorahub_edu.data.targets import rows_for, split
+from lorahub_edu.data.fewshot import PromptedRow, rows_for, split
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.adapt import SearchConfig, adapt
 from lorahub_edu.hub.history import History

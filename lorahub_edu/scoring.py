@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 
 from lorahub_edu.data import fewshot
 from lorahub_edu.data.alpaca import IGNORED
-from lorahub_edu.data.batching import make_batches
+from lorahub_edu.data.batching import additive_mask, make_batches
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
-from lorahub_edu.data.packing import additive_mask
 from lorahub_edu.errors import CourseError
 from lorahub_edu.training.losses import has_virtual_tokens, last_hidden_states
 

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from lorahub_edu.data import tasks
-from lorahub_edu.data.fewshot import PromptedRow
-from lorahub_edu.data.targets import find_task, rows_for, split
+from lorahub_edu.data.fewshot import PromptedRow, find_task, rows_for, split
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.adapt import Adapted, SearchConfig, adapt

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lorahub_edu.data.targets import find_task, rows_for, split
+from lorahub_edu.data.fewshot import find_task, rows_for, split
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.compose import compose

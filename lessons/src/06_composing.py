@@ -41,7 +41,7 @@ import torch
 
 from lorahub_edu import evaluation
 from lorahub_edu.data import fewshot, tasks
-from lorahub_edu.data.targets import rows_for
+from lorahub_edu.data.fewshot import rows_for
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import candidates, compose, stand_ins
 from lorahub_edu.hub.population import Population

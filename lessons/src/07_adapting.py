@@ -40,7 +40,7 @@ import torch
 
 from lorahub_edu import evaluation
 from lorahub_edu.data import batching, fewshot, tasks
-from lorahub_edu.data.targets import rows_for
+from lorahub_edu.data.fewshot import rows_for
 from lorahub_edu.hub import compose, stand_ins, zoo
 from lorahub_edu.hub.adapt import SearchConfig, adapt
 from lorahub_edu.hub.cmaes import CMAES

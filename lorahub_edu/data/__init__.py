@@ -1,6 +1,5 @@
 """Rows: reading them, turning them into tokens, and cutting them into batches.
 
-In order: `records` (a user's file), `alpaca` (instruction rows), `packing` (rows in one sequence, with the mask),
-`batching`, `tasks` (word tasks), `sequence_tasks`, `fewshot` (prompts with examples), `bbh`, `targets` (a task to
-adapt to).
+In order: `alpaca` (instruction rows, from a user's file too), `batching` (padded, grouped, packed), `tasks` (word
+tasks), `bbh`, `fewshot` (a task to adapt to), `sequence_tasks`.
 """

@@ -1,4 +1,7 @@
-"""Three ways to cut one optimizer step's rows into batches (padded, grouped, packed), with the same summed loss."""
+"""Three ways to cut one optimizer step's rows into batches (padded, grouped, packed), with the same summed loss.
+
+Packed rows lie end to end in one sequence: their positions, the mask that keeps them apart, and attention without it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,17 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from lorahub_edu.data.alpaca import IGNORED, Encoded
-from lorahub_edu.data.packing import PACKED_ATTENTION, additive_mask, packed_positions, visible_positions
 from lorahub_edu.errors import CourseError, near_matches
 
 STRATEGIES = ("padded", "grouped", "packed")
+PACKED_ATTENTION = "packed"
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,10 @@ class Batch:
     Padded: B rows of T tokens, short ones filled up on the right. Packed: B = 1, the rows stand one after the other.
     """
 
-    input_ids: torch.Tensor  # (B, T) int64
-    labels: torch.Tensor  # (B, T) int64, not shifted; -100 takes no loss
-    position_ids: torch.Tensor  # (B, T) int64, from 0 in every row, also inside a packed sequence
-    attention_mask: torch.Tensor | None = None  # (B, T) int64, 1 at tokens, 0 at padding; None in a packed batch
+    input_ids: Tensor  # (B, T) int64
+    labels: Tensor  # (B, T) int64, not shifted; -100 takes no loss
+    position_ids: Tensor  # (B, T) int64, from 0 in every row, also inside a packed sequence
+    attention_mask: Tensor | None = None  # (B, T) int64, 1 at tokens, 0 at padding; None in a packed batch
     segment_lengths: list[int] | None = None  # of the rows in a packed sequence; None in a padded batch
 
     @property
@@ -43,7 +51,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
 
     def model_inputs(self, attention: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -80,10 +88,6 @@ def step_rows(num_rows: int, batch_size: int, step: int, seed: int) -> list[int]
     They follow from the arguments alone, so a resumed run sees the same rows. Every epoch is a new permutation of all
     rows; a step that begins at the end of an epoch continues in the next.
     """
-    if num_rows < 1 or batch_size < 1 or step < 0:
-        raise CourseError(
-            f"num_rows={num_rows}, batch_size={batch_size}, step={step}: take at least 1 row, 1 row a step, and step 0."
-        )
     drawn = range(step * batch_size, (step + 1) * batch_size)
     return [_epoch_order(num_rows, number // num_rows, seed)[number % num_rows] for number in drawn]
 
@@ -180,3 +184,81 @@ def _best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
         bins[fullest].append(index)
         free[fullest] -= lengths[index]
     return bins
+
+
+def packed_positions(lengths: Sequence[int], prefix: int = 0) -> Tensor:
+    """The position of each token in its own row, (n,): a prefix of that many tokens, then rows that continue it."""
+    rows = [torch.arange(prefix, prefix + length) for length in lengths]
+    return torch.cat([torch.arange(prefix), *rows])
+
+
+def visible_positions(lengths: Sequence[int], prefix: int = 0, device: torch.device | str = "cpu") -> Tensor:
+    """Whether token i sees token j, (n, n) bool: the prefix and its own row, up to itself.
+
+    Source: Krell et al. 2021, arXiv 2107.02027, section 3 (rows apart); the shared prefix as in Juravsky et al. 2024,
+        "Hydragen", arXiv 2402.05099.
+    """
+    sizes = torch.tensor([prefix, *lengths], device=device)
+    row = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)  # (n,); 0 is the prefix
+    same_row = (row[None, :] == 0) | (row[None, :] == row[:, None])  # (n, n)
+    return same_row.tril()
+
+
+def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """(1, 1, n, n) `dtype`: 0 where a token is visible, the lowest number of `dtype` elsewhere."""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
+
+
+def group_by_tokens(lengths: Sequence[int], prefix: int, most: int) -> list[list[int]]:
+    """Row indices in their order, in groups of at most `most` tokens with the prefix; a longer row is a group alone."""
+    groups: list[list[int]] = [[]]
+    tokens = prefix
+    for index, length in enumerate(lengths):
+        if groups[-1] and tokens + length > most:
+            groups.append([])
+            tokens = prefix
+        groups[-1].append(index)
+        tokens += length
+    return groups
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,  # (1, heads, T, head size)
+    key: Tensor,  # (1, key heads, T, head size)
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,  # factor on query · key; None is 1/√(head size)
+    cu_seq_lens_q: Tensor | None = None,  # (rows + 1,) where rows begin and end, 0 to T; the name is flash attention's
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each packed row, one fused call for each run of rows of equal length.
+
+    A T x T mask costs T² however short the rows are; this costs the sum of their squares. transformers calls it in
+    every layer of a model with the attention implementation "packed", and wants (1, T, heads, head size) and no
+    weights. Without `cu_seq_lens_q` (padded batches, generation with a cache) it is transformers' own "sdpa".
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    groups = [(length, len(list(run))) for length, run in itertools.groupby(cu_seq_lens_q.diff().tolist())]
+    sizes = [length * count for length, count in groups]
+    outputs = []
+    # One split, not slices: the gradient of a slice is as long as the whole sequence, that of a split is not.
+    parts = zip(groups, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
+    for (length, count), *states in parts:
+        q, k, v = (state[0].unflatten(1, (count, length)).transpose(0, 1) for state in states)  # (rows, heads, L, D)
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )  # (rows, heads, L, D)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (rows x L, heads, D)
+    return torch.cat(outputs)[None], None  # (1, T, heads, D)
+
+
+# Registered on import, so that any model may be loaded with, or switched to, the attention implementation "packed".
+# Masks are sdpa's: a packed batch brings its own, and everything else needs the ordinary one.
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lorahub_edu.data.records import parse, read_parquet, read_text
+from lorahub_edu.data.alpaca import parse, read_parquet, read_text
 from lorahub_edu.data.tasks import Item, Task, draw
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files.assets import LOCAL_VARIABLE, disk_problem, files_folder, local_folder

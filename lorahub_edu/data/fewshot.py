@@ -1,4 +1,4 @@
-"""Prompt and answer as token ids, and scoring batches that compute a common prompt prefix once."""
+"""A task to adapt to: found by name, drawn, as token ids, and in batches that compute a common prompt prefix once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,28 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lorahub_edu.data import bbh, tasks
 from lorahub_edu.data.alpaca import IGNORED, Encoded
-from lorahub_edu.data.packing import group_by_tokens, packed_positions, visible_positions
+from lorahub_edu.data.batching import group_by_tokens, packed_positions, visible_positions
+from lorahub_edu.data.tasks import Item, Task
 from lorahub_edu.errors import CourseError
+
+
+def find_task(name: str) -> Task:
+    """A task by name, of the course's own or of BIG-Bench Hard ("bbh/<task>")."""
+    if name.startswith("bbh/"):
+        return bbh.load(name.removeprefix("bbh/"))
+    return tasks.get(name)
+
+
+def split(task: Task, draw: int, shots: int, test_items: int) -> tuple[list[Item], list[Item]]:
+    """A draw of examples, and the items to test on, which hold none of the examples."""
+    if task.kind == bbh.KIND:
+        parts = bbh.split(task, draw, shots)
+        return list(parts.train), list(parts.test[:test_items])
+    return tasks.draw(task, draw, shots), list(task.test[:test_items])
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,25 @@ def encode(
             )
         rows.append(row)
     return rows
+
+
+def rows_for(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    instruction: str,
+    items: Sequence[Item],
+    shots: Sequence[Item] = (),
+) -> list[PromptedRow]:
+    """Items as encoded rows for this model, in their order; `shots` stand in every prompt, for in-context learning.
+
+    Raises:
+        CourseError: as `encode`.
+    """
+    prompts = [tasks.prompt(instruction, item.input, shots) for item in items]
+    answers = [item.output for item in items]
+    if model.config.is_encoder_decoder:
+        return encode(tokenizer, prompts, answers, encoder_decoder=True)
+    return encode(tokenizer, prompts, answers, context=model.config.max_position_embeddings)
 
 
 @dataclass(frozen=True)

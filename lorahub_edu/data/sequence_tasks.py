@@ -27,7 +27,7 @@ class SequenceTask:
 
 
 @dataclass(frozen=True)
-class Split:
+class Parts:
     """A task's rows in three parts that share no phrase: to train on, to settle settings on, to report on."""
 
     train: tuple[Example, ...]
@@ -76,7 +76,7 @@ def phrases(seed: str, words: Sequence[str], lengths: Sequence[int], count: int)
     return list(drawn)
 
 
-def split(name: str, *, train: int = 1600, settling: int = 128, validation: int = 256, seed: int = 0) -> Split:
+def split(name: str, *, train: int = 1600, settling: int = 128, validation: int = 256, seed: int = 0) -> Parts:
     """A task's rows in parts of these sizes. No phrase stands in two parts, or twice in one.
 
     The same seed gives the same rows. More rows to train on leave the other parts as they are.
@@ -90,7 +90,7 @@ def split(name: str, *, train: int = 1600, settling: int = 128, validation: int 
     drawn = phrases(f"sequence/{name}/{seed}", words(), LENGTHS, train + settling + validation)
     rows = tuple(Example(task.instruction, " ".join(phrase), task.solve(phrase)) for phrase in drawn)
     held = validation + settling  # drawn first, so that they do not depend on how many rows are trained on
-    return Split(rows[held:], rows[validation:held], rows[:validation])
+    return Parts(rows[held:], rows[validation:held], rows[:validation])
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]) -> list[PromptedRow]:

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lorahub_edu.data.records import numbered_lines, parse, read_text
+from lorahub_edu.data.alpaca import numbered_lines, parse, read_text
 from lorahub_edu.errors import CourseError, near_matches
 
 KINDS = ("module", "settling", "target")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lorahub_edu.data.batching import additive_mask, group_by_tokens
 from lorahub_edu.data.fewshot import PromptedRow, common_prefix, pack
-from lorahub_edu.data.packing import additive_mask, group_by_tokens
 from lorahub_edu.errors import CourseError
 from lorahub_edu.training.losses import chunked_cross_entropy, output_head
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lorahub_edu.data import fewshot, tasks
-from lorahub_edu.data.targets import find_task, rows_for, split
+from lorahub_edu.data.fewshot import find_task, rows_for, split
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import compose, zoo
 from lorahub_edu.hub.adapt import Adapted, SearchConfig, adapt

@@ -22,7 +22,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerFast as Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from lorahub_edu.data.packing import PACKED_ATTENTION  # importing it registers this attention
+from lorahub_edu.data.batching import PACKED_ATTENTION  # importing it registers this attention
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets, save
 from lorahub_edu.files.sources import hub_address, why_unreachable

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from lorahub_edu import evaluation
 from lorahub_edu.data import tasks
 from lorahub_edu.data.alpaca import Encoded
-from lorahub_edu.data.targets import rows_for
+from lorahub_edu.data.fewshot import rows_for
 from lorahub_edu.forgetting import texts
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.adapter_files import AdapterFile

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorahub_edu.data.alpaca import IGNORED, Encoded, encode_rows, shipped_examples
-from lorahub_edu.data.batching import Batch, make_batches, step_rows
-from lorahub_edu.data.packing import additive_mask, visible_positions
+from lorahub_edu.data.batching import Batch, additive_mask, make_batches, step_rows, visible_positions
 from lorahub_edu.errors import CourseError
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -129,12 +128,12 @@ def test_packed_inputs_fail_loudly_under_another_attention(make_model):
 
 
 def test_packed_attention_makes_no_square_mask(make_model, monkeypatch):
-    import lorahub_edu.data.packing as packing
+    from lorahub_edu.data import batching
 
     model = make_model("packed")
     seen = []
-    original = packing.sdpa_attention_forward
-    monkeypatch.setattr(packing, "sdpa_attention_forward", lambda *a, **k: seen.append(1) or original(*a, **k))
+    original = batching.sdpa_attention_forward
+    monkeypatch.setattr(batching, "sdpa_attention_forward", lambda *a, **k: seen.append(1) or original(*a, **k))
     (batch,) = make_batches(random_rows(), "packed", len(LENGTHS), pad_token_id=0)
     inputs = batch.model_inputs("packed")
     assert inputs["attention_mask"].numel() == 0
@@ -288,9 +287,3 @@ def test_bad_batching_arguments(arguments, message):
     good = {"rows": random_rows(), "strategy": "padded", "micro_batch_size": 4, "pad_token_id": 0}
     with pytest.raises(CourseError, match=message):
         make_batches(**(good | arguments))
-
-
-@pytest.mark.parametrize("arguments", [(0, 1, 0), (5, 0, 0), (5, 1, -1)])
-def test_bad_step_arguments(arguments):
-    with pytest.raises(CourseError, match="num_rows="):
-        step_rows(*arguments, seed=0)

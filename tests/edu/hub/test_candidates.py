@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lorahub_edu.data import tasks
-from lorahub_edu.data.targets import rows_for
+from lorahub_edu.data.fewshot import rows_for
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import candidates, stand_ins
 from lorahub_edu.hub.candidates import Question, choose
