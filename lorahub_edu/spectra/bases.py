@@ -23,6 +23,8 @@ from lorahub_edu.spectra.measures import NEGLIGIBLE
 
 VERSION = "1"
 ROUNDING = 2.0**-24  # of the basis, which is computed in float64 and kept in float32
+EPSILON64 = 2.0**-53
+TINY = 1e-300  # keeps a division by zero finite
 SLICE = 1024  # rows or columns that are held in float64 at a time
 
 

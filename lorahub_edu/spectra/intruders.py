@@ -12,8 +12,7 @@ import torch
 
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum
-from lorahub_edu.spectra.solver.bounds import Cosines
-from lorahub_edu.spectra.solver.decide import largest_cosines
+from lorahub_edu.spectra.solver.decide import Cosines, largest_cosines
 from lorahub_edu.spectra.updates import Update
 
 UNCHANGED = "unchanged"

@@ -19,21 +19,16 @@ Source: Golub 1973, "Some modified matrix eigenvalue problems"; Haynsworth 1968 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lorahub_edu.spectra.bases import SLICE, BaseSpectrum
-from lorahub_edu.spectra.measures import NEGLIGIBLE
-from lorahub_edu.spectra.solver import bounds
-from lorahub_edu.spectra.solver.bounds import EPSILON64, Cosines, between
-from lorahub_edu.spectra.solver.ritz import SPARE, TOLERANCE, Ritz, largest_eigenpairs
+from lorahub_edu.spectra.bases import EPSILON64, SLICE, TINY, BaseSpectrum
 from lorahub_edu.spectra.updates import Update
 
 STRONGEST = 16  # directions of the change at the start of the search
 SURE_SIGN = 1e-10  # rounding may turn the sign of an eigenvalue of the small matrix below this share of its terms
-ROUGH = 1e-4  # tolerance of a search that is not certified
 SMALLEST = 1e-14  # directions of the update below this share of its largest are rounding
 
 
@@ -51,6 +46,9 @@ class Secular:
     factor: Tensor
     change: Tensor
 
+    in_base = True  # its vectors are in the basis S
+    rough = 1e-4  # tolerance of a search that is not certified
+
     @property
     def rank(self) -> int:
         """r, the rank of the change."""
@@ -62,6 +60,17 @@ class Secular:
         ones = torch.ones(self.rank, dtype=self.factor.dtype, device=self.factor.device)
         return torch.cat([ones, -ones])
 
+    @property
+    def rounding(self) -> float:
+        """The error of float64, in units of the eigenvalues."""
+        return 16 * len(self.squares) * EPSILON64 * float(self.squares[0] + self.factor.square().sum())
+
+    def start(self, count: int) -> Tensor:
+        """Directions to start from, (p, any): the base's `count` strongest, and those of the change."""
+        p, r, some = len(self.squares), self.rank, min(self.rank, STRONGEST)
+        axes = torch.eye(p, count, dtype=torch.float64, device=self.squares.device)
+        return torch.cat([axes, self.factor[:, :some], self.factor[:, r : r + some]], 1)
+
     def apply(self, vectors: Tensor) -> Tensor:
         """M times (p, any)."""
         return self.squares[:, None] * vectors + self.factor @ (self.signs[:, None] * (self.factor.T @ vectors))
@@ -69,13 +78,12 @@ class Secular:
     def toward(self, values: Tensor, vectors: Tensor) -> Tensor:
         """(M − θ)⁻¹ u, (p, c), for θ (c,) and u (p, c): one step of Rayleigh quotient iteration, by Woodbury."""
         together = max(1, len(self.squares) // (8 * self.rank))  # F weighted for all of them is half a float32 matrix
-        pairs = zip(values.split(together), vectors.split(together, dim=1), strict=True)
-        return torch.cat([self._some_toward(*pair) for pair in pairs], dim=1)
-
-    def _some_toward(self, values: Tensor, vectors: Tensor) -> Tensor:
-        weighted, small = self._reduced(values)
-        inner = torch.linalg.solve_ex(small, weighted.mT @ vectors.T[..., None]).result  # (c, 2r, 1)
-        return vectors / self._distances(values).T + (weighted @ inner)[..., 0].T
+        steps = []
+        for some, u in zip(values.split(together), vectors.split(together, dim=1), strict=True):
+            weighted, small = self._reduced(some)
+            inner = torch.linalg.solve_ex(small, weighted.mT @ u.T[..., None]).result  # (c, 2r, 1)
+            steps.append(u / self._distances(some).T + (weighted @ inner)[..., 0].T)
+        return torch.cat(steps, dim=1)
 
     def count_above(self, mu: Tensor) -> int | None:
         """How many eigenvalues of M are larger than μ, by the signs above; None if rounding may have turned one."""
@@ -86,10 +94,22 @@ class Secular:
             return None
         return int((self.squares > mu).sum()) + int((values > 0).sum()) - self.rank
 
+    def bound_of_rest(self, mu: Tensor, values: Tensor, vectors: Tensor) -> float | None:
+        """A bound of every eigenvalue but the k largest, if exactly k lie above μ; else None."""
+        return float(mu) if self.count_above(mu) == len(values) else None
+
+    def products(self, vectors: Tensor, update: Update, spectrum: BaseSpectrum) -> tuple[Tensor, float]:
+        """As `gram.Gram.products`; a wide update's vectors are in the base's kept vectors already."""
+        if update.wide:
+            return vectors, 2 * spectrum.orthogonality
+        old = self.factor[:, self.rank :]  # Z: W₀ᵀW = W₀ᵀW₀ + Z Lᵀ where the right vectors are kept
+        products = self.squares[:, None] * vectors + old @ (self.change.T @ vectors)
+        return products, spectrum.defect + self.rounding
+
     def _distances(self, values: Tensor) -> Tensor:
         """Σ₀² − μ for each μ of (c,), (c, p), never zero."""
         distances = self.squares - values[:, None]
-        floor = 1e-15 * self.squares[0].clamp_min(bounds.TINY)
+        floor = 1e-15 * self.squares[0].clamp_min(TINY)
         return torch.where(distances.abs() < floor, floor, distances)
 
     def _reduced(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,53 +130,8 @@ def in_base_coordinates(update: Update, spectrum: BaseSpectrum, products: torch.
     # Strongest first, and without directions that are rounding: L Rᵀ = (L V)(R V)ᵀ for every orthogonal V.
     _, strengths, turn = torch.linalg.svd(L, full_matrices=False)
     turn = turn[strengths > SMALLEST * strengths[0]].T
-    L, R = L @ turn, R @ turn
+    L, R = (L @ turn).to(products), (R @ turn).to(products)
     base = update.base if update.wide else update.base.T
-    L, R = L.to(products), R.to(products)
     Z = torch.cat([rows.to(products) @ R for rows in base.split(SLICE)])
     change, Z = spectrum.coordinates(torch.cat([L, Z], 1)).double().chunk(2, dim=1)
     return Secular(spectrum.values.square(), torch.cat([change + Z, Z], 1), change)
-
-
-def largest_cosines(update: Update, spectrum: BaseSpectrum, k: int, certified: bool = True) -> Cosines | None:
-    """The largest |cosine| of each of the k strongest left vectors, from the base's coordinates alone.
-
-    Returns:
-        The cosines; not certified, their bounds are the values themselves. None if there is no proof that no stronger
-        vector was missed, or if the k-th singular value or the whole change is zero up to rounding.
-    """
-    precision, tolerance = (torch.float64, TOLERANCE) if certified else (torch.float32, ROUGH)
-    matrix = in_base_coordinates(update, spectrum, precision)
-    if not matrix.rank:
-        return None
-    ritz = largest_eigenpairs(matrix.apply, _start(matrix, k), k + 1, matrix.toward, tolerance)
-    first = ritz.first(k)
-    if not float(first.values[-1]) > NEGLIGIBLE**2 * float(first.values[0]):
-        return None
-    sines = torch.zeros_like(first.values)
-    rounding = 16 * len(matrix.squares) * EPSILON64 * float(matrix.squares[0] + matrix.factor.square().sum())
-    if certified:
-        beyond = none_missed(matrix, ritz)
-        if beyond is None:
-            return None
-        sines = bounds.angles(first, beyond, spectrum, rounding)
-    if update.wide:
-        cosines = bounds.short_side(first.vectors, sines, spectrum, 2 * spectrum.orthogonality)
-    else:
-        old = matrix.factor[:, matrix.rank :]  # Z: W₀ᵀW = W₀ᵀW₀ + Z Lᵀ where the right vectors are kept
-        products = matrix.squares[:, None] * first.vectors + old @ (matrix.change.T @ first.vectors)
-        cosines = bounds.long_side(products, first.values, sines, spectrum, spectrum.defect + rounding)
-    return replace(cosines if certified else cosines.without_bounds(), vectors=first.vectors, in_base=True)
-
-
-def _start(matrix: Secular, k: int) -> Tensor:
-    """The base's strongest directions, and those of the change."""
-    p, r, some = len(matrix.squares), matrix.rank, min(matrix.rank, STRONGEST)
-    axes = torch.eye(p, k + SPARE, dtype=torch.float64, device=matrix.squares.device)
-    return torch.cat([axes, matrix.factor[:, :some], matrix.factor[:, r : r + some]], 1)
-
-
-def none_missed(matrix: Secular, ritz: Ritz) -> float | None:
-    """A bound of every eigenvalue of M but the k largest; None if more than k lie above each μ that was tried."""
-    k = len(ritz.values) - 1
-    return next((float(mu) for mu in between(ritz.values) if matrix.count_above(mu) == k), None)

@@ -12,8 +12,7 @@ import torch
 from lorahub_edu.spectra import bases, intruders, measures
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.solver import gram, secular
-from lorahub_edu.spectra.solver.bounds import Cosines
-from lorahub_edu.spectra.solver.decide import CERTIFIED, DECOMPOSED, DEFINITION, largest_cosines
+from lorahub_edu.spectra.solver.decide import CERTIFIED, DECOMPOSED, DEFINITION, Cosines, largest_cosines, searched
 from lorahub_edu.spectra.updates import Update
 
 
@@ -66,10 +65,9 @@ def test_near_ties_of_singular_values_end_in_the_definitions_count(beside: float
     if not whole and beside != 1e-5:  # the kept basis is in float32: what is closer can't be certified in it
         assert (decided == CERTIFIED) == (beside > 1e-5)
     # what is certified is within its bounds
-    for certain in (
-        gram.largest_cosines(one, spectrum, 10, gram.tuned_gram(one)),
-        None if whole else secular.largest_cosines(one, spectrum, 10),
-    ):
+    makers = [gram.tuned_gram] if whole else [gram.tuned_gram, secular.in_base_coordinates]
+    for matrix_of in makers:
+        certain = searched(matrix_of(one, spectrum), one, spectrum, 10)
         if certain is not None:
             assert (certain.lower <= reference + 1e-9).all()
             assert (reference <= certain.upper + 1e-9).all()
@@ -103,7 +101,7 @@ def test_a_spike_that_the_search_can_not_see_is_found_by_the_certificate() -> No
     delta[-1, -1] = 40.0
     one = Update("hidden", base, delta=delta)
     spectrum = bases.compute(base)
-    assert gram.largest_cosines(one, spectrum, 10, gram.tuned_gram(one)) is None
+    assert searched(gram.tuned_gram(one, spectrum), one, spectrum, 10) is None
     found, decided = largest_cosines(one, spectrum, 10, (0.5,))
     assert decided == DECOMPOSED
     torch.testing.assert_close(

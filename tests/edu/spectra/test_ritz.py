@@ -7,7 +7,7 @@ import pytest
 import random_updates
 import torch
 
-from lorahub_edu.spectra.solver.ritz import largest_eigenpairs
+from lorahub_edu.spectra.solver.decide import largest_eigenpairs
 
 
 def symmetric(p: int = 150, seed: int = 0) -> torch.Tensor:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lorahub_edu.spectra import bases, measures
 from lorahub_edu.spectra.solver import secular
-from lorahub_edu.spectra.solver.ritz import Ritz
+from lorahub_edu.spectra.solver.decide import Ritz, none_missed, searched
 from lorahub_edu.spectra.solver.secular import Secular
 
 
@@ -75,10 +75,10 @@ def test_a_missed_vector_is_noticed() -> None:
     inside = secular.in_base_coordinates(one, bases.compute(one.base))
     values, vectors = (x.flip(-1) for x in torch.linalg.eigh(torch.from_numpy(explicit(inside))))
     nothing = torch.zeros(11, dtype=torch.float64)
-    assert secular.none_missed(inside, Ritz(values[:11], vectors[:, :11], nothing)) is not None
+    assert none_missed(inside, Ritz(values[:11], vectors[:, :11], nothing)) is not None
     for missed in (0, 4, 9):
         kept = [i for i in range(12) if i != missed]
-        assert secular.none_missed(inside, Ritz(values[kept], vectors[:, kept], nothing)) is None
+        assert none_missed(inside, Ritz(values[kept], vectors[:, kept], nothing)) is None
 
 
 @pytest.mark.parametrize("shape", [(144, 160), (160, 144)])
@@ -94,7 +94,9 @@ def test_a_step_toward_a_vector_solves_the_shifted_system(shape: tuple[int, int]
 @pytest.mark.parametrize("certified", [True, False])
 def test_cosines_are_those_of_the_definition(shape: tuple[int, int], certified: bool) -> None:
     one = random_updates.update(*shape, rank=6, strength=1.4)
-    found = secular.largest_cosines(one, bases.compute(one.base), 10, certified)
+    spectrum = bases.compute(one.base)
+    inside = secular.in_base_coordinates(one, spectrum, torch.float64 if certified else torch.float32)
+    found = searched(inside, one, spectrum, 10, certified)
     expected = measures.largest_cosines(one.base, one.weight(torch.float64))
     torch.testing.assert_close(found.values, expected, atol=1e-6 if certified else 1e-4, rtol=0)
     if certified:
