@@ -19,6 +19,7 @@ from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.results import VERDICTS, Finding, Table, spread
 from lorahub_studies import engine
 from lorahub_studies.adapting import METHODS
+from lorahub_studies.baselines import TUNINGS
 from lorahub_studies.spreads import SHARES, shown
 
 MEASURES = ("strict", "answer_only", "loss", "answer_loss", "seconds", "cpu_seconds", "prompt_tokens")
@@ -195,6 +196,11 @@ def break_even(evaluations: float, example_tokens: float, in_context_tokens: flo
             f"{zero_shot_tokens:g} tokens: are the two swapped?"
         )
     return evaluations * example_tokens / saved
+
+
+def baseline_rates(*names: str) -> list[tuple[float, int]]:
+    """The learning rate and the epochs of the baselines that tune on the examples; claim H8."""
+    return [(TUNINGS[name].learning_rate, TUNINGS[name].epochs) for name in names]
 
 
 def spread_by_modules(rows: Rows, method: str, measure: str = "strict") -> dict[int, dict[str, list[float]]]:

@@ -88,6 +88,11 @@ def test_rooms_stay_readable_in_one_sitting() -> None:
     assert not long
 
 
+def test_a_lesson_imports_few_modules() -> None:
+    many = {name: row["modules"] for name, row in house.lessons(ROOT).items() if row["modules"] > 12}
+    assert not many
+
+
 def test_the_conda_door_leads_to_the_same_project() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python"))

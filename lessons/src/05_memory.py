@@ -41,7 +41,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lorahub_edu import evaluation
-from lorahub_edu.data import batching
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.lora import adapters
 from lorahub_edu.memory.advice import advise
@@ -51,9 +50,7 @@ from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.memory.tracker import PARTS, WEIGHTS, StorageTracker
 from lorahub_edu.models import pretrained
-from lorahub_edu.runs import finetune
 from lorahub_edu.show.notebook import (
-    PROFILES,
     Row,
     Table,
     check,
@@ -200,8 +197,9 @@ rows_here = [Encoded([(7 * i + j) % vocabulary for j in range(length)], [1] * le
 run = TrainingConfig(
     steps=1, batch_size=2, micro_batch_size=2, autocast=None if profile.dtype == "float32" else profile.dtype
 )
-model, tokenizer = pretrained.load(profile, attention=batching.PACKED_ATTENTION)
-adapters.inject(model, replace(finetune.lora_config(profile), dropout=0.0), seed=0)
+lora = replace(Setting().lora, dtype=torch.float32)  # r = 8 on q and v; A and B in float32 on any base
+model, tokenizer = pretrained.load(profile, attention="packed")
+adapters.inject(model, lora, seed=0)
 train(model, rows_here, run, progress=False)  # the first step loads what later ones find loaded
 tensors = [*model.parameters(), *model.buffers()]
 
@@ -255,7 +253,6 @@ check("05.2", peak_of)
 #   the course's own training step and loss on fake tensors under the tracker.
 
 # %%
-lora = replace(finetune.lora_config(profile), dropout=0.0)
 here = Setting(
     lora=lora, micro_batch=2, block=length, dtype=profile.dtype, device=torch.device(profile.device).type
 )
@@ -532,7 +529,7 @@ adapters_held = {}
 for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
     plain, _ = pretrained.load(profile, dtype=dtype)
     before = sum(p.numel() * p.element_size() for p in plain.parameters())
-    adapters.inject(plain, finetune.lora_config(profile), seed=0)
+    adapters.inject(plain, Setting().lora, seed=0)
     adapters_held[name] = sum(p.numel() * p.element_size() for p in plain.parameters()) / before - 1
 print(f"7B: merging saves {saved:.2%}, bfloat16 instead of float32 a factor of {dtypes:.2f}")
 print(f"{profile.base_model}, loaded for real: A and B add {adapters_held['float32']:.2%} in float32")
@@ -545,7 +542,7 @@ print(f"{profile.base_model}, loaded for real: A and B add {adapters_held['float
 
 # %%
 t5 = read_config("flan-t5-large")
-lora_t5 = replace(finetune.lora_config(PROFILES["cpu"]), rank=16, dropout=0.0, target_modules=("q", "v"))
+lora_t5 = replace(Setting().lora, rank=16, target_modules=("q", "v"))
 forward = Setting(lora=lora_t5, task="scoring", micro_batch=5, block=512, dtype="float32", loss="library")
 t5_counts = {
     "inference, the base alone": predict(t5, replace(forward, method="none")).peak / GB,

@@ -37,16 +37,16 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from lorahub_edu import evaluation
-from lorahub_edu.data import batching, fewshot, tasks
-from lorahub_edu.data.fewshot import rows_for
-from lorahub_edu.hub import compose, stand_ins, zoo
+from lorahub_edu.data import fewshot
+from lorahub_edu.data.fewshot import find_task, rows_for, split
+from lorahub_edu.hub import compose, stand_ins
 from lorahub_edu.hub.adapt import SearchConfig, adapt
-from lorahub_edu.hub.cmaes import CMAES
 from lorahub_edu.hub.population import Population
-from lorahub_edu.hub.searches import chosen_optimizer
-from lorahub_edu.lora import adapter_files, adapters
+from lorahub_edu.hub.searches import CMAES, chosen_optimizer
+from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import pretrained
 from lorahub_edu.show.notebook import (
     PROFILES,
@@ -59,9 +59,10 @@ from lorahub_edu.show.notebook import (
     open_lesson,
     panels,
     publish,
+    results,
 )
-from lorahub_studies import adapting_tables, baselines, engine
-from lorahub_studies.adapting import METHODS
+from lorahub_studies import adapting_tables
+from lorahub_studies.adapting_tables import METHODS
 
 open_lesson("07_adapting")
 
@@ -81,8 +82,9 @@ model, tokenizer = pretrained.load(profile)
 model.requires_grad_(False)
 modules = compose.stack(stand_ins.modules_for(profile), dtype=torch.float32)
 N = len(modules)
-task = tasks.get(TARGET)
-instruction, examples = task.instructions[0], tasks.draw(task, seed=DRAW)
+task = find_task(TARGET)
+instruction = task.instructions[0]
+examples, test_items = split(task, DRAW, shots=5, test_items=100)
 five = rows_for(model, tokenizer, instruction, examples)  # encoded: prompt, answer, end token
 print(f"{N} modules of {profile.base_model}: {', '.join(modules.names)}")
 Table(("input", "answer wanted", "tokens"), tuple((e.input, e.output, str(row.tokens)) for e, row in zip(examples, five, strict=True)), instruction)  # fmt: skip
@@ -329,7 +331,9 @@ Table(("the task", *(f"ask for {name}" for name in asked_for)), tuple(lines), "W
 # **Predict.** How many times as fast is a candidate? And do the losses change?
 
 # %%
-padded = batching.make_batches([row.encoded() for row in five], "padded", 5, tokenizer.pad_token_id)[0].to(model.device)
+encoded = [{"input_ids": row.encoded().input_ids} for row in five]
+padded = tokenizer.pad(encoded, padding_side="right", return_tensors="pt").to(model.device)  # ids and mask, (5, T)
+labels = pad_sequence([torch.tensor(row.encoded().labels) for row in five], True, -100).to(model.device)  # (5, T)
 packed = fewshot.batches(model.config, five)[0]
 vocabulary = model.get_output_embeddings().out_features
 print(f"positions a candidate: {padded.input_ids.numel()} padded, {packed.num_tokens} packed behind one prefix")
@@ -346,8 +350,7 @@ def one_after_the_other(candidates: np.ndarray) -> np.ndarray:
             layer = model.get_submodule(name)
             layer.lora_A["candidate"].copy_(A)
             layer.lora_B["candidate"].copy_(B)
-        inputs = padded.model_inputs(model.config._attn_implementation, model.dtype)
-        losses.append(model(**inputs, labels=padded.labels).loss.item())
+        losses.append(model(**padded, labels=labels, use_cache=False).loss.item())
     return np.array(losses)
 
 
@@ -362,8 +365,8 @@ def timed(job, *arguments) -> tuple[float, np.ndarray]:
 # %%
 adapter_files.put_adapter(model, compose.compose(modules, some[0]), "candidate")
 slow_seconds, slow_losses = timed(one_after_the_other, some)
-for name, layer in list(adapters.lora_layers(model)):  # the plain base again
-    model.set_submodule(name, layer.base_layer)
+for name in modules.shapes:  # the plain base again
+    model.set_submodule(name, model.get_submodule(name).base_layer)
 with Population(model, modules) as population:
     fast_seconds, fast = timed(population.score, some, [packed])
 search_model, _ = pretrained.load(profile, dtype="bfloat16", attention="eager")  # a 16-bit copy, for searching only
@@ -443,10 +446,10 @@ panels.show(figure, alt=f"Bars of the weights. CMA-ES uses {used['CMA-ES, 40']} 
 # named modules are found. First, the answers:
 
 # %%
-SHOWN, TESTED = 5, 100
-test_rows = sorted(rows_for(model, tokenizer, instruction, task.test[:TESTED]), key=lambda row: row.tokens)
-test_batches = fewshot.batches(model.config, test_rows)
-prompts = [tasks.prompt(instruction, item.input) for item in task.test[:SHOWN]]
+SHOWN = 5
+test_rows = rows_for(model, tokenizer, instruction, test_items)
+prompts = [tokenizer.decode(row.prompt_ids) for row in test_rows[:SHOWN]]
+test_batches = fewshot.batches(model.config, sorted(test_rows, key=lambda row: row.tokens))
 settled = {"base model": (None, "paper")} | {label: (f.weights[None], f.composition) for label, f in searched.items()}
 tested, written = {}, {}
 for label, (weights, composition) in settled.items():
@@ -459,7 +462,7 @@ for label, (weights, composition) in settled.items():
 # %%
 for label, scores in tested.items():
     print(f"{label:18s} strict {scores.strict.mean():4.0%}, answer-only {scores.answer_only.mean():4.0%}, loss {scores.losses[0]:.2f} on {scores.strict.shape[1]} test items")
-columns = [[item.input for item in task.test[:SHOWN]], [item.output for item in task.test[:SHOWN]], *written.values()]
+columns = [[item.input for item in test_items[:SHOWN]], [item.output for item in test_items[:SHOWN]], *written.values()]
 Table(("input", "wanted", *written), tuple(zip(*columns, strict=True)), "What the model writes, first line only.")
 
 # %% [markdown]
@@ -478,7 +481,7 @@ Table(("input", "wanted", *written), tuple(zip(*columns, strict=True)), "What th
 
 # %%
 ILLUSTRATE = ("first_word", "past_upper", "third_person", "antonym_upper")
-settling, bbh, trial = (engine.read(name) for name in ("adapt_settling", "adapt_bbh", "adapt_verdict"))
+settling, bbh, trial = map(results.committed_study, ("adapt_settling", "adapt_bbh", "adapt_verdict"))
 print(f"measured with {PROFILES[settling['settings'].get('profile', 'cpu')].base_model} on {settling['device']}")
 adapting_tables.table(settling["summary"], "strict", ILLUSTRATE, "Strict exact match in percent: mean (lowest to highest over the draws).")
 
@@ -583,11 +586,11 @@ Table(("LoRAHub (CMA-ES, 40) minus …", "median", "range over draws", "draws", 
 
 # %%
 DRAWS = range(5)
-asked_items = task.test[:20]
+asked_items = test_items[:20]
 without = statistics.fmean(len(r.prompt_ids) for r in rows_for(model, tokenizer, instruction, asked_items))
 costs = []  # one a draw: tokens of a prompt with examples; tokens to score one candidate, apart and packed
 for draw in DRAWS:
-    shots = tasks.draw(task, seed=draw)
+    shots, _ = split(task, draw, shots=5, test_items=0)
     longer = rows_for(model, tokenizer, instruction, asked_items, shots)
     encoded = rows_for(model, tokenizer, instruction, shots)
     apart, together = sum(row.tokens for row in encoded), sum(b.num_tokens for b in fewshot.batches(model.config, encoded))
@@ -667,7 +670,7 @@ with Population(model, modules) as population:
         taken["forward"].append(middle - started)
         taken["gradient"].append(time.perf_counter() - middle)
 gradient_cost = [g / f for g, f in zip(taken["gradient"][1:], taken["forward"][1:], strict=True)]  # the first warms up
-modules_share = modules.flat.numel() / adapters.count_parameters(model).total
+modules_share = modules.flat.numel() / model.num_parameters()
 print(f"one gradient step costs {statistics.median(gradient_cost):.1f} forwards ({min(gradient_cost):.1f} to {max(gradient_cost):.1f})")
 print(f"slope: {N} numbers; all {N} modules together have {modules_share:.1%} of the base's parameters")
 
@@ -689,10 +692,10 @@ for measure, d in by_gradient.items():
 
 # %%
 with evaluation.peak_memory(model.device) as plain, torch.no_grad():
-    model(**padded.model_inputs(model.config._attn_implementation, model.dtype))
+    model(**padded, use_cache=False)
 with evaluation.peak_memory(model.device) as searching, Population(model, modules) as population:
     population.score(some, [packed])
-parameters = adapters.count_parameters(model).total
+parameters = model.num_parameters()
 print(f"this process: {plain.peak / 1e9:.2f} GB at a plain forward, {searching.peak / 1e9:.2f} GB at 20 candidates")
 memory = [searching.peak / plain.peak]
 apart = adapting_tables.benchmark("adapt_memory")
@@ -708,7 +711,7 @@ print(f"full fine-tuning would hold 16 bytes a parameter: {16 * parameters / 1e9
 # The paper finds that more modules raise the variance and the maximum. LoRAHub with 5, 10 and 20 modules:
 
 # %%
-crowd = engine.read("adapt_modules")
+crowd = results.committed_study("adapt_modules")
 by_count = adapting_tables.spread_by_modules(crowd["rows"], LORAHUB)
 lines = [
     (str(count), str(len(of_targets)), *(f"{statistics.fmean(f(v) for v in of_targets.values()):.1f}" for f in (statistics.fmean, statistics.pstdev, max)))
@@ -729,7 +732,7 @@ Table(("modules", "targets", "mean", "standard deviation over draws", "best draw
 # **Predict.** How much of LoRAHub's score is left at rank 1?
 
 # %%
-of_ranks = engine.read("adapt_ranks")
+of_ranks = results.committed_study("adapt_ranks")
 MODULE_RANKS = sorted({row["rank"] for row in of_ranks["rows"]})
 by_rank = {
     m: {r: [100 * row["strict"] for row in of_ranks["rows"] if row["rank"] == r and row["method"] == m] for r in MODULE_RANKS}
@@ -752,8 +755,7 @@ RELATIVES = {
     "count_words": ("count",), "bool_not": ("bool",), "words_add": ("words2num", "add"), "less": ("greater",),
     "film_sentiment": ("sentiment",),
 }  # fmt: skip
-in_zoo = set(zoo.names() or tasks.names("module"))
-named = {target: [name for name in related if name in in_zoo] for target, related in RELATIVES.items()}
+named = {target: [name for name in related if name in modules.names] for target, related in RELATIVES.items()}
 finds = {m: adapting_tables.relatives_found(verdict_rows, m, named) for m in ("random_40", LORAHUB, "auto") if m in measured}
 for m, (shares_found, chance) in finds.items():
     values = list(shares_found.values())
@@ -786,7 +788,7 @@ above_chance = {draw: value - finds[LORAHUB][1] for draw, value in finds[LORAHUB
 
 # %%
 BAR = 8
-own = engine.read("adapt_verdict_own_init")  # the second zoo; the base model's own rows do not depend on a zoo
+own = results.committed_study("adapt_verdict_own_init")  # the second zoo; the base model's own rows do not depend on a zoo
 zoos = {"one starting A": verdict_rows, "own starting A": own["rows"] + [r for r in verdict_rows if r["method"] == "zero_shot"]}
 over, over_base = {}, {}
 for name, rows in zoos.items():
@@ -835,7 +837,7 @@ base_of_trial = PROFILES[trial["settings"].get("profile", "cpu")].base_model
 tokens = {m: adapting_tables.per_draw(verdict_rows, m, "prompt_tokens") for m in (LORAHUB, "zero_shot", "in_context")}
 saved = {d: t - tokens[LORAHUB][d] for d, t in tokens["in_context"].items() if d in tokens[LORAHUB]}
 like_zero_shot = all(tokens[LORAHUB][d] == t for d, t in tokens["zero_shot"].items() if d in tokens[LORAHUB])
-rates = [(baselines.TUNINGS[m].learning_rate, baselines.TUNINGS[m].epochs) for m in ("lora", "ia3", "full")]
+rates = adapting_tables.baseline_rates("lora", "ia3", "full")
 as_source = rates == [(2e-4, 40), (2e-4, 40), (3e-5, 40)] and min(len(against[m]) for m in ("lora", "ia3", "full")) >= 3
 memory_shown = "shown" if max(memory) <= 1.3 else "not shown here"
 gradient_cheap = "refuted here" if statistics.median(gradient_cost) <= 5 and modules_share < 1 else "not shown here"

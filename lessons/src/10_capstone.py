@@ -37,17 +37,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lorahub_edu import evaluation
-from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.forgetting import texts
 from lorahub_edu.hub import compose, stand_ins
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.models import pretrained
-from lorahub_edu.show.adapter_report import examine
+from lorahub_edu.show.adapter_report import examine, intruder_counter, text_loss
 from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, results
-from lorahub_edu.spectra import updates
-from lorahub_edu.spectra.bases import BaseSpectra
-from lorahub_edu.spectra.intruders import count
 from lorahub_studies import forgetting_plans, forgetting_tables
 from lorahub_studies.composed_spectra import VARIANTS
 from lorahub_studies.correlation import MEASURES, correlate, judge
@@ -71,12 +66,8 @@ model, tokenizer = pretrained.load(profile, dtype="float32")
 model.requires_grad_(False)
 files = stand_ins.modules_for(profile)
 names = [file.path.name for file in files]
-base, spectra = updates.base_weights(model), BaseSpectra()
-
-
-def measure(file: adapter_files.AdapterFile):
-    """Every matrix of a module or composition: its intruders at ε = 0.5, and how strong and large its update is."""
-    return count(updates.iter_updates(file, base), spectra)
+# Of every matrix of a module or composition: its intruders at ε = 0.5, and how strong and large its update is.
+measure = intruder_counter(model)
 
 # %%
 alone = {name: measure(file) for name, file in zip(names, files, strict=True)}
@@ -322,14 +313,13 @@ check("10.3", partial_rank_correlation)
 
 # %%
 plain = texts.load(tokenizer, sequences=16, fetch=profile.name != "tiny")
-held = [Encoded(ids, ids) for ids in map(tuple, plain.sequences.tolist())]
-print(f"{len(held)} sequences of {plain.sequences.shape[1]} tokens: {plain.label}")
+print(f"{len(plain.sequences)} sequences of {plain.sequences.shape[1]} tokens: {plain.label}")
 judged, _ = pretrained.load(profile, dtype="bfloat16")  # a difference of two losses: bfloat16 does
-before = evaluation.loss(judged, held, micro_batch_size=8)
+before = text_loss(judged, plain.sequences)
 forgot = {}
 for name, file in zip(names, files, strict=True):
     adapter_files.put_adapter(judged, file, name)
-    forgot[name] = evaluation.loss(judged, held, micro_batch_size=8) - before
+    forgot[name] = text_loss(judged, plain.sequences) - before
     adapters.set_adapter(judged, None)
 order = sorted(forgot, key=forgot.get)
 print(f"loss on text before: {before:.2f}; least forgotten by {order[0]} ({forgot[order[0]]:+.2f}), most by {order[-1]} ({forgot[order[-1]]:+.2f})")

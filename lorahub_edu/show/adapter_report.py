@@ -5,7 +5,7 @@ Every judgement stands beside its control: the base model, the merged model, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def examine(
     scores, losses = {}, {}
     for state in STATES:
         adapters.set_adapter(model, None if state == "base" else state)
-        losses[state] = _text_loss(model, plain.sequences)
+        losses[state] = text_loss(model, plain.sequences)
         if rows:
             found = score(model, sorted(rows, key=lambda row: row.tokens))
             scores[state] = TaskScores(
@@ -149,7 +149,14 @@ def _shrunk(file: AdapterFile, factor: float) -> AdapterFile:
     return replace(file, configs={name: replace(c, alpha=c.alpha * factor) for name, c in file.configs.items()})
 
 
-def _text_loss(model: PreTrainedModel, sequences: torch.Tensor) -> float:
+def intruder_counter(model: PreTrainedModel) -> Callable[[AdapterFile], IntruderCounts]:
+    """Counts the intruder dimensions at ε = 0.5 of adapters of one base model, whose spectra stay at hand."""
+    base, spectra = updates.base_weights(model), BaseSpectra()
+    return lambda file: count(updates.iter_updates(file, base), spectra)
+
+
+def text_loss(model: PreTrainedModel, sequences: torch.Tensor) -> float:
+    """Mean loss on sequences of tokens (S, T), in nats a token; its rise is what an adapter made the model forget."""
     rows = [Encoded(ids, ids) for ids in map(tuple, sequences.tolist())]
     return evaluation.loss(model, rows, micro_batch_size=8)
 
