@@ -21,8 +21,7 @@ from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.scoring import label_states, scoring_batches
-from lorahub_edu.training.contexts import seeded
-from lorahub_edu.training.descent import Descent, schedule
+from lorahub_edu.training.descent import Descent, schedule, seeded
 
 KINDS = ("lora", "ia3", "full")
 

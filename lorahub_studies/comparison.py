@@ -21,7 +21,7 @@ from lorahub_edu.methods.attach import Attached, attach, detach
 from lorahub_edu.methods.budget import count_trainable
 from lorahub_edu.methods.kinds import get_method, parts_of
 from lorahub_edu.models import pretrained
-from lorahub_edu.training.contexts import autocast
+from lorahub_edu.training.descent import autocast
 from lorahub_edu.training.loop import TrainingConfig, train
 
 COMPUTE = "bfloat16"  # what a frozen base is kept in and everything is computed in; what is trained is float32

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lorahub_edu.data.batching import additive_mask, group_by_tokens
 from lorahub_edu.data.fewshot import PromptedRow, common_prefix, pack
 from lorahub_edu.errors import CourseError
-from lorahub_edu.training.losses import chunked_cross_entropy, output_head
+from lorahub_edu.training.losses import chunked_cross_entropy
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 POSITIONS = 768  # of one forward without gradients; longer packed sequences waste time between rows that see nothing
@@ -132,7 +132,7 @@ class Tail:
         decoder = self.model.get_decoder()
         out = self._through(decoder.layers[self.start :], batch.hidden, batch.position_ids, batch.mask)
         rows = decoder.norm(out.flatten(0, 1)[batch.places])  # (L, d)
-        return chunked_cross_entropy(rows, output_head(self.model).weight, batch.labels)
+        return chunked_cross_entropy(rows, self.model.get_output_embeddings().weight, batch.labels)
 
     @torch.no_grad()
     def loss(self, batches: Iterable[HiddenBatch]) -> float:

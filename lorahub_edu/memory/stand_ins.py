@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorahub_edu.training.losses import output_head
-
 BLOCK = 64  # weights that share one scale
 SCALES_BLOCK = 256  # scales that share one scale of their own, with double quantisation
 SMALLEST = 4096  # parameters with fewer entries keep 32-bit states
@@ -65,7 +63,7 @@ class FourBitLinear(nn.Linear):
 
 def quantise(model: nn.Module, double: bool, dtype: torch.dtype) -> None:
     """Replace every linear layer but the output head by its 4-bit stand-in, in place, as transformers does."""
-    head = output_head(model)
+    head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and layer is not head:
             model.set_submodule(name, FourBitLinear(layer, double, dtype))

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from lorahub_edu.data.batching import Batch
 from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.tracker import OPTIMIZER, StorageTracker
-from lorahub_edu.training.contexts import autocast, gradient_checkpointing
+from lorahub_edu.training.descent import autocast, gradient_checkpointing
 from lorahub_edu.training.loop import TrainingConfig
 from lorahub_edu.training.losses import labelled_loss, last_hidden_states
 

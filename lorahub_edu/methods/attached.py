@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lorahub_edu.errors import CourseError
 from lorahub_edu.methods import bottleneck, quantised
 from lorahub_edu.methods.kinds import BOTTLENECK, PROMPT, WHOLE, get_method
-from lorahub_edu.training.contexts import seeded
+from lorahub_edu.training.descent import seeded
 
 # What PEFT raises where a method doesn't fit a model, or a file doesn't.
 MISFITS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OSError, SafetensorError, UserWarning)

@@ -23,7 +23,7 @@ from lorahub_edu.methods.attach import attach
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import Profile, get_profile
 from lorahub_edu.training import processes
-from lorahub_edu.training.contexts import autocast
+from lorahub_edu.training.descent import autocast
 from lorahub_edu.training.loop import TrainingConfig, TrainingResult, train
 
 

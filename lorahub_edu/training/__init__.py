@@ -1,4 +1,4 @@
 """Training: one loop for LoRA and for full fine-tuning, resumable to the bit.
 
-In order: `losses` (at the labels only), `descent` (one optimizer step), `loop`, `checkpoints`, `contexts`, `processes`.
+In order: `losses` (at the labels only), `descent` (one optimizer step), `loop`, `checkpoints`, `processes`.
 """

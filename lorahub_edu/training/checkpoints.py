@@ -29,15 +29,8 @@ class Checkpoint:
     meta: dict
 
 
-def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> Path:
-    """Write a checkpoint atomically and remove those that are older than the last two.
-
-    Args:
-        folder: of the run; checkpoints are its sub-folders step-00000012.
-        tensors: saved from any device.
-
-    Returns:
-        The checkpoint's folder.
+def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> None:
+    """Write a checkpoint to the run's sub-folder step-00000012, and remove all but the last two.
 
     Raises:
         CourseError: the disk is full or the folder can't be written; earlier checkpoints stay.
@@ -59,7 +52,6 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> Pat
         ) from error
     for old in _steps(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -90,10 +82,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dic
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]) -> None:
     """Put what `optimizer_tensors` gave back into a fresh optimizer over the same parameters."""
+    numbers = {name: index for index, name in enumerate(names)}
     state: dict[int, dict[str, Tensor]] = {}
-    for index, name in enumerate(names):
-        prefix = f"optimizer.{name}."
-        entries = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if entries:
-            state[index] = entries
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            name, _, entry = key.removeprefix("optimizer.").rpartition(".")
+            state.setdefault(numbers[name], {})[entry] = tensor
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -20,8 +20,7 @@ from lorahub_edu.data.batching import Batch, make_batches, step_rows
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapters
 from lorahub_edu.training import checkpoints, processes
-from lorahub_edu.training.contexts import autocast, gradient_checkpointing, interrupts, seeded
-from lorahub_edu.training.descent import Descent, schedule
+from lorahub_edu.training.descent import Descent, autocast, gradient_checkpointing, interrupts, schedule, seeded
 from lorahub_edu.training.losses import batch_loss, mean_loss
 
 LOG_FILE = "log.jsonl"
@@ -135,7 +134,10 @@ def train(
     run.finish()
     run.result.seconds = time.perf_counter() - started
     if run.result.stopped == "interrupted" and processes.is_first():
-        _say_how_to_go_on(run)
+        go_on = "Nothing is on disk: call train(..., folder='runs/name') to be able to go on after an interrupt."
+        if folder:
+            go_on = f"They are saved in {run.folder}: the same call goes on from there."
+        tqdm.write(f"Stopped after step {run.step} of {config.steps}; the model holds that step's weights. {go_on}")
     return run.result
 
 
@@ -210,20 +212,19 @@ class _Run:
                 f"{self.folder} holds another run: {'; '.join(different)}. Use the same settings to go on with it, or "
                 f"another folder."
             )
+        tensors, meta = checkpoint.tensors, checkpoint.meta
+        self._set_parameters({name: tensors[f"parameter.{name}"] for name in self.parameters})
+        checkpoints.restore_optimizer(self.descent.optimizer, list(self.parameters), tensors)
+        self.best = {name: tensors[f"best.{name}"] for name in self.parameters if f"best.{name}" in tensors}
+        self.descent.steps_done = self.saved_step = checkpoint.step
+        stopped = "finished" if meta["stopped"] == "interrupted" else meta["stopped"]
+        self.result = TrainingResult(meta["history"], stopped, meta["best_step"])
+        self._write_log()  # drops lines of steps that were done after the checkpoint and lost
+
+    def _set_parameters(self, values: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(checkpoint.tensors[f"parameter.{name}"])
-        checkpoints.restore_optimizer(self.descent.optimizer, list(self.parameters), checkpoint.tensors)
-        self.best = {
-            name: checkpoint.tensors[f"best.{name}"] for name in self.parameters if f"best.{name}" in checkpoint.tensors
-        }
-        self.descent.steps_done = self.saved_step = checkpoint.step
-        self.result = TrainingResult(
-            checkpoint.meta["history"], checkpoint.meta["stopped"], checkpoint.meta["best_step"]
-        )
-        if self.result.stopped == "interrupted":
-            self.result.stopped = "finished"
-        self._write_log()  # drops lines of steps that were done after the checkpoint and lost
+                parameter.copy_(values[name])
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless it is there already."""
@@ -255,21 +256,21 @@ class _Run:
         labels = sum(batch.num_labels for batch in batches)
         if labels == 0:
             raise CourseError(f"Step {self.step + 1} has no labelled token: are the answers cut off by the block size?")
-        share = processes.share(batches)
+        share = batches[processes.number() :: processes.count()]
         # Dropout draws from a generator that only step and process decide, so a resumed step repeats it exactly.
         with seeded(config.seed * 1_000_003 + self.step + (processes.number() << 32), self.device):
             try:
                 step = self.descent.step(self._loss(batch, interrupted) / labels for batch in share)
             except _InterruptedError:
                 return None
-        seconds = time.perf_counter() - started
+        seconds, tokens = time.perf_counter() - started, sum(batch.num_tokens for batch in batches)
         record = {
             "step": step.number,
             "loss": step.loss,
             "learning_rate": step.learning_rate,
             "gradient_norm": step.gradient_norm,
-            "tokens": sum(batch.num_tokens for batch in batches),
-            "tokens_per_second": sum(batch.num_tokens for batch in batches) / seconds,
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds,
             "seconds": seconds,
         }
         self._validate(record)
@@ -309,13 +310,4 @@ class _Run:
         """Keep the last step, then return to the best weights if the run looked for them."""
         self.save()
         if self.best and self.result.stopped != "interrupted":
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(self.best[name])
-
-
-def _say_how_to_go_on(run: _Run) -> None:
-    go_on = "Nothing is on disk: call train(..., folder='runs/name') to be able to go on after an interrupt."
-    if run.folder:
-        go_on = f"They are saved in {run.folder}: the same call goes on from there."
-    tqdm.write(f"Stopped after step {run.step} of {run.config.steps}; the model holds that step's weights. {go_on}")
+            self._set_parameters(self.best)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lorahub_edu.data.alpaca import IGNORED
 from lorahub_edu.data.batching import Batch
 from lorahub_edu.errors import CourseError
 
@@ -67,11 +68,6 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Ten
     return _ChunkedCrossEntropy.apply(hidden, weight, labels)
 
 
-def output_head(model: PreTrainedModel) -> nn.Module:
-    """The layer that turns hidden states into logits."""
-    return model.get_output_embeddings()
-
-
 def has_virtual_tokens(model: nn.Module) -> bool:
     """Whether a wrapper of PEFT puts trained tokens before every row, as in prompt, prefix and P-tuning."""
     config = getattr(model, "active_peft_config", None)
@@ -81,10 +77,7 @@ def has_virtual_tokens(model: nn.Module) -> bool:
 def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """What the output head reads at every token of a batch.
 
-    Virtual tokens are put before the rows by PEFT's own forward pass; what comes out at them is left away.
-
-    Args:
-        model: a causal language model of transformers, adapted or not.
+    PEFT's own forward pass puts virtual tokens before the rows; their outputs are left out.
 
     Returns:
         (B, T, d).
@@ -104,8 +97,8 @@ def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         raise CourseError(
             "transformers drops a trained prefix under gradient checkpointing: switch gradient_checkpointing off."
         )
-    found: list[Tensor] = []
-    hook = decoder.register_forward_hook(lambda _module, _inputs, out: found.append(out.last_hidden_state))
+    states: list[Tensor] = []
+    hook = decoder.register_forward_hook(lambda _module, _inputs, out: states.append(out.last_hidden_state))
     # No position's logits: the loss takes its own. Even one a row would copy the head for every row: the slice is not
     # contiguous, so torch multiplies it in a batch.
     nowhere = batch.input_ids.new_empty(0)
@@ -113,36 +106,26 @@ def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=nowhere)
     finally:
         hook.remove()
-    return found[0][:, -batch.input_ids.shape[1] :]  # (B, virtual + T, d) or (B, T, d) -> (B, T, d)
+    return states[0][:, -batch.input_ids.shape[1] :]  # (B, virtual + T, d) or (B, T, d) -> (B, T, d)
 
 
 def batch_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """Summed next-token loss of one batch over its labelled positions.
-
-    Args:
-        model: a causal language model of transformers, adapted or not.
-
-    Returns:
-        A scalar: the sum over `batch.num_labels` positions, in nats. Divide by the labels of the whole optimizer step.
-    """
+    """Next-token loss summed over a batch's `num_labels` positions, in nats: divide by the labels of the whole step."""
     hidden = last_hidden_states(model, batch)  # (B, T, d)
     targets = batch.labels[:, 1:]  # position t predicts token t + 1
-    return labelled_loss(model, hidden, targets, (targets != -100).nonzero(as_tuple=True))
+    return labelled_loss(model, hidden, targets, (targets != IGNORED).nonzero(as_tuple=True))
 
 
 def labelled_loss(model: PreTrainedModel, hidden: Tensor, targets: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
-    """Summed loss at chosen positions; how many there are is known here without looking at any number.
+    """Loss summed over N chosen positions, in nats; N is known here without looking at any number.
 
     Args:
         hidden: (B, T, d), the last hidden states.
         targets: (B, T - 1) int64, what each position but the last must predict.
         where: rows and columns of `targets` at which the loss is taken, (N,) int64 each.
-
-    Returns:
-        A scalar: the sum over the N positions, in nats.
     """
     hidden, targets = hidden[:, :-1][where], targets[where]  # (N, d), (N,)
-    head = output_head(model)
+    head = model.get_output_embeddings()
     if isinstance(head, nn.Linear) and head.bias is None:
         return chunked_cross_entropy(hidden, head.weight, targets)
     return F.cross_entropy(head(hidden).float(), targets, reduction="sum")

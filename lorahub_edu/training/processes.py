@@ -1,29 +1,25 @@
 """The processes of one run, as torchrun and accelerate start them; with a single one everything here does nothing.
 
-Each process holds the whole model and works off its share of every optimizer step. Gradients are added up before the
-step, so that all processes make the same one.
+Each process holds the whole model and processes its share of every step's micro-batches. Gradients are added up before
+the step, so all processes make the same step.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-
-Item = TypeVar("Item")
+from torch import nn
 
 
 @contextmanager
 def started(device: str = "cpu") -> Iterator[None]:
     """Join the run's other processes while the block lasts, if the environment says that there are any.
 
-    Args:
-        device: "cpu" talks over gloo, "cuda" over NCCL, each process on the GPU of its local number.
+    On "cpu" they talk over gloo, on "cuda" over NCCL, each process on the GPU of its local number.
 
     Source: the variables WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun documents them.
     """
@@ -55,35 +51,23 @@ def is_first() -> bool:
     return number() == 0
 
 
-def share(items: Sequence[Item]) -> Sequence[Item]:
-    """The items that this process works off: every `count()`-th."""
-    return items[number() :: count()]
-
-
 @contextmanager
 def first_goes_first() -> Iterator[None]:
     """The first process runs the block alone, then the others do."""
-    if count() > 1 and not is_first():
+    if not is_first():
         dist.barrier()
     yield
-    if count() > 1 and is_first():
-        dist.barrier()
-    if count() > 1:
+    if is_first() and count() > 1:
         dist.barrier()
 
 
-def add_up(parameters: Iterable[nn.Parameter], loss: float) -> float:
-    """Replace every gradient by its sum over all processes, in place.
+def add_up(parameters: Sequence[nn.Parameter], loss: float) -> float:
+    """Replace every gradient by its sum over all processes, in place; the sum of their losses.
 
-    Args:
-        parameters: the same in every process; one without a gradient here counts as zeros.
-
-    Returns:
-        The sum of all parts.
+    The parameters are the same in every process; where one has no gradient, it counts as zeros.
     """
     if count() == 1:
         return loss
-    parameters = list(parameters)
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -102,6 +86,6 @@ def from_first(value: float, device: torch.device | str = "cpu") -> float:
 
 
 def _summed(value: float, device: torch.device | str) -> float:
-    total: Tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    total = torch.tensor(value, dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return total.item()

@@ -65,7 +65,6 @@ def test_one_process_is_left_alone() -> None:
         assert (processes.count(), processes.number(), processes.is_first()) == (1, 0, True)
         assert processes.add_up([parameter], 2.5) == processes.from_first(2.5) == 2.5
         assert processes.any_of(True) and not processes.any_of(False)
-        assert processes.share([1, 2, 3]) == [1, 2, 3]
     assert torch.equal(parameter.grad, torch.arange(3.0))
 
 
@@ -83,7 +82,6 @@ with processes.started("cpu"):
     assert a.grad.tolist() == [3.0, 30.0] and b.grad.tolist() == [1.0, 1.0]
     assert processes.any_of(me == 1) and not processes.any_of(False)
     assert processes.from_first(float(me + 7)) == 7.0
-    assert processes.share([0, 1, 2, 3, 4]) == ([0, 2, 4] if me == 0 else [1, 3])
     with processes.first_goes_first():
         with open("order", "a") as file:
             file.write(str(me))
