@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -51,16 +52,16 @@ def show(
     """How many intruder dimensions an adapter or a fine-tuned model has, by layer and projection."""
     from lorahub_edu import results
     from lorahub_edu.hub import zoo
-    from lorahub_edu.spectra.examine import examine
+    from lorahub_edu.spectra.intruders import examine
 
     with console.status("matrix by matrix; the first run with a base takes a minute or more …"):
-        spectrum = examine(
+        report, page = examine(
             zoo.open_source(adapter, folder or zoo.SHIPPED), name=adapter, base=base, k=k,
             epsilons=_numbers(epsilon), certified=exact, profile=profile, device=device,
         )  # fmt: skip
-    console.print(str(spectrum), markup=False)
+    console.print(page, markup=False)
     if out:
-        console.print(f"written to {results.write_json(out, spectrum.rows())}")
+        console.print(f"written to {results.write_json(out, [asdict(row) for row in report.rows])}")
 
 
 @intruders_app.command("scale")
@@ -77,7 +78,7 @@ def scale(
 ) -> None:
     """Weaken an adapter's intruder dimensions, or a control, and save the result as an adapter in PEFT's layout."""
     from lorahub_edu.hub import zoo
-    from lorahub_edu.spectra.examine import save_scaled
+    from lorahub_edu.spectra.interventions import save_scaled
 
     source = zoo.open_source(adapter, folder or zoo.SHIPPED)
     scaled = save_scaled(source, out, factor, part, base=base, k=k, epsilon=epsilon, profile=profile)

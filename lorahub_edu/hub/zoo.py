@@ -20,7 +20,7 @@ from lorahub_edu.files import assets, save
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.lora.adapter_files import AdapterFile, read_adapter
 from lorahub_edu.results import Table
-from lorahub_edu.spectra import weights
+from lorahub_edu.spectra.updates import is_checkpoint
 
 CARD_FILE = "card.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "zoo"
@@ -249,7 +249,7 @@ def open_source(source: str | Path, folder: str | Path = SHIPPED) -> AdapterFile
         CourseError: there is none, or several.
     """
     path = Path(source)
-    if weights.is_checkpoint(path) and not (path / adapter_files.CONFIG_FILE).is_file():
+    if is_checkpoint(path) and not (path / adapter_files.CONFIG_FILE).is_file():
         return path
     if path.is_file():
         return read_adapter(path)

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.lora.adapter_files import AdapterFile, write_adapter
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.solver.decide import largest_cosines
-from lorahub_edu.spectra.updates import Update
+from lorahub_edu.spectra.updates import Update, base_of, base_weights, iter_updates
 
 KINDS = {
     "intruders": "the singular values of the intruder dimensions",
@@ -127,3 +128,31 @@ def as_adapter(file: AdapterFile, changed: Iterable[Update]) -> AdapterFile:
             file.configs[update.name], rank=rank, alpha=update.scaling * rank, rank_stabilised=False, dtype=dtype
         )
     return replace(file, weights=weights, configs=configs)
+
+
+def save_scaled(
+    file: AdapterFile | Path,
+    out: str | Path,
+    factor: float,
+    kind: str = "intruders",
+    *,
+    base: str = "",
+    k: int = 10,
+    epsilon: float = 0.5,
+    profile: str | None = None,
+) -> AdapterFile:
+    """Scale a part of an adapter's spectrum and save the result as an adapter in PEFT's layout.
+
+    Args:
+        factor: λ, as for `scaled`, and so are `kind`, `k` and `epsilon`.
+        base: as for `intruders.examine`, and so is `profile`.
+
+    Raises:
+        CourseError: the source is no adapter, or as `intruders.examine` and `scaled`.
+    """
+    if not isinstance(file, AdapterFile):
+        raise CourseError(f"{file} is a whole model: only an adapter can be saved as an adapter.")
+    updates = iter_updates(file, base_weights(base or base_of(file, profile)))
+    adapter = as_adapter(file, scaled(updates, BaseSpectra(), factor, kind, k, epsilon))
+    write_adapter(adapter, out)
+    return adapter

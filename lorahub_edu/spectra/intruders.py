@@ -1,21 +1,31 @@
-"""How many intruder dimensions an update has, matrix by matrix, with what else its spectrum says.
+"""How many intruder dimensions an update has, matrix by matrix, and a page of tables that says so.
 
 Source: Shuttleworth et al. 2024, arXiv 2410.21228, algorithm 1. The definition in plain code is in `measures`.
 """
 
 from __future__ import annotations
 
+import re
+import statistics
+import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from lorahub_edu.errors import CourseError
+from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.results import Table
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum
 from lorahub_edu.spectra.solver.decide import Cosines, largest_cosines
-from lorahub_edu.spectra.updates import Update
+from lorahub_edu.spectra.updates import Update, base_of, base_weights, iter_updates
 
 UNCHANGED = "unchanged"
+MATRIX_PATH = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)\.(?P<projection>.*)")
+HEADER = ("spike ratio, median", "largest", "‖ΔW‖/‖W₀‖, mean", "effective rank, mean")
 
 
 @dataclass(frozen=True)
@@ -115,3 +125,96 @@ def _row(update: Update, spectrum: BaseSpectrum, k: int, epsilons: tuple[float, 
         nuclear_norm=measures.nuclear_norm(changed),
         decided=decided,
     )
+
+
+def examine(
+    source: AdapterFile | Path,
+    *,
+    name: str = "",
+    base: str = "",
+    k: int = 10,
+    epsilons: Sequence[float] = (0.5,),
+    certified: bool = True,
+    profile: str | None = None,
+    device: str = "cpu",
+) -> tuple[IntruderCounts, str]:
+    """Count the intruder dimensions of an adapter or a fine-tuned checkpoint.
+
+    Args:
+        source: an adapter, or the folder of a fine-tuned model in safetensors.
+        name: for the tables; "" takes the folder.
+        base: a base model of the course or a folder; "" takes the base that the adapter names, else the profile's.
+        k: as for `count`, and so are `epsilons`, `certified` and `device`.
+        profile: names the base of a checkpoint, or of an adapter that names none.
+
+    Returns:
+        The counts, and a page: tables by layer and by projection, and a summary.
+
+    Raises:
+        CourseError: source and base don't belong together, or as `count`.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CourseError(f"There is no {device!r} here: torch finds no NVIDIA GPU. Take --device cpu.")
+    model = base_weights(base or base_of(source, profile))
+    computed: list[float] = []
+    spectra = BaseSpectra(device=device, report=computed.append)
+    started = time.perf_counter()
+    report = count(iter_updates(source, model), spectra, k, epsilons, certified, device)
+    seconds = f"{time.perf_counter() - started:.1f} s"
+    if computed:
+        seconds += f", {sum(computed):.1f} s of it for {len(computed)} spectra of the base, now kept"
+    label = name or str(source.path if isinstance(source, AdapterFile) else source)
+    summary = [f"{label} on {model.label}: {len(report.rows)} matrices, the {k} strongest vectors of each"]
+    if report.unchanged:
+        summary.append("The update is zero: no matrix changes, so there are no intruder dimensions.")
+    else:
+        for i, (epsilon, total) in enumerate(zip(report.epsilons, report.intruders, strict=True)):
+            touched = sum(row.intruders[i] > 0 for row in report.rows)
+            intruders = f"{total} intruder dimension{'' if total == 1 else 's'}"
+            summary.append(f"ε = {epsilon}: {intruders}, in {touched} {'matrix' if touched == 1 else 'matrices'}")
+    ways = Counter(row.decided for row in report.rows)
+    summary.append(f"{', '.join(f'{matrices} {way}' for way, matrices in ways.items())}; {seconds}")
+    return report, "\n\n".join([str(by_layer(report)), str(by_projection(report)), "\n".join(summary)])
+
+
+def matrix_place(name: str) -> tuple[str, int, str]:
+    """The stack, the layer's number and the projection of a matrix: ("model.layers", 3, "self_attn.q_proj")."""
+    parts = MATRIX_PATH.match(name)
+    return (parts["stack"], int(parts["layer"]), parts["projection"]) if parts else ("", 0, name)
+
+
+def by_layer(report: IntruderCounts) -> Table:
+    """Intruders of every matrix at the first ε: a row a layer, a column a projection; · is none."""
+    stacks = {matrix_place(row.name)[0] for row in report.rows}
+    projections = list(dict.fromkeys(matrix_place(row.name)[2] for row in report.rows))
+    cells: dict[tuple[str, int], dict[str, int]] = {}
+    for row in report.rows:
+        stack, layer, projection = matrix_place(row.name)
+        cells.setdefault((stack, layer), {})[projection] = row.intruders[0]
+    lines = []
+    for (stack, layer), counts in sorted(cells.items()):
+        label = str(layer) if len(stacks) == 1 else f"{stack}.{layer}"
+        lines.append((label, *(str(counts[p] or "·") if p in counts else "" for p in projections)))
+    header = ("layer", *(projection.rpartition(".")[2] for projection in projections))
+    return Table(header, tuple(lines), f"intruder dimensions at ε = {report.epsilons[0]}")
+
+
+def by_projection(report: IntruderCounts) -> Table:
+    """Sums over the layers: a row a projection, and one for all."""
+    groups: dict[str, list[MatrixReport]] = {}
+    for row in report.rows:
+        groups.setdefault(matrix_place(row.name)[2], []).append(row)
+    lines = [
+        (
+            name,
+            str(len(rows)),
+            *(str(sum(counts)) for counts in zip(*(row.intruders for row in rows), strict=True)),
+            f"{statistics.median(row.spike_ratio for row in rows):.2f}",
+            f"{max(row.spike_ratio for row in rows):.2f}",
+            f"{statistics.mean(row.relative_size for row in rows):.3f}",
+            f"{statistics.mean(row.effective_rank for row in rows):.1f}",
+        )
+        for name, rows in [*groups.items(), ("all", report.rows)]
+    ]
+    header = ("projection", "matrices", *(f"intruders, ε = {epsilon}" for epsilon in report.epsilons), *HEADER)
+    return Table(header, tuple(lines))

@@ -19,7 +19,7 @@ from lorahub_edu.hub import zoo
 from lorahub_edu.hub.compose import compose, stack
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import pretrained, profiles, tiny
-from lorahub_edu.spectra import examine, measures
+from lorahub_edu.spectra import intruders, measures
 
 
 @pytest.fixture(autouse=True)
@@ -119,8 +119,8 @@ def test_what_is_wrong_is_said(by_peft: Path, tmp_path: Path) -> None:
 
 
 def test_places_of_matrices_in_both_kinds_of_models() -> None:
-    assert examine.matrix_place("model.layers.12.self_attn.q_proj") == ("model.layers", 12, "self_attn.q_proj")
-    assert examine.matrix_place("decoder.block.3.layer.1.EncDecAttention.k") == (
+    assert intruders.matrix_place("model.layers.12.self_attn.q_proj") == ("model.layers", 12, "self_attn.q_proj")
+    assert intruders.matrix_place("decoder.block.3.layer.1.EncDecAttention.k") == (
         "decoder.block",
         3,
         "layer.1.EncDecAttention.k",

@@ -7,9 +7,9 @@ import random_updates
 import torch
 
 from lorahub_edu.models import pretrained
-from lorahub_edu.spectra import bases, measures, weights
+from lorahub_edu.spectra import bases, measures
 from lorahub_edu.spectra.solver import decide
-from lorahub_edu.spectra.updates import Update
+from lorahub_edu.spectra.updates import Update, base_weights
 
 EPSILONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 STRENGTHS = (0.9, 1.0, 1.1, 2.0)  # σ₁(ΔW)/σ₁₀(W₀): where intruders begin to be among the ten strongest
@@ -21,7 +21,7 @@ PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "mlp.down_
 def test_every_decision_is_the_definitions(projection: str) -> None:
     if not pretrained.is_prepared("SmolLM2-135M-Instruct"):
         pytest.skip("the real model is not here: run make setup")
-    model = weights.of_base("SmolLM2-135M-Instruct", offline=True)
+    model = base_weights("SmolLM2-135M-Instruct", offline=True)
     base = model.read(f"model.layers.17.{projection}")
     spectrum, known = bases.compute(base), measures.left_vectors(base)
     decisions, found_some = 0, 0

@@ -16,7 +16,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained, tiny
-from lorahub_edu.spectra import updates, weights
+from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.updates import Update
 
 
@@ -56,7 +56,7 @@ def test_a_checkpoint_gives_the_differences(base: LlamaForCausalLM, by_peft: tup
     tuned.load_state_dict(merged)
     tuned.save_pretrained(tmp_path / "one")
     tuned.save_pretrained(tmp_path / "shards", max_shard_size="1MB")
-    assert (tmp_path / "shards" / weights.INDEX_FILE).is_file()
+    assert (tmp_path / "shards" / updates.INDEX_FILE).is_file()
     for where in ("one", "shards"):
         found = {one.name: one for one in updates.iter_updates(tmp_path / where, base)}
         assert len(found) == 4 * 7  # every linear layer, and neither embedding nor head
@@ -81,8 +81,8 @@ def test_slices_make_up_the_whole_for_both_shapes_and_kinds() -> None:
 def test_a_model_with_adapters_is_its_own_base(base: LlamaForCausalLM) -> None:
     model = tiny.model()
     adapters.inject(model, LoRAConfig(rank=2, alpha=8.0, target_modules=("v_proj",)), seed=0)
-    of_model = weights.of_model(model)  # layers with adapters count with the weights below them
-    assert of_model.names() == weights.of_model(base).names()
+    of_model = updates.base_weights(model)  # layers with adapters count with the weights below them
+    assert of_model.names() == updates.base_weights(base).names()
     name = "model.layers.0.self_attn.v_proj"
     assert torch.equal(of_model.read(name), base.get_submodule(name).weight)
 
@@ -90,11 +90,11 @@ def test_a_model_with_adapters_is_its_own_base(base: LlamaForCausalLM) -> None:
 def test_bases_by_name_by_folder_and_in_memory_are_the_same(base: LlamaForCausalLM, tmp_path: Path) -> None:
     base.save_pretrained(tmp_path)
     name = "model.layers.2.self_attn.k_proj"
-    for given in (weights.of_base(tiny.NAME), weights.of_base(str(tmp_path)), weights.of_model(base)):
+    for given in (updates.base_weights(tiny.NAME), updates.base_weights(str(tmp_path)), updates.base_weights(base)):
         assert torch.equal(given.read(name), base.get_submodule(name).weight)
         assert len(given.names()) == 28
     with pytest.raises(CourseError, match="SmolLM2-135M-Instruct"):
-        weights.of_base("SmolLM-135M-Instruct")
+        updates.base_weights("SmolLM-135M-Instruct")
 
 
 def test_an_adapter_of_another_base_is_refused(by_peft: tuple, base: LlamaForCausalLM) -> None:
@@ -107,7 +107,7 @@ def test_an_adapter_of_another_base_is_refused(by_peft: tuple, base: LlamaForCau
         updates.iter_updates(dataclasses.replace(file, weights={"model.layer.0.self_attn.q_proj": (A, B)}), base)
     marked = dataclasses.replace(file, base_model_sha256="a" * 64)
     with pytest.raises(CourseError, match="aaaaaaaaaaaa"):
-        updates.iter_updates(marked, weights.of_model(base, sha256="b" * 64))
+        updates.iter_updates(marked, dataclasses.replace(updates.base_weights(base), sha256="b" * 64))
 
 
 def test_checkpoints_that_do_not_belong_are_refused(base: LlamaForCausalLM, tmp_path: Path) -> None:
@@ -115,20 +115,20 @@ def test_checkpoints_that_do_not_belong_are_refused(base: LlamaForCausalLM, tmp_
         "model.layers.0.self_attn.q_projection.weight": torch.zeros(128, 128),
         "model.layers.1.self_attn.q_proj.weight": torch.zeros(128, 128),
     }
-    save_file(tensors, tmp_path / weights.WEIGHTS_FILE)
+    save_file(tensors, tmp_path / updates.WEIGHTS_FILE)
     with pytest.raises(CourseError, match="q_projection.*Did you mean 'model.layers.0.self_attn.q_proj'"):
         updates.iter_updates(tmp_path, base)
-    save_file({"model.layers.1.self_attn.q_proj.weight": torch.zeros(64, 128)}, tmp_path / weights.WEIGHTS_FILE)
+    save_file({"model.layers.1.self_attn.q_proj.weight": torch.zeros(64, 128)}, tmp_path / updates.WEIGHTS_FILE)
     with pytest.raises(CourseError, match=r"\(128, 128\).*\(64, 128\)"):
         updates.iter_updates(tmp_path, base)
-    save_file({"embed.weight": torch.zeros(4, 4)}, tmp_path / weights.WEIGHTS_FILE)
+    save_file({"embed.weight": torch.zeros(4, 4)}, tmp_path / updates.WEIGHTS_FILE)
     with pytest.raises(CourseError, match="no matrix of a numbered layer"):
         updates.iter_updates(tmp_path, base)
-    content = (tmp_path / weights.WEIGHTS_FILE).read_bytes()
-    (tmp_path / weights.WEIGHTS_FILE).write_bytes(content[:40])
+    content = (tmp_path / updates.WEIGHTS_FILE).read_bytes()
+    (tmp_path / updates.WEIGHTS_FILE).write_bytes(content[:40])
     with pytest.raises(CourseError, match="cut short"):
         updates.iter_updates(tmp_path, base)
-    (tmp_path / weights.WEIGHTS_FILE).rename(tmp_path / "pytorch_model.bin")
+    (tmp_path / updates.WEIGHTS_FILE).rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(CourseError, match="pytorch_model.bin, a pickle"):
         updates.iter_updates(tmp_path, base)
     with pytest.raises(CourseError, match="no folder"):
@@ -142,9 +142,9 @@ def test_quantised_bases_and_dora_are_refused_by_name(base: LlamaForCausalLM, by
     with pytest.raises(CourseError, match="gptq"):
         updates.iter_updates(by_peft[0], tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    tensors = load_file(tmp_path / weights.WEIGHTS_FILE)
+    tensors = load_file(tmp_path / updates.WEIGHTS_FILE)
     tensors["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(128, 128, dtype=torch.int8)
-    save_file(tensors, tmp_path / weights.WEIGHTS_FILE)
+    save_file(tensors, tmp_path / updates.WEIGHTS_FILE)
     with pytest.raises(CourseError, match="int8"):
         list(updates.iter_updates(by_peft[0], tmp_path))
     model = peft.get_peft_model(tiny.model(), peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
@@ -166,8 +166,8 @@ def test_an_update_is_factors_or_a_whole_and_fits_its_base() -> None:
 
 
 def test_the_courses_base_knows_its_hash() -> None:
-    assert weights.of_model(tiny.model()).sha256 is None  # made here, from no file
+    assert updates.base_weights(tiny.model()).sha256 is None  # made here, from no file
     if pretrained.is_prepared("SmolLM2-135M-Instruct"):
-        found = weights.of_base("SmolLM2-135M-Instruct", offline=True)
+        found = updates.base_weights("SmolLM2-135M-Instruct", offline=True)
         assert found.sha256 == pretrained.base_sha256("SmolLM2-135M-Instruct")
         assert len(found.names()) == 210
