@@ -21,8 +21,7 @@ from lorahub_edu import results
 from lorahub_edu.data import tasks
 from lorahub_edu.data.fewshot import PromptedRow, rows_for, split
 from lorahub_edu.hub import zoo
-from lorahub_edu.hub.adapt import SearchConfig, adapt
-from lorahub_edu.hub.history import History
+from lorahub_edu.hub.adapt import History, SearchConfig, adapt
 from lorahub_edu.hub.population import Population
 from lorahub_edu.results import Finding
 from lorahub_studies import adapting

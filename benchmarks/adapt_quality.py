@@ -26,9 +26,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorahub_edu.data import tasks
 from lorahub_edu.data.fewshot import PromptedRow
-from lorahub_edu.hub.adapt import AUTO, SearchConfig, adapt
+from lorahub_edu.hub.adapt import AUTO, History, SearchConfig, adapt
 from lorahub_edu.hub.compose import ModuleStack, stack
-from lorahub_edu.hub.history import History
 from lorahub_edu.hub.population import Population
 from lorahub_edu.lora.adapter_files import read_adapter
 from lorahub_edu.models import pretrained

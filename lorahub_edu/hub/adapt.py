@@ -5,9 +5,13 @@ Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 3.3: minimise L 
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +20,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from lorahub_edu import results
-from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
+from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.hub import workers
 from lorahub_edu.hub.compose import ModuleStack, compose, stack
-from lorahub_edu.hub.history import History, SearchLog, fingerprint, join
 from lorahub_edu.hub.population import Population
 from lorahub_edu.hub.searches import Search, Space, make_search, needs_gradient
 from lorahub_edu.lora.adapter_files import AdapterFile
@@ -30,6 +32,7 @@ from lorahub_edu.scoring import scoring_batches
 L1 = 0.05  # the paper's α, on the mean of |wᵢ| as in the released code
 BUDGET = 40  # the paper's largest number of steps
 FINALISTS = 5
+LOG_FILE = "search.jsonl"
 SUMMARY_FILE = "adapt.json"
 # optimizer="auto": the composition that a sweep found best, and what it is searched with.
 AUTO = {"optimizer": "greedy", "composition": "exact", "budget": 120}
@@ -44,7 +47,6 @@ class SearchConfig:
         optimizer: "auto", "cma", "random", "greedy", "gradient", any of nevergrad's names ("ngopt", "shiwa", …), or a
             function of (space, budget, seed) that returns a search (`searches`).
         budget: candidates to score; None is the paper's 40, or 120 for "auto". A gradient step counts as one.
-        seed: of the search.
         composition: "paper" or "exact"; None is the paper's, or exact for "auto".
         choose: the candidate that is kept: "loss" is the one of the lowest objective; "exact match" is the one that
             answers most examples exactly, and among those has the lowest objective.
@@ -69,13 +71,11 @@ class SearchConfig:
 
     def filled(self) -> SearchConfig:
         """The same with nothing left open: "auto" by its name, and the defaults of budget and composition."""
-        default = AUTO if self.optimizer == "auto" else {"composition": "paper", "budget": BUDGET}
-        return replace(
-            self,
-            optimizer=default.get("optimizer", self.optimizer),
-            budget=default["budget"] if self.budget is None else self.budget,
-            composition=self.composition or default["composition"],
-        )
+        paper = {"optimizer": self.optimizer, "composition": "paper", "budget": BUDGET}
+        default = AUTO if self.optimizer == "auto" else paper
+        budget = default["budget"] if self.budget is None else self.budget
+        composition = self.composition or default["composition"]
+        return replace(self, optimizer=default["optimizer"], budget=budget, composition=composition)
 
     def loss_scale(self, examples: int) -> float:
         """What the mean loss of the examples is divided by."""
@@ -84,6 +84,37 @@ class SearchConfig:
     def objectives(self, losses: Sequence[float], weights: np.ndarray, examples: int) -> np.ndarray:
         """(P,) what a search minimises: loss plus L1 term of candidates (P, N)."""
         return np.asarray(losses) / self.loss_scale(examples) + self.l1 * np.abs(weights).mean(1)
+
+
+@dataclass
+class History:
+    """All M candidates of a search, in order.
+
+    Attributes:
+        weights: (M, N).
+        losses: (M,) cross-entropy on the examples, nats a token; NaN where a candidate failed.
+        objectives: (M,) loss plus the L1 term: what the search was sent.
+        strict: (M,) share of the examples that greedy decoding would answer exactly, 0 to 1.
+        seconds: (M,) since the start, when each candidate's batch was done.
+    """
+
+    weights: np.ndarray
+    losses: np.ndarray
+    objectives: np.ndarray
+    strict: np.ndarray
+    seconds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    @property
+    def failed(self) -> int:
+        """Candidates whose loss was not finite."""
+        return int(np.isnan(self.losses).sum())
+
+    def best_so_far(self) -> np.ndarray:
+        """(M,) the lowest objective among the first 1, 2, … M candidates; inf until one has not failed."""
+        return np.minimum.accumulate(np.where(np.isnan(self.objectives), np.inf, self.objectives))
 
 
 @dataclass(frozen=True)
@@ -99,20 +130,8 @@ class Adapted:
     history: History
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The modules of the largest |weight| with their weights."""
-        order = np.argsort(-np.abs(self.weights))[:count]
-        return [(self.names[i], float(self.weights[i])) for i in order if self.weights[i]]
-
-    def summary(self) -> dict:
-        """The result as json can hold it."""
-        return {
-            "algorithm": self.algorithm,
-            "composition": self.composition,
-            "loss": self.loss,
-            "evaluations": len(self.history),
-            "failed": self.history.failed,
-            "weights": {name: float(w) for name, w in zip(self.names, self.weights, strict=True)},
-        }
+        """The modules of the largest |weight| with their weights; a weight of 0 is left out."""
+        return _top(self.names, self.weights, count)
 
 
 def adapt(
@@ -121,7 +140,6 @@ def adapt(
     examples: Sequence[PromptedRow],
     config: SearchConfig = SearchConfig(),  # noqa: B008 - it is frozen
     *,
-    executor: Executor | None = None,
     final_model: PreTrainedModel | Callable[[], PreTrainedModel] | None = None,
     folder: str | Path | None = None,
     progress: bool = False,
@@ -132,8 +150,6 @@ def adapt(
     Args:
         model: the base model; in bfloat16 the search is about three times as fast and ranks candidates alike.
         examples: encoded examples (`fewshot.encode`), usually five.
-        executor: scores parts of each population in other processes. The modules must then lie on disk, and the model
-            must be one of the course's. Only weights and losses travel.
         final_model: the same base in float32, or a function that loads it. It scores the best few candidates again, and
             chooses. None takes the search's own losses.
         folder: keeps every scored batch and the result; a search that was killed continues from there.
@@ -149,30 +165,41 @@ def adapt(
         raise CourseError("There are no examples to adapt to: give at least one.")
     config = config.filled()
     stacked = modules if isinstance(modules, ModuleStack) else stack(modules, composition=config.composition)
-    space = Space(len(stacked))
-    search, algorithm = make_search(config.optimizer, space, config.budget, config.seed, **config.options)
-    log = SearchLog(folder, fingerprint(stacked, examples, _log_settings(model, config, len(examples), algorithm)))
+    search, algorithm = make_search(config.optimizer, Space(len(stacked)), config.budget, config.seed, **config.options)
+    candidates = next(search, None)
+    if candidates is None:
+        raise CourseError(f"The search ({algorithm}) ended without a candidate: it must yield at least one.")
+    log = SearchLog(folder, _settings(model, stacked, examples, config, algorithm))
     bar = tqdm(total=config.budget, disable=not progress, unit="candidate", dynamic_ncols=True)
-    history = None
     with Population(model, stacked, config.composition) as population, bar:
-        score = _scorer(population, modules, examples, config.optimizer, executor)
-        for history in _histories(search, score, log, config, len(examples)):
+        score = population.losses_and_slopes if needs_gradient(config.optimizer) else population.losses_and_strict
+        score = partial(score, batches=scoring_batches(model, examples))
+        for history in _histories(search, candidates, score, log, config, len(examples)):
             _show(bar, history, stacked.names)
             if on_batch:
                 on_batch(history)
-        if history is None:
-            raise CourseError(f"The search ({algorithm}) ended without a candidate: it must yield at least one.")
-        weights, loss = _best(history, population, final_model, examples, config)
+    weights, loss = _best(history, stacked, final_model, examples, config)
     module = compose(stacked, weights, config.composition)
-    adapted = Adapted(stacked.names, weights, loss, module, config.composition, algorithm, history)
     if folder is not None:
-        results.write_json(Path(folder) / SUMMARY_FILE, adapted.summary())
-    return adapted
+        summary = {
+            "algorithm": algorithm,
+            "composition": config.composition,
+            "loss": loss,
+            "evaluations": len(history),
+            "failed": history.failed,
+            "weights": dict(zip(stacked.names, weights.tolist(), strict=True)),
+        }
+        results.write_json(Path(folder) / SUMMARY_FILE, summary)
+    return Adapted(stacked.names, weights, loss, module, config.composition, algorithm, history)
 
 
-def _log_settings(model: PreTrainedModel, config: SearchConfig, examples: int, algorithm: str) -> dict[str, object]:
-    """What a search's losses depend on, beside modules and examples."""
-    return {
+def _settings(
+    model: PreTrainedModel, stacked: ModuleStack, examples: Sequence[PromptedRow], config: SearchConfig, algorithm: str
+) -> dict[str, str]:
+    """What a search's candidates and losses depend on: all of it must agree for the search to be continued."""
+    flat = hashlib.sha256(stacked.flat.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    rows = hashlib.sha256(repr([(row.prompt_ids, row.answer_ids) for row in examples]).encode()).hexdigest()[:16]
+    named = {
         "base model": (pretrained.name_of(model) or type(model).__name__, str(model.dtype)),
         # a function's repr is another one in every process
         "optimizer": config.optimizer if isinstance(config.optimizer, str) else algorithm,
@@ -180,22 +207,24 @@ def _log_settings(model: PreTrainedModel, config: SearchConfig, examples: int, a
         "budget": config.budget,
         "seed": config.seed,
         "l1": config.l1,
-        "loss scale": config.loss_scale(examples),
+        "loss scale": config.loss_scale(len(examples)),
         "options": config.options,
     }
+    given = {"modules": f"{', '.join(stacked.names)} ({flat})", "examples": rows}
+    return {key: repr(value) for key, value in named.items()} | given
 
 
 def _histories(
-    search: Search, score: Callable[[np.ndarray], dict], log: SearchLog, config: SearchConfig, examples: int
+    search: Search, candidates: np.ndarray, score: Callable, log: SearchLog, config: SearchConfig, examples: int
 ) -> Iterator[History]:
-    """The history after each batch that the search tries, scored or replayed."""
+    """The history after each batch that the search tries, from its first candidates (P, N) on."""
     batches: list[dict] = []
-    candidates = next(search, None)
-    while candidates is not None:
-        scores = log.replay(candidates) or log.append(candidates, score(candidates))
+    while True:
+        scores = log.scores(candidates, score)
         feedback = objectives = config.objectives(scores["losses"], candidates, examples)  # (P,)
-        batches.append(scores | {"weights": candidates, "objectives": objectives})
-        yield join(batches)
+        seconds = np.full(len(candidates), scores["seconds"])
+        batches.append(scores | {"weights": candidates, "objectives": objectives, "seconds": seconds})
+        yield History(*(np.concatenate([np.asarray(b[f.name], float) for b in batches]) for f in fields(History)))
         if "gradients" in scores:
             slopes = np.asarray(scores["gradients"]) / config.loss_scale(examples)  # (P, N)
             feedback = (objectives, slopes + config.l1 * np.sign(candidates) / candidates.shape[1])
@@ -205,34 +234,54 @@ def _histories(
             break
 
 
-def _scorer(
-    population: Population,
-    modules: Sequence[AdapterFile] | ModuleStack,
-    examples: Sequence[PromptedRow],
-    optimizer: str | Callable,
-    executor: Executor | None,
-) -> Callable[[np.ndarray], dict[str, list]]:
-    """A function that scores candidates (P, N): here, by backpropagation, or in an executor's workers."""
-    batches = scoring_batches(population.model, examples)
-    if needs_gradient(optimizer):
-        return lambda candidates: _with_gradient(population, candidates, batches)
-    if executor is None:
-        return lambda candidates: population.losses_and_strict(candidates, batches)
-    return workers.scorer(executor, population.model, modules, examples, population.composition)
+class SearchLog:
+    """Scored batches on disk. A search is deterministic, so it continues once their losses have been replayed."""
 
+    def __init__(self, folder: str | Path | None, settings: dict[str, str]) -> None:
+        self.path = None if folder is None else Path(folder) / LOG_FILE
+        self.recorded = [] if self.path is None else self._read(settings)
+        self._started = time.perf_counter() - (self.recorded[-1]["seconds"] if self.recorded else 0.0)
 
-def _with_gradient(population: Population, candidates: np.ndarray, batches: list[ScoringBatch]) -> dict[str, list]:
-    """Losses and their gradients by backpropagation through the composition: one pass forward and one back."""
-    W = torch.tensor(candidates, dtype=torch.float32, requires_grad=True)  # (P, N)
-    losses, slopes = torch.zeros(len(candidates)), torch.zeros(candidates.shape)
-    labels = sum(len(batch.labels) for batch in batches)
-    for batch in batches:
-        part = population.loss(W, batch).cpu() * (len(batch.labels) / labels)  # (P,)
-        slopes += torch.autograd.grad(part.sum(), W)[0]  # of w alone: the base model's weights collect none
-        losses += part.detach()
-    population.use(None)
-    strict = [float("nan")] * len(candidates)  # not computed: a gradient step needs the loss only
-    return {"losses": losses.double().tolist(), "strict": strict, "gradients": slopes.double().tolist()}
+    def _read(self, settings: dict[str, str]) -> list[dict]:
+        """The recorded batches; a new log begins with the settings."""
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1]  # a kill can leave a part of a line at the end
+        if not whole:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+            except OSError as error:
+                raise CourseError(f"Can't write {self.path}: {error.strerror}. Choose another folder.") from error
+            return []
+        try:
+            theirs, *recorded = map(json.loads, whole.splitlines())
+        except ValueError:
+            theirs, recorded = {}, []
+        different = [key for key, value in settings.items() if theirs.get(key) != value]
+        if different:
+            raise CourseError(
+                f"{self.path.parent} holds another search (different: {', '.join(different)}). Use the same settings "
+                f"to continue it, or another folder."
+            )
+        os.truncate(self.path, len(whole))
+        return recorded
+
+    def scores(self, candidates: np.ndarray, score: Callable[[np.ndarray], dict]) -> dict:
+        """The recorded scores of these candidates; where the record ends, new scores, which are recorded."""
+        if self.recorded:
+            scores = self.recorded.pop(0)
+            weights = np.asarray(scores.pop("weights"))
+            if weights.shape == candidates.shape and np.allclose(weights, candidates, atol=1e-9):
+                return scores
+            raise CourseError(
+                f"{self.path} was written by another version of the search: delete its folder and start again."
+            )
+        scores = score(candidates)
+        scores["seconds"] = time.perf_counter() - self._started
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"weights": candidates.tolist()} | scores) + "\n")
+        return scores
 
 
 def _rank(objectives: np.ndarray, strict: np.ndarray, choose: str) -> np.ndarray:
@@ -242,15 +291,9 @@ def _rank(objectives: np.ndarray, strict: np.ndarray, choose: str) -> np.ndarray
     return finite[np.lexsort((objectives[finite], -exact))]
 
 
-def _distinct(candidates: np.ndarray, count: int) -> np.ndarray:
-    """The first few candidates that differ, in order: (<=count, N)."""
-    first = np.unique(candidates[: 3 * count], axis=0, return_index=True)[1]
-    return candidates[np.sort(first)[:count]]
-
-
 def _best(
     history: History,
-    population: Population,
+    stacked: ModuleStack,
     final_model: PreTrainedModel | Callable[[], PreTrainedModel] | None,
     examples: Sequence[PromptedRow],
     config: SearchConfig,
@@ -264,22 +307,24 @@ def _best(
         )
     if final_model is None:
         return history.weights[ranking[0]], float(history.losses[ranking[0]])
-    finalists = _distinct(history.weights[ranking], FINALISTS)
+    distinct = dict.fromkeys(map(tuple, history.weights[ranking]))  # a candidate can have been scored twice
+    finalists = np.array(list(distinct)[:FINALISTS])  # (<=5, N)
     judge = final_model if isinstance(final_model, PreTrainedModel) else final_model()
-    if judge is population.model:
+    with Population(judge, stacked, config.composition) as population:
         scores = population.score(finalists, examples)
-    else:
-        with Population(judge, population.modules, population.composition) as exact:
-            scores = exact.score(finalists, examples)
     ranking = _rank(config.objectives(scores.losses, finalists, len(examples)), scores.strict.mean(1), config.choose)
     best = int(ranking[0]) if len(ranking) else 0  # the first where all of them fail
     return finalists[best], float(scores.losses[best])
+
+
+def _top(names: Sequence[str], weights: np.ndarray, count: int) -> list[tuple[str, float]]:
+    order = np.argsort(-np.abs(weights))[:count]
+    return [(names[i], float(weights[i])) for i in order if weights[i]]
 
 
 def _show(bar: tqdm, history: History, names: Sequence[str]) -> None:
     bar.update(len(history) - bar.n)
     if history.failed < len(history):
         best = int(np.nanargmin(history.objectives))
-        order = np.argsort(-np.abs(history.weights[best]))[:3]
-        top = " ".join(f"{names[i]} {history.weights[best][i]:+.2f}" for i in order)
+        top = " ".join(f"{name} {weight:+.2f}" for name, weight in _top(names, history.weights[best], 3))
         bar.set_postfix_str(f"best loss {history.losses[best]:.3f}: {top}")

@@ -174,6 +174,19 @@ class Population:
         scores = self.score(weights, batches)
         return {"losses": scores.losses.tolist(), "strict": scores.strict.mean(1).tolist()}
 
+    def losses_and_slopes(self, weights: np.ndarray, batches: list[ScoringBatch]) -> dict[str, list]:
+        """P losses and their P gradients (N,), by one pass forward and one back through the composition."""
+        W = torch.tensor(weights, dtype=torch.float32, requires_grad=True)  # (P, N)
+        losses, slopes = torch.zeros(len(weights)), torch.zeros(weights.shape)
+        labels = sum(len(batch.labels) for batch in batches)
+        for batch in batches:
+            part = self.loss(W, batch).cpu() * (len(batch.labels) / labels)  # (P,)
+            slopes += torch.autograd.grad(part.sum(), W)[0]  # of w alone: the base model's weights collect none
+            losses += part.detach()
+        self.use(None)
+        strict = [float("nan")] * len(weights)  # not computed: a gradient step needs the loss only
+        return {"losses": losses.double().tolist(), "strict": strict, "gradients": slopes.double().tolist()}
+
     def loss(self, weights: Tensor, batch: ScoringBatch) -> Tensor:
         """(P,) mean label loss in nats of candidates (P, N), with its graph, for gradient descent; claim H18."""
         self.use(weights)

@@ -2,7 +2,8 @@
 
 A search is a generator. It yields candidates, a float64 array (P, N), and is sent their losses, (P,), with NaN where a
 candidate failed. The same settings and losses give the same candidates, so a recorded search can be continued. Every
-search takes a space, a budget (candidates in all), a seed and a start, (N,), which must lie in the space.
+search takes a space, a budget (candidates in all) and a seed. The course's own also take a start, (N,), in the space.
+Settings that a search can't work with are refused when its first candidates are asked for.
 
 Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, sections 3.3 and 4.1; claims H4, H18, X3 and X5.
 """
@@ -10,16 +11,18 @@ Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, sections 3.3 and 4.1; cl
 from __future__ import annotations
 
 import inspect
+import warnings
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
 import torch
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.hub import nevergrads
 from lorahub_edu.hub.cmaes import CMAES, default_population
 
 Search = Generator[np.ndarray, np.ndarray, None]
@@ -27,6 +30,7 @@ Search = Generator[np.ndarray, np.ndarray, None]
 FIRST_STEP = 0.5  # of the greedy search, in units of a weight
 FIRST_GROWTH = 0.15  # of its scaling of all weights together
 TURN = -0.6  # a step that did not improve is tried in the other direction, and shorter
+FAILED_FIRST = 1e3  # sent for a failed candidate before any other: no loss in nats a token comes near it
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,6 @@ class Space:
             raise CourseError(
                 f"A search needs at least one weight, but got {self.dimension}: give at least one module."
             )
-        if not self.lower < self.upper:
-            raise CourseError(f"The bounds of a weight must go up, but they are {self.lower} and {self.upper}.")
 
     def clip(self, X: np.ndarray) -> np.ndarray:
         """Candidates (..., N) with every weight beyond a bound moved onto it."""
@@ -74,15 +76,11 @@ def cma(
             f"{space.dimension} weights. Give a budget of at least {size}, or a smaller population."
         )
     strategy = CMAES(_start(space, start), sigma, size, (space.lower, space.upper), seed)
-
-    def search() -> Search:
-        for done in range(0, budget, size):
-            X = strategy.ask()[: budget - done]  # (P, N)
-            losses = yield X
-            if len(X) == size:
-                strategy.tell(X, losses)
-
-    return search()
+    for done in range(0, budget, size):
+        X = strategy.ask()[: budget - done]  # (P, N)
+        losses = yield X
+        if len(X) == size:
+            strategy.tell(X, losses)
 
 
 def random_search(
@@ -94,17 +92,12 @@ def random_search(
     """
     if population < 1:
         raise CourseError(f"Random search yields at least one candidate at a time, but population is {population}.")
-    first = None if start is None else _start(space, start)
     generator = np.random.default_rng(seed)
-
-    def search() -> Search:
-        for done in range(0, budget, population):
-            X = generator.uniform(space.lower, space.upper, (min(population, budget - done), space.dimension))  # (P, N)
-            if done == 0 and first is not None:
-                X[0] = first
-            yield X
-
-    return search()
+    for done in range(0, budget, population):
+        X = generator.uniform(space.lower, space.upper, (min(population, budget - done), space.dimension))  # (P, N)
+        if done == 0 and start is not None:
+            X[0] = _start(space, start)
+        yield X
 
 
 def greedy(space: Space, budget: int, seed: int = 0, start: Sequence[float] | None = None) -> Search:
@@ -123,10 +116,6 @@ def greedy(space: Space, budget: int, seed: int = 0, start: Sequence[float] | No
             f"A budget of {budget} is too small for the greedy search: it scores each of the {len(first)} modules "
             f"alone first. Give a budget above that, or a start."
         )
-    return _greedy(space, budget, first)
-
-
-def _greedy(space: Space, budget: int, first: np.ndarray) -> Search:
     losses = _failed_last((yield first))
     best = int(np.argmin(losses))
     w, lowest = first[best], losses[best]
@@ -174,25 +163,85 @@ def gradient_descent(
 
 
 def nevergrad_search(space: Space, budget: int, seed: int = 0, name: str = "NGOpt") -> Search:
-    """One of nevergrad's optimizers as the paper's released code runs it: from zero, one candidate at a time."""
-    return nevergrads.search(_nevergrad(name, space, budget, seed), budget)
+    """One of nevergrad's optimizers as the paper's released code runs it: from zero, one candidate at a time.
+
+    A failed candidate's loss is one nat above the worst so far. An optimizer that fits a model to the losses, as
+    Cobyla does, could do nothing with an infinite one.
+
+    Raises:
+        CourseError: there is no such optimizer, or it breaks down.
+    """
+    # Cobyla and others run in a thread that nevergrad leaves waiting for the next loss. Python would wait for it at
+    # exit, for ever if a search was given up. A thread that is started from a daemon (as a pool's are) is a daemon too.
+    pool = ThreadPool(1)
+    candidates = _ask_and_tell(_nevergrad(name, space, budget, seed), budget, pool)
+    weakref.finalize(candidates, pool.terminate)  # also at exit, while multiprocessing is still whole
+    return candidates
+
+
+def _ask_and_tell(optimizer: Any, budget: int, pool: ThreadPool) -> Search:
+    worst = None
+    for _ in range(budget):
+        try:
+            candidate = pool.apply(optimizer.ask)
+        except Exception as error:
+            raise CourseError(
+                f"{_described(optimizer)}: it broke down at {optimizer.dimension} weights and a budget of "
+                f"{budget} ({error}). Try another optimizer, such as 'cma' or 'greedy', or another budget."
+            ) from error
+        losses = yield np.array(candidate.value, dtype=np.float64)[None]  # (1, N)
+        loss = float(losses[0])
+        if np.isfinite(loss):
+            worst = loss if worst is None else max(worst, loss)
+        else:
+            loss = FAILED_FIRST if worst is None else worst + 1.0
+        optimizer.tell(candidate, loss)
 
 
 def _nevergrad(name: str, space: Space, budget: int, seed: int = 0) -> Any:
-    return nevergrads.make_optimizer(
-        nevergrads.registered(name, also=SEARCHES), space.dimension, (space.lower, space.upper), budget, seed
-    )
+    """One of nevergrad's optimizers, by its name in any case, as the paper's released code sets it up: from zero."""
+    import nevergrad  # here, not above: it takes seconds
+
+    registry = nevergrad.optimizers.registry
+    known = {key.lower(): key for key in registry}
+    if name not in registry and name.lower() not in known:
+        ours = {*SEARCHES, *PAPERS}
+        hint = near_matches(name.lower(), {*ours, *known})
+        if not hint.startswith("Did"):  # hundreds of names are no help
+            hint = near_matches("", ours) + " Every name in nevergrad.optimizers.registry is one."
+        raise CourseError(f"There is no optimizer {name!r}. {hint}")
+    # scipy corrects nevergrad's tolerance of 0 and its budget, and says so at every start
+    warnings.filterwarnings("ignore", message="COBYLA: Invalid", category=UserWarning)
+    state = np.random.get_state()  # an Array takes a draw from numpy's global generator, which is not ours to move
+    lower, upper = ([bound] * space.dimension for bound in (space.lower, space.upper))
+    weights = nevergrad.p.Array(init=[0.0] * space.dimension, lower=lower, upper=upper)
+    np.random.set_state(state)
+    weights.random_state = np.random.RandomState(seed)
+    spelled = name if name in registry else known[name.lower()]
+    return registry[spelled](parametrization=weights, budget=budget, num_workers=1)
 
 
-# By name: the search, and the algorithm in words; nevergrad's own are described by what they chose.
+def _chosen(optimizer: Any) -> str:
+    """The name of the algorithm that a choosing optimizer passes everything on to."""
+    while (inner := getattr(optimizer, "optim", None)) is not None:  # its choice can be a choosing optimizer again
+        optimizer = inner
+    return optimizer.name
+
+
+def _described(optimizer: Any) -> str:
+    """What nevergrad runs, in words, for example "nevergrad NGOpt, which chose Cobyla"."""
+    name = _chosen(optimizer)
+    return f"nevergrad {optimizer.name}" + (f", which chose {name}" if name != optimizer.name else "")
+
+
+# By name: the search, and the algorithm in words. Every other name is nevergrad's.
 SEARCHES: dict[str, tuple[Callable[..., Search], str]] = {
     "cma": (cma, "CMA-ES"),
     "random": (random_search, "random search"),
-    "ngopt": (partial(nevergrad_search, name="NGOpt"), ""),
-    "shiwa": (partial(nevergrad_search, name="Shiwa"), ""),
     "greedy": (greedy, "greedy coordinate search"),
     "gradient": (gradient_descent, "gradient descent (Adam)"),
 }
+PAPERS = ("ngopt", "shiwa")  # nevergrad's optimizers that the paper and its released code name
 
 
 def make_search(
@@ -203,13 +252,13 @@ def make_search(
     Args:
         optimizer: a name of `SEARCHES` or of nevergrad's registry, in any case, or a function of (space, budget, seed)
             that returns a search.
-        **options: for the search, for example `start`.
+        **options: for the search, for example `start` or `sigma`.
 
     Returns:
         The search, and the algorithm really run in words, for example "nevergrad NGOpt, which chose Cobyla".
 
     Raises:
-        CourseError: no such name, an option that the search does not have, or settings it can't work with.
+        CourseError: no such name, a budget below 1, or an option that the search does not have.
     """
     _check_budget(budget)
     if callable(optimizer):
@@ -218,12 +267,14 @@ def make_search(
     if optimizer.lower() in SEARCHES:
         function, algorithm = SEARCHES[optimizer.lower()]
     else:
-        function, algorithm = partial(nevergrad_search, name=nevergrads.registered(optimizer, also=SEARCHES)), ""
+        function, algorithm = (
+            partial(nevergrad_search, name=optimizer),
+            _described(_nevergrad(optimizer, space, budget)),
+        )
     known = set(inspect.signature(function).parameters) - {"space", "budget", "seed", "name"}
     for option in options.keys() - known:
         raise CourseError(f"The search {optimizer.lower()!r} has no option {option!r}. {near_matches(option, known)}")
-    search = function(space, budget, seed, **options)
-    return search, algorithm or nevergrads.describe(_nevergrad(optimizer, space, budget))
+    return function(space, budget, seed, **options), algorithm
 
 
 def needs_gradient(optimizer: str | Callable) -> bool:
@@ -249,21 +300,7 @@ def chosen_optimizer(name: str, dimension: int, budget: int) -> str:
     Source: claim H5.
     """
     _check_budget(budget)
-    return nevergrads.chosen(_nevergrad(name, Space(dimension), budget))
-
-
-def run_search(search: Search, objective: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """All M candidates of a fresh search in order, (M, N), and their losses, (M,), for an objective (P, N) -> (P,)."""
-    candidates, losses = [], []
-    batch = next(search, None)
-    while batch is not None:
-        candidates.append(batch)
-        losses.append(np.asarray(objective(batch), dtype=np.float64))
-        try:
-            batch = search.send(losses[-1])
-        except StopIteration:
-            break
-    return np.concatenate(candidates), np.concatenate(losses)
+    return _chosen(_nevergrad(name, Space(dimension), budget))
 
 
 def _check_budget(budget: int) -> None:

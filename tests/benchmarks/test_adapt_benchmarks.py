@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorahub_edu.hub import history as search_log
+from lorahub_edu.hub import adapt as adapt_room
 from lorahub_edu.hub.cmaes import default_population
 from lorahub_edu.hub.compose import ModuleStack, stack
 from lorahub_edu.lora.adapter_files import read_adapter
@@ -149,7 +149,7 @@ def test_a_search_ends_with_its_time_and_what_came_later_does_not_count(
 ) -> None:
     """A clock that moves a second a batch: of batches of three, those after the fourth second are left out."""
     ticks = iter(range(1000))
-    monkeypatch.setattr(search_log.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(adapt_room.time, "perf_counter", lambda: float(next(ticks)))
     seen = []
     real = adapt_quality.adapt
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import hub_modules
 import numpy as np
@@ -232,40 +229,6 @@ def test_progress_shows_best_loss_and_top_weights(model, files, capsys: pytest.C
     found = adapt(model, files, ROWS[:1], SearchConfig(fixed([[0.2, -0.9, 0.0]]), budget=1), progress=True)
     shown = capsys.readouterr().err
     assert f"best loss {found.loss:.3f}: m1 -0.90 m0 +0.20" in shown and "1/1" in shown
-
-
-# In other processes.
-
-
-@pytest.mark.parametrize("composition", ["paper", "exact"])
-def test_workers_give_the_losses_of_this_process(model, tmp_path: Path, files, composition: str) -> None:
-    read = [adapter_files.read_adapter(hub_modules.write(file, tmp_path)) for file in files]
-    config = SearchConfig("cma", 15, composition=composition)
-    here = adapt(model, read, ROWS, config)
-    with ThreadPoolExecutor(3) as executor:  # the threads share one model: they must take turns
-        there = adapt(model, read, ROWS, config, executor=executor)
-    assert there.history.losses == pytest.approx(here.history.losses, abs=1e-5)
-    assert there.history.weights == pytest.approx(here.history.weights, abs=1e-4)
-
-
-def test_a_worker_process_loads_everything_itself(model, tmp_path: Path, files) -> None:
-    read = [adapter_files.read_adapter(hub_modules.write(file, tmp_path)) for file in files]
-    here = adapt(model, read, ROWS, SearchConfig("random", budget=6))
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        there = adapt(model, read, ROWS, SearchConfig("random", budget=6), executor=executor)
-    assert np.array_equal(there.history.weights, here.history.weights)
-    assert there.history.losses == pytest.approx(here.history.losses, abs=1e-6)
-    assert np.array_equal(there.history.strict, here.history.strict)
-
-
-def test_workers_need_modules_on_disk_and_a_base_of_the_course(model, tmp_path: Path, files) -> None:
-    read = [adapter_files.read_adapter(hub_modules.write(file, tmp_path)) for file in files]
-    other = tiny.model()
-    other.config._name_or_path = "/somewhere/else"
-    with ThreadPoolExecutor(1) as executor:
-        for base, modules in ((model, files), (model, stack(read)), (other, read)):
-            with pytest.raises(CourseError, match="Workers load everything themselves"):
-                adapt(base, modules, ROWS, executor=executor)
 
 
 # Failures and bad input.

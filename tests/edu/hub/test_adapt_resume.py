@@ -13,9 +13,8 @@ from hub_modules import random_modules
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import population
-from lorahub_edu.hub.adapt import SUMMARY_FILE, SearchConfig, adapt
+from lorahub_edu.hub.adapt import LOG_FILE, SUMMARY_FILE, SearchConfig, adapt
 from lorahub_edu.hub.compose import stack
-from lorahub_edu.hub.history import LOG_FILE
 from lorahub_edu.models import tiny
 
 ROWS = hub_modules.rows(2)
