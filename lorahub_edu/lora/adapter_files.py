@@ -58,7 +58,7 @@ def save_adapter(
     """Write one adapter of a model in PEFT's layout; the folder appears whole or not at all.
 
     Args:
-        folder: where to; an adapter that lies there is replaced.
+        folder: an adapter that lies there is replaced, other files stay.
         adapter: the adapter's name in the model (it is not part of the file).
         base_model: the base's name, for adapter_config.json; None takes the model's own.
         base_model_sha256: the base file's hash, kept in the safetensors header so that loading can compare it.
@@ -69,10 +69,7 @@ def save_adapter(
     Raises:
         CourseError: the model has no such adapter, or the folder can't be written.
     """
-    layers = {name: layer for name, layer in adapters.lora_layers(model) if adapter in layer.configs}
-    if not layers:
-        known = {name for _, layer in adapters.lora_layers(model) for name in layer.configs}
-        raise CourseError(f"The model has no adapter {adapter!r} to save. {near_matches(adapter, known)}")
+    layers = dict(adapters.layers_with(model, adapter, " to save"))
     weights = {name: (layer.lora_A[adapter].detach(), layer.lora_B[adapter].detach()) for name, layer in layers.items()}
     configs = {name: layer.configs[adapter] for name, layer in layers.items()}
     base_model = base_model or getattr(getattr(model, "config", None), "_name_or_path", None)
@@ -83,8 +80,7 @@ def save_adapter(
 def write_adapter(file: AdapterFile, folder: str | Path, targets: str | tuple[str, ...] | None = None) -> Path:
     """Write an adapter that was read, composed or changed; folder, result and errors are those of `save_adapter`.
 
-    Args:
-        targets: what PEFT finds its layers by; None names each.
+    PEFT finds the adapter's layers by `targets`; None names each.
     """
     tensors = {}
     for name, (A, B) in file.weights.items():
@@ -95,7 +91,7 @@ def write_adapter(file: AdapterFile, folder: str | Path, targets: str | tuple[st
 
     folder = Path(folder)
     try:
-        with save.replacing(folder) as unfinished:  # a README beside the two files stays
+        with save.replacing(folder) as unfinished:
             unfinished.mkdir()
             save_file(tensors, unfinished / WEIGHTS_FILE, metadata=metadata)
             (unfinished / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
@@ -136,27 +132,20 @@ def _peft_config(file: AdapterFile, targets: str | tuple[str, ...]) -> dict:
 
 
 def read_adapter(folder: str | Path) -> AdapterFile:
-    """Read an adapter in PEFT's layout.
-
-    Args:
-        folder: holds adapter_config.json and adapter_model.safetensors.
-
-    Returns:
-        Its A and B per layer, float tensors on the CPU, and each layer's config.
+    """Read the adapter in a folder, or the one that a file belongs to; its tensors are on the CPU.
 
     Raises:
         CourseError: a file is missing, cut short, a pickle, not LoRA, or uses a setting this course does not have.
     """
-    folder = Path(folder)
-    if folder.is_file():
-        if folder.suffix in PICKLES:
-            raise _pickle_error(folder)
-        folder = folder.parent
+    given = Path(folder)
+    folder = given.parent if given.is_file() else given
     weights_file, config_file = folder / WEIGHTS_FILE, folder / CONFIG_FILE
-    if not weights_file.is_file():
-        pickles = sorted(file for file in folder.glob("*") if file.suffix in PICKLES)
-        if pickles:
-            raise _pickle_error(pickles[0])
+    for file in (given, *([] if weights_file.is_file() else sorted(folder.glob("*")))):
+        if file.suffix in PICKLES and file.is_file():
+            raise CourseError(
+                f"{file} is a pickle, which can run any code when it is opened, so it is never loaded here. Convert it "
+                f"to {WEIGHTS_FILE} where it was made (PEFT: save_pretrained(..., safe_serialization=True))."
+            )
     for file in (config_file, weights_file):
         if not file.is_file():
             raise CourseError(
@@ -164,6 +153,7 @@ def read_adapter(folder: str | Path) -> AdapterFile:
             )
     settings = _read_settings(config_file)
     weights, metadata = _read_weights(weights_file)
+    targets = settings.get("target_modules") or ()
     configs = {}
     for name, (A, B) in weights.items():
         rank = _by_pattern(settings.get("rank_pattern"), name, settings.get("r"))
@@ -176,18 +166,11 @@ def read_adapter(folder: str | Path) -> AdapterFile:
             rank=rank,
             alpha=_by_pattern(settings.get("alpha_pattern"), name, settings.get("lora_alpha", rank)),
             dropout=settings.get("lora_dropout", 0.0),
-            target_modules=_as_pattern(settings.get("target_modules")),
+            target_modules=targets if isinstance(targets, str) else tuple(sorted(targets)),
             rank_stabilised=settings.get("use_rslora", False),
             dtype=A.dtype,
         )
     return AdapterFile(folder, weights, configs, settings.get("base_model_name_or_path"), metadata.get(BASE_HASH))
-
-
-def _pickle_error(file: Path) -> CourseError:
-    return CourseError(
-        f"{file} is a pickle, which can run any code when it is opened, so it is never loaded here. Convert it to "
-        f"{WEIGHTS_FILE} where it was made (PEFT: save_pretrained(..., safe_serialization=True))."
-    )
 
 
 def _read_settings(file: Path) -> dict:
@@ -220,8 +203,8 @@ def _read_weights(file: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[st
         ) from error
     weights: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        name, found, which = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rpartition(".lora_")
-        if not found or which not in "AB":
+        name, separator, which = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rpartition(".lora_")
+        if not separator or which not in "AB":
             raise CourseError(f"{file} holds {key!r}, which is not a LoRA A or B: load it with PEFT instead.")
         weights.setdefault(name, {})[which] = tensor
     for name, pair in weights.items():
@@ -237,37 +220,17 @@ def _by_pattern(pattern: dict | None, name: str, default):  # noqa: ANN001, ANN2
     return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", name)), default)
 
 
-def _as_pattern(targets: str | list[str] | None) -> str | tuple[str, ...]:
-    return targets if isinstance(targets, str) else tuple(sorted(targets or ()))
-
-
-def load_adapter(
-    model: nn.Module, folder: str | Path, adapter: str = "default", *, base_model_sha256: str | None = None
-) -> AdapterFile:
-    """Read an adapter and put it on a model, as the active one and frozen like any other until it is trained.
-
-    Args:
-        base_model_sha256: the hash of the model's base file; compared with the one in the adapter when both are known.
-
-    Returns:
-        What was read.
-
-    Raises:
-        CourseError: as `read_adapter`; the adapter names a layer the model does not have, has another shape, or was
-            trained on another base (the model is not changed then).
-    """
-    file = read_adapter(folder)
-    put_adapter(model, file, adapter, base_model_sha256=base_model_sha256)
-    return file
-
-
 def put_adapter(
     model: nn.Module, file: AdapterFile, adapter: str = "default", *, base_model_sha256: str | None = None
 ) -> None:
     """Put an adapter that was read or composed on a model, as the active one.
 
+    Args:
+        base_model_sha256: the hash of the model's base file; compared with the adapter's when both are known.
+
     Raises:
-        CourseError: as `load_adapter` (the model is not changed then).
+        CourseError: the adapter names a layer that the model does not have, has another shape, or was trained on
+            another base (the model is not changed then).
     """
     if base_model_sha256 and file.base_model_sha256 and base_model_sha256 != file.base_model_sha256:
         raise CourseError(

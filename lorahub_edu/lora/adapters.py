@@ -24,8 +24,13 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear))
 
 
-def _is_base_of_lora(name: str, model: nn.Module) -> bool:
-    return name.endswith(".base_layer") and isinstance(model.get_submodule(name.rpartition(".")[0]), LoRALinear)
+def layers_with(model: nn.Module, adapter: str | None, purpose: str = "") -> list[tuple[str, LoRALinear]]:
+    """The layers that have an adapter, with their names. Raises CourseError, with near matches, when none has it."""
+    layers = [(name, layer) for name, layer in lora_layers(model) if adapter in layer.configs]
+    if not layers:
+        known = {name for _, layer in lora_layers(model) for name in layer.configs}
+        raise CourseError(f"The model has no adapter {adapter!r}{purpose}. {near_matches(str(adapter), known)}")
+    return layers
 
 
 def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[str]:
@@ -37,31 +42,32 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[
     Raises:
         CourseError: a pattern selects nothing (near matches are listed).
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    inner = {f"{name}.base_layer" for name, _ in lora_layers(model)}
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | LoRALinear) and not _is_base_of_lora(name, model)
+        if isinstance(module, nn.Linear | LoRALinear) and name not in inner
     ]
     if target_modules == ALL_LINEAR:
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         return [name for name in linear if model.get_submodule(name) is not head]
     endings = sorted({name.rpartition(".")[2] for name in linear})
     if isinstance(target_modules, str):
         try:
-            found = [name for name in linear if re.fullmatch(target_modules, name)]
+            names = [name for name in linear if re.fullmatch(target_modules, name)]
         except re.error as error:
             raise CourseError(f"{target_modules!r} is not a regular expression: {error}.") from error
-        if not found:
+        if not names:
             hint = near_matches(target_modules, endings)
             raise CourseError(
                 f"No linear layer's whole name matches the pattern {target_modules!r}. {hint} "
                 f"The first layer is called {linear[0]!r}; a list such as ['q_proj'] matches name endings."
             )
-        return found
+        return names
     for ending in target_modules:
-        if not any(name == ending or name.endswith("." + ending) for name in linear):
+        if not any(f".{name}".endswith(f".{ending}") for name in linear):
             raise CourseError(f"No linear layer's name ends in {ending!r}. {near_matches(ending, endings)}")
-    return [name for name in linear if any(name == e or name.endswith("." + e) for e in target_modules)]
+    return [name for name in linear if f".{name}".endswith(tuple(f".{ending}" for ending in target_modules))]
 
 
 def inject(
@@ -120,11 +126,9 @@ def set_adapter(model: nn.Module, adapter: str | None) -> None:
     Raises:
         CourseError: no layer has an adapter of that name.
     """
-    layers = [layer for _, layer in lora_layers(model)]
-    known = {name for layer in layers for name in layer.configs}
-    if adapter is not None and adapter not in known:
-        raise CourseError(f"The model has no adapter {adapter!r}. {near_matches(adapter, known)}")
-    for layer in layers:
+    if adapter is not None:
+        layers_with(model, adapter)
+    for _, layer in lora_layers(model):
         layer.active = adapter if adapter in layer.configs else None
         for name in layer.configs:
             layer.lora_A[name].requires_grad_(name == adapter)
@@ -133,10 +137,7 @@ def set_adapter(model: nn.Module, adapter: str | None) -> None:
 
 @contextmanager
 def route(model: nn.Module, adapters: Sequence[str | None]) -> Iterator[None]:
-    """One batch, a different customer's adapter for every row.
-
-    Args:
-        adapters: one name a row of the batch; None is the plain base model.
+    """One batch, a different customer's adapter for every row: one name a row, None for the plain base model.
 
     Raises:
         CourseError: a name is unknown, or an adapter is merged into the weights.
@@ -144,16 +145,15 @@ def route(model: nn.Module, adapters: Sequence[str | None]) -> Iterator[None]:
     Source: claim R6 (one base serves many customers); the same result as PEFT's `adapter_names=`.
     """
     layers = [layer for _, layer in lora_layers(model)]
-    known = {name for layer in layers for name in layer.configs}
-    for name in adapters:
-        if name is not None and name not in known:
-            raise CourseError(f"The model has no adapter {name!r}. {near_matches(name, known)}")
+    for name in dict.fromkeys(adapters):
+        if name is not None:
+            layers_with(model, name)
     if any(layer.merged for layer in layers):
         raise CourseError("An adapter is merged into the base weights, so rows can't differ: call unmerge() first.")
     for layer in layers:
         names = tuple(sorted({name for name in adapters if name in layer.configs}))
-        places = [names.index(name) if name in names else len(names) for name in adapters]
-        layer._routing = (names, torch.tensor(places, device=layer.weight.device))
+        row_adapter = [names.index(name) if name in names else len(names) for name in adapters]
+        layer._routing = (names, torch.tensor(row_adapter, device=layer.weight.device))
     try:
         yield
     finally:
@@ -173,16 +173,12 @@ def merge(model: nn.Module, adapter: str | None = None) -> None:
 
     Source: Hu et al. 2021, section 4.1, "No Additional Inference Latency".
     """
-    layers = [layer for _, layer in lora_layers(model)]
-    known = {name for layer in layers for name in layer.configs}
-    adapter = adapter or next((layer.active for layer in layers if layer.active), None)
-    if adapter not in known:
-        raise CourseError(f"The model has no adapter {adapter!r} to merge. {near_matches(str(adapter), known)}")
+    adapter = adapter or next((layer.active for _, layer in lora_layers(model) if layer.active), None)
+    layers = [layer for _, layer in layers_with(model, adapter, " to merge")]
     merged_before = [layer.merged for layer in layers]
     try:
         for layer in layers:
-            if adapter in layer.configs:
-                layer.merge(adapter)
+            layer.merge(adapter)
     except CourseError:
         for layer, before in zip(layers, merged_before, strict=True):
             if before is None:

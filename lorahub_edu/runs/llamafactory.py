@@ -3,7 +3,7 @@
 Keys are those of LLaMA-Factory 0.9.5. Its template "empty" hands a row on as it is, so the rows carry this course's
 prompt and the base's own start and end tokens, and their tokens and labels are the same as here. Two things differ: the
 order in which rows are drawn, and that rows longer than the block are cut there and left out here. What it trains is
-saved in PEFT's layout, and `adapter_files.load_adapter` reads it.
+saved in PEFT's layout, and `adapter_files.read_adapter` reads it.
 """
 
 from __future__ import annotations

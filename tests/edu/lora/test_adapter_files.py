@@ -14,7 +14,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapter_files, adapters
-from lorahub_edu.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE, load_adapter, read_adapter, save_adapter
+from lorahub_edu.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE, put_adapter, read_adapter, save_adapter
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import tiny
 
@@ -63,7 +63,7 @@ def test_loads_what_peft_saved(tmp_path: Path, options: dict) -> None:
     theirs = peft_model(**options)
     theirs.save_pretrained(tmp_path / "theirs")
     mine = tiny.model().double()
-    load_adapter(mine, tmp_path / "theirs", "from_peft")
+    put_adapter(mine, read_adapter(tmp_path / "theirs"), "from_peft")
     torch.testing.assert_close(mine(IDS).logits, theirs(IDS).logits, rtol=1e-10, atol=1e-10)
     # and once more round: what was loaded is saved so that PEFT gets the same
     save_adapter(mine, tmp_path / "again", "from_peft")
@@ -83,7 +83,7 @@ def test_t5_both_ways(tmp_path: Path) -> None:
     ).eval()
     theirs.save_pretrained(tmp_path / "t5")
     mine = copy.deepcopy(base)
-    load_adapter(mine, tmp_path / "t5")
+    put_adapter(mine, read_adapter(tmp_path / "t5"))
     torch.testing.assert_close(mine(**inputs).logits, theirs(**inputs).logits, rtol=1e-10, atol=1e-10)
     save_adapter(mine, tmp_path / "t5-again")
     back = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "t5-again", autocast_adapter_dtype=False)
@@ -94,8 +94,8 @@ def test_two_adapters_from_disk_side_by_side(tmp_path: Path) -> None:
     save_adapter(adapted(LoRAConfig(rank=2)), tmp_path / "a")
     save_adapter(adapted(LoRAConfig(rank=3, target_modules=("up_proj",))), tmp_path / "b")
     model = tiny.model().double()
-    load_adapter(model, tmp_path / "a", "a")
-    load_adapter(model, tmp_path / "b", "b")
+    put_adapter(model, read_adapter(tmp_path / "a"), "a")
+    put_adapter(model, read_adapter(tmp_path / "b"), "b")
     both = {name for _, layer in adapters.lora_layers(model) for name in layer.configs}
     assert both == {"a", "b"}
     adapters.set_adapter(model, "a")
@@ -128,7 +128,7 @@ def assert_refused(folder: Path, match: str, model=None, **options) -> None:
     model = model or tiny.model().double()
     before = {name for name, _ in model.named_parameters()}
     with pytest.raises(CourseError, match=match):
-        load_adapter(model, folder, **options)
+        put_adapter(model, read_adapter(folder), **options)
     assert {name for name, _ in model.named_parameters()} == before
 
 
@@ -186,7 +186,7 @@ def test_a_rank_that_does_not_agree_with_the_tensors(tmp_path: Path) -> None:
 def test_another_base_model(tmp_path: Path) -> None:
     folder = save_adapter(adapted(), tmp_path / "mine", base_model="tiny", base_model_sha256="a" * 64)
     assert_refused(folder, "trained on another base model .tiny, SHA-256 aaaaaaaaaaaa", base_model_sha256="b" * 64)
-    load_adapter(tiny.model().double(), folder, base_model_sha256="a" * 64)
+    put_adapter(tiny.model().double(), read_adapter(folder), base_model_sha256="a" * 64)
     config = tiny.config()
     config.hidden_size = 64
     smaller = type(tiny.model())(config)

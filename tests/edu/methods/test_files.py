@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.lora.adapter_files import load_adapter
+from lorahub_edu.lora.adapter_files import put_adapter, read_adapter
 from lorahub_edu.methods import files, kinds
 from lorahub_edu.methods.attach import attach, detach
 from lorahub_edu.models import tiny
@@ -66,7 +66,7 @@ def test_what_peft_saved_is_recognised(name: str, tmp_path) -> None:
 def test_the_courses_own_reader_loads_a_lora(tmp_path) -> None:
     made = attached_and_stirred("lora")
     ours = tiny.model()
-    load_adapter(ours, files.save(made, tmp_path / "saved"))
+    put_adapter(ours, read_adapter(files.save(made, tmp_path / "saved")))
     torch.testing.assert_close(states(ours), states(made.model))
 
 

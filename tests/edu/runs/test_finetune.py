@@ -27,7 +27,7 @@ def test_tiny_from_rows_to_peft(tmp_path: Path) -> None:
     assert done.loss_after < done.loss_before and not done.interrupted
     ids = torch.arange(10, 30)[None]
     mine = tiny.model()
-    adapter_files.load_adapter(mine, done.adapter)
+    adapter_files.put_adapter(mine, adapter_files.read_adapter(done.adapter))
     theirs = peft.PeftModel.from_pretrained(tiny.model(), done.adapter).eval()
     torch.testing.assert_close(mine(ids).logits, theirs(ids).logits, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(mine(ids).logits, tiny.model()(ids).logits)
@@ -111,7 +111,9 @@ def test_real_llama_on_real_rows(smollm, tmp_path: Path) -> None:
     ids = tokenizer(alpaca.format_prompt(alpaca.shipped_examples()[0]), return_tensors="pt")["input_ids"]
     mine, _ = pretrained.load("cpu", offline=True)
     theirs = peft.PeftModel.from_pretrained(pretrained.load("cpu", offline=True)[0], done.adapter).eval()
-    adapter_files.load_adapter(mine, done.adapter, base_model_sha256=pretrained.base_sha256(profile.base_model))
+    adapter_files.put_adapter(
+        mine, adapter_files.read_adapter(done.adapter), base_model_sha256=pretrained.base_sha256(profile.base_model)
+    )
     with torch.no_grad():
         torch.testing.assert_close(mine(ids).logits, theirs(ids).logits, rtol=1e-3, atol=1e-3)
         assert not torch.allclose(mine(ids).logits, base(ids).logits, atol=1e-3)

@@ -131,7 +131,7 @@ def test_its_adapters_load_here(variant: dict, tmp_path: Path) -> None:
                 parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
     theirs.save_pretrained(tmp_path)
     mine = tiny.model()
-    adapter_files.load_adapter(mine, tmp_path)
+    adapter_files.put_adapter(mine, adapter_files.read_adapter(tmp_path))
     ids = torch.arange(10, 30)[None]
     torch.testing.assert_close(mine(ids).logits, theirs.eval()(ids).logits, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(mine(ids).logits, tiny.model()(ids).logits, atol=1e-3)
