@@ -8,7 +8,10 @@ import hashlib
 import json
 import os
 import shutil
+import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import platformdirs
@@ -16,14 +19,57 @@ from filelock import FileLock, Timeout
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import save
-from lorahub_edu.files.catalogue import ASSETS, Asset, Edition, get_asset
-from lorahub_edu.files.sources import FULL_DISK, INDEX_VARIABLE, SourceError, from_hub, from_index
+from lorahub_edu.files.sources import FULL_DISK, INDEX_VARIABLE, HubFile, IndexFile, SourceError, from_hub, from_index
 
 HOME_VARIABLE = "LORAHUB_EDU_HOME"
 LOCAL_VARIABLE = "LORAHUB_EDU_LOCAL"
 SOURCES = ("auto", "hub", "mirror")
 
-__all__ = ["ASSETS", "fetch", "home", "is_intact", "local_folder", "locate"]
+
+@dataclass(frozen=True)
+class Edition:
+    """One exact file and its sources; `size` is in bytes, None if not known."""
+
+    filename: str
+    sha256: str
+    size: int | None = None
+    hub: HubFile | None = None
+    index: IndexFile | None = None
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A model or data set of the course, in one or more editions, the best first."""
+
+    name: str
+    editions: tuple[Edition, ...]
+    licence: str
+    licence_note: str = ""
+    non_commercial: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """The best edition's hash."""
+        return self.editions[0].sha256
+
+
+def _edition(fields: dict) -> Edition:
+    hub, index = fields.pop("hub", None), fields.pop("index", None)
+    return Edition(**fields, hub=HubFile(**hub) if hub else None, index=IndexFile(**index) if index else None)
+
+
+_CATALOGUE = tomllib.loads((resources.files(__package__) / "catalogue.toml").read_text(encoding="utf-8"))
+ASSETS = {
+    name: Asset(name, tuple(_edition(edition) for edition in fields.pop("editions")), **fields)
+    for name, fields in _CATALOGUE.items()
+}
+
+
+def get_asset(name: str) -> Asset:
+    """The catalogue's entry of that name; raises CourseError, with near matches, if there is none."""
+    if name not in ASSETS:
+        raise CourseError(f"There is no file called {name!r} in the course's catalogue. {near_matches(name, ASSETS)}")
+    return ASSETS[name]
 
 
 def home() -> Path:

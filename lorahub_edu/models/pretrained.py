@@ -27,8 +27,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets, save
 from lorahub_edu.files.sources import hub_address, why_unreachable
 from lorahub_edu.models import tiny
-from lorahub_edu.models.base_models import BASE_MODELS, BaseModel, access, get_base
-from lorahub_edu.models.profiles import Profile, get_profile
+from lorahub_edu.models.profiles import BASE_MODELS, BaseModel, Profile, access, get_base, get_profile
 
 MARKER = "prepared.json"
 HUB_ADVICE = "Check the network and free disk space, or set HF_HOME to a folder that holds the model."

@@ -1,9 +1,11 @@
-"""Three sizes of the same course: `tiny` for tests, `cpu` for a laptop, `gpu24` for one 24 GB GPU."""
+"""Three sizes of the course (`tiny` for tests, `cpu` for a laptop, `gpu24` for one 24 GB GPU), and its base models."""
 
 from __future__ import annotations
 
 import os
+import tomllib
 from dataclasses import dataclass
+from importlib import resources
 
 from lorahub_edu.errors import CourseError, near_matches
 
@@ -106,3 +108,44 @@ def get_profile(name: str | None = None) -> Profile:
             f"Set it with --profile or the environment variable {ENVIRONMENT_VARIABLE}."
         )
     return PROFILES[name]
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model of the course: from one pinned file (`asset`) or straight from the hub (`repo`, `revision`).
+
+    `kind` is "causal" or "encoder-decoder". Its tokenizer puts `start` before a text; `end` closes an answer. The
+    makers of a `gated` model give access on request.
+    """
+
+    name: str
+    licence: str
+    kind: str = "causal"
+    asset: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    start: str = ""
+    end: str = "</s>"
+    gated: bool = False
+
+
+_TABLE = (resources.files(__package__) / "base_models.toml").read_text(encoding="utf-8")
+BASE_MODELS = {name: BaseModel(name, **fields) for name, fields in tomllib.loads(_TABLE).items()}
+
+
+def get_base(name: str) -> BaseModel:
+    """The course's base model of that name; its name on the hub serves too. Raises CourseError when there is none."""
+    names = {base.repo: base.name for base in BASE_MODELS.values() if base.repo} | {name: name for name in BASE_MODELS}
+    if name not in names:
+        raise CourseError(f"There is no base model {name!r}. {near_matches(name, names)}")
+    return BASE_MODELS[names[name]]
+
+
+def access(base: BaseModel) -> str:
+    """How to get access to a gated model; "" for any other."""
+    if not base.gated:
+        return ""
+    return (
+        f"{base.repo} is given on request ({base.licence}): accept the licence on its page of the hub, wait until "
+        f"access is granted, and log in here with `hf auth login`."
+    )

@@ -17,7 +17,7 @@ import yaml
 from lorahub_edu.data.alpaca import Example, format_prompt
 from lorahub_edu.errors import CourseError
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.base_models import BaseModel, get_base
+from lorahub_edu.models.profiles import BaseModel, get_base
 from lorahub_edu.runs.finetune import split_rows, training_config
 from lorahub_edu.runs.recipes import Recipe, read, twin
 

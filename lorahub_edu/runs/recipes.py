@@ -19,7 +19,7 @@ from lorahub_edu.memory.plan import Plan, capacity, plan
 from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.methods import kinds
-from lorahub_edu.models import base_models
+from lorahub_edu.models import profiles
 from lorahub_edu.models.profiles import Profile, get_profile
 from lorahub_edu.runs.finetune import memory_setting
 from lorahub_edu.runs.recipe_file import BIG, LoRAHubSettings, RecipeFile, TrainedSettings, checked
@@ -106,7 +106,7 @@ def _recipe(name: str, content: object) -> Recipe:
     file = checked(RecipeFile, content)
     method = file.method.name.replace("-", "_").lower()
     settings = _method_settings(method, file.method.model_dump(exclude={"name"}))
-    base = base_models.get_base(file.model.name)
+    base = profiles.get_base(file.model.name)
     _check_base(base, method, file.data.rows)
     profile = replace(
         BIG,
@@ -155,9 +155,9 @@ def _method_settings(name: str, given: dict) -> dict[str, object]:
     return {key: value for key, value in settings.items() if key != "keep_base"}
 
 
-def _check_base(base: base_models.BaseModel, method: str, rows: str) -> None:
+def _check_base(base: profiles.BaseModel, method: str, rows: str) -> None:
     if (base.kind == "encoder-decoder") != (method == LORAHUB):
-        known = [other.name for other in base_models.BASE_MODELS.values() if other.kind != base.kind]
+        known = [other.name for other in profiles.BASE_MODELS.values() if other.kind != base.kind]
         raise CourseError(
             f"model.name is {base.name!r}, a model of the kind {base.kind}, with which {method!r} does not run here: "
             f"take one of {', '.join(known)}."

@@ -18,7 +18,7 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from lorahub_edu.files.catalogue import Asset, Edition
+from lorahub_edu.files.assets import Asset, Edition
 from lorahub_edu.files.sources import HubFile, IndexFile
 
 TOY_BYTES = random.Random(0).randbytes(400_000)

@@ -31,7 +31,7 @@ from stand_ins import (  # noqa: E402
 )
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.files import assets, catalogue, sources
+from lorahub_edu.files import assets, sources
 
 ARCHIVE = f"/files/{TOY_INDEX.archive}"
 
@@ -46,7 +46,7 @@ def course_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_ENDPOINT", closed_address())
     monkeypatch.setenv("LORAHUB_EDU_INDEX", closed_address() + "/simple")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setitem(catalogue.ASSETS, "toy", TOY)
+    monkeypatch.setitem(assets.ASSETS, "toy", TOY)
     return tmp_path / "home"
 
 
@@ -168,15 +168,15 @@ def test_source_restricts_the_search(source: str, place: str, other: str) -> Non
 
 def test_source_without_the_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_only = replace(TOY, editions=(replace(TOY_EDITION, index=None),))
-    monkeypatch.setitem(catalogue.ASSETS, "toy", hub_only)
+    monkeypatch.setitem(assets.ASSETS, "toy", hub_only)
     with pytest.raises(CourseError, match="Leave out --from"):
         fetch(source="mirror")
 
 
 def test_editions_best_first_and_the_asked_source_has_its_own(hub: StandIn, mirror: StandIn, monkeypatch) -> None:
     large, small = b"large" * 100, TOY_BYTES
-    best = catalogue.Edition("large.bin", sha256(large), hub=TOY_HUB)
-    monkeypatch.setitem(catalogue.ASSETS, "toy", replace(TOY, editions=(best, replace(TOY_EDITION, hub=None))))
+    best = assets.Edition("large.bin", sha256(large), hub=TOY_HUB)
+    monkeypatch.setitem(assets.ASSETS, "toy", replace(TOY, editions=(best, replace(TOY_EDITION, hub=None))))
     assert fetch().read_bytes() == small  # the hub hasn't got it yet
     hub.put_on_hub(TOY_HUB, large)
     assert fetch().read_bytes() == small  # what is here is taken

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.files import catalogue
+from lorahub_edu.files import assets
 from lorahub_edu.forgetting import texts
 from lorahub_edu.models import pretrained, tiny
 
@@ -41,10 +41,10 @@ def files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         texts.C4: "\n".join(json.dumps({"text": f"page {name} " + "thing " * 60}) for name in "de"),
     }
     for name, content in contents.items():
-        asset = catalogue.ASSETS[name]
+        asset = assets.ASSETS[name]
         digest = hashlib.sha256(content.encode()).hexdigest()
         edition = replace(asset.editions[0], sha256=digest, size=len(content))
-        monkeypatch.setitem(catalogue.ASSETS, name, replace(asset, editions=(edition,)))
+        monkeypatch.setitem(assets.ASSETS, name, replace(asset, editions=(edition,)))
         (tmp_path / edition.filename).write_text(content, encoding="utf-8")
     monkeypatch.setenv("LORAHUB_EDU_LOCAL", str(tmp_path))
     monkeypatch.setenv("LORAHUB_EDU_HOME", str(tmp_path / "home"))

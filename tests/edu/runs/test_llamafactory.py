@@ -15,7 +15,7 @@ from transformers import Seq2SeqTrainingArguments
 from lorahub_edu.data import alpaca
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapter_files
-from lorahub_edu.models import base_models, pretrained, tiny
+from lorahub_edu.models import pretrained, profiles, tiny
 from lorahub_edu.runs import llamafactory, recipes
 
 # Keys of LLaMA-Factory 0.9.5's own (model_args.py, data_args.py, finetuning_args.py), as far as an export may use them.
@@ -64,7 +64,7 @@ def test_keys_are_known_there(recipe: str, exported) -> None:
     assert settings.get("quantization_bit") == (4 if "qlora" in recipe else None)
     assert settings["template"] == "empty" and settings["cutoff_len"] == 512
     assert json.loads((folder / "mine_train.json").read_text())[0]["instruction"].startswith(
-        base_models.get_base(settings["model_name_or_path"]).start + "Below is an instruction"
+        profiles.get_base(settings["model_name_or_path"]).start + "Below is an instruction"
     )
 
 
@@ -99,7 +99,7 @@ def test_rows_of_a_tokenizer_with_a_start_token_have_the_same_tokens() -> None:
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{start} $A", special_tokens=[(start, tokenizer.unk_token_id)]
     )
-    base = base_models.BaseModel("mine", "", start=start, end=end)
+    base = profiles.BaseModel("mine", "", start=start, end=end)
     theirs, ours = tokens_of_both(tokenizer, llamafactory.text_rows(alpaca.shipped_examples()[:20], base))
     assert ours == theirs and len(ours) == 20
 
