@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from lorahub_edu.show.check import Property, equals, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import Property, equals
 
 
 @problem(
@@ -37,6 +38,4 @@ def scaling(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
                 "the division dropped its remainder: use / instead of //": alpha // rank,
                 "the rank alone does not set the strength": 1 / rank,
             },
-            rtol=1e-9,
-            atol=1e-12,
         )

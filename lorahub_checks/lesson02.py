@@ -12,8 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lorahub_checks.draws import integer
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
+from lorahub_edu.show.properties import Property, equals, holds
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -42,13 +43,9 @@ def rms_norm(answer: Callable, generator: torch.Generator) -> Iterator[Property]
         ("every token of a (batch, tokens, width) tensor is normalised on its own", batch, 1e-6),
         ("eps is added inside the root (inputs as small as eps)", faint, 1e-4),
     ):
-        kept = x.clone()
         seen = answer(x, weight, eps)
-        right = F.rms_norm(kept, (width,), weight, eps)
-        yield equals(name, seen, right, misconceptions=_wrong_norms(kept, weight, eps))
-        if not torch.equal(x, kept):
-            changed = "x was changed in place: make a new tensor"
-            yield holds("the input is left as it was", False, "x has changed", changed)
+        right = F.rms_norm(x, (width,), weight, eps)
+        yield equals(name, seen, right, misconceptions=_wrong_norms(x, weight, eps))
 
 
 def _wrong_norms(x: Tensor, weight: Tensor, eps: float) -> dict[str, Tensor]:
@@ -100,27 +97,23 @@ def apply_rope(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     start = torch.zeros(tokens, dtype=torch.long)
     places = torch.randperm(20, generator=generator)[:tokens] + 2  # neither sorted nor consecutive
 
-    close = {"rtol": 1e-4, "atol": 1e-4}
     yield equals(
         "position 0 leaves a vector as it is",
         answer(q, start, theta),
         q,
         misconceptions=_wrong_rotations(q, start, theta),
-        **close,
     )
     yield equals(
         "one vector turns by position times its frequencies",
         answer(q[0, 0, :1], places[:1], theta),
         _rotate(q[0, 0, :1], places[:1], theta),
         misconceptions=_wrong_rotations(q[0, 0, :1], places[:1], theta),
-        **close,
     )
     yield equals(
         "a (batch, heads, tokens, width) tensor: every token turns by its own position",
         answer(q, places, theta),
         _rotate(q, places, theta),
         misconceptions=_wrong_rotations(q, places, theta),
-        **close,
     )
     near = (answer(q, places, theta) * answer(k, places + 3, theta)).sum(-1)
     far = (answer(q, places + 50, theta) * answer(k, places + 53, theta)).sum(-1)
@@ -198,7 +191,7 @@ def grouped_query_attention(answer: Callable, generator: torch.Generator) -> Ite
     ):
         q, k, v = draw(heads), draw(kv_heads), draw(kv_heads)
         expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        yield equals(name, answer(q, k, v), expected, misconceptions=_wrong_attentions(q, k, v), rtol=1e-4, atol=1e-5)
+        yield equals(name, answer(q, k, v), expected, misconceptions=_wrong_attentions(q, k, v))
     q, k, v = draw(2), draw(1), draw(1)
     before = answer(q, k, v)
     k[:, :, -1], v[:, :, -1] = 9.0, 9.0
@@ -322,6 +315,4 @@ def _count(name: str, answer: Callable, sizes: dict[str, int], rank: int, target
             "the rank is missing: A has rank rows and B has rank columns": expected // rank,
             "all seven matrices were counted: take the targets only": total(q, kv, ATTENTION + MLP),
         },
-        rtol=0,
-        atol=0,
     )

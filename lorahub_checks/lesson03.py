@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import Property, equals
 
 
 def _ids(generator: torch.Generator, count: int) -> list[int]:
@@ -34,8 +35,7 @@ def labels_for(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         prompt, response = (_ids(generator, _count(generator, 4, 9)) for _ in range(2))
         eos, n = 2, len(prompt)
         whole = [*prompt, *response, eos]
-        given = list(prompt), list(response)
-        seen = answer(*given, eos)
+        seen = answer(prompt, response, eos)
         yield equals(
             "-100 on the prompt, the tokens themselves on response and end",
             seen,
@@ -60,12 +60,6 @@ def labels_for(answer: Callable, generator: torch.Generator) -> Iterator[Propert
                     prompt + [-100] * (len(response) + 1)
                 ),
             },
-        )
-        yield holds(
-            "leaves its arguments as they were",
-            given == (prompt, response),
-            "a list that was passed in has changed",
-            "lists are changed in place by append, extend and +=: build a new one",
         )
 
 
@@ -110,7 +104,7 @@ def packed_positions(answer: Callable, generator: torch.Generator) -> Iterator[P
     (
         "A row of three hundred tokens and a row of three: should they count alike?",
         "Perplexity is exp of the mean loss over all tokens, so a row's mean loss has to be weighted with its tokens.",
-        "exp(sum(loss_i * tokens_i) / sum(tokens_i)).",
+        "math.exp(sum(loss * n for loss, n in zip(losses, tokens)) / sum(tokens))",
     ),
 )
 def perplexity_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -140,7 +134,6 @@ def perplexity_of(answer: Callable, generator: torch.Generator) -> Iterator[Prop
             "the sign is wrong: a loss is positive and perplexity at least 1": math.exp(-mean),
             "the sum was not divided by the number of tokens": math.exp(min(700.0, mean * sum(tokens))),
         },
-        rtol=1e-6,
     )
-    yield equals("a single row", answer([losses[0]], [7]), math.exp(losses[0]), rtol=1e-6)
-    yield equals("a loss of zero is a perplexity of one", answer([0.0, 0.0], [3, 5]), 1.0, rtol=1e-6)
+    yield equals("a single row", answer([losses[0]], [7]), math.exp(losses[0]))
+    yield equals("a loss of zero is a perplexity of one", answer([0.0, 0.0], [3, 5]), 1.0)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lorahub_checks.draws import integer, normal
 from lorahub_checks.predictions import number
 from lorahub_edu.show import objects
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
+from lorahub_edu.show.properties import Property, equals, holds
 
 
 @problem(
@@ -25,8 +26,10 @@ from lorahub_edu.show.objects import there
         "Two running averages, of the gradient and of its square, both too small at first. And the decay: on what?",
         "m = b1 m + (1 - b1) g and v = b2 v + (1 - b2) g². Divide them by 1 - b1**t and 1 - b2**t. The decay shrinks "
         "the parameter itself by lr * decay; it never enters m or v.",
+        "b1, b2 = betas; m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2; "
         "p = p * (1 - lr * decay) - lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps); return p, m, v",
     ),
+    in_place=True,  # as an optimizer does
 )
 def adamw_step(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """adamw_step(p, g, m, v, t, lr, betas, eps, decay) -> (p, m, v) after step t, which counts from 1."""
@@ -42,12 +45,11 @@ def adamw_step(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         optimizer.step()
         right = (parameter.detach(), averages["exp_avg"], averages["exp_avg_sq"])
         wrong = _wrong_steps(p, g, m, v, t, lr, (b1, b2), eps, decay)
-        seen = answer(p.clone(), g.clone(), m.clone(), v.clone(), t, lr, (b1, b2), eps, decay)
+        seen = answer(p, g, m, v, t, lr, (b1, b2), eps, decay)
         three = isinstance(seen, list | tuple) and len(seen) == 3
         yield holds(f"{name}: three tensors", three, type(seen).__name__, "return p, m and v: the next step needs all")
         if not three:
             return
-        close = {"rtol": 1e-6, "atol": 1e-9}
         squares = {"v is the average of g², not of g": b2 * v + (1 - b2) * g, "v was left out": v}
         means = {"m is the average of g with weight 1 - b1": m + g, "m was left out": m}
         both = {
@@ -57,9 +59,9 @@ def adamw_step(answer: Callable, generator: torch.Generator) -> Iterator[Propert
             / (1 - b1**t),
             "b1 and b2 are exchanged": b2 * m + (1 - b2) * g,
         }
-        yield equals(f"{name}: m", seen[1], right[1], misconceptions=both | means, **close)
-        yield equals(f"{name}: v", seen[2], right[2], misconceptions=squares, **close)
-        yield equals(f"{name}: the parameter", seen[0], right[0], misconceptions=wrong, **close)
+        yield equals(f"{name}: m", seen[1], right[1], misconceptions=both | means)
+        yield equals(f"{name}: v", seen[2], right[2], misconceptions=squares)
+        yield equals(f"{name}: the parameter", seen[0], right[0], misconceptions=wrong)
 
 
 def _wrong_steps(
@@ -112,7 +114,7 @@ def train(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     there(answer, nn.Module.requires_grad_, layers[0], False)
     model = there(answer, nn.Sequential, *layers)
     there(answer, objects.assign, model, weights)
-    losses = answer(model, [(x.clone(), y.clone()) for x, y in batches], lr)
+    losses = answer(model, batches, lr)
     after = there(answer, objects.state, model)
     right = _descend(weights, batches, lr)
     listed = isinstance(losses, list | tuple) and len(losses) == len(batches)
@@ -135,10 +137,10 @@ def train(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     }
     seen = torch.tensor([float(loss) for loss in losses], dtype=torch.float64)
     guesses = {words: wrong[0] for words, wrong in others.items()}
-    yield equals("the losses, each before its step", seen, right[0], misconceptions=guesses, rtol=1e-6, atol=1e-9)
+    yield equals("the losses, each before its step", seen, right[0], misconceptions=guesses)
     trained = torch.cat([after["1.weight"].flatten(), after["1.bias"]])
     guesses = {words: wrong[1] for words, wrong in others.items() if not wrong[1].equal(right[1])}
-    yield equals("the trained layer afterwards", trained, right[1], misconceptions=guesses, rtol=1e-6, atol=1e-9)
+    yield equals("the trained layer afterwards", trained, right[1], misconceptions=guesses)
 
 
 def _descend(

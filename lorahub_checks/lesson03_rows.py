@@ -15,8 +15,9 @@ from lorahub_checks.draws import integer, tokens
 from lorahub_checks.predictions import choice
 from lorahub_edu.data import alpaca
 from lorahub_edu.show import objects
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
+from lorahub_edu.show.properties import Property, equals, holds
 
 END = 2
 WORDS = ("river", "seven", "paint", "cloud", "table", "green", "north", "quiet", "letter", "stone")
@@ -68,10 +69,8 @@ def format_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Prop
             ).replace("{input}", given),
             "the line break at the end is missing: the response starts on a line of its own": expected.rstrip(),
         }
-        seen = answer(dict(row), both, one)
-        guess = next((words for words, text in wrong.items() if seen == text and seen != expected), "")
-        guess = "the function returns nothing: is a return missing?" if seen is None else guess
-        yield holds(name, seen == expected, repr(seen)[:200], guess)
+        seen = answer(row, both, one)
+        yield equals(name, seen, expected, misconceptions=wrong)
 
 
 @problem(
@@ -81,8 +80,8 @@ def format_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Prop
         "What does the model learn if the end token follows a response that was cut off in the middle?",
         "Put prompt, response and end token together, then keep the first `block` of them. Labels are cut in the same "
         "way. If the prompt alone fills the block, there is nothing to learn: return None.",
-        "if len(prompt_ids) >= block: return None; ids = (prompt_ids + response_ids + [eos_id])[:block]; "
-        "return ids, [-100] * len(prompt_ids) + ids[len(prompt_ids):]",
+        "n = len(prompt_ids); ids = (prompt_ids + response_ids + [eos_id])[:block]; "
+        "return None if n >= block else (ids, [-100] * n + ids[n:])",
     ),
 )
 def cut(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -113,10 +112,10 @@ def cut(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
             "nothing is masked: the prompt takes no loss": (ids, ids),
             "the end token is missing": (whole[:-1][:block], [-100] * n + whole[n:-1][: block - n]),
         }
-        seen = answer(list(prompt), list(response), END, block)
+        seen = answer(prompt, response, END, block)
         yield _pair(name, seen, right, wrong)
     for name, block in {"the prompt fills the block": n, "the prompt is longer than the block": n - 2}.items():
-        seen = answer(list(prompt), list(response), END, block)
+        seen = answer(prompt, response, END, block)
         words = "a row without a label teaches nothing: return None when the prompt leaves no room"
         yield holds(name, seen is None, seen, words)
 
@@ -130,9 +129,7 @@ def _pair(name: str, seen: object, right: tuple[list, list], wrong: dict[str, tu
     pair = isinstance(seen, list | tuple) and len(seen) == 2
     if not pair:
         return holds(name, False, seen, "a pair is asked for: input ids and labels")
-    listed = tuple(list(part) if isinstance(part, list | tuple) else part for part in seen)
-    guess = next((words for words, lists in wrong.items() if listed == lists and lists != right), "")
-    return holds(name, listed == right, f"{listed}, expected {right}", guess)
+    return equals(name, seen, right, misconceptions=wrong)
 
 
 @problem(
@@ -159,7 +156,7 @@ def collate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
             pad_sequence(labels, True, -100),
             pad_sequence([torch.ones_like(i) for i in ids], True, 0),
         ]
-        seen = answer([(list(i), list(n)) for i, n in rows], pad)
+        seen = answer(rows, pad)
         three = isinstance(seen, list | tuple) and len(seen) == 3
         words = "return three tensors: input ids, labels, attention mask"
         yield holds(f"{name}: three come back", three, type(seen).__name__, words)
@@ -217,9 +214,8 @@ def split(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """split(rows, validation, seed) -> (training rows, validation rows): random, disjoint, repeatable."""
     size, count, seed = integer(40, 60, generator), integer(8, 15, generator), integer(1, 900, generator)
     rows = [f"row {number}" for number in torch.randperm(999, generator=generator)[:size].tolist()]
-    given = list(rows)
     before = there(answer, objects.random_states)
-    seen = answer(given, count, seed)
+    seen = answer(rows, count, seed)
     after = there(answer, objects.random_states)
     pair = isinstance(seen, list | tuple) and len(seen) == 2
     yield holds("two lists come back", pair, type(seen).__name__, "return training rows and validation rows")
@@ -234,12 +230,10 @@ def split(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     yield holds(
         "every row is in exactly one part", once, misconception="the parts overlap: both must come from one order"
     )
-    words = "the rows that were handed over were shuffled in place: shuffle a copy, or their indices"
-    yield holds("the rows that were handed over stay in order", given == rows, misconception=words)
-    again = answer(list(rows), count, seed)
+    again = answer(rows, count, seed)
     same = [list(part) for part in again] == [train, validation]
     yield holds("the same seed gives the same split", same, misconception="the seed is not used")
-    other = answer(list(rows), count, seed + 1)
+    other = answer(rows, count, seed + 1)
     differs = sorted(other[1]) != sorted(validation)
     words = "another seed gives the same rows: nothing is shuffled, or always with one seed"
     yield holds("another seed gives another split", differs, misconception=words)
@@ -275,10 +269,9 @@ def may_attend(answer: Callable, generator: torch.Generator) -> Iterator[Propert
             "allowed and forbidden changed places": 1 - right,
             "a token sees nothing but itself": torch.eye(total),
         }
-        wrong = {words: mask for words, mask in wrong.items() if not torch.equal(mask, right)}
-        seen = answer(list(lengths))
-        seen = seen.double() if isinstance(seen, Tensor) else seen
-        yield equals(f"{rows} row{'s' if rows > 1 else ''} in one sequence", seen, right.double(), misconceptions=wrong)
+        yield equals(
+            f"{rows} row{'s' if rows > 1 else ''} in one sequence", answer(lengths), right.bool(), misconceptions=wrong
+        )
 
 
 @problem(

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorahub_checks.draws import integer, normal
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import Property, equals, holds
 
 IGNORED = -100
 
@@ -64,7 +65,7 @@ def prefix_attention(answer: Callable, generator: torch.Generator) -> Iterator[P
             ),
         }
         seen = answer(q, k, v, before_k, before_v)
-        yield equals(name, seen, right, misconceptions=wrong, rtol=1e-6, atol=1e-8)
+        yield equals(name, seen, right, misconceptions=wrong)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
@@ -107,17 +108,13 @@ def merge_ia3(answer: Callable, generator: torch.Generator) -> Iterator[Property
                 (x @ W.T) * scale if feedforward else (x * scale) @ W.T
             )
             wrong["W is transposed"] = x @ (scale[:, None] * W if not feedforward else W * scale)
-        before = W.clone()
         merged = answer(W, scale, feedforward)
         same_shape = isinstance(merged, Tensor) and merged.shape == W.shape
         advice = "return a weight of W's shape: a factor for each row is scale[:, None] * W"
         yield holds(f"{words}: a weight of W's shape", same_shape, getattr(merged, "shape", merged), advice)
         if not same_shape:
             return
-        yield equals(f"{words}: it does what the scale did", x @ merged.T, right, misconceptions=wrong, rtol=1e-9)
-        yield holds(
-            "W is left as it was", torch.equal(W, before), misconception="W was changed in place: build a new one"
-        )
+        yield equals(f"{words}: it does what the scale did", x.to(merged.dtype) @ merged.T, right, misconceptions=wrong)
 
 
 @problem(
@@ -153,9 +150,9 @@ def dora_weight(answer: Callable, generator: torch.Generator) -> Iterator[Proper
             "the update is missing": lengths * F.normalize(W, dim=1),
         }
         right = lengths * F.normalize(V, dim=1)
-        yield equals(name, answer(W, A, B, magnitude, alpha), right, misconceptions=wrong, rtol=1e-9, atol=1e-10)
+        yield equals(name, answer(W, A, B, magnitude, alpha), right, misconceptions=wrong)
     start = answer(W, A, torch.zeros_like(B), W.norm(dim=1), alpha)
-    yield equals("with B = 0 and W's own lengths nothing changes", start, W, rtol=1e-9, atol=1e-10)
+    yield equals("with B = 0 and W's own lengths nothing changes", start, W)
 
 
 @problem(
@@ -164,8 +161,8 @@ def dora_weight(answer: Callable, generator: torch.Generator) -> Iterator[Proper
     hints=(
         "The same vectors stand in front of every row. What do labels and mask say about them?",
         "They are seen, so the mask is 1; they are no tokens, so they take no loss: -100.",
-        "torch.cat([prompt.expand(rows, -1, -1), embeddings], 1); "
-        "torch.cat([labels.new_full((rows, P), -100), labels], 1); torch.cat([mask.new_ones(rows, P), mask], 1)",
+        "rows, P = len(labels), len(prompt); return torch.cat([prompt.expand(rows, -1, -1), embeddings], 1), "
+        "torch.cat([labels.new_full((rows, P), -100), labels], 1), torch.cat([mask.new_ones(rows, P), mask], 1)",
     ),
 )
 def with_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -182,7 +179,7 @@ def with_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Proper
         torch.cat([nothing, labels], 1),
         torch.cat([mask.new_ones(rows, size), mask], 1),
     ]
-    seen = answer(embeddings.clone(), prompt.clone(), labels.clone(), mask.clone())
+    seen = answer(embeddings, prompt, labels, mask)
     three = isinstance(seen, list | tuple) and len(seen) == 3
     yield holds("three tensors come back", three, type(seen).__name__, "return embeddings, labels and mask")
     if not three:
@@ -214,4 +211,4 @@ def with_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Proper
         },
     }
     for part, tensor, expected in zip(wrong, seen, right, strict=True):
-        yield equals(f"the {part}", tensor, expected, misconceptions=wrong[part], rtol=1e-9)
+        yield equals(f"the {part}", tensor, expected, misconceptions=wrong[part])

@@ -17,8 +17,9 @@ from lorahub_checks.draws import integer, normal
 from lorahub_checks.predictions import choice, number
 from lorahub_edu.methods.attach import attach
 from lorahub_edu.show import objects
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
+from lorahub_edu.show.properties import Property, equals, holds
 
 SIZE_NAMES = {"prompt": "length", "prefix": "length", "lora": "rank"}
 
@@ -94,7 +95,7 @@ def trained(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
             },
         }[method]
         seen = answer(method, layers, hidden, kv, inner, size)
-        yield equals(f"{method}, counted on the model itself", seen, right, misconceptions=wrong, rtol=0, atol=0)
+        yield equals(f"{method}, counted on the model itself", seen, right, misconceptions=wrong)
 
 
 @problem(
@@ -149,7 +150,7 @@ def bitfit(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     h = nn.functional.rms_norm(x @ before["0.weight"].T + drawn["0.bias"], (sizes[1],), before["1.weight"])
     right = (h @ before["2.weight"].T + drawn["2.bias"]) @ before["3.0.weight"].T + drawn["3.0.bias"]
     seen = there(answer, objects.output, model, x)
-    yield equals("the biases are added to the outputs", seen, right, rtol=1e-4, atol=1e-5)
+    yield equals("the biases are added to the outputs", seen, right)
 
 
 @problem(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import Property, equals, holds
 
 
 def _draw(generator: torch.Generator, low: int, high: int) -> int:
@@ -49,7 +50,6 @@ def state_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Proper
                 "these are numbers, not bytes": frozen + 4 * trained,
                 "these are bits: a byte has eight of them": 8 * (held + 4 * trained * trained_bytes),
             },
-            rtol=1e-9,
         )
     doubled = answer(0, 1000, 2, 8) / answer(0, 1000, 2, 4)
     yield holds("twice the bytes a trained weight, twice the total", doubled == 2, doubled, "the dtype is not used")
@@ -72,7 +72,6 @@ def peak_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         # Up, partly down, higher up, and down to a little: peak, end, sum and largest all differ.
         changes = [sizes[0], sizes[1], -sizes[0]]
         changes += sizes[2:] + [-size for size in sizes[1:-1]]
-        kept = list(changes)
         running, totals = 0, []
         for change in changes:
             running += change
@@ -89,7 +88,6 @@ def peak_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
                 "frees were added instead of taken off": sum(abs(c) for c in changes),
             },
         )
-        yield holds("leaves its argument as it was", changes == kept, changes, "the list was changed in place")
     yield equals("nothing is taken", answer([]), 0)
     yield equals("all is freed before more is taken", answer([300, -300, 200, -200]), 300)
 
@@ -122,7 +120,6 @@ def four_bit_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Pro
                 "these are bits: a byte has eight of them": 4 * weights + 32 * blocks,
                 "there are weights / block scales, not one for each weight of a block": weights / 2 + 4 * block,
             },
-            rtol=1e-9,
         )
     per_weight = 8 * answer(64 * 1024, 64) / (64 * 1024)
-    yield equals("4.5 bits a weight at blocks of 64, as in QLoRA", per_weight, 4.5, rtol=1e-6)
+    yield equals("4.5 bits a weight at blocks of 64, as in QLoRA", per_weight, 4.5)

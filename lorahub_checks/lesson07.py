@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import Property, equals
 
 
 def _integer(low: int, high: int, generator: torch.Generator) -> int:
@@ -41,7 +42,6 @@ def objective(answer: Callable, generator: torch.Generator) -> Iterator[Property
     }.items():
         losses, w = 2 + np.abs(_numbers(p, generator=generator)), _numbers(p, n, generator=generator)
         alpha = 0.05 * _integer(1, 6, generator)
-        given = losses.copy(), w.copy()
         wrong = {
             "the penalty is the sum of |w|, as in the paper's formula; the form used here takes the mean, as the "
             "released code does": losses + alpha * np.abs(w).sum(1),
@@ -60,13 +60,7 @@ def objective(answer: Callable, generator: torch.Generator) -> Iterator[Property
             wrong["the mean runs over the candidates (axis 0); each candidate has a penalty of its own (axis 1)"] = (
                 losses + alpha * np.abs(w).mean(0)
             )
-        yield equals(name, answer(*given, alpha), losses + alpha * np.abs(w).mean(1), misconceptions=wrong)
-        unchanged = np.array_equal(losses, given[0]) and np.array_equal(w, given[1])
-        yield holds(
-            "losses and weights are left as they were",
-            unchanged,
-            misconception="an array that was passed in has changed: += works in place, write a + b instead",
-        )
+        yield equals(name, answer(losses, w, alpha), losses + alpha * np.abs(w).mean(1), misconceptions=wrong)
 
 
 @problem(
@@ -91,7 +85,6 @@ def recombine(answer: Callable, generator: torch.Generator) -> Iterator[Property
         order = np.argsort(losses)
         best = order[:mu]
         whole = np.log(p + 1) - np.log(np.arange(1, p + 1))
-        given = X.copy(), losses.copy(), shares.copy()
         wrong = {
             "the candidates are not sorted by their loss: the first ones count instead of the best ones": shares
             @ X[:mu],
@@ -109,21 +102,13 @@ def recombine(answer: Callable, generator: torch.Generator) -> Iterator[Property
             / (shares * losses[best]).sum()
             @ X[best],
         }
-        yield equals(name, answer(*given), shares @ X[best], misconceptions=wrong, rtol=1e-9, atol=1e-9)
-        same = all(np.array_equal(a, b) for a, b in zip((X, losses, shares), given, strict=True))
-        yield holds(
-            "candidates, losses and shares are left as they were",
-            same,
-            misconception="an array that was passed in has changed: x.sort() works in place, np.argsort does not",
-        )
+        yield equals(name, answer(X, losses, shares), shares @ X[best], misconceptions=wrong)
         stretched = answer(X, np.exp(3 * losses) - 5, shares)
         yield equals(
             "only the order of the losses counts: stretching them changes nothing",
             stretched,
             shares @ X[best],
             misconceptions=wrong,
-            rtol=1e-9,
-            atol=1e-9,
         )
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from lorahub_edu.show.check import Property, holds, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import Property, holds
 
-LEFT_ALONE = "an array that was passed in has changed: build new ones instead of writing into it"
 STEP = 0.4
 
 
@@ -73,7 +73,7 @@ def coordinate_search(answer: Callable, generator: torch.Generator) -> Iterator[
         start, distance = (torch.rand(2, size, generator=generator, dtype=torch.float64)).numpy()
         # Not a whole number of steps away, and for some weights down, for others up.
         target = start + (0.55 + 0.13 * distance) * np.where(np.arange(size) % 2 == 0, -1.0, 1.0)
-        counted, given = _Counted(target, np.linspace(1.0, 2.0, size)), start.copy()
+        counted, given = _Counted(target, np.linspace(1.0, 2.0, size)), start
         made = answer(counted.ask, given, STEP, budget)
         yield _is_pair(f"{size} weights and their loss come back", made, size)
         calls = len(counted.points)
@@ -82,9 +82,8 @@ def coordinate_search(answer: Callable, generator: torch.Generator) -> Iterator[
         if not calls or not _is_pair("", made, size).passed:
             return
         yield from _outcome(np.asarray(made[0], dtype=np.float64), float(made[1]), counted, start)
-        yield holds("the start is left as it was", np.array_equal(start, given), misconception=LEFT_ALONE)
     counted = _Counted(target, np.ones(size))
-    made = answer(counted.ask, start.copy(), STEP, 1)
+    made = answer(counted.ask, start, STEP, 1)
     yield holds(
         "with a budget of 1 it returns the start",
         len(counted.points) == 1 and _is_pair("", made, size).passed and np.allclose(made[0], start),
@@ -93,7 +92,7 @@ def coordinate_search(answer: Callable, generator: torch.Generator) -> Iterator[
     )
     for mirrored in (target, 2 * start - target):  # whichever way it goes first, one of the two is the wrong way
         counted = _Counted(mirrored, np.ones(size))
-        made = answer(counted.ask, start.copy(), STEP, 2)
+        made = answer(counted.ask, start, STEP, 2)
         seen = counted.of(made[0]) if _is_pair("", made, size).passed else math.inf
         best = min((counted.of(point) for point in counted.points), default=-math.inf)
         words = "the last candidate comes back, not the best of all that were tried"
@@ -111,7 +110,7 @@ def _outcome(weights: np.ndarray, value: float, counted: _Counted, start: np.nda
     """The properties of what came back, given all that was tried."""
     points = counted.points
     alone = all(
-        any((np.abs(now - then) > 1e-12).sum() <= 1 for then in [start, *points[:k]]) for k, now in enumerate(points)
+        any((np.abs(now - then) > 1e-6).sum() <= 1 for then in [start, *points[:k]]) for k, now in enumerate(points)
     )
     yield holds("one weight changes at a time", alone, misconception="several weights were changed at once")
     losses, found = [counted.of(point) for point in points], counted.of(weights)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import Property, equals
 
-LEFT_ALONE = "a tensor that was passed in has changed: build new ones instead of writing into it"
 OFTEN = 400  # draws after which it is no accident that a mistake gives the right value
 
 
@@ -60,14 +60,11 @@ def forgetting(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     """Specification of forgetting(before, after) -> number, from lists of a tensor (tokens,) a text."""
     for name, texts in {"six texts of different lengths": 6, "two texts": 2}.items():
         before, after = _texts(texts, generator)
-        kept = [tensor.clone() for tensor in (*before, *after)]
         tokens = [len(tensor) for tensor in before]
         means = [[float(tensor.mean()) for tensor in tensors] for tensors in (before, after)]
         expected = np.average(means[1], weights=tokens) - np.average(means[0], weights=tokens)
-        seen = answer(list(before), list(after))
+        seen = answer(before, after)
         yield equals(name, seen, expected, misconceptions=_forgetting_mistakes(before, after))
-        unchanged = all(torch.equal(a, b) for a, b in zip((*before, *after), kept, strict=True))
-        yield holds(f"{name}: what was passed in is left as it was", unchanged, misconception=LEFT_ALONE)
     moved = [[tensor + 0.7 for tensor in tensors] for tensors in (before, after)]
     yield equals(
         "the same amount on every loss, before and after, changes nothing",
@@ -192,19 +189,16 @@ def _scaling_mistakes(W0: Tensor, W: Tensor, k: int, epsilon: float, factor: flo
 )
 def scale_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of scale_intruders(W0, W, k, epsilon, factor) -> (out, in)."""
-    k, close = 7, {"rtol": 1e-4, "atol": 1e-4}
+    k = 7
     for name, (rows, columns) in {"a wide matrix": (22, 30), "a tall matrix": (30, 21)}.items():
         W0, W, epsilon, found = _telling(rows, columns, k, generator)
         factor = _between(0.15, 0.4, generator)
-        kept = W0.clone(), W.clone()
         U, S, Vh = np.linalg.svd(W.numpy(), full_matrices=False)
         expected = torch.from_numpy((U * np.where(found.numpy(), factor * S, S)) @ Vh)
         seen = answer(W0, W, k, epsilon, factor)
-        yield equals(name, seen, expected, misconceptions=_scaling_mistakes(*kept, k, epsilon, factor), **close)
-        unchanged = torch.equal(W0, kept[0]) and torch.equal(W, kept[1])
-        yield holds(f"{name}: both matrices are left as they were", unchanged, misconception=LEFT_ALONE)
-    yield equals("factor 1 changes nothing", answer(W0, W, k, epsilon, 1.0), W, **close)
-    yield equals("a matrix without intruders stays as it is", answer(W0, W0.clone(), k, epsilon, 0.3), W0, **close)
+        yield equals(name, seen, expected, misconceptions=_scaling_mistakes(W0, W, k, epsilon, factor))
+    yield equals("factor 1 changes nothing", answer(W0, W, k, epsilon, 1.0), W)
+    yield equals("a matrix without intruders stays as it is", answer(W0, W0.clone(), k, epsilon, 0.3), W0)
 
 
 @problem(
@@ -220,8 +214,7 @@ def shrink_update(answer: Callable, generator: torch.Generator) -> Iterator[Prop
     """Specification of shrink_update(W0, W, factor) -> (out, in)."""
     W0, update = (torch.randn(9, 13, generator=generator, dtype=torch.float64) for _ in range(2))
     W, factor = W0 + update, _between(0.15, 0.4, generator)
-    kept = W0.clone(), W.clone()
-    seen = answer(*kept, factor)
+    seen = answer(W0, W, factor)
     yield equals(
         "the update multiplied, the rest as it was",
         seen,
@@ -240,7 +233,5 @@ def shrink_update(answer: Callable, generator: torch.Generator) -> Iterator[Prop
             "added on top of W: the update is counted once too often": W + factor * update,
         },
     )
-    unchanged = torch.equal(W0, kept[0]) and torch.equal(W, kept[1])
-    yield holds("both matrices are left as they were", unchanged, misconception=LEFT_ALONE)
     yield equals("factor 0 gives the pretrained matrix", answer(W0, W, 0.0), W0)
     yield equals("factor 1 gives the tuned matrix", answer(W0, W, 1.0), W)

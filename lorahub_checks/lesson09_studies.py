@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lorahub_checks.predictions import number
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import Property, equals, holds
 
 
 def _between(low: float, high: float, generator: torch.Generator) -> float:
@@ -78,7 +79,7 @@ def at_loss(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         # Turned round, the two steps are a rising line, as NumPy's interpolation wants it.
         expected = float(np.interp(target, losses[2:0:-1], forgotten[2:0:-1]))
         mistakes = _matching_mistakes(losses, forgotten, target)
-        yield equals(name, answer(list(losses), list(forgotten), target), expected, misconceptions=mistakes)
+        yield equals(name, answer(losses, forgotten, target), expected, misconceptions=mistakes)
     yield equals("a target that a step hits exactly", answer(losses, forgotten, losses[2]), forgotten[2])
     never = answer(losses, forgotten, losses[-1] - 0.2)
     yield holds(

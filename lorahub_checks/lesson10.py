@@ -12,7 +12,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lorahub_edu.show.check import Property, equals, holds, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import Property, equals, holds
 
 
 def _numbers(count: int, generator: torch.Generator) -> np.ndarray:
@@ -61,7 +62,7 @@ def rank_correlation(answer: Callable, generator: torch.Generator) -> Iterator[P
             "that is Kendall's tau, which counts pairs": float(stats.kendalltau(a, b).statistic),
         }
         expected = float(stats.spearmanr(a, b).statistic)
-        yield equals(name, answer(a.copy(), b.copy()), expected, misconceptions=_apart(wrong, expected), atol=1e-7)
+        yield equals(name, answer(a, b), expected, misconceptions=wrong)
     ties = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 2.0, 5.0, 5.0, 9.0, 30.0])
     other = _numbers(10, generator)
     expected = float(stats.spearmanr(ties, other).statistic)
@@ -72,15 +73,8 @@ def rank_correlation(answer: Callable, generator: torch.Generator) -> Iterator[P
             stats.rankdata(ties, "min"), stats.rankdata(other)
         ),
     }
-    yield equals(
-        "equal values share the mean of their ranks", answer(ties, other), expected, misconceptions=wrong, atol=1e-7
-    )
+    yield equals("equal values share the mean of their ranks", answer(ties, other), expected, misconceptions=wrong)
     yield equals("falling instead of rising turns the sign", answer(x, -y), -float(stats.spearmanr(x, y).statistic))
-
-
-def _apart(wrong: dict[str, float], expected: float) -> dict[str, float]:
-    """The mistakes that a draw tells from the right answer."""
-    return {words: value for words, value in wrong.items() if abs(value - expected) > 1e-4}
 
 
 def _rest(y: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -124,11 +118,11 @@ def partial_rank_correlation(answer: Callable, generator: torch.Generator) -> It
             ),
         }
         yield equals(
-            name, answer(x.copy(), y.copy(), given.copy()), expected,
-            misconceptions=_apart(wrong, expected), atol=1e-7,
+            name, answer(x, y, given), expected,
+            misconceptions=wrong,
         )  # fmt: skip
     turned = answer(x, y, -given)
-    yield equals("a third measure that falls instead of rises changes nothing", turned, expected, atol=1e-7)
+    yield equals("a third measure that falls instead of rises changes nothing", turned, expected)
 
 
 @problem(
@@ -145,7 +139,6 @@ def random_twin(answer: Callable, generator: torch.Generator) -> Iterator[Proper
     """Specification of random_twin(delta, generator) -> a matrix of delta's shape."""
     for name, (rows, columns, rank) in {"wide": (60, 90, 3), "tall": (80, 50, 2)}.items():
         delta = torch.randn(rows, rank, generator=generator) @ torch.randn(rank, columns, generator=generator)
-        kept = delta.clone()
         twin = _drawn(answer, delta, 1)
         if twin is None or tuple(getattr(twin, "shape", ())) != tuple(delta.shape):
             seen = getattr(twin, "shape", type(twin).__name__)
@@ -166,7 +159,6 @@ def random_twin(answer: Callable, generator: torch.Generator) -> Iterator[Proper
             f"cosine {right:.3f} of the strongest right vectors",
             "the right singular vectors are still delta's: draw both sides",
         )
-        yield holds(f"{name}: delta is left as it was", torch.equal(delta, kept), "", "delta itself was changed")
     yield holds(
         "the same seed gives the same matrix",
         torch.equal(_drawn(answer, delta, 1), _drawn(answer, delta, 1)),
@@ -207,5 +199,5 @@ def _same_values(name: str, delta: Tensor, twin: Tensor) -> Property:
         words = "every singular value is the same: multiply by delta's"
     elif norms > 1.2 or norms < 0.8:
         words = "the bases are not orthonormal: take the Q of a QR decomposition, not the random matrix itself"
-    result = equals(f"{name}: the singular values are delta's", seen, expected, rtol=1e-3, atol=1e-3)
+    result = equals(f"{name}: the singular values are delta's", seen, expected, rtol=1e-3)
     return Property(result.name, result.passed, result.seen, "" if result.passed else words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from lorahub_edu.show.check import Property, equals, holds
+from lorahub_edu.show.properties import Property, equals, holds
 
 
 def choice(answer: object, right: str, mistakes: Mapping[str, str]) -> Iterator[Property]:
@@ -45,6 +45,6 @@ def number(
     """
     if answer is None:
         raise NotImplementedError
-    found = equals(name, answer, expected, misconceptions=mistakes, rtol=rtol, atol=0.0)
-    told = found.seen.partition(", expected")[0]  # the reference is the answer: it must not stand in the feedback
-    yield Property(name, found.passed, told, found.misconception)
+    found = equals(name, answer, expected, misconceptions=mistakes, rtol=rtol)
+    # The reference is the answer: it must not stand in the feedback.
+    yield Property(name, found.passed, found.seen, found.misconception)

@@ -14,25 +14,14 @@ import pkgutil
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.show import progress
-
-
-@dataclass(frozen=True)
-class Property:
-    """One thing a right answer must satisfy: whether it does, the value seen, and the probable misconception."""
-
-    name: str
-    passed: bool
-    seen: str = ""
-    misconception: str = ""
-
+from lorahub_edu.show import answers, progress
+from lorahub_edu.show.properties import Property
 
 PROBLEMS = "lorahub_checks"
 
@@ -41,12 +30,16 @@ Specification = Callable[[object, torch.Generator], Iterator[Property]]
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem of a lesson: its id, title, three hints from a nudge to a worked step, and its specification."""
+    """A problem of a lesson: its id, title, three hints from a nudge to a worked step, and its specification.
+
+    With `in_place` an answer may change the tensors, arrays and lists that it is given.
+    """
 
     id: str
     title: str
     hints: tuple[str, str, str]
     specification: Specification
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +63,7 @@ class Report:
             if not p.passed:
                 lines += [f"        seen: {p.seen}"] if p.seen else []
                 lines += [f"        probably: {p.misconception}"] if p.misconception else []
+                lines += [f"        {p.example}"] if p.example else []
         return lines
 
     def __str__(self) -> str:
@@ -92,14 +86,16 @@ _PROBLEMS: dict[str, Problem] = {}
 _ATTEMPTS: Counter[str] = Counter()
 
 
-def problem(id: str, title: str, hints: tuple[str, str, str]) -> Callable[[Specification], Specification]:
+def problem(
+    id: str, title: str, hints: tuple[str, str, str], in_place: bool = False
+) -> Callable[[Specification], Specification]:
     """Register a specification: a generator function of the answer and a torch.Generator that yields properties.
 
     The id is "LL.N". The hints are a nudge, the concept and a worked step; each failed attempt shows one more.
     """
 
     def register(specification: Specification) -> Specification:
-        _PROBLEMS[id] = Problem(id, title, hints, specification)
+        _PROBLEMS[id] = Problem(id, title, hints, specification, in_place)
         return specification
 
     return register
@@ -123,10 +119,14 @@ def get_problem(id: str) -> Problem:
     return _PROBLEMS[id]
 
 
-def check(id: str, answer: object, seed: int | None = None) -> Report:
+def check(id: str, answer: object, seed: int | None = None, seconds: float = answers.SECONDS) -> Report:
     """Check an answer against everything that a right one must satisfy, on freshly drawn inputs.
 
-    A seed fixes the inputs; without one every call draws new ones. Jupyter renders the report.
+    The answer gets copies of the inputs. Jupyter renders the report.
+
+    Args:
+        seed: fixes the inputs; without one every call draws new ones.
+        seconds: that one call of the answer may take.
 
     Raises:
         CourseError: there is no such problem.
@@ -136,14 +136,19 @@ def check(id: str, answer: object, seed: int | None = None) -> Report:
         return Report(id, "the checks are not installed here, so nothing was checked", ())
     asked = get_problem(id)
     generator = torch.Generator().manual_seed(random.SystemRandom().getrandbits(32) if seed is None else seed)
+    watched = answers.Answer(answer, seconds, asked.in_place) if callable(answer) else None
     found: list[Property] = []
-    try:
-        for property_ in asked.specification(answer, generator):
-            found.append(property_)
-    except NotImplementedError:
-        found.append(Property("is written", False, "NotImplementedError", "the place to fill in is still empty"))
-    except Exception as error:  # whatever the answer raises is feedback, not a crash
-        found.append(Property("runs without an error", False, f"{type(error).__name__}: {str(error)[:300]}"))
+    with answers.generators_kept():
+        try:
+            for property_ in asked.specification(answer if watched is None else watched, generator):
+                found += _noted(watched)
+                found.append(_with_example(property_, watched))
+        except NotImplementedError:
+            found.append(Property("is written", False, "NotImplementedError", "the place to fill in is still empty"))
+        except (Exception, answers.StoppedError, SystemExit, KeyboardInterrupt) as error:
+            if isinstance(error, KeyboardInterrupt) and (watched is None or watched.remote):
+                raise
+            found += [*_noted(watched), _failure(error)]
     report = Report(id, asked.title, tuple(found))
     if report.passed:
         _ATTEMPTS.pop(id, None)
@@ -155,49 +160,47 @@ def check(id: str, answer: object, seed: int | None = None) -> Report:
     return Report(id, asked.title, tuple(found), hint)
 
 
-def holds(name: str, condition: bool, seen: object = "", misconception: str = "") -> Property:
-    """A property that is simply true or false."""
-    return Property(name, bool(condition), str(seen), "" if condition else misconception)
+def _noted(watched: answers.Answer | None) -> list[Property]:
+    """What the answer did beside its value since this was last asked."""
+    if watched is None:
+        return []
+    noted, watched.faults = watched.faults, []
+    return [Property(name, False, seen, words) for name, seen, words in noted]
 
 
-def equals(
-    name: str,
-    seen: object,
-    expected: Tensor | float | int,
-    *,
-    misconceptions: Mapping[str, Tensor | float | int] | None = None,
-    rtol: float = 1e-5,
-    atol: float = 1e-6,
-) -> Property:
-    """A property of a number or tensor that must equal a reference within a tolerance.
+def _with_example(property_: Property, watched: answers.Answer | None) -> Property:
+    """The property with the arguments of the call that it is about, if that is known."""
+    if watched is None:
+        return property_
+    calls, watched.calls = watched.calls, []
+    parts = [call for call in calls if call[1] is property_.value and call[1] is not None]
+    parts = parts or (calls if len(calls) == 1 else [])
+    if property_.passed or not parts:
+        return replace(property_, value=None)
+    said = property_.example or f"you return {answers.described({'': parts[0][1]})[3:]}"
+    return replace(property_, value=None, example=f"for {answers.described(parts[0][0])}: {said}")
 
-    Args:
-        name: what must hold, in words.
-        misconceptions: what each plausible mistake would have given, by the words that describe the mistake.
 
-    Returns:
-        The property; when it fails, the misconception whose value the answer equals.
-    """
-    expected = torch.as_tensor(expected)
-    if seen is None:
-        return Property(name, False, "None", "the function returns nothing: is a return missing?")
-    try:
-        value = torch.as_tensor(seen)
-    except (TypeError, ValueError, RuntimeError):
-        return Property(name, False, f"a {type(seen).__name__}", "a number or tensor was expected")
+SHAPES = re.compile(
+    "cannot be multiplied|must match|size mismatch|mismatch in its core|could not be broadcast|subscript"
+)
 
-    def close(other: Tensor | float | int) -> bool:
-        other = torch.as_tensor(other)
-        return value.shape == other.shape and torch.allclose(value.double(), other.double(), rtol=rtol, atol=atol)
 
-    if value.shape != expected.shape and value.numel() == expected.numel() == 1:
-        value = value.reshape(expected.shape)
-    if close(expected):
-        return Property(name, True)
-    guess = next((words for words, wrong in (misconceptions or {}).items() if close(wrong)), "")
-    if value.shape != expected.shape:
-        return Property(name, False, f"shape {tuple(value.shape)}, expected {tuple(expected.shape)}", guess)
-    if value.numel() == 1:
-        return Property(name, False, f"{value.item():.6g}, expected {expected.item():.6g}", guess)
-    worst = (value.double() - expected.double()).abs().max().item()
-    return Property(name, False, f"largest difference {worst:.3g}", guess)
+def _failure(error: BaseException) -> Property:
+    """The property of an answer that ended with an error: which one, and on which line of the learner's."""
+    name = "runs without an error"
+    place = answers.place_of(error)
+    seen = f"{type(error).__name__}: {str(error)[:300]}" + (f" ({place[:200]})" if place else "")
+    words = ""
+    if isinstance(error, answers.StoppedError):
+        return Property("comes to an end", False, place, str(error))
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        words = "the function ended the program, or was interrupted: return the value instead"
+    elif isinstance(error, RuntimeError | ValueError) and SHAPES.search(str(error)):
+        words = (
+            "the shapes do not fit together: two factors meet in the wrong order or need a transpose. Rows x (..., in) "
+            "are multiplied from the left, x @ W.T"
+        )
+    elif isinstance(error, NameError):
+        words = "a name is used before it has a value: is it misspelt, or is an import missing?"
+    return Property(name, False, seen, words)

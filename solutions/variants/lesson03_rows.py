@@ -265,9 +265,9 @@ WRONG = {
         "two only": (collate_with(lambda i, y, m, pad: (i, y)), "return three tensors"),
     },
     "03.7": {
-        "global seed": (split_globally, "a global seed was set"),
-        "global torch seed": (split_by_global_torch, "a global seed was set"),
-        "in place": (split_in_place, "shuffled in place"),
+        "global seed": (split_globally, "a global seed is set"),
+        "global torch seed": (split_by_global_torch, "a global seed is set"),
+        "in place": (split_in_place, "was changed in place"),
         "unseeded": (split_unseeded, "the seed is not used"),
         "two draws": (split_twice, "the parts overlap"),
         "not shuffled": (lambda rows, n, seed: (rows[n:], rows[:n]), "nothing is shuffled"),

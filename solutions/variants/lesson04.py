@@ -75,7 +75,7 @@ WRONG = {
         "late": (lambda x, d, u: x + torch.relu(x @ d.T @ u.T), "belongs in the middle"),
         "behind the sum": (lambda x, d, u: torch.relu(x + torch.relu(x @ d.T) @ u.T), "behind the sum"),
         "subtracted": (lambda x, d, u: torch.relu(x @ d.T) @ u.T - x, "subtracted"),
-        "in place": (added_in_place, "has changed"),
+        "in place": (added_in_place, "was changed in place"),
         "no return": (lambda x, d, u: None, "is a return missing"),
     },
     "04.2": {

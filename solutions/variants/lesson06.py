@@ -143,7 +143,7 @@ WRONG = {
             lambda As, Bs, w, s: s * weighted([x * x for x in w], Bs) @ weighted([x * x for x in w], As),
             "squared already",
         ),
-        "in place": (add_in_place, "a tensor that was passed in has changed"),
+        "in place": (add_in_place, "was changed in place"),
         "no return": (lambda As, Bs, w, s: None, "is a return missing"),
     },
     "06.2": {
@@ -153,7 +153,7 @@ WRONG = {
         "A only": (lambda A, B, Q: (Q @ A, B), "it must undo the turn"),
         "nothing": (lambda A, B, Q: (A.clone(), B.clone()), "nothing is turned"),
         "product only": (lambda A, B, Q: B @ A, "return the pair"),
-        "in place": (one_factor_changed, "a tensor that was passed in has changed"),
+        "in place": (one_factor_changed, "was changed in place"),
     },
     "06.3": {
         "paper's sums": (lambda As, Bs, w: (weighted(w, As), weighted(w, Bs)), "does not add factors"),
@@ -166,7 +166,7 @@ WRONG = {
             "stacked in different orders",
         ),
         "dims": (lambda As, Bs, w: (torch.cat(As, 1), torch.cat(scaled(w, Bs))), "wrong way round"),
-        "in place": (scale_in_place, "a tensor that was passed in has changed"),
+        "in place": (scale_in_place, "was changed in place"),
         "no return": (lambda As, Bs, w: None, "is the return missing"),
     },
 }

@@ -213,7 +213,7 @@ WRONG = {
         "no weights": (lambda As, Bs, w: terms_left(As, Bs, [1.0] * len(w)), "the weights are not used"),
         "turned": (lambda As, Bs, w: -terms_left(As, Bs, w), "the sign is turned"),
         "no signs": (lambda As, Bs, w: some_terms(As, Bs, [abs(v) for v in w], int.__ne__), "lost their signs"),
-        "in place": (terms_in_place, "a tensor that was passed in has changed"),
+        "in place": (terms_in_place, "was changed in place"),
         "no return": (lambda As, Bs, w: None, "is a return missing"),
     },
     "06.5": {
@@ -234,7 +234,7 @@ WRONG = {
         "transposed": (lambda A, B, r: [M.T for M in cut(A, B, r)], "both are transposed"),
         "not cut": (lambda A, B, r: cut(A, B, len(A)), "nothing was cut off"),
         "the product": (lambda A, B, r: B @ A, "return the pair"),
-        "in place": (cut_in_place, "a tensor that was passed in has changed"),
+        "in place": (cut_in_place, "was changed in place"),
     },
     "06.6": {
         "exact": (exact_updates, "the updates were added"),
@@ -263,7 +263,7 @@ WRONG = {
             lambda x, As, Bs, w, s: by_einsum(x[:1].expand_as(x), As, Bs, w, s),
             "the rows of the first one",
         ),
-        "in place": (population_in_place, "a tensor that was passed in has changed"),
+        "in place": (population_in_place, "was changed in place"),
         "no return": (lambda x, As, Bs, w, s: None, "is a return missing"),
     },
     "06.7": {

@@ -89,7 +89,7 @@ WRONG = {
         "no loss": (lambda loss, w, a: a * abs(w).mean(1), "the loss is missing"),
         "no penalty": (lambda loss, w, a: loss, "the penalty is missing"),
         "divided": (lambda loss, w, a: loss / 5 + a * abs(w).mean(1), "divided by five"),
-        "in place": (objective_in_place, "works in place"),
+        "in place": (objective_in_place, "was changed in place"),
         "no return": (lambda loss, w, a: None, "is a return missing"),
     },
     "07.2": {
@@ -102,7 +102,7 @@ WRONG = {
         "the best one": (lambda X, loss, s: X[np.argmin(loss)], "best candidate alone"),
         "order as rank": (as_ranks, "argsort is used as a rank"),
         "by the losses": (by_loss, "weighted by their losses"),
-        "in place": (sorted_in_place, "x.sort() works in place"),
+        "in place": (sorted_in_place, "was changed in place"),
     },
     "07.3": {
         "whole prompt": (lambda e, t, long, short: e * t / long, "whole in-context prompt"),

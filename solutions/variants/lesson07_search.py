@@ -244,7 +244,7 @@ WRONG = {
         "no mean": (lambda m, s, C, z: by_cholesky(0 * m, s, C, z), "the mean is missing"),
         "own noise": (own_noise, "draw none yourself"),
         "one noise": (one_noise_for_all, "every candidate has its own noise"),
-        "in place": (mean_in_place, "an array that was passed in has changed"),
+        "in place": (mean_in_place, "was changed in place"),
         "no return": (lambda m, s, C, z: None, "is a return missing"),
     },
     "07.5": {
@@ -280,7 +280,7 @@ WRONG = {
         "mean step": (mean_step, "the rank-one part"),
         "C gone": (lambda C, m, s, x, w, c: by_products(0 * C, m, s, x, w, c) / c, "the old C is gone"),
         "diagonal": (diagonal, "only the diagonal was learned"),
-        "in place": (covariance_in_place, "an array that was passed in has changed"),
+        "in place": (covariance_in_place, "was changed in place"),
     },
     "07.7": {
         "weights alone": (lambda f, w, s, n: searching(f, w, s, n)[0], "return the pair"),
@@ -297,7 +297,7 @@ WRONG = {
         "same step": (lambda f, w, s, n: searching(f, w, s, n, shrink=1), "the step never becomes smaller"),
         "one round": (lambda f, w, s, n: searching(f, w, s, min(n, 9)), "long before the budget"),
         "not all weights": (even_weights, "never changed"),
-        "start moved": (moves_the_start, "an array that was passed in has changed"),
+        "start moved": (moves_the_start, "was changed in place"),
         "one too many": (without_the_start, "takes the first evaluation"),
     },
     "07.8": {

@@ -108,7 +108,7 @@ WRONG = {
         "squared": (lambda A, B, k: cosines(A, B)[:k].square().max(1).values, "these are squared cosines"),
         "sums": (lambda A, B, k: cosines(A, B)[:k].square().sum(1), "compared with single ones"),
         "sorted": (lambda A, B, k: cosines(A, B)[:k].max(1).values.sort().values, "the cosines were sorted"),
-        "in place": (in_place, "a tensor that was passed in has changed"),
+        "in place": (in_place, "was changed in place"),
         "no return": (lambda A, B, k: None, "is a return missing"),
     },
     "08.2": {
@@ -124,7 +124,7 @@ WRONG = {
         "share": (lambda S, k, e: float((S[:k].max(1).values < e).float().mean()), "that is the share"),
         "weakest": (lambda S, k, e: int((S[-k:].max(1).values < e).sum()), "the weakest k"),
         "up to ε": (lambda S, k, e: int((S[:k].max(1).values <= e).sum()), "below ε"),
-        "in place": (clipped_in_place, "a tensor that was passed in has changed"),
+        "in place": (clipped_in_place, "was changed in place"),
         "no return": (lambda S, k, e: None, "is a return missing"),
     },
     "08.3": {

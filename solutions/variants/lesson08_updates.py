@@ -123,7 +123,7 @@ WRONG = {
         "with zeros": (lambda A, B, s: svdvals(s * B @ A), "an update of rank r has r"),
         "diagonal": (by_diagonal, "holds no singular values"),
         "signed": (signed_values, "never negative"),
-        "in place": (values_in_place, "a tensor that was passed in has changed"),
+        "in place": (values_in_place, "was changed in place"),
         "no return": (lambda A, B, s: None, "is a return missing"),
     },
     "08.5": {

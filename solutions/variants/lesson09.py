@@ -224,7 +224,7 @@ WRONG: dict[str, dict[str, tuple[Callable, str]]] = {
         "harder only": (lambda b, a: rise(b, a).clamp(min=0).mean(), "become harder"),
         "first text": (lambda b, a: of_texts(b, a)[0], "only the first text"),
         "median": (lambda b, a: rise(b, a).median(), "that is the median"),
-        "in place": (in_place_rise, "a tensor that was passed in has changed"),
+        "in place": (in_place_rise, "was changed in place"),
         "no return": (lambda b, a: None, "is a return missing"),
     },
     "09.2": {
@@ -251,7 +251,7 @@ WRONG: dict[str, dict[str, tuple[Callable, str]]] = {
         "cut to k": (cut_to_k, "only the k strongest singular values are left"),
         "nothing": (lambda W0, W, k, e, f: W.clone(), "nothing is scaled"),
         "change": (lambda W0, W, k, e, f: scaled_values(W0, W, k, e, f) - W0, "without W0"),
-        "in place": (scaled_in_place, "a tensor that was passed in has changed"),
+        "in place": (scaled_in_place, "was changed in place"),
         "no return": (lambda W0, W, k, e, f: None, "is a return missing"),
     },
     "09.3": {
@@ -265,7 +265,7 @@ WRONG: dict[str, dict[str, tuple[Callable, str]]] = {
         "sign": (lambda W0, W, f: W0 + f * (W0 - W), "the wrong sign"),
         "on top": (lambda W0, W, f: W + f * (W - W0), "once too often"),
         "less of both": (lambda W0, W, f: (1 - f) * W0 + f * (W - W0), "less of both"),
-        "in place": (lambda W0, W, f: W0.lerp_(W, f), "a tensor that was passed in has changed"),
+        "in place": (lambda W0, W, f: W0.lerp_(W, f), "was changed in place"),
         "no return": (lambda W0, W, f: None, "is a return missing"),
     },
 }

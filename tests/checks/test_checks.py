@@ -7,7 +7,8 @@ import torch
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.show import check as checks
-from lorahub_edu.show.check import Property, check, equals, holds, problem
+from lorahub_edu.show.check import check, problem
+from lorahub_edu.show.properties import Property, equals, holds
 
 DRAWN = []
 

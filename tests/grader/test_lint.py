@@ -11,7 +11,8 @@ from grading_course import HEADER, make_course
 from lorahub_edu.cli import app
 from lorahub_edu.errors import CourseError
 from lorahub_edu.show import check
-from lorahub_edu.show.check import equals, problem
+from lorahub_edu.show.check import problem
+from lorahub_edu.show.properties import equals
 from lorahub_grader import lint
 from lorahub_grader.assignments import load
 
