@@ -33,11 +33,11 @@ from lorahub_edu import results
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import PACKED_ATTENTION
 from lorahub_edu.lora.layer import LoRAConfig
-from lorahub_edu.memory.advice import advise
-from lorahub_edu.memory.plan import allowance, capacity
+from lorahub_edu.memory.plan import advise, allowance, capacity
 from lorahub_edu.memory.predict import predict
-from lorahub_edu.memory.setting import Setting, put_method
+from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
+from lorahub_edu.memory.steps import put_method
 from lorahub_edu.models import pretrained
 from lorahub_edu.training.loop import TrainingConfig, train
 

@@ -43,8 +43,7 @@ from torch.utils._pytree import tree_leaves
 from lorahub_edu import evaluation
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.lora import adapters
-from lorahub_edu.memory.advice import advise
-from lorahub_edu.memory.plan import capacity
+from lorahub_edu.memory.plan import advise, capacity
 from lorahub_edu.memory.predict import predict
 from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config

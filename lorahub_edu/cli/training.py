@@ -91,8 +91,7 @@ def plan(
 ) -> None:
     """Predict the peak memory of a step, and the cheapest change that makes it fit. Needs no GPU and no weights."""
     from lorahub_edu.lora.layer import LoRAConfig
-    from lorahub_edu.memory.advice import advise
-    from lorahub_edu.memory.plan import capacity
+    from lorahub_edu.memory.plan import advise, capacity
     from lorahub_edu.memory.setting import Setting
     from lorahub_edu.memory.shapes import read_config
 

@@ -7,7 +7,6 @@ twice with a few of them, and what one more layer adds is added for all the othe
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +14,10 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.memory import fake, stand_ins, steps
-from lorahub_edu.memory.setting import Setting, put_method, trained_parameters
-from lorahub_edu.memory.tracker import ACTIVATIONS, OPTIMIZER, WEIGHTS, Moment, StorageTracker
+from lorahub_edu.memory import fake
+from lorahub_edu.memory.setting import Setting
+from lorahub_edu.memory.steps import name_stages, put_method, run_step
+from lorahub_edu.memory.tracker import OPTIMIZER, WEIGHTS, Moment, StorageTracker
 
 CUDA_ROUNDING = 512  # bytes: torch's CUDA allocator hands out multiples of these
 CPU_ROUNDING = 64  # bytes: torch aligns tensors on a CPU so
@@ -40,19 +40,6 @@ class Prediction:
         return sum(self.parts.values())
 
 
-@dataclass(frozen=True)
-class _Run:
-    """The peaks of every stage of one fake step, and numbers of parameters."""
-
-    peaks: dict[str, Moment]
-    trained: int
-    parameters: int
-
-    def prediction(self) -> Prediction:
-        stage = max(self.peaks, key=lambda name: self.peaks[name].total)
-        return Prediction(self.peaks[stage].parts, stage, self.trained, self.parameters)
-
-
 def predict(config: PreTrainedConfig, setting: Setting, *, every_layer: bool = False) -> Prediction:
     """Predict the peak memory of one step of a language model; nothing is allocated and no GPU is needed.
 
@@ -63,19 +50,26 @@ def predict(config: PreTrainedConfig, setting: Setting, *, every_layer: bool = F
     """
     depth, layers = DEPTHS.get(setting.method, DEPTH), _layers(config)
     if every_layer or layers <= depth + 1 or not _alike(config):
-        return _run(config, setting).prediction()
-    small, large = (_run(with_layers(config, count), setting) for count in (depth, depth + 1))
-    more = layers - depth
-    wider = _from_both_ends(large.peaks, depth, depth + 1)
+        return _at_the_peak(*_run(config, setting))
+    small, *small_counts = _run(with_layers(config, depth), setting)
+    large, *large_counts = _run(with_layers(config, depth + 1), setting)
+
+    def grown(size: int, larger: int) -> int:
+        return size + (layers - depth) * (larger - size)
+
+    wider = _from_both_ends(large, depth, depth + 1)
     peaks = {
         _numbered(stage, layers): Moment(
-            {part: size + more * (wider[stage].parts[part] - size) for part, size in moment.parts.items()}
+            {part: grown(size, wider[stage].parts[part]) for part, size in moment.parts.items()}
         )
-        for stage, moment in _from_both_ends(small.peaks, depth, depth).items()
+        for stage, moment in _from_both_ends(small, depth, depth).items()
     }
-    trained = small.trained + more * (large.trained - small.trained)
-    parameters = small.parameters + more * (large.parameters - small.parameters)
-    return _Run(peaks, trained, parameters).prediction()
+    return _at_the_peak(peaks, *map(grown, small_counts, large_counts))
+
+
+def _at_the_peak(peaks: dict[str, Moment], trained: int, parameters: int) -> Prediction:
+    stage = max(peaks, key=lambda name: peaks[name].total)
+    return Prediction(peaks[stage].parts, stage, trained, parameters)
 
 
 def _from_both_ends(peaks: dict[str, Moment], depth: int, layers: int) -> dict[str, Moment]:
@@ -127,25 +121,29 @@ def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     return changed
 
 
-def _run(config: PreTrainedConfig, setting: Setting) -> _Run:
-    """One step on fake tensors."""
+def _run(config: PreTrainedConfig, setting: Setting) -> tuple[dict[str, Moment], int, int]:
+    """The peaks of every stage of one step on fake tensors, and numbers of parameters: trained, and all."""
     model = _meta_model(config, setting)
     cuda = setting.device == "cuda"
-    with fake.fake_tensors(), fake.like_cuda() if cuda else nullcontext():
+    with fake.fake_tensors(cuda):
         fake.make_fake(model)
-        trained = trained_parameters(model) if setting.task == "training" else []
-        model.train(bool(trained))
-        rows = steps.full_rows(setting)
-        optimizer = _optimizer(trained, setting) if trained else None
+        training = setting.task == "training"
+        trained = [p for p in model.parameters() if p.requires_grad] if training else []
+        model.train(training)
+        optimizer = _optimizer(trained, setting) if training else None
         tracker = StorageTracker(CUDA_ROUNDING if cuda else CPU_ROUNDING, config.vocab_size)
         tracker.watch_gradients(trained)
         tracker.add([*model.parameters(), *model.buffers()], WEIGHTS)
-        tracker.add(rows.tensors, ACTIVATIONS)
-        tracker.add(_states(optimizer) if optimizer else [], OPTIMIZER)
-        steps.stage_layers(steps.layer_stacks(model, config), tracker)
+        states = [value for state in optimizer.state.values() for value in state.values()] if training else []
+        # The counters of steps, single numbers, stay in the computer's memory.
+        tracker.add([value for value in states if value.dim() > 0], OPTIMIZER)
+        name_stages(model, tracker)
         with tracker:
-            steps.run_step(model, optimizer, rows, tracker, setting)
-    return _Run(tracker.peaks, sum(p.numel() for p in trained), _parameter_count(model))
+            run_step(model, optimizer, tracker, setting)
+    packed = [layer for layer in model.modules() if isinstance(layer, fake.FourBitLinear)]
+    unpacked = sum(layer.in_features * layer.out_features - layer.weight.numel() for layer in packed)
+    parameters = sum(parameter.numel() for parameter in model.parameters()) + unpacked
+    return tracker.peaks, sum(parameter.numel() for parameter in trained), parameters
 
 
 def _meta_model(config: PreTrainedConfig, setting: Setting) -> nn.Module:
@@ -158,7 +156,7 @@ def _meta_model(config: PreTrainedConfig, setting: Setting) -> nn.Module:
             f"No language model can be built from this {config.model_type} configuration: {error}"
         ) from error
     if setting.quantisation != "none":
-        stand_ins.quantise(model, setting.quantisation == "nf4-dq", dtype)
+        fake.quantise(model, setting.quantisation == "nf4-dq", dtype)
     return put_method(model, setting)
 
 
@@ -167,7 +165,7 @@ def _optimizer(trained: list[nn.Parameter], setting: Setting) -> torch.optim.Opt
     foreach = setting.device == "cuda"
     optimizer = {
         "adamw": lambda: torch.optim.AdamW(trained, foreach=foreach),
-        "adamw-8bit": lambda: stand_ins.EightBitAdamW(trained),
+        "adamw-8bit": lambda: fake.EightBitAdamW(trained),
         "sgd": lambda: torch.optim.SGD(trained, foreach=foreach),
     }[setting.optimizer]()
     for parameter in trained:
@@ -175,16 +173,3 @@ def _optimizer(trained: list[nn.Parameter], setting: Setting) -> torch.optim.Opt
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return optimizer
-
-
-def _states(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """The states that lie with the parameters; the counters of steps, single numbers, stay in the computer's memory."""
-    values = (value for state in optimizer.state.values() for value in state.values())
-    return [value for value in values if isinstance(value, torch.Tensor) and value.dim() > 0]
-
-
-def _parameter_count(model: nn.Module) -> int:
-    """Weights of the model; a 4-bit layer counts those that it packs."""
-    packed = [layer for layer in model.modules() if isinstance(layer, stand_ins.FourBitLinear)]
-    held = sum(parameter.numel() for parameter in model.parameters())
-    return held + sum(layer.in_features * layer.out_features - layer.weight.numel() for layer in packed)

@@ -1,20 +1,23 @@
-"""What decides the memory of a step apart from the model: method, batch, dtypes, optimizer, quantisation."""
+"""What decides the memory of a step apart from the model, and the guard around a run.
+
+The guard refuses a run that would not fit, and answers one that ran out of memory with the planner's advice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import psutil
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.methods import kinds
-from lorahub_edu.methods.attach import attach
 
+GB = 1e9  # bytes; cards are sold in GiB, figures of frameworks and papers are in these
+MARGIN = 0.85  # of what a step that ran out was thought to need: what a change must get below
 NONE, FULL, OWN = "none", "full", ("lora", "rslora")
 METHODS = (NONE, *kinds.METHODS)
 DTYPES = ("float32", "bfloat16", "float16")
@@ -86,27 +89,89 @@ class Setting:
         if self.method == FULL and self.quantisation != "none":
             raise CourseError("A 4-bit base can't be trained in full: take a method that freezes it, such as lora.")
 
+    def __str__(self) -> str:
+        words = [self.method, self.task, f"{self.micro_batch} x {self.block} tokens", self.dtype]
+        if self.task == "training":
+            words += [f"trained in {self.trained_dtype}", self.optimizer]
+            words += [f"{self.accumulation} micro-batches a step"] if self.accumulation > 1 else []
+            words += ["checkpointing"] if self.checkpointing else []
+        words += [f"frozen weights in {self.quantisation}"] if self.quantisation != "none" else []
+        return ", ".join(words)
 
-def put_method(model: PreTrainedModel, setting: Setting) -> nn.Module:
-    """The model with the setting's method on it, in the dtype that is trained; what is not trained is frozen.
+
+def available_memory(device: torch.device | str) -> int:
+    """Bytes that a run may take on a device.
+
+    On a GPU that is what is free, what torch holds there without using it, and no more than this process was allowed;
+    on a CPU what the system can give without swapping.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_allocated(device)
+    allowed = round(total * torch.cuda.get_per_process_memory_fraction(device))
+    return min(free + torch.cuda.memory_reserved(device), allowed) - held
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on a GPU or on a CPU."""
+    message = str(error)
+    refused = "can't allocate memory" in message or "not enough memory" in message  # what torch's CPU allocator says
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (isinstance(error, RuntimeError) and refused)
+
+
+@contextmanager
+def memory_watched(
+    model: str,
+    setting: Setting,
+    device: torch.device | str,
+    *,
+    only: Sequence[str] = (),
+    anyway: bool = False,
+    override: str = "",
+) -> Iterator[None]:
+    """Refuse a run that would not fit on a GPU, and answer a run that runs out of memory, both with advice.
+
+    Args:
+        model: a name that `shapes.read_config` knows.
+        device: where it runs. On a CPU nothing is predicted beforehand.
+        only: the changes that the caller's user can make, members of `plan.KINDS`; empty is all.
+        anyway: run even if it does not seem to fit.
+        override: what the user can do to run it anyway, for the message.
 
     Raises:
-        CourseError: the method does not fit the model.
+        CourseError: it does not fit, or memory ran out.
     """
-    if setting.method == NONE:
-        model.requires_grad_(False)
-    elif setting.method in (*OWN, "qlora"):
-        adapters.inject(model, setting.lora, seed=0)
-    else:
-        options = {**setting.options, "keep_base": False} if setting.method == FULL else setting.options
-        model = attach(model, setting.method, **options).model
-    # Trained in full and then only used, a model has the base's dtype; an adapter keeps its own.
-    if setting.task == "training" or setting.method != FULL:
-        for parameter in trained_parameters(model):
-            parameter.data = parameter.data.to(getattr(torch, setting.trained_dtype))
-    return model
+    cuda = torch.device(device).type == "cuda"
+    available = available_memory(device)
+    where = f"free on this {'GPU' if cuda else 'machine'}"
 
+    def advised(bytes_: int):  # noqa: ANN202 - plan.Advice
+        # Imported here: a run that fits needs no planner, and the planner needs this file's `Setting`.
+        from lorahub_edu.memory.plan import advise
+        from lorahub_edu.memory.shapes import read_config
 
-def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that an optimizer would get."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return advise(model, read_config(model), setting, bytes_, where, only)
+
+    if cuda and not anyway:
+        advice = advised(available)
+        if not advice.plan.fits:
+            raise CourseError(
+                f"{model} ({setting}) needs about {advice.plan.needed / GB:.1f} GB, and {available / GB:.1f} GB are "
+                f"{where}. {advice.remedy()}" + (f" To try it all the same: {override}." if override else "")
+            )
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        advice, expected = advised(available), ""
+        if advice.plan.fits:  # what a change must get below is then less than was available
+            needed = advice.plan.needed
+            expected = f"The planner had expected {needed / GB:.1f} GB: does another program use memory too? "
+            advice = advised(round(MARGIN * needed))
+        raise CourseError(
+            f"Out of memory: {model} ({setting}) did not get what it needed of {available / GB:.1f} GB that were "
+            f"{where}. {expected}{advice.remedy()} A checkpoint that was written stays."
+        ) from error

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel
 
 from lorahub_edu.data.batching import Batch
-from lorahub_edu.memory.setting import Setting
+from lorahub_edu.lora import adapters
+from lorahub_edu.memory.setting import FULL, NONE, OWN, Setting
 from lorahub_edu.memory.tracker import OPTIMIZER, StorageTracker
+from lorahub_edu.methods.attach import attach
 from lorahub_edu.training.descent import autocast, gradient_checkpointing
 from lorahub_edu.training.loop import TrainingConfig
 from lorahub_edu.training.losses import labelled_loss, last_hidden_states
@@ -21,96 +19,84 @@ from lorahub_edu.training.losses import labelled_loss, last_hidden_states
 CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A batch without padding, and the positions that carry a label: which ones they are changes no byte."""
+def put_method(model: PreTrainedModel, setting: Setting) -> nn.Module:
+    """The model with the setting's method on it, in the dtype that is trained; what is not trained is frozen.
 
-    batch: Batch
-    labelled: tuple[Tensor, Tensor]
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Everything of it that lies in memory."""
-        return self.batch.input_ids, self.batch.labels, self.batch.position_ids, *self.labelled
-
-
-def full_rows(setting: Setting) -> Rows:
-    """The largest batch that a micro-batch of rows can make, (B, T) tokens."""
-    count = max(1, round(setting.labelled * setting.micro_batch * (setting.block - 1)))
-    ids, labels, positions = (torch.zeros(setting.micro_batch, setting.block, dtype=torch.int64) for _ in range(3))
-    labelled = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
-    return Rows(Batch(ids, labels, positions), labelled)
-
-
-def course_loss(model: nn.Module, rows: Rows) -> Tensor:
-    """The loss of `lorahub_edu.training.losses`: logits where there is a label, a chunk at a time."""
-    hidden = last_hidden_states(model, rows.batch)  # (B, T, d)
-    return labelled_loss(model, hidden, rows.batch.labels[:, 1:], rows.labelled) / len(rows.labelled[0])
+    Raises:
+        CourseError: the method does not fit the model.
+    """
+    if setting.method == NONE:
+        model.requires_grad_(False)
+    elif setting.method in (*OWN, "qlora"):
+        adapters.inject(model, setting.lora, seed=0)
+    else:
+        options = {**setting.options, "keep_base": False} if setting.method == FULL else setting.options
+        model = attach(model, setting.method, **options).model
+    # Trained in full and then only used, a model has the base's dtype; an adapter keeps its own.
+    if setting.task == "training" or setting.method != FULL:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(getattr(torch, setting.trained_dtype))
+    return model
 
 
-def library_loss(model: nn.Module, rows: Rows) -> Tensor:
-    """transformers' own loss: the logits of every position at one time."""
-    return model(input_ids=rows.batch.input_ids, labels=rows.batch.labels, use_cache=False).loss
-
-
-LOSSES: dict[str, Callable[[nn.Module, Rows], Tensor]] = {"course": course_loss, "library": library_loss}
-
-
-def layer_stacks(model: nn.Module, config: PreTrainedConfig) -> list[nn.ModuleList]:
-    """The layers of a model, adapted or not: one list, or an encoder's and a decoder's."""
-    counts = {config.num_hidden_layers, getattr(config, "num_decoder_layers", None)}
-    return [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) in counts and len(m[0]._modules) > 1]
-
-
-def stage_layers(stacks: Sequence[nn.ModuleList], tracker: StorageTracker) -> list[RemovableHandle]:
+def name_stages(model: nn.Module, tracker: StorageTracker) -> None:
     """Name the tracker's stages "forward s.i" and "backward s.i" as layer i of stack s is entered, from either side.
 
-    While the tracker is in a backward stage, layers that run again (checkpointing) name none.
+    A model has one stack of layers, or an encoder's and a decoder's. While the tracker is in a backward stage, layers
+    that run again (checkpointing) name none.
     """
-    handles = []
-    for s, stack in enumerate(stacks):
+    counts = {model.config.num_hidden_layers, getattr(model.config, "num_decoder_layers", None)}
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) in counts]
+    for s, stack in enumerate(layers for layers in lists if len(layers[0]._modules) > 1):
         for i, layer in enumerate(stack):
-            name = f"{s}.{i}"
 
-            def before(_layer: nn.Module, _inputs: tuple, name: str = name) -> None:
+            def before(_layer: nn.Module, _inputs: tuple, name: str = f"{s}.{i}") -> None:
                 if not tracker.stage.startswith("backward"):
                     tracker.enter(f"forward {name}")
 
-            def after(_layer: nn.Module, _inputs: tuple, out: object, name: str = name) -> None:
+            def after(_layer: nn.Module, _inputs: tuple, out: object, name: str = f"{s}.{i}") -> None:
                 hidden = out[0] if isinstance(out, tuple) else out
                 if hidden.requires_grad and not tracker.stage.startswith("backward"):
                     hidden.register_hook(lambda _gradient: tracker.enter(f"backward {name}"))
 
-            handles += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
-    return handles
+            layer.register_forward_pre_hook(before)
+            layer.register_forward_hook(after)
 
 
-def run_step(
-    model: nn.Module, optimizer: Optimizer | None, rows: Rows, tracker: StorageTracker, setting: Setting
-) -> None:
+def run_step(model: nn.Module, optimizer: Optimizer | None, tracker: StorageTracker, setting: Setting) -> None:
     """One optimizer step as `training.loop.train` does it, or inference, with its stages named.
 
     Args:
         model: in training mode and all but the trained parameters frozen, or in evaluation mode.
         optimizer: over the trained parameters, with its states; None for inference.
-        rows: of every micro-batch.
         tracker: entered already.
     """
     dtype = None if setting.dtype == "float32" else setting.dtype
-    loss = LOSSES["library" if model.config.is_encoder_decoder else setting.loss]
+    # The largest batch that a micro-batch can make, without padding. Which positions have labels changes no byte.
+    ids, labels, positions = (torch.zeros(setting.micro_batch, setting.block, dtype=torch.int64) for _ in range(3))
+    count = max(1, round(setting.labelled * setting.micro_batch * (setting.block - 1)))
+    labelled = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
+
+    def loss() -> Tensor:
+        if model.config.is_encoder_decoder or setting.loss == "library":
+            return model(input_ids=ids, labels=labels, use_cache=False).loss
+        hidden = last_hidden_states(model, Batch(ids, labels, positions))  # (B, T, d)
+        return labelled_loss(model, hidden, labels[:, 1:], labelled) / count
+
     if optimizer is None:
         with torch.no_grad(), autocast(CPU, dtype):
             tracker.enter("forward")
             if setting.task == "generation":
-                _generate(model, rows, tracker)
+                _generate(model, ids, tracker)
             else:
-                loss(model, rows)
+                loss()
         return
     with gradient_checkpointing(model, setting.checkpointing):
         for _ in range(min(setting.accumulation, 2)):  # from the second on, gradients are there in the forward pass
             tracker.enter("forward")
             with autocast(CPU, dtype):
-                value = loss(model, rows)
+                value = loss()
             tracker.enter("backward")
             value.backward()
             del value
@@ -122,9 +108,8 @@ def run_step(
     optimizer.zero_grad(set_to_none=True)
 
 
-def _generate(model: nn.Module, rows: Rows, tracker: StorageTracker) -> None:
-    """A prompt and the first new token, with the cache of keys and values."""
-    ids = rows.batch.input_ids  # (B, T)
+def _generate(model: nn.Module, ids: Tensor, tracker: StorageTracker) -> None:
+    """A prompt, (B, T), and the first new token, with the cache of keys and values."""
     if model.config.is_encoder_decoder:
         model(input_ids=ids, decoder_input_ids=ids[:, :1], use_cache=True)
         return

@@ -16,8 +16,7 @@ from lorahub_edu.data.batching import PACKED_ATTENTION
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig
-from lorahub_edu.memory.guard import memory_watched
-from lorahub_edu.memory.setting import FULL, OWN, Setting
+from lorahub_edu.memory.setting import FULL, OWN, Setting, memory_watched
 from lorahub_edu.methods import files, kinds
 from lorahub_edu.methods.attach import attach
 from lorahub_edu.models import pretrained

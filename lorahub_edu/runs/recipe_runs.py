@@ -13,7 +13,7 @@ from lorahub_edu.hub.adapt import SearchConfig
 from lorahub_edu.hub.candidates import random_candidates
 from lorahub_edu.hub.task_adapter import TaskAdapter, adapt_to
 from lorahub_edu.lora import adapter_files
-from lorahub_edu.memory.guard import memory_watched
+from lorahub_edu.memory.setting import memory_watched
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import ENVIRONMENT_VARIABLE
 from lorahub_edu.runs.finetune import Changes, FinetuneResult, finetune

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from lorahub_edu.data.batching import PACKED_ATTENTION
 from lorahub_edu.lora import adapters
-from lorahub_edu.memory.guard import available_memory
 from lorahub_edu.memory.plan import GIB, plan
+from lorahub_edu.memory.setting import available_memory
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.runs import recipes
 from lorahub_edu.runs.finetune import lora_config, training_config

@@ -11,11 +11,9 @@ import torch
 from memory_runs import LORA
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.memory import guard
-from lorahub_edu.memory.advice import KINDS
-from lorahub_edu.memory.guard import available_memory, is_out_of_memory, memory_watched
-from lorahub_edu.memory.plan import GIB, MIB
-from lorahub_edu.memory.setting import Setting
+from lorahub_edu.memory import setting as guard
+from lorahub_edu.memory.plan import GIB, KINDS, MIB
+from lorahub_edu.memory.setting import Setting, available_memory, is_out_of_memory, memory_watched
 from lorahub_edu.models import pretrained, tiny
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.runs import finetune

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lorahub_edu.memory import fake
-from lorahub_edu.memory.stand_ins import EightBitAdamW, FourBitLinear, quantise
+from lorahub_edu.memory.fake import EightBitAdamW, FourBitLinear, quantise
 from lorahub_edu.memory.tracker import ACTIVATIONS, StorageTracker
 from lorahub_edu.models import tiny
 

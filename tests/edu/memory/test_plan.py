@@ -9,8 +9,7 @@ import pytest
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.memory import plan as planning
-from lorahub_edu.memory.advice import KINDS, advise, cheapest_change, in_words
-from lorahub_edu.memory.plan import CONTEXT, GIB, MIB, allowance, capacity, plan
+from lorahub_edu.memory.plan import CONTEXT, GIB, KINDS, MIB, advise, allowance, capacity, plan, tried_changes
 from lorahub_edu.memory.predict import predict, with_layers
 from lorahub_edu.memory.setting import Setting
 from lorahub_edu.models import tiny
@@ -61,30 +60,28 @@ def test_a_cpu_copies_the_head_for_every_row_that_it_generates_in_half_precision
 
 
 def test_the_first_that_fits_is_taken_in_the_order_of_cost() -> None:
-    tried = []
-    change = cheapest_change(plan(CONFIG, SETTING, needed(micro_batch=2, accumulation=2)), report=tried.append)
-    assert change.options == "--micro-batch 2" and tried == [change]
+    (change,) = tried_changes(plan(CONFIG, SETTING, needed(micro_batch=2, accumulation=2)))
+    assert change.options == "--micro-batch 2" and change.plan.fits
     assert change.plan.setting == replace(SETTING, micro_batch=2, accumulation=2)
-    tried.clear()
     least = needed(micro_batch=1, accumulation=4)
-    change = cheapest_change(plan(CONFIG, replace(SETTING, micro_batch=1), least - 1), report=tried.append)
+    *others, change = tried_changes(plan(CONFIG, replace(SETTING, micro_batch=1), least - 1))
     assert change.options == "--checkpointing"
-    assert change.plan.fits and all(not other.plan.fits for other in tried[:-1])
+    assert change.plan.fits and all(not other.plan.fits for other in others)
 
 
 def test_changes_are_put_together_where_none_is_enough_alone() -> None:
     both = needed(micro_batch=1, accumulation=4, checkpointing=True)
     alone = min(needed(micro_batch=1, accumulation=4), needed(checkpointing=True), needed(quantisation="nf4-dq"))
     assert both < alone - 1
-    change = cheapest_change(plan(CONFIG, SETTING, (both + alone) // 2), only=("micro-batch", "checkpointing", "base"))
+    short = plan(CONFIG, SETTING, (both + alone) // 2)
+    *_, change = tried_changes(short, only=("micro-batch", "checkpointing", "base"))
     assert change.options == "--micro-batch 1 --checkpointing" and change.plan.needed == both
     assert "; " in change.words and change.cost.count("the same result") == 2
 
 
 @pytest.mark.parametrize("only", [("checkpointing", "block"), ("base", "block"), ("micro-batch", "optimizer")])
 def test_only_what_the_caller_can_change(only: tuple[str, ...]) -> None:
-    tried = []
-    cheapest_change(plan(CONFIG, SETTING, MIB), only=only, report=tried.append)
+    tried = list(tried_changes(plan(CONFIG, SETTING, MIB), only=only))
     options = {word for change in tried for word in change.options.split() if word.startswith("--")}
     assert options and options <= {f"--{name}" for name in only} and set(only) <= set(KINDS)
 
@@ -100,15 +97,14 @@ def test_no_change_is_enough() -> None:
 def test_full_fine_tuning_is_advised_to_become_lora() -> None:
     setting = Setting(method="full", micro_batch=1, block=64)
     lora = plan(CONFIG, replace(setting, method="lora"), 0).needed
-    change = cheapest_change(plan(CONFIG, setting, lora), only=("optimizer", "method"))
+    *_, change = tried_changes(plan(CONFIG, setting, lora), only=("optimizer", "method"))
     assert change.options == "--method lora"
 
 
 def test_inference_is_not_advised_to_train_otherwise() -> None:
     setting = replace(SETTING, task="generation")
     found = plan(CONFIG, setting, plan(CONFIG, setting, 0).needed - 1)
-    tried = []
-    cheapest_change(found, report=tried.append)
+    tried = list(tried_changes(found))
     assert tried and not any("checkpointing" in change.words or "optimizer" in change.words for change in tried)
 
 
@@ -118,13 +114,13 @@ def test_hopeless_single_changes_are_not_predicted(monkeypatch: pytest.MonkeyPat
     real = planning.predict
     monkeypatch.setattr(planning, "predict", lambda config, setting: seen.append(setting) or real(config, setting))
     found = plan(CONFIG, replace(SETTING, micro_batch=1), 2 * MIB)
-    cheapest_change(found)
+    assert all(not change.plan.fits for change in tried_changes(found))
     assert not [s for s in seen if s.optimizer == "adamw-8bit" and not s.checkpointing]
 
 
 def test_the_report_says_what_was_asked() -> None:
     setting = replace(SETTING, checkpointing=True, accumulation=8, quantisation="nf4")
-    words = in_words(setting)
+    words = str(setting)
     for part in ("lora", "4 x 256 tokens", "bfloat16", "8 micro-batches", "checkpointing", "nf4", "adamw"):
         assert part in words
     text = str(advise("small", CONFIG, setting, GIB, "what there is"))
