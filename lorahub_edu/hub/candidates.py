@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,8 +19,6 @@ from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub.compose import ModuleStack
 from lorahub_edu.hub.population import Population
-
-STATES = ("input", "hidden")
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,7 @@ def choose(method: str | Callable[[int, Question], list[str]], count: int, quest
     if method not in METHODS:
         raise CourseError(f"There is no way to choose called {method!r}. {near_matches(str(method), METHODS)}")
     needs, function = METHODS[method]
-    values = {field: getattr(question, field) for field in needs}
-    missing = [
-        field for field, value in values.items() if value is None or (hasattr(value, "__len__") and len(value) == 0)
-    ]
+    missing = [field for field in needs if not getattr(question, field)]
     if missing:
         raise CourseError(f"Choosing by {method!r} needs {', '.join(missing)}: give it in the question.")
     return function(count, question)
@@ -87,33 +83,25 @@ def single_losses(
     # One forward holds all modules, and 0 times infinity is NaN: a broken module would spoil every candidate.
     sound = torch.isfinite(modules.flat).all(1).nonzero().flatten().tolist()
     if sound:
-        kept = modules.choose([modules.names[i] for i in sound])
+        kept = replace(modules, names=tuple(modules.names[i] for i in sound), flat=modules.flat[sound])
         with Population(model, kept, "exact") as population:
             losses[sound] = population.score(np.eye(len(kept)), rows).losses
     return losses
 
 
-def by_loss(
-    model: PreTrainedModel, modules: ModuleStack, rows: Sequence[PromptedRow] | Sequence[ScoringBatch], count: int
-) -> list[str]:
+def by_loss(count: int, question: Question) -> list[str]:
     """The modules that fit the examples best on their own, best first.
 
     Source: Huang et al. 2023 compares with the single best module that is found this way; claim H12.
     """
+    modules = question.modules
     _check(count, len(modules))
-    order = np.argsort(single_losses(model, modules, rows), kind="stable")  # NaN goes last
+    order = np.argsort(single_losses(question.model, modules, question.rows), kind="stable")  # NaN goes last
     return [modules.names[i] for i in order[:count]]
 
 
-def by_embedding(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    instruction: str,
-    cards: Mapping[str, str],
-    count: int,
-    states: str = "hidden",
-) -> list[str]:
-    """The modules whose instructions (`cards`, by name) are most like the new task's, by cosine, best first.
+def by_embedding(count: int, question: Question, states: str) -> list[str]:
+    """The modules whose instructions are most like the new task's, by cosine, best first.
 
     All cosines are taken around the mean of the modules' vectors. A language model's hidden states share one large
     direction that says nothing about the text.
@@ -121,11 +109,12 @@ def by_embedding(
     Source: retrieval by a text's embedding as in Zhao et al. 2024, "LoraRetriever", arXiv 2402.09997, with the base
         model's own states in place of a trained encoder; subtracting the mean: Mu & Viswanath 2018, arXiv 1702.01417.
     """
-    _check(count, len(cards))
-    vectors = embed(model, tokenizer, [instruction, *cards.values()], states)  # (1 + N, d)
+    known = list(question.cards)
+    _check(count, len(known))
+    texts = [question.instruction, *question.cards.values()]
+    vectors = embed(question.model, question.tokenizer, texts, states)  # (1 + N, d)
     vectors = vectors - vectors[1:].mean(0)
     cosines = torch.cosine_similarity(vectors[:1], vectors[1:])  # (N,)
-    known = list(cards)
     return [known[i] for i in torch.argsort(cosines, descending=True, stable=True)[:count].tolist()]
 
 
@@ -141,10 +130,8 @@ def embed(
         (texts, d) float32.
 
     Raises:
-        CourseError: there are no such states, or a text is empty.
+        CourseError: a text is empty.
     """
-    if states not in STATES:
-        raise CourseError(f"There are no states {states!r} to embed with. {near_matches(str(states), STATES)}")
     vectors = []
     for text in texts:
         ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)  # (1, T)
@@ -164,15 +151,11 @@ def _check(count: int, available: int) -> None:
         raise CourseError(f"{count} candidates can't be chosen from {available} modules. Ask for 1 to {available}.")
 
 
-def _by_states(states: str) -> Callable[[int, Question], list[str]]:
-    return lambda count, q: by_embedding(q.model, q.tokenizer, q.instruction, q.cards, count, states)
-
-
 # By name: the fields of `Question` that a method needs, and the method.
 _TEXTS = ("model", "tokenizer", "instruction", "cards")
 METHODS: dict[str, tuple[tuple[str, ...], Callable[[int, Question], list[str]]]] = {
-    "random": (("names",), lambda count, q: random_candidates(q.names, count, q.seed)),
-    "loss": (("model", "modules", "rows"), lambda count, q: by_loss(q.model, q.modules, q.rows, count)),
-    "input_embedding": (_TEXTS, _by_states("input")),
-    "hidden_embedding": (_TEXTS, _by_states("hidden")),
+    "random": (("names",), lambda count, question: random_candidates(question.names, count, question.seed)),
+    "loss": (("model", "modules", "rows"), by_loss),
+    "input_embedding": (_TEXTS, partial(by_embedding, states="input")),
+    "hidden_embedding": (_TEXTS, partial(by_embedding, states="hidden")),
 }

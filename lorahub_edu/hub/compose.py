@@ -50,23 +50,12 @@ class ModuleStack:
 
     def split(self, composed: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Views of rows of `flat`, or of their weighted sums, (..., total), as A (..., r, in) and B (..., out, r)."""
-        parts, offset = {}, 0
-        lead = composed.shape[:-1]
-        for site, (outputs, inputs) in self.shapes.items():
-            middle, end = offset + self.rank * inputs, offset + self.rank * (inputs + outputs)
-            A = composed[..., offset:middle].unflatten(-1, (self.rank, inputs))  # (..., r·in) -> (..., r, in)
-            B = composed[..., middle:end].unflatten(-1, (outputs, self.rank))  # (..., out·r) -> (..., out, r)
-            parts[site] = (A.view(*lead, self.rank, inputs), B.view(*lead, outputs, self.rank))
-            offset = end
-        return parts
-
-    def choose(self, names: Sequence[str]) -> ModuleStack:
-        """The stack of some of the modules, in this order."""
-        for name in names:
-            if name not in self.names:
-                raise CourseError(f"There is no module {name!r} in the stack. {near_matches(name, self.names)}")
-        rows = [self.names.index(name) for name in names]
-        return replace(self, names=tuple(names), flat=self.flat[rows])
+        sizes = [self.rank * side for outputs, inputs in self.shapes.values() for side in (inputs, outputs)]
+        parts = composed.split(sizes, -1)
+        return {
+            site: (A.unflatten(-1, (self.rank, inputs)), B.unflatten(-1, (outputs, self.rank)))
+            for (site, (outputs, inputs)), A, B in zip(self.shapes.items(), parts[::2], parts[1::2], strict=True)
+        }
 
 
 def stack(
@@ -97,15 +86,14 @@ def stack(
     if len(names) != len(files) or len(set(names)) != len(names):
         raise CourseError(f"{len(files)} modules need {len(files)} different names, but these were given: {names}.")
     _check_alike(files, names, composition, dtype)
-    rank = max(config.rank for file in files for config in file.configs.values())
-    config = next(c for file in files for c in file.configs.values() if c.rank == rank)
-    sites = list(files[0].weights)
-    shapes = {site: (B.shape[0], A.shape[1]) for site, (A, B) in files[0].weights.items()}
+    config = max((c for file in files for c in file.configs.values()), key=lambda c: c.rank)
+    rank = config.rank
+    shapes = _layer_shapes(files[0])
     dtype = dtype or torch.promote_types(next(iter(files[0].weights.values()))[0].dtype, torch.float32)
     rows = []
     for file, name in zip(files, names, strict=True):
         parts = []
-        for site in sites:
+        for site in shapes:
             A, B = (tensor.detach().to("cpu", dtype) for tensor in file.weights[site])
             own = file.configs[site]
             missing = rank - own.rank
@@ -128,57 +116,59 @@ def check_composition(composition: str) -> None:
 def _check_alike(
     files: Sequence[AdapterFile], names: Sequence[str], composition: str, dtype: torch.dtype | None
 ) -> None:
-    first, first_name = files[0], names[0]
-    for file, name in zip(files[1:], names[1:], strict=True):
-        pair = f"Modules {first_name!r} and {name!r} can't be composed: "
-        hashes = first.base_model_sha256, file.base_model_sha256
-        known = all(hashes)
-        if (known and hashes[0] != hashes[1]) or (not known and first.base_model != file.base_model):
-            theirs = [f"{f.base_model} (SHA-256 {(f.base_model_sha256 or 'unknown')[:12]})" for f in (first, file)]
-            raise CourseError(f"{pair}they were trained on different base models, {theirs[0]} and {theirs[1]}.")
-        only = [sorted(set(a.weights) - set(b.weights)) for a, b in ((first, file), (file, first))]
-        if only[0] or only[1]:
-            examples = " and ".join(
-                f"{len(sites)} layers only in {owner!r} (such as {sites[0]})"
-                for sites, owner in zip(only, (first_name, name), strict=True)
-                if sites
-            )
-            raise CourseError(f"{pair}their target modules differ, {examples}. Choose modules of the same layers.")
-        for site, (A, B) in file.weights.items():
-            expected = first.weights[site]
-            if (B.shape[0], A.shape[1]) != (expected[1].shape[0], expected[0].shape[1]):
-                raise CourseError(
-                    f"{pair}{site} is ({expected[1].shape[0]}, {expected[0].shape[1]}) in the first and "
-                    f"({B.shape[0]}, {A.shape[1]}) in the second: they belong to different base models."
-                )
-        ranks, scalings = ([_common(f, key) for f in (first, file)] for key in ("rank", "scaling"))
-        if composition == "paper" and ranks[0] != ranks[1]:
-            raise CourseError(
-                f"{pair}their ranks differ, {ranks[0]} and {ranks[1]}: Σ wᵢAᵢ needs one rank. Compose with "
-                f'composition="exact", or choose modules of one rank.'
-            )
-        if composition == "paper" and scalings[0] != scalings[1]:
-            raise CourseError(
-                f"{pair}their scalings alpha/r differ, {scalings[0]} and {scalings[1]}, and the paper's composition "
-                f'has one. Compose with composition="exact", which carries the scaling in B.'
-            )
-        dtypes = [_dtype(f) for f in (first, file)]
-        if dtype is None and dtypes[0] != dtypes[1]:
-            raise CourseError(
-                f"{pair}their dtypes differ, {dtypes[0]} and {dtypes[1]}. Choose the dtype to compose in, for example "
-                f"dtype=torch.float32."
-            )
+    must_agree = {}  # a property of all layers, and what to do about two values of it
+    if composition == "paper":
+        must_agree["rank"] = (
+            'their ranks differ, {} and {}: Σ wᵢAᵢ needs one rank. Compose with composition="exact", or choose modules '
+            "of one rank."
+        )
+        must_agree["scaling"] = (
+            "their scalings alpha/r differ, {} and {}, and the paper's composition has one. Compose with "
+            'composition="exact", which carries the scaling in B.'
+        )
+    if dtype is None:
+        must_agree["dtype"] = (
+            "their dtypes differ, {} and {}. Choose the dtype to compose in, for example dtype=torch.float32."
+        )
+    for other, name in zip(files[1:], names[1:], strict=True):
+        difference = _other_layers(files[0], other, names[0], name)
+        for key, words in must_agree.items():
+            values = [_common(file, key) for file in (files[0], other)]
+            if values[0] != values[1]:
+                difference = difference or words.format(*values)
+        if difference:
+            raise CourseError(f"Modules {names[0]!r} and {name!r} can't be composed: {difference}")
 
 
-def _common(file: AdapterFile, what: str) -> float | tuple[float, ...]:
-    """A module's rank or scaling: one number, or all of them where its layers differ."""
-    values = sorted({getattr(config, what) for config in file.configs.values()})
-    return values[0] if len(values) == 1 else tuple(values)
+def _other_layers(first: AdapterFile, second: AdapterFile, first_name: str, second_name: str) -> str:
+    """How two modules differ in their base or in the layers that they adapt; empty where they don't."""
+    hashes = [file.base_model_sha256 for file in (first, second)]
+    if hashes[0] != hashes[1] if all(hashes) else first.base_model != second.base_model:
+        bases = [f"{f.base_model} (SHA-256 {(f.base_model_sha256 or 'unknown')[:12]})" for f in (first, second)]
+        return f"they were trained on different base models, {bases[0]} and {bases[1]}."
+    one, two = _layer_shapes(first), _layer_shapes(second)
+    if one.keys() != two.keys():
+        only = ((first_name, sorted(one.keys() - two.keys())), (second_name, sorted(two.keys() - one.keys())))
+        parts = [f"{len(sites)} layers only in {name!r} (such as {sites[0]})" for name, sites in only if sites]
+        return f"their target modules differ, {' and '.join(parts)}. Choose modules of the same layers."
+    for site in one:
+        if one[site] != two[site]:
+            sizes = f"{site} is {one[site]} in the first and {two[site]} in the second"
+            return f"{sizes}: they belong to different base models."
+    return ""
 
 
-def _dtype(file: AdapterFile) -> str:
-    kinds = sorted({str(tensor.dtype) for pair in file.weights.values() for tensor in pair})
-    return " and ".join(kinds)
+def _layer_shapes(file: AdapterFile) -> dict[str, tuple[int, int]]:
+    """(out, in) of each layer that a module adapts."""
+    return {site: (B.shape[0], A.shape[1]) for site, (A, B) in file.weights.items()}
+
+
+def _common(file: AdapterFile, what: str) -> object:
+    """A module's rank, scaling or dtype: one value, or all of them where its layers differ."""
+    values = {getattr(config, what) for config in file.configs.values()}
+    if what == "dtype":
+        values = {str(tensor.dtype) for pair in file.weights.values() for tensor in pair}
+    return values.pop() if len(values) == 1 else tuple(sorted(values))
 
 
 def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition: str = "paper") -> AdapterFile:

@@ -8,6 +8,7 @@ logits are made only where an answer's token is predicted.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,13 +23,15 @@ from lorahub_edu.lora.layer import LoRALinear
 from lorahub_edu.scoring import Scores, gather, judge, label_states, scoring_batches
 
 
+@dataclass
 class _Candidates:
     """What every layer of a population shares: how many candidates, and their weights or composed A and B."""
 
-    def __init__(self) -> None:
-        self.count = 0  # 0: the base model alone
-        self.weights: Tensor | None = None  # (P, N), for the exact composition
-        self.pairs: dict[str, tuple[Tensor, Tensor]] = {}  # A (P, r, in), B (P, out, r), for the paper's
+    count: int = 0  # 0: the base model alone
+    weights: Tensor | None = None  # (P, N), for the exact composition
+    pairs: dict[str, tuple[Tensor, Tensor]] = field(
+        default_factory=dict
+    )  # A (P, r, in), B (P, out, r), for the paper's
 
 
 class PopulationLinear(nn.Module):

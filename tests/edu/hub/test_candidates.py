@@ -69,8 +69,9 @@ def test_losses_are_those_of_models_that_carry_the_modules(files, loaded, rows) 
     np.testing.assert_allclose(seen, expected, atol=1e-5)
     by_hand = [NAMES[i] for i in np.argsort(expected)]
     assert min(np.diff(sorted(expected))) > 1e-4, "the order is no accident of rounding"
+    question = Question(model=loaded[0], modules=stack(files, composition="exact"), rows=rows)
     for count in (1, 3, 5):
-        assert candidates.by_loss(loaded[0], stack(files, composition="exact"), rows, count) == by_hand[:count]
+        assert choose("loss", count, question) == by_hand[:count]
 
 
 @pytest.mark.parametrize("broken", [torch.inf, torch.nan, 1e30])
@@ -81,12 +82,12 @@ def test_a_broken_module_is_chosen_last_and_spoils_no_other(files, loaded, rows,
     losses = candidates.single_losses(loaded[0], modules, rows)
     assert np.isnan(losses[2])
     np.testing.assert_allclose(np.delete(losses, 2), np.delete(expected, 2), atol=1e-6)
-    assert candidates.by_loss(loaded[0], modules, rows, 5)[-1] == "plural"
+    assert choose("loss", 5, Question(model=loaded[0], modules=modules, rows=rows))[-1] == "plural"
     modules.flat[:] = broken
     assert np.isnan(candidates.single_losses(loaded[0], modules, rows)).all()
 
 
-@pytest.mark.parametrize("states", candidates.STATES)
+@pytest.mark.parametrize("states", ["input", "hidden"])
 def test_embedding_is_the_cosine_around_the_mean(loaded, states: str) -> None:
     model, tokenizer = loaded
     cards = {name: tasks.get(name).instructions[0] for name in NAMES}
@@ -102,22 +103,21 @@ def test_embedding_is_the_cosine_around_the_mean(loaded, states: str) -> None:
     asked, others = vector(instruction) - vectors.mean(0), vectors - vectors.mean(0)
     cosines = others @ asked / (np.linalg.norm(others, axis=1) * np.linalg.norm(asked))
     expected = [NAMES[i] for i in np.argsort(-cosines)]
-    assert candidates.by_embedding(model, tokenizer, instruction, cards, 5, states) == expected
     question = Question(model=model, tokenizer=tokenizer, instruction=instruction, cards=cards)
-    assert choose(f"{states}_embedding", 2, question) == expected[:2]
+    for count in (2, 5):
+        assert choose(f"{states}_embedding", count, question) == expected[:count]
 
 
 def test_a_modules_own_instruction_finds_it(loaded) -> None:
     cards = {name: tasks.get(name).instructions[0] for name in NAMES}
     for name, text in cards.items():
-        assert candidates.by_embedding(*loaded, text, cards, 1) == [name]
+        question = Question(model=loaded[0], tokenizer=loaded[1], instruction=text, cards=cards)
+        assert choose("hidden_embedding", 1, question) == [name]
 
 
-def test_choose_leads_to_each_method(files, loaded, rows) -> None:
-    modules = stack(files, composition="exact")
-    question = Question(NAMES, 3, loaded[0], loaded[1], modules, rows)
+def test_a_draw_or_a_function_can_choose() -> None:
+    question = Question(NAMES, 3)
     assert choose("random", 2, question) == candidates.random_candidates(NAMES, 2, 3)
-    assert choose("loss", 2, question) == candidates.by_loss(loaded[0], modules, rows, 2)
     assert choose(lambda count, asked: list(asked.names[:count]), 2, question) == NAMES[:2]
 
 
@@ -138,15 +138,12 @@ def test_what_is_missing_or_unknown_is_said(files, loaded, rows) -> None:
         choose("loss", 2, Question())
     with pytest.raises(CourseError, match="needs model, tokenizer, instruction, cards"):
         choose("hidden_embedding", 2, Question(cards={}))
+    cards, modules = dict.fromkeys(NAMES, "Do."), stack(files, composition="exact")
+    question = Question(NAMES, 0, *loaded, modules, rows, "Do it.", cards)
     for count in (0, 6):
-        with pytest.raises(CourseError, match=f"{count} candidates can't be chosen from 5 modules"):
-            candidates.random_candidates(NAMES, count, 0)
-        with pytest.raises(CourseError, match="from 5 modules"):
-            candidates.by_loss(loaded[0], stack(files, composition="exact"), rows, count)
-        with pytest.raises(CourseError, match="from 5 modules"):
-            candidates.by_embedding(*loaded, "Do it.", dict.fromkeys(NAMES, "Do."), count)
-    with pytest.raises(CourseError, match="no states 'middle'"):
-        candidates.embed(*loaded, ["Do it."], "middle")
+        for method in candidates.METHODS:
+            with pytest.raises(CourseError, match=f"{count} candidates can't be chosen from 5 modules"):
+                choose(method, count, question)
     with pytest.raises(CourseError, match="empty text"):
         candidates.embed(*loaded, [""])
 

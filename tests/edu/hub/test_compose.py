@@ -129,14 +129,6 @@ def test_the_stack_gives_back_what_went_in(files) -> None:
     assert stack(files).names == ("m0", "m1", "m2")
 
 
-def test_modules_are_chosen_by_name_in_the_order_asked_for(files) -> None:
-    chosen = stack(files).choose(["m2", "m0"])
-    assert chosen.names == ("m2", "m0")
-    assert_same_update(compose(chosen, (0.5, 2.0)), deltas([files[2], files[0]], (0.5, 2.0), "paper"))
-    with pytest.raises(CourseError, match="no module 'm9' in the stack. Did you mean 'm"):
-        stack(files).choose(["m9"])
-
-
 def test_the_exact_composition_mixes_ranks_and_scalings(model) -> None:
     mixed = [
         random_module(model, 0, rank=2, alpha=8.0),
