@@ -20,13 +20,22 @@ from lorahub_edu.results import VERDICTS, Finding, Table, spread
 from lorahub_studies import engine
 from lorahub_studies.adapting import METHODS
 from lorahub_studies.baselines import TUNINGS
-from lorahub_studies.spreads import SHARES, shown
 
 MEASURES = ("strict", "answer_only", "loss", "answer_loss", "seconds", "cpu_seconds", "prompt_tokens")
+SHARES = ("strict", "answer_only")  # measures from 0 to 1, shown in percent
 ROUNDING = 1e-9
 FEWEST_DRAWS = 3  # one or two draws that agree agree too often by chance
 
 Rows = Sequence[Mapping]
+
+
+def shown(values: Mapping[str, float] | None, measure: str, digits: int = 0) -> str:
+    """A spread as "mean (low–high)": exact match in percent with so many digits, any other measure with two."""
+    if values is None:
+        return "–"
+    factor, digits = (100, digits) if measure in SHARES else (1, 2)
+    mean, low, high = (f"{factor * values[key]:.{digits}f}" for key in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} ({low}–{high})"
 
 
 def summarise(rows: Rows) -> list[dict]:

@@ -36,20 +36,23 @@ def intruders_sweep(
     save: SaveOption = False,
 ) -> None:
     """Train many tails and measure what they forget. You can stop at any time; the same command continues."""
-    from lorahub_studies import engine, forgetting
+    from lorahub_studies import engine, forgetting_sweep
 
     if not study:
-        raise CourseError(f"Which study? Give --study with one of {', '.join(forgetting.STUDIES)}.")
+        raise CourseError(f"Which study? Give --study with one of {', '.join(forgetting_sweep.STUDIES)}.")
     if plan:
-        jobs = forgetting.plan(study, out)
+        jobs = forgetting_sweep.plan(study, out)
         missing = len(engine.missing(jobs, out))
-        console.print(f"{study}: {forgetting.get(study).title}; {len(jobs)} runs, {missing} still to be done")
+        console.print(f"{study}: {forgetting_sweep.get(study).title}; {len(jobs)} runs, {missing} still to be done")
         return
     with pool(workers) as executor:
-        rows = forgetting.run(
-            study, out, executor=executor, report=lambda job, row: console.print(forgetting.line(row), markup=False)
+        rows = forgetting_sweep.run(
+            study,
+            out,
+            executor=executor,
+            report=lambda job, row: console.print(forgetting_sweep.line(row), markup=False),
         )
-    console.print(f"written to {forgetting.write(study, rows, _target(save))}")
+    console.print(f"written to {forgetting_sweep.write(study, rows, _target(save))}")
 
 
 def zoo_train(
@@ -127,9 +130,9 @@ def bbh(
     """BIG-Bench Hard with FLAN-T5 and the published modules. The same command continues a stopped run."""
     from lorahub_edu.hub import zoo
     from lorahub_studies import adapting_tables as tables
-    from lorahub_studies import bbh as study
+    from lorahub_studies import big_bench
 
-    trials = study.plan(
+    trials = big_bench.plan(
         listed(tasks),
         draws,
         modules=listed(modules),
@@ -139,8 +142,8 @@ def bbh(
         test_items=test_items,
         profile=profile,
     )
-    rows = study.run(trials, out, report=lambda line: console.print(line, markup=False))
-    path = tables.write(rows, "bbh", study.settings(trials), _target(save))
+    rows = big_bench.run(trials, out, report=lambda line: console.print(line, markup=False))
+    path = tables.write(rows, "bbh", big_bench.settings(trials), _target(save))
     summary = tables.summarise(rows)
     for measure in ("strict", "answer_only"):
         caption = f"{measure.replace('_', ' ')} exact match in %, mean of the tasks (range of the draws)"

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lorahub_edu.results import Table, spread
+from lorahub_studies.adapting_tables import shown
 from lorahub_studies.comparison import get_variant
-from lorahub_studies.spreads import shown
 
 MEASURES = ("strict", "answer_only", "loss", "answer_loss", "cpu_seconds")
 

@@ -88,7 +88,7 @@ def _with_interval(
 
 
 def judge(runs: Sequence[Mapping[str, float]], seed: int = 0) -> dict[str, dict]:
-    """What some runs say about H1 to H5 of `forgetting_plans.HYPOTHESES`: whether each `held`, and why in numbers.
+    """What some runs say about H1 to H5 of `forgetting_sweep.HYPOTHESES`: whether each `held`, and why in numbers.
 
     Each run has `forgetting`, `loss`, and the four `MEASURES`.
     """

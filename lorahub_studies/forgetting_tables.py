@@ -1,4 +1,4 @@
-"""What the studies of forgetting show, from their rows alone.
+"""What the studies of forgetting, interventions and sequences of tasks show, from their rows alone.
 
 Losses and forgetting are in nats a token; forgetting is the pretraining loss minus that of the base. A measured value
 of an arm (a way to train) is given as the mean over its seeds with the lowest and the highest.
@@ -6,12 +6,15 @@ of an arm (a way to train) is given as the mean over its seeds with the lowest a
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
+
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.results import Table
+from lorahub_edu.results import Table, spread
+from lorahub_edu.spectra.interventions import KINDS
 from lorahub_studies.correlation import MEASURES, correlate
-from lorahub_studies.spreads import in_words
 
 QUANTITIES = ("loss", "forgetting", *MEASURES, "largest_spike_ratio", "effective_rank")
 LABELS = {
@@ -25,7 +28,14 @@ LABELS = {
     "effective_rank": "effective rank of ΔW",
 }
 Rows = Sequence[Mapping]
+EPSILON = "0.5"  # of which intruders are counted here
 Arm = tuple[int, str]  # rank (0 is full fine-tuning) and rule of scaling
+
+
+def in_words(values: Sequence[float], digits: int = 2) -> str:
+    """Mean, and lowest to highest where they differ."""
+    mean, low, high = (f"{value:.{digits}f}" for value in spread(values).values())
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def learned(rows: Rows) -> list[Mapping]:
@@ -43,36 +53,32 @@ def label(rank: int, rule: str) -> str:
     return f"LoRA, r = {rank}, {rule}" if rank else "full fine-tuning"
 
 
-def trajectory(row: Mapping, epsilon: float = 0.5) -> list[dict[str, float]]:
+def trajectory(row: Mapping) -> list[dict[str, float]]:
     """A run's recorded steps, the base (step 0) first, each with `step` and all of `QUANTITIES`.
 
-    The row is one of `lab.run_tail` with spectra. The base has no change, so every quantity but its loss is 0.
+    The row is one of `run_tail` with spectra. The base has no change, so every quantity but its loss is 0.
     """
-    base = dict.fromkeys(QUANTITIES, 0.0) | {"step": 0, "loss": row["base"]["loss"]}
-    return [base, *(_quantities(row, point, epsilon) for point in row["points"])]
+    base = row["base"]
+    steps = [{"step": 0} | dict.fromkeys(QUANTITIES, 0.0) | {"loss": base["loss"]}]
+    for point in row["points"]:
+        forgotten = point["pretraining_loss"] - base["pretraining_loss"]
+        measured = point | {"forgetting": forgotten, "intruders": float(point["intruders"][EPSILON])}
+        steps.append({name: measured[name] for name in steps[0]})
+    return steps
 
 
-def _quantities(row: Mapping, point: Mapping, epsilon: float) -> dict[str, float]:
-    values = {name: point[name] for name in QUANTITIES if name in point and name != "intruders"}
-    forgotten = point["pretraining_loss"] - row["base"]["pretraining_loss"]
-    counts = point["intruders"]
-    if str(epsilon) not in counts:
-        raise CourseError(f"The rows hold no counts for ε = {epsilon}. {near_matches(str(epsilon), counts)}")
-    return values | {"step": point["step"], "forgetting": forgotten, "intruders": float(counts[str(epsilon)])}
-
-
-def last(row: Mapping, epsilon: float = 0.5) -> dict[str, float]:
+def last(row: Mapping) -> dict[str, float]:
     """A run's quantities after its last step."""
-    return trajectory(row, epsilon)[-1]
+    return trajectory(row)[-1]
 
 
-def at_loss(row: Mapping, loss: float, epsilon: float = 0.5) -> dict[str, float] | None:
+def at_loss(row: Mapping, loss: float) -> dict[str, float] | None:
     """A run's quantities where its task loss first falls to `loss`, between two recorded steps by a straight line.
 
     Returns:
         `step` and `QUANTITIES`; None if the run never gets there. A count between two steps need not be whole.
     """
-    steps = trajectory(row, epsilon)
+    steps = trajectory(row)
     for before, after in zip(steps, steps[1:], strict=False):
         if before["loss"] >= loss >= after["loss"]:
             fallen = before["loss"] - after["loss"]
@@ -88,7 +94,7 @@ def matched_loss(rows: Rows) -> float:
     return max(min(step["loss"] for step in trajectory(row)) for row in rows)
 
 
-def by_arm(rows: Rows, quantity: str, loss: float | None = None, epsilon: float = 0.5) -> dict[Arm, list[float]]:
+def by_arm(rows: Rows, quantity: str, loss: float | None = None) -> dict[Arm, list[float]]:
     """A quantity of every run, by arm in the rows' order and within it by seed.
 
     The quantity is one of `QUANTITIES`, or "step". It is taken at the task loss `loss`, or after the last step. Runs
@@ -97,10 +103,8 @@ def by_arm(rows: Rows, quantity: str, loss: float | None = None, epsilon: float 
     if quantity not in (*QUANTITIES, "step"):
         raise CourseError(f"A run has no quantity {quantity!r}. {near_matches(quantity, (*QUANTITIES, 'step'))}")
     values: dict[Arm, list[float]] = {arm(row["run"]): [] for row in rows}
-    for row in sorted(learned(rows), key=lambda row: row["run"]["seed"]):
-        reached = last(row, epsilon) if loss is None else at_loss(row, loss, epsilon)
-        if reached is not None:
-            values[arm(row["run"])].append(reached[quantity])
+    for row in sorted(rows, key=lambda row: row["run"]["seed"]):
+        values[arm(row["run"])] += [reached[quantity] for reached in quantities([row], loss)]
     return {key: of_arm for key, of_arm in values.items() if of_arm}
 
 
@@ -177,3 +181,102 @@ def quantities(rows: Rows, loss: float | None = None) -> list[dict[str, float]]:
     """Every run that learned, as `QUANTITIES` at a task loss (those that get there) or after its last step."""
     runs = [last(row) if loss is None else at_loss(row, loss) for row in learned(rows)]
     return [run for run in runs if run is not None]
+
+
+def intervention_effects(rows: Rows) -> list[dict]:
+    """What each intervention did, run by run.
+
+    Returns:
+        One entry a run, `kind` and `scale`: `rank`, `seed`, `intruders` of the run, `removed` (the share of its
+        forgetting that is gone: 1 is all of it) and `task` (what the task loss rose by, in nats a token).
+    """
+    return [
+        {
+            "rank": row["run"]["rank"],
+            "seed": row["run"]["seed"],
+            "intruders": row["intruders"],
+            "kind": entry["kind"],
+            "scale": entry["scale"],
+            "removed": (row["tuned"]["pretraining_loss"] - entry["pretraining_loss"])
+            / (row["tuned"]["pretraining_loss"] - row["base"]["pretraining_loss"]),
+            "task": entry["loss"] - row["tuned"]["loss"],
+        }
+        for row in rows
+        if not row["diverged"]
+        for entry in row["scaled"]
+    ]
+
+
+def removed_at_cost(rows: Rows, kind: str, cost: float) -> list[float]:
+    """The largest share of the forgetting, run by run, that an intervention removes at a price.
+
+    The task loss rises by at most `cost`, in nats a token. The share is 0 where no scale is that cheap.
+
+    Source: claim I12, judged at one price for the intervention and its controls.
+    """
+    effects = pd.DataFrame(intervention_effects(rows))
+    cheap = (effects["kind"] == kind) & (effects["task"] <= cost)
+    shares = effects["removed"].where(cheap, 0.0).clip(lower=0.0)
+    return shares.groupby([effects["rank"], effects["seed"]], sort=False).max().to_list()
+
+
+def interventions_table(rows: Rows, caption: str = "") -> Table:
+    """Ranks and scales down, interventions across: share of forgetting removed, and what the task loss rose by."""
+    effects = pd.DataFrame(intervention_effects(rows)).sort_values(["rank", "scale"], ascending=[True, False])
+    names = {"intruders": "intruders", "others": "as many others", "update": "the whole update"}
+    lines = [
+        (label(rank, "").rstrip(", "), f"{scale:g}", *(_effect(group[group["kind"] == kind]) for kind in KINDS))
+        for (rank, scale), group in effects.groupby(["rank", "scale"], sort=False)
+    ]
+    return Table(("run", "scaled by", *(names[kind] for kind in KINDS)), tuple(lines), caption)
+
+
+def _effect(entries: pd.DataFrame) -> str:
+    return f"{in_words(list(100 * entries['removed']), 0)} % at {in_words(list(entries['task']))}"
+
+
+def continual_curves(rows: Rows) -> dict[int, list[list[float]]]:
+    """Forgetting of the text after each task of a sequence: by rank, one list a seed; it begins with the base's 0."""
+    curves: dict[int, list[list[float]]] = {}
+    for row in sorted(rows, key=lambda row: row["run"]["seed"]):
+        if row["stages"]:
+            first = row["stages"][0]["pretraining_loss"]
+            curve = [stage["pretraining_loss"] - first for stage in row["stages"]]
+            curves.setdefault(row["run"]["rank"], []).append(curve)
+    return curves
+
+
+def task_forgetting(row: Mapping) -> dict[str, float]:
+    """For every task but the last: its loss at the end of the sequence minus that just after it was trained."""
+    stages = row["stages"]
+    return {
+        stage["task"]: stages[-1]["losses"][stage["task"]] - stage["losses"][stage["task"]] for stage in stages[1:-1]
+    }
+
+
+def continual_table(rows: Rows, caption: str = "") -> Table:
+    """Methods down; forgetting of the text after each task, of the earlier tasks at the end, and intruders, across."""
+    lines = []
+    curves = continual_curves(rows)
+    tasks = next(row["run"]["tasks"] for row in rows if row["stages"])
+    for rank, seeds in curves.items():
+        mine = [row for row in rows if row["run"]["rank"] == rank and row["stages"]]
+        learned = [statistics.fmean(s["losses"][s["task"]] for s in row["stages"][1:]) for row in mine]
+        lost = [statistics.fmean(task_forgetting(row).values()) for row in mine] if len(tasks) > 1 else [0.0]
+        lines.append(
+            (
+                label(rank, mine[0]["run"]["rule"]),
+                *(in_words([curve[place] for curve in seeds], 3) for place in range(1, len(tasks) + 1)),
+                in_words(learned),
+                in_words(lost),
+                in_words([row["stages"][-1]["spectrum"]["intruders"][EPSILON] for row in mine], 1),
+            )
+        )
+    header = (
+        "method",
+        *(f"text forgotten after {task}" for task in tasks),
+        "loss of a task just trained",
+        "earlier tasks forgotten",
+        "intruders at the end (ε = 0.5)",
+    )
+    return Table(header, tuple(lines), caption)

@@ -1,4 +1,4 @@
-"""One run of the forgetting studies: train the tail on a task, measure it, and scale parts of its change."""
+"""One run of the forgetting studies: train the tail, then measure it, scale parts of its change, or train on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 
 from lorahub_edu.forgetting.interventions import losses, parts
 from lorahub_edu.forgetting.lab import Lab, lab, spectrum
-from lorahub_edu.forgetting.tails import TailState, Trained, Tuning, train, training
+from lorahub_edu.forgetting.tails import TailState, Tuning, train, training
 from lorahub_edu.spectra.interventions import KINDS
 from lorahub_edu.spectra.intruders import IntruderCounts
+from lorahub_edu.spectra.updates import Update
 from lorahub_edu.training.descent import DivergedError
 
 SCALES = (0.9, 0.7, 0.5, 0.0)
@@ -54,69 +55,56 @@ def run_tail(run: TailRun) -> dict:
     Returns:
         `run` (its settings), `base` (losses before), `points` (step, losses, and, with spectra, totals of `spectrum`),
         `matrices` (of the last point, see `per_matrix`), `train_losses`, `cpu_seconds` of the optimizer steps, `texts`,
-        and `diverged`: a message in tail_lab of the last points.
+        and `diverged`: a message in place of the last points.
 
     Raises:
         CourseError: unknown task or part.
     """
     tail_lab = lab(run.profile, run.layers)
-    row = {
-        "run": asdict(run),
-        "base": {"loss": tail_lab.base_loss(run.task, run.part), "pretraining_loss": tail_lab.pretraining_loss},
-        "texts": tail_lab.texts_label,
-        "diverged": "",
-    }
-    try:
-        return row | measured(*train_run(run, tail_lab))
-    except DivergedError as problem:
-        return row | {"points": [], "matrices": {}, "train_losses": [], "cpu_seconds": 0.0, "diverged": str(problem)}
-
-
-def train_run(run: TailRun, tail_lab: Lab) -> tuple[Trained, IntruderCounts | None]:
-    """The finished run with its updates and points, and, with spectra, the intruders of its last updates."""
+    row = {"run": asdict(run), "base": base_losses(run, tail_lab), "texts": tail_lab.texts_label, "diverged": ""}
     reports: list[IntruderCounts] = []
 
     def look(state: TailState) -> dict:
         reports.append(tail_lab.count(state.updates()))
         return spectrum(reports[-1])
 
-    trained = train(
-        tail_lab.tail,
-        tail_lab.train(run.task),
-        run.tuning,
-        validation=tail_lab.held(run.task, run.part),
-        texts=tail_lab.texts if run.spectra else None,
-        at=run.at,
-        look=look if run.spectra else None,
-    )
-    return trained, reports[-1] if reports else None
-
-
-def measured(trained: Trained, report: IntruderCounts | None) -> dict:
-    """What a row says of a finished run: points, matrices, losses of every step, processor seconds."""
-    return {
+    try:
+        trained = train(
+            tail_lab.tail,
+            tail_lab.train(run.task),
+            run.tuning,
+            validation=tail_lab.held(run.task, run.part),
+            texts=tail_lab.texts if run.spectra else None,
+            at=run.at,
+            look=look if run.spectra else None,
+        )
+    except DivergedError as problem:
+        return row | {"points": [], "matrices": {}, "train_losses": [], "cpu_seconds": 0.0, "diverged": str(problem)}
+    return row | {
         "points": [
             {"step": point.step, "loss": point.validation_loss}
-            | ({"pretraining_loss": point.pretraining_loss} if report else {})
+            | ({"pretraining_loss": point.pretraining_loss} if run.spectra else {})
             | point.measured
             for point in trained.points
         ],
-        "matrices": per_matrix(report) if report else {},
+        "matrices": per_matrix(reports[-1]) if run.spectra else {},
         "train_losses": [round(loss, 4) for loss in trained.train_losses],
         "cpu_seconds": round(trained.cpu_seconds, 1),
     }
 
 
+def base_losses(run: TailRun, tail_lab: Lab) -> dict[str, float]:
+    """Both losses of the base, in nats a token."""
+    return {"loss": tail_lab.base_loss(run.task, run.part), "pretraining_loss": tail_lab.pretraining_loss}
+
+
 def per_matrix(report: IntruderCounts) -> dict:
-    """A report's matrices as columns: names, and for each a spike ratio, counts by ε, and how they were decided."""
+    """A report's matrices as columns: names, counts of intruders by ε, and sizes with four digits."""
+    sizes = ("spike_ratio", "relative_size", "effective_rank", "nuclear_norm")
     return {
         "names": [row.name for row in report.rows],
-        "spike_ratio": [float(f"{row.spike_ratio:.4g}") for row in report.rows],
         "intruders": {str(e): [row.intruders[i] for row in report.rows] for i, e in enumerate(report.epsilons)},
-        "relative_size": [float(f"{row.relative_size:.4g}") for row in report.rows],
-        "effective_rank": [float(f"{row.effective_rank:.4g}") for row in report.rows],
-        "nuclear_norm": [float(f"{row.nuclear_norm:.4g}") for row in report.rows],
-    }
+    } | {size: [float(f"{getattr(row, size):.4g}") for row in report.rows] for size in sizes}
 
 
 @dataclass(frozen=True)
@@ -133,26 +121,93 @@ def run_intervention(job: Intervention) -> dict:
 
     Returns:
         `run` and `epsilon` (settings), `base` and `tuned` (loss and pretraining loss), `spectrum`, `scaled`: one entry
-        for each `kind` and `scale` with both losses, `texts`, and `diverged`: a message in tail_lab of the rest.
+        for each `kind` and `scale` with both losses, `texts`, and `diverged`: a message in place of the rest.
     """
     run = job.run
     tail_lab = lab(run.profile, run.layers)
     row = {"run": asdict(run), "epsilon": job.epsilon, "texts": tail_lab.texts_label, "diverged": ""}
     try:
-        steps = training(tail_lab.tail, tail_lab.train(run.task), run.tuning, (run.steps,))
-        updates = next(steps).updates()
-        steps.close()
+        updates, _ = trained_change(tail_lab, run.task, run.tuning)
     except DivergedError as problem:
         return row | {"diverged": str(problem)}
     report = tail_lab.count(updates)
     taken = parts(updates, tail_lab, job.epsilon)
-    row["base"] = {"loss": tail_lab.base_loss(run.task, run.part), "pretraining_loss": tail_lab.pretraining_loss}
-    row["spectrum"] = spectrum(report)
-    row["tuned"] = losses(tail_lab, run.task, taken.tuned, run.part)
-    row["intruders"] = sum(int(cosine < job.epsilon) for matrix in report.rows for cosine in matrix.cosines)
-    row["scaled"] = [
-        {"kind": kind, "scale": scale} | losses(tail_lab, run.task, taken.scaled(kind, scale), run.part)
-        for kind in KINDS
-        for scale in job.scales
+    return row | {
+        "base": base_losses(run, tail_lab),
+        "spectrum": spectrum(report),
+        "tuned": losses(tail_lab, run.task, taken.tuned, run.part),
+        "intruders": sum(int(cosine < job.epsilon) for matrix in report.rows for cosine in matrix.cosines),
+        "scaled": [
+            {"kind": kind, "scale": scale} | losses(tail_lab, run.task, taken.scaled(kind, scale), run.part)
+            for kind in KINDS
+            for scale in job.scales
+        ],
+    }
+
+
+def trained_change(tail_lab: Lab, task: str, tuning: Tuning) -> tuple[tuple[Update, ...], float]:
+    """The change since the base after training a task, and the processor seconds of its steps."""
+    run = training(tail_lab.tail, tail_lab.train(task), tuning, (tuning.steps,))
+    state = next(run)
+    updates = state.updates()
+    run.close()
+    return updates, state.cpu_seconds
+
+
+@dataclass(frozen=True)
+class ContinualRun:
+    """A sequence of tasks; the other fields are those of `TailRun`, for every task."""
+
+    tasks: tuple[str, ...]
+    rank: int
+    rule: str
+    scaling: float
+    learning_rate: float
+    steps: int
+    seed: int
+    profile: str = "cpu"
+    layers: int = 6
+
+
+def run_continual(run: ContinualRun) -> dict:
+    """Train one task after the other: merge its change into the weights, start a new adapter, test every task.
+
+    Returns:
+        `run` (its settings), `texts`, `diverged`: a message in place of the stages, and `stages`: the base and one a
+        task. A stage has the `task` trained last, `losses` of every task and `pretraining_loss` (nats a token), the
+        `spectrum` of the whole change since the base ({} for the base), and `cpu_seconds` of its optimizer steps.
+
+    Source: Shuttleworth et al. 2024, arXiv 2410.21228, figure 8 (claim I8).
+    """
+    tail_lab = lab(run.profile, run.layers)
+    tail = tail_lab.tail
+    row = {"run": asdict(run), "texts": tail_lab.texts_label, "diverged": ""}
+    stages = [
+        {
+            "task": "",
+            "losses": {task: tail_lab.base_loss(task) for task in run.tasks},
+            "pretraining_loss": tail_lab.pretraining_loss,
+            "spectrum": {},
+            "cpu_seconds": 0.0,
+        }
     ]
-    return row
+    try:
+        for number, task in enumerate(run.tasks):
+            # A and the rows' order get another seed for each task
+            tuning = Tuning(run.learning_rate, run.steps, run.rank, run.scaling, run.seed * 1000 + number)
+            updates, seconds = trained_change(tail_lab, task, tuning)
+            tail.put({update.name: update.weight() for update in updates})
+            stages.append(
+                {
+                    "task": task,
+                    "losses": {name: tail.loss(tail_lab.held(name)) for name in run.tasks},
+                    "pretraining_loss": tail.loss(tail_lab.texts),
+                    "spectrum": spectrum(tail_lab.count(updates)),
+                    "cpu_seconds": round(seconds, 1),
+                }
+            )
+        return row | {"stages": stages}
+    except DivergedError as problem:
+        return row | {"diverged": str(problem), "stages": []}
+    finally:
+        tail.put()  # the base's weights again

@@ -53,7 +53,7 @@ from lorahub_edu.show.notebook import (
     results,
     verdict,
 )
-from lorahub_studies import forgetting_tables, intervention_tables
+from lorahub_studies import forgetting_tables
 
 open_lesson("09_forgetting")
 
@@ -354,13 +354,13 @@ panels.slider_panel("price", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], draw_price, 
 # %%
 taken_apart = results.committed_study("intruders_intervene")
 apart_rows = [row for row in taken_apart["rows"] if not row["diverged"]] if taken_apart else []
-intervention_tables.interventions_table(apart_rows, "Share of the forgetting that is gone, at what rise of the task loss: mean and range of the seeds.") if apart_rows else "not measured yet"
+forgetting_tables.interventions_table(apart_rows, "Share of the forgetting that is gone, at what rise of the task loss: mean and range of the seeds.") if apart_rows else "not measured yet"
 
 # %%
 COSTS = (0.02, 0.05, 0.1, 0.2)
 if apart_rows:
     lines = [
-        (f"{cost:g}", *(forgetting_tables.in_words([100 * share for share in intervention_tables.removed_at_cost(apart_rows, kind, cost)], 0) + " %" for kind in NAMES))
+        (f"{cost:g}", *(forgetting_tables.in_words([100 * share for share in forgetting_tables.removed_at_cost(apart_rows, kind, cost)], 0) + " %" for kind in NAMES))
         for cost in COSTS
     ]
     display(Table(("allowed rise of the task loss (nats)", *NAMES.values()), tuple(lines), f"The most that each gives back at that price: mean and range of {len(apart_rows)} runs, λ from {max(e['scale'] for e in apart_rows[0]['scaled'])} to 0."))
@@ -387,11 +387,11 @@ if apart_rows:
 # %%
 in_a_row = results.committed_study("intruders_continual")
 sequence_rows = [row for row in in_a_row["rows"] if row["stages"]] if in_a_row else []
-intervention_tables.continual_table(sequence_rows, "Nats a token: mean and range over the seeds.") if sequence_rows else "not measured yet"
+forgetting_tables.continual_table(sequence_rows, "Nats a token: mean and range over the seeds.") if sequence_rows else "not measured yet"
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if sequence_rows:
-    by_rank = intervention_tables.continual_curves(sequence_rows)
+    by_rank = forgetting_tables.continual_curves(sequence_rows)
     tasks = sequence_rows[0]["run"]["tasks"]
     figure, axes = plt.subplots()
     for i, (rank, seeds) in enumerate(by_rank.items()):
@@ -480,14 +480,14 @@ for rule in rules if rows else ():
         f"I11.text.{rule}", best, "rank that forgets least", verdict(set(best) == {64}, 64 not in best), f"{rule}, at task loss {common:.2f}", study=over_ranks,
     ))  # fmt: skip
 if apart_rows:
-    by_kind = {kind: [e for e in intervention_tables.intervention_effects(apart_rows) if e["kind"] == kind and e["scale"] == 0.7] for kind in NAMES}
+    by_kind = {kind: [e for e in forgetting_tables.intervention_effects(apart_rows) if e["kind"] == kind and e["scale"] == 0.7] for kind in NAMES}
     of_intruders = [entry["removed"] for entry in by_kind["intruders"]]
     dear = max(entry["task"] for entry in by_kind["intruders"])
     found.append(Row(
         "I12.as_written", of_intruders, "share of the forgetting undone at λ = 0.7", verdict(min(of_intruders) > 0 and dear <= 0.1, max(of_intruders) <= 0),
         f"{len(of_intruders)} runs; task loss rises by at most {dear:.3f} nats", study=taken_apart,
     ))  # fmt: skip
-    bought = {kind: intervention_tables.removed_at_cost(apart_rows, kind, 0.1) for kind in NAMES}
+    bought = {kind: forgetting_tables.removed_at_cost(apart_rows, kind, 0.1) for kind in NAMES}
     for control in ("others", "update"):
         gaps = [a - b for a, b in zip(bought["intruders"], bought[control], strict=True)]
         found.append(Row(

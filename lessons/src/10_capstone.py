@@ -43,7 +43,7 @@ from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.models import pretrained
 from lorahub_edu.show.adapter_report import examine, intruder_counter, text_loss
 from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, results
-from lorahub_studies import forgetting_plans, forgetting_tables
+from lorahub_studies import forgetting_sweep, forgetting_tables
 from lorahub_studies.composed_spectra import VARIANTS
 from lorahub_studies.correlation import MEASURES, correlate, judge
 
@@ -219,7 +219,7 @@ check("10.1", random_twin)
 # hypotheses were fixed first, and the runs are new: another task, and rank, learning rate, scaling and length drawn at random.
 
 # %%
-for key, text in forgetting_plans.HYPOTHESES.items():
+for key, text in forgetting_sweep.HYPOTHESES.items():
     print(f"{key:12s} {text}")
 
 # %% [markdown]
@@ -255,7 +255,7 @@ if runs:
 verdicts = judge(runs) if runs else {}
 Table(
     ("hypothesis", "held", "because"),
-    tuple((f"{key}. {forgetting_plans.HYPOTHESES[key]}", "yes" if v["held"] else "no", v["because"]) for key, v in verdicts.items()),
+    tuple((f"{key}. {forgetting_sweep.HYPOTHESES[key]}", "yes" if v["held"] else "no", v["because"]) for key, v in verdicts.items()),
 )
 
 # %% [markdown]
@@ -379,7 +379,7 @@ for name in MEASURES if runs else ():
     rho = rhos[name]
     found.append(Row(f"X4.rho.{name}", [rho.rho], "Spearman's rho with forgetting over fresh runs", "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here", f"{len(runs)} runs, 95 % interval {rho.low:.2f} to {rho.high:.2f}", study=predicted))
 for key, v in verdicts.items():
-    found.append(Row(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{forgetting_plans.HYPOTHESES[key]}: {v['because']}", study=predicted))
+    found.append(Row(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{forgetting_sweep.HYPOTHESES[key]}: {v['because']}", study=predicted))
 for label, rho in zoo_rho.items():
     sure = "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here"
     found.append(Row(f"X4.zoo.{label}", rho.rho, "Spearman's rho over the zoo's modules", sure, f"95 % interval {rho.low:.2f} to {rho.high:.2f}"))

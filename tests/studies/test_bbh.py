@@ -21,7 +21,7 @@ from lorahub_edu.files import assets
 from lorahub_edu.hub import zoo
 from lorahub_edu.models import pretrained, tiny
 from lorahub_studies import adapting
-from lorahub_studies import bbh as study
+from lorahub_studies import big_bench as study
 from lorahub_studies.adapting import Trial
 
 TASKS = ("boolean_expressions", "object_counting")

@@ -13,8 +13,7 @@ from lorahub_edu import results
 from lorahub_edu.cli.app import app
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
-from lorahub_studies import forgetting
-from lorahub_studies import forgetting_plans as plans
+from lorahub_studies.forgetting_sweep import STUDIES, settling_jobs
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +21,8 @@ def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Settling is two runs of two steps on the tiny model."""
     monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    jobs = [replace(job, steps=2, profile="tiny", layers=1) for job in plans.settling_jobs()[:2]]
-    monkeypatch.setitem(forgetting.STUDIES, "settling", replace(forgetting.STUDIES["settling"], jobs=lambda: jobs))
+    jobs = [replace(job, steps=2, profile="tiny", layers=1) for job in settling_jobs()[:2]]
+    monkeypatch.setitem(STUDIES, "settling", replace(STUDIES["settling"], jobs=lambda: jobs))
 
 
 def run(*arguments: str) -> str:

@@ -14,8 +14,8 @@ from forgetting_rows import point, run_row
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.lab import Lab
-from lorahub_studies import engine, forgetting
-from lorahub_studies import forgetting_plans as plans
+from lorahub_studies import engine
+from lorahub_studies import forgetting_sweep as study
 from lorahub_studies.tail_runs import TailRun
 
 
@@ -71,35 +71,35 @@ def settled(loss: dict[tuple[int, str, float], float]) -> list[dict]:
 
 def test_each_arm_gets_the_rate_with_the_lowest_settling_loss() -> None:
     rows = settled({(1, "a", 1e-3): 2.0, (1, "a", 1e-2): 1.5, (1, "a", 1e-1): math.inf, (0, "", 1e-4): 3.0})
-    assert plans.chosen(rows) == {(1, "a"): 1e-2, (0, ""): 1e-4}
+    assert study.chosen(rows) == {(1, "a"): 1e-2, (0, ""): 1e-4}
     with pytest.raises(CourseError, match="extend the grid downwards"):
-        plans.chosen(settled({(1, "a", 1e-3): math.inf}))
+        study.chosen(settled({(1, "a", 1e-3): math.inf}))
 
 
 def test_the_studies_are_what_they_say() -> None:
-    arms = plans.arms()
+    arms = study.arms()
     assert len(arms) == len(set(arms)) == 14
     assert Counter(rank for rank, _, _ in arms) == {1: 3, 4: 3, 16: 1, 64: 3, 192: 3, 0: 1}
-    settling = plans.settling_jobs()
+    settling = study.settling_jobs()
     assert len(settling) == 42 and {job.part for job in settling} == {"settling"}
     rows = settled({(job.rank, job.rule, job.learning_rate): 1.0 + job.learning_rate for job in settling})
-    ranks = plans.rank_jobs(rows)
+    ranks = study.rank_jobs(rows)
     assert len(ranks) == 42 and {job.part for job in ranks} == {"validation"}
     assert {job.seed for job in ranks} == {0, 1, 2}
-    assert {job.learning_rate for job in ranks} == {min(plans.LORA_RATES), min(plans.FULL_RATES)}
-    assert {(job.run.rank, job.run.seed) for job in plans.intervene_jobs()} == {
+    assert {job.learning_rate for job in ranks} == {min(study.LORA_RATES), min(study.FULL_RATES)}
+    assert {(job.run.rank, job.run.seed) for job in study.intervene_jobs()} == {
         (rank, seed) for rank in (1, 16, 64) for seed in range(3)
     }
-    assert len(plans.continual_jobs(rows)) == 12
+    assert len(study.continual_jobs(rows)) == 12
 
 
 def test_the_drawn_runs_are_fresh_and_within_their_ranges() -> None:
-    drawn = plans.predict_jobs()
-    assert drawn == plans.predict_jobs() and len(set(drawn)) == len(drawn) >= 40
-    assert {job.task for job in drawn}.isdisjoint({plans.TASK, *plans.CONTINUAL_TASKS})
+    drawn = study.predict_jobs()
+    assert drawn == study.predict_jobs() and len(set(drawn)) == len(drawn) >= 40
+    assert {job.task for job in drawn}.isdisjoint({study.TASK, *study.CONTINUAL_TASKS})
     for job in drawn:
         strength = job.scaling * job.learning_rate * math.sqrt(job.rank)
-        low, high = plans.PREDICT_STRENGTHS if job.rank else plans.PREDICT_FULL_RATES
+        low, high = study.PREDICT_RANGES["strengths" if job.rank else "full_learning_rates"]
         assert 0.98 * low <= (strength if job.rank else job.learning_rate) <= 1.02 * high
 
 
@@ -110,7 +110,7 @@ def test_matched_runs_end_about_where_their_arm_passed_the_common_loss() -> None
         return made | {"run": json.loads(json.dumps(asdict(job)))}
 
     rows = [row(1, 0, (3.0, 2.0)), row(1, 1, (3.0, 2.0)), row(4, 0, (2.0, 1.0)), row(4, 1, (3.0, 1.0))]
-    jobs = plans.matched_jobs([*rows, run_row(9, "alpha = 2r", 0, [])])
+    jobs = study.matched_jobs([*rows, run_row(9, "alpha = 2r", 0, [])])
     assert [(job.rank, job.seed, job.steps, job.at) for job in jobs] == [
         (1, 0, 40, (28, 34)), (1, 1, 40, (28, 34)), (4, 0, 25, (18, 21)), (4, 1, 25, (18, 21)),
     ]  # fmt: skip  # rank 4 passes the loss of 2 at the steps 20 and 30
@@ -119,23 +119,23 @@ def test_matched_runs_end_about_where_their_arm_passed_the_common_loss() -> None
 
 def test_a_study_waits_for_its_learning_rates(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="42 of 42 runs of 'settling' are missing"):
-        forgetting.plan("ranks", tmp_path)
+        study.plan("ranks", tmp_path)
     with pytest.raises(CourseError, match="Did you mean 'ranks'"):
-        forgetting.plan("rank", tmp_path)
+        study.plan("rank", tmp_path)
 
 
 def test_a_study_runs_and_is_written_and_read(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorahub_studies.correlation.RESAMPLES", 30)
     small = [
-        replace(job, steps=2, at=(), profile="tiny", layers=2, rank=min(job.rank, 8)) for job in plans.predict_jobs(6)
+        replace(job, steps=2, at=(), profile="tiny", layers=2, rank=min(job.rank, 8)) for job in study.predict_jobs(6)
     ]
-    monkeypatch.setitem(forgetting.STUDIES, "predict", replace(forgetting.STUDIES["predict"], jobs=lambda: small))
-    rows = forgetting.run("predict", tmp_path)
-    assert len(rows) == 6 and all(forgetting.line(row).startswith("pig_latin: ") for row in rows)
-    assert forgetting.write("predict", rows, tmp_path / "results").name == "intruders_predict.json"
+    monkeypatch.setitem(study.STUDIES, "predict", replace(study.STUDIES["predict"], jobs=lambda: small))
+    rows = study.run("predict", tmp_path)
+    assert len(rows) == 6 and all(study.line(row).startswith("pig_latin: ") for row in rows)
+    assert study.write("predict", rows, tmp_path / "results").name == "intruders_predict.json"
     content = engine.read("intruders_predict", tmp_path / "results")
     assert set(content["summary"]["verdicts"]) == {"H1", "H2", "H3", "H4", "H5"}
-    assert content["settings"]["hypotheses"] == plans.HYPOTHESES
+    assert content["settings"]["hypotheses"] == study.HYPOTHESES
     assert content["rows"] == rows and content["versions"]["torch"]
     with pytest.raises(CourseError, match="intruders sweep"):
         engine.read("intruders_ranks", tmp_path)

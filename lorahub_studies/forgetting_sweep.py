@@ -1,0 +1,301 @@
+"""The studies of lessons 08 to 10: which runs each consists of, how its rows are summed up, and where they are written.
+
+What `predict` is to decide stands in `HYPOTHESES`; it was committed before its runs and is kept with their results.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.forgetting.lab import RULES, scaling
+from lorahub_studies import correlation, engine
+from lorahub_studies import forgetting_tables as tables
+from lorahub_studies.tail_runs import ContinualRun, Intervention, TailRun, run_continual, run_intervention, run_tail
+
+TASK = "reverse"
+RANKS = (1, 4, 16, 64, 192)  # 192 is the most that the key and value matrices admit
+STEPS = 60
+SEEDS = 3
+AT = (15, 30, 45)
+# One grid for all ranks and rules, and one for full fine-tuning, whose weights are changed directly.
+LORA_RATES = (1.5e-3, 5e-3, 1.5e-2)
+FULL_RATES = (3e-4, 1e-3, 3e-3)
+
+PREDICT_TASK = "pig_latin"
+PREDICT_RUNS = 42
+# Drawn evenly between the logarithms. The strength of a step is learning rate x scaling x √rank: above 0.1, settling
+# runs no longer learned. Draws whose scaling falls out of its range are made again.
+PREDICT_RANGES = {
+    "seed": 2410,
+    "full_share": 1 / 7,
+    "ranks": (1, 2, 4, 8, 16, 32, 64, 128, 192),
+    "steps": (30, 45, 60, 80),
+    "strengths": (0.004, 0.1),
+    "learning_rates": (1.5e-3, 1e-2),
+    "scalings": (0.1, 16.0),
+    "full_learning_rates": (2e-4, 2e-3),
+}
+
+HYPOTHESES = {
+    "forgetting": "pretraining loss after a run minus before it, on the 64 held sequences of text",
+    "measures": "count (ε = 0.5, all matrices), mean spike ratio, mean ‖ΔW‖/‖W₀‖, sum of the nuclear norms of ΔW",
+    "H1": "each of the four rises with forgetting over the runs: Spearman's rho above 0 with its 95 % interval",
+    "H2": "the nuclear norm has the largest rho of the four",
+    "H3": "given ‖ΔW‖/‖W₀‖, the count adds nothing: the interval of its partial rho holds 0",
+    "H4": "given the task's validation loss, the count's partial rho is below that of the nuclear norm",
+    "H5": "a run without any intruder can forget as much as the median run",
+    "tested by": "Spearman's rho, partial on ranks; 95 % bootstrap intervals over runs; runs that diverged or ended "
+    "above the base's loss are left out and counted; a hypothesis is held only if it holds as it is written",
+}
+
+# Rank, rule, learning rate: ways that learn the task and bring intruders, going by the first runs of `ranks`.
+INTERVENED = ((1, "rank-stabilised", 1.5e-2), (16, "alpha = 2r", 8e-3), (64, "alpha = 2r", 5e-3))
+CONTINUAL_TASKS = ("reverse", "capitals", "lengths", "sort")
+CONTINUAL_STEPS = 40
+CONTINUAL_RANKS = (1, 16, 64, 0)
+
+
+def arms() -> list[tuple[int, str, float]]:
+    """The ways to train that `ranks` compares: (rank, rule, scaling); rank 0 is full fine-tuning.
+
+    At rank 16 the three rules are one, which stands under the first.
+    """
+    distinct: dict[tuple[int, float], tuple[int, str, float]] = {}
+    for rule in RULES:
+        for rank in RANKS:
+            distinct.setdefault((rank, scaling(rule, rank)), (rank, rule, scaling(rule, rank)))
+    return [*distinct.values(), (0, "", 1.0)]
+
+
+def settling_jobs() -> list[TailRun]:
+    """Every arm with every learning rate of its grid, seed 0, judged on the settling rows."""
+    return [
+        TailRun(TASK, rank, rule, scale, rate, STEPS, 0, part="settling", spectra=False)
+        for rank, rule, scale in arms()
+        for rate in (LORA_RATES if rank else FULL_RATES)
+    ]
+
+
+def chosen(rows: Sequence[Mapping]) -> dict[tuple[int, str], float]:
+    """The learning rate with the lowest settling loss for each arm, by (rank, rule).
+
+    Raises:
+        CourseError: every rate of an arm diverged.
+    """
+    best: dict[tuple[int, str], tuple[float, float]] = {}
+    for row in rows:
+        run = row["run"]
+        loss = row["points"][-1]["loss"] if row["points"] else math.inf
+        arm = (run["rank"], run["rule"])
+        best[arm] = min(best.get(arm, (math.inf, 0.0)), (loss, run["learning_rate"]))
+    lost = [arm for arm, (loss, _) in best.items() if loss == math.inf]
+    if lost:
+        raise CourseError(f"Every learning rate of {lost} diverged: extend the grid downwards.")
+    return {arm: rate for arm, (_, rate) in best.items()}
+
+
+def rank_jobs(settled: Sequence[Mapping], seeds: int = SEEDS) -> list[TailRun]:
+    """Every arm at the learning rate that settling chose, with several seeds, judged on the validation rows."""
+    rates = chosen(settled)
+    return [
+        TailRun(TASK, rank, rule, scale, rates[rank, rule], STEPS, seed, AT)
+        for seed in range(seeds)
+        for rank, rule, scale in arms()
+    ]
+
+
+def matched_jobs(ranks: Sequence[Mapping]) -> list[TailRun]:
+    """Every run of `ranks` that learned again, with as many steps as bring it to one task loss at its schedule's end.
+
+    In the middle of a schedule the rate is high, and a run has forgotten more than at its end. So a run that passes the
+    common loss early and a run that just reaches it are no fair pair. Here all of them end near it.
+    """
+    rows = tables.learned(ranks)
+    loss = tables.matched_loss(rows)
+    passed = tables.by_arm(rows, "step", loss)
+    jobs = []
+    for row in rows:
+        run = row["run"]
+        crossings = passed[tables.arm(run)]
+        steps = math.ceil(sum(crossings) / len(crossings))
+        at = (round(0.7 * steps), round(0.85 * steps))
+        jobs.append(TailRun(**run | {"steps": steps, "at": at}))
+    return jobs
+
+
+def predict_jobs(count: int = PREDICT_RUNS) -> list[TailRun]:
+    """Fresh runs on another task, drawn from the stated ranges by a fixed seed."""
+    rng = random.Random(PREDICT_RANGES["seed"])
+    jobs = []
+    for number in range(count):
+        method = _method(rng)
+        steps = rng.choice(PREDICT_RANGES["steps"])
+        jobs.append(TailRun(PREDICT_TASK, *method, steps, seed=1000 + number, at=(steps // 2,)))
+    return jobs
+
+
+def _method(rng: random.Random) -> tuple[int, str, float, float]:
+    """Rank, rule, scaling and learning rate of one drawn run."""
+
+    def between(low: float, high: float) -> float:
+        return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.3g}")
+
+    if rng.random() < PREDICT_RANGES["full_share"]:
+        return 0, "", 1.0, between(*PREDICT_RANGES["full_learning_rates"])
+    lowest, highest = PREDICT_RANGES["scalings"]
+    while True:
+        rank, rate = rng.choice(PREDICT_RANGES["ranks"]), between(*PREDICT_RANGES["learning_rates"])
+        factor = float(f"{between(*PREDICT_RANGES['strengths']) / (rate * math.sqrt(rank)):.3g}")
+        if lowest <= factor <= highest:
+            return rank, "drawn", factor, rate
+
+
+def intervene_jobs(seeds: int = SEEDS) -> list[Intervention]:
+    """Trained runs that have intruders, each with what scaling its parts does."""
+    return [
+        Intervention(TailRun(TASK, rank, rule, scaling(rule, rank), rate, STEPS, seed))
+        for seed in range(seeds)
+        for rank, rule, rate in INTERVENED
+    ]
+
+
+def continual_jobs(settled: Sequence[Mapping], seeds: int = SEEDS) -> list[ContinualRun]:
+    """Sequences of tasks at the learning rates that settling chose on the first one."""
+    rates = chosen(settled)
+    rule = {rank: "alpha = 2r" if rank else "" for rank in CONTINUAL_RANKS}
+    return [
+        ContinualRun(
+            CONTINUAL_TASKS, rank, rule[rank], 2.0 if rank else 1.0, rates[rank, rule[rank]], CONTINUAL_STEPS, seed
+        )
+        for seed in range(seeds)
+        for rank in CONTINUAL_RANKS
+    ]
+
+
+def _settled(rows: Sequence[Mapping]) -> dict:
+    rates = chosen(rows)
+    return {"chosen": [{"rank": rank, "rule": rule, "learning_rate": rate} for (rank, rule), rate in rates.items()]}
+
+
+def _over_ranks(rows: Sequence[Mapping]) -> dict:
+    loss = tables.matched_loss(tables.learned(rows))
+    entries = [
+        {"rank": rank, "rule": rule, "task_loss": at}
+        | {name: tables.by_arm(rows, name, at)[rank, rule] for name in tables.QUANTITIES}
+        for at in (loss, None)
+        for rank, rule in tables.by_arm(rows, "loss", at)
+    ]
+    return {"matched_loss": loss, "arms": entries}
+
+
+def _predicted(rows: Sequence[Mapping]) -> dict:
+    runs = tables.quantities(rows)
+    return {"runs": len(rows), "learned": len(runs), "verdicts": correlation.judge(runs)}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's jobs, the function that does one, and the function that sums its rows up.
+
+    `jobs` is given the rows of the study `after`, where there is one.
+    """
+
+    title: str
+    jobs: Callable[..., list]
+    work: Callable[[Any], dict]
+    summary: Callable[[Sequence[Mapping]], Any]
+    after: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+STUDIES = {
+    "settling": Study("learning rates for every rank and rule of scaling", settling_jobs, run_tail, _settled),
+    "ranks": Study(
+        "forgetting and intruders over ranks, at chosen rates", rank_jobs, run_tail, _over_ranks, "settling"
+    ),
+    "matched": Study(
+        "the same with as many steps as end at one task loss", matched_jobs, run_tail, _over_ranks, "ranks"
+    ),
+    "predict": Study(
+        "what foretells forgetting, on fresh runs",
+        predict_jobs,
+        run_tail,
+        _predicted,
+        settings={"hypotheses": HYPOTHESES, "drawn": PREDICT_RANGES},
+    ),
+    "intervene": Study(
+        "scaling intruders, other directions, the whole update",
+        intervene_jobs,
+        run_intervention,
+        tables.intervention_effects,
+    ),
+    "continual": Study("four tasks in a row", continual_jobs, run_continual, tables.continual_curves, "settling"),
+}
+
+
+def get(name: str) -> Study:
+    """The study of that name, or a CourseError that names near matches."""
+    if name not in STUDIES:
+        raise CourseError(f"There is no study {name!r}. {near_matches(name, STUDIES)}")
+    return STUDIES[name]
+
+
+def plan(name: str, folder: str | Path) -> list:
+    """A study's jobs. If it builds on another study, that one must be finished in the folder."""
+    study = get(name)
+    if not study.after:
+        return study.jobs()
+    before = [engine.stored(job, folder) for job in plan(study.after, folder)]
+    if None in before:
+        raise CourseError(
+            f"{before.count(None)} of {len(before)} runs of {study.after!r} are missing in {folder}: run that study "
+            f"first."
+        )
+    return study.jobs(before)
+
+
+def run(
+    name: str,
+    folder: str | Path,
+    *,
+    executor: Executor | None = None,
+    report: Callable[[Any, dict], None] = lambda job, row: None,
+) -> list[dict]:
+    """The rows of a study, which is run after the study that it builds on. The arguments are those of `engine.run`."""
+    study = get(name)
+    if study.after:
+        run(study.after, folder, executor=executor, report=report)
+    return engine.run(plan(name, folder), study.work, folder, executor=executor, report=report)
+
+
+def write(name: str, rows: Sequence[Mapping], into: Path | None = None) -> Path:
+    """Write a study's rows, settings and summary with their provenance to <results>/intruders_<name>.json."""
+    study = get(name)
+    settings = {"study": name, "title": study.title, "profile": rows[0]["run"]["profile"]} | dict(study.settings)
+    return engine.write(rows, f"intruders_{name}", settings, study.summary(rows), into)
+
+
+def line(row: Mapping) -> str:
+    """A row for a terminal."""
+    run = row["run"]
+    method = f"rank {run['rank']}, {run['rule']}, scaling {run['scaling']:.3g}" if run["rank"] else "full"
+    head = f"{run.get('task') or ' > '.join(run['tasks'])}: {method}, lr {run['learning_rate']:g}, seed {run['seed']}: "
+    if row["diverged"]:
+        return head + "diverged"
+    if "stages" in row:
+        return head + ", ".join(f"{stage['pretraining_loss']:.3f}" for stage in row["stages"]) + " pretraining loss"
+    if "scaled" in row:
+        return head + f"loss {row['tuned']['loss']:.3f}, {row['intruders']} intruders taken apart"
+    last = row["points"][-1]
+    parts = [f"loss {row['base']['loss']:.3f} -> {last['loss']:.3f}"]
+    if "pretraining_loss" in last:
+        parts.append(f"pretraining loss {row['base']['pretraining_loss']:.3f} -> {last['pretraining_loss']:.3f}")
+        parts.append(f"{last['intruders']['0.5']} intruders")
+    return head + ", ".join(parts)
