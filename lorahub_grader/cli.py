@@ -110,6 +110,10 @@ def export(
     to: Annotated[str, typer.Option(help="canvas, moodle, nbgrader or gradescope.")] = "canvas",
     roster: Annotated[Path | None, typer.Option(help="The export of Canvas or Moodle, to be filled in.")] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="The assignment's column in the roster, if named otherwise.")
+    ] = None,
+    maximum: Annotated[str, typer.Option(help="If the platform's maximum is another one: scale or refuse.")] = "scale",
     course: CourseOption = HERE,
 ) -> None:
     """Write an assignment's grades for a learning platform, or its autograder for Gradescope."""
@@ -117,7 +121,7 @@ def export(
     from lorahub_grader import exports
     from lorahub_grader.gradebook import Course
 
-    path, notes = exports.export(Course(course.resolve()), assignment, to, roster, out)
+    path, notes = exports.export(Course(course.resolve()), assignment, to, roster, out, column, maximum)
     console.print(str(path), markup=False)
     for note in notes:
         console.print(note, markup=False)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import re
 from pathlib import Path
 
 from nbgrader.api import MissingEntry
@@ -12,52 +10,66 @@ from nbgrader.plugins.export import CsvExportPlugin
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_grader import assignments, gradescope
+from lorahub_grader.assignments import Assignment
 from lorahub_grader.gradebook import Course
-from lorahub_grader.platforms import names_in_rosters
+from lorahub_grader.roster import POINTS_POSSIBLE, Roster, Row, number, read, write
 
+TARGETS = ("canvas", "moodle", "nbgrader", "gradescope")
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
-CANVAS_KEYS = ("SIS Login ID", "SIS User ID", "ID", "Student")
-MOODLE_KEYS = ("Username", "ID number", "Email address", "Full name", "Identifier")
-POINTS_POSSIBLE = "Points Possible"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One student's total after lateness, and whether a person still has to look."""
-
-    student: str
-    score: float
-    waiting: bool
-
-
-Written = tuple[Path, list[str]]
-
-
-def export(course: Course, assignment: str, to: str, roster: Path | None = None, out: Path | None = None) -> Written:
+def export(
+    course: Course,
+    assignment: str,
+    to: str,
+    roster: Path | None = None,
+    out: Path | None = None,
+    column: str | None = None,
+    maximum: str = "scale",
+) -> tuple[Path, list[str]]:
     """Write an assignment's grades in a platform's form.
 
     Args:
         to: "canvas", "moodle", "nbgrader" or "gradescope".
-        roster: the platform's own export, whose rows are filled in; None makes a new table.
+        roster: the platform's own export, whose lines are filled in; None makes a new table.
         out: the file; None names it after assignment and platform.
+        column: the assignment's column in the roster; None finds it by name.
+        maximum: "scale" or "refuse", where the platform's maximum is not the assignment's.
 
     Returns:
         The file, and what a teacher should know (who is missing, what waits to be read).
 
     Raises:
-        CourseError: unknown platform or assignment, nothing graded, or a roster that is none.
+        CourseError: unknown platform or assignment, nothing graded, or a roster that can't be filled in.
     """
-    forms: Mapping[str, Callable[[Course, str, Path | None, Path], list[str]]] = {
-        "canvas": _canvas,
-        "moodle": _moodle,
-        "nbgrader": _nbgrader,
-        "gradescope": _gradescope,
-    }
-    if to not in forms:
-        raise CourseError(f"There is no export {to!r}. {near_matches(to, forms)}")
-    assignments.load(assignment, course.root)
+    if to not in TARGETS:
+        raise CourseError(f"There is no export {to!r}. {near_matches(to, TARGETS)}")
+    if maximum not in ("scale", "refuse"):
+        raise CourseError(f"--maximum is scale or refuse, not {maximum!r}.")
+    loaded = assignments.load(assignment, course.root)
     out = out or Path(f"{assignment}_{to}.{'zip' if to == 'gradescope' else 'csv'}")
-    return out, forms[to](course, assignment, roster, out)
+    if to == "gradescope":
+        gradescope.pack(loaded, course.root, out)
+        return out, ["Upload it as the assignment's autograder; base image Ubuntu 24.04 or newer."]
+    graded = rows(course, assignment)
+    waiting = [row.student for row in graded if row.waiting]
+    notes = []
+    if waiting:
+        notes.append(f"{len(waiting)} with answers that a person still has to read: {', '.join(waiting[:5])}")
+    if to == "nbgrader":
+        plugin = CsvExportPlugin(parent=course.api, to=str(out), assignment=[assignment])
+        with course.open() as gradebook:
+            plugin.export(gradebook)
+    elif roster is not None:
+        notes += _fill(read(roster, to), loaded, graded, out, column, maximum)
+    elif to == "moodle":
+        write(out, [["Username", assignment], *([row.student, f"{row.score:g}"] for row in graded)])
+    else:
+        possible = [f"    {POINTS_POSSIBLE}", *[""] * 4, f"{loaded.points:g}"]
+        lines = [[row.student, "", "", row.student, "", f"{row.score:g}"] for row in graded]
+        write(out, [[*CANVAS, assignment], possible, *lines])
+        notes.append("Canvas wants its own IDs: export its gradebook and give it as --roster.")
+    return out, notes
 
 
 def rows(course: Course, assignment: str) -> list[Row]:
@@ -74,100 +86,53 @@ def rows(course: Course, assignment: str) -> list[Row]:
             submissions = []
         for submission in submissions:
             score = max(0.0, submission.score - (submission.late_submission_penalty or 0.0))
-            found.append(Row(submission.student_id, score, bool(submission.needs_manual_grade)))
+            student, waiting = submission.student_id, bool(submission.needs_manual_grade)
+            kept = course.journal.find(assignment, student)
+            whose = (kept.name, kept.platform) if kept else ()
+            found.append(Row(student, score, waiting, *whose))
     if not found:
         raise CourseError(f"Nobody has been graded for {assignment!r} yet: lorahub-edu grade first.")
     return sorted(found, key=lambda row: row.student)
 
 
-def _canvas(course: Course, assignment: str, roster: Path | None, out: Path) -> list[str]:
-    found = rows(course, assignment)
-    points = assignments.load(assignment, course.root).points
-    if roster is None:
-        header = [*CANVAS, assignment]
-        possible = [f"    {POINTS_POSSIBLE}", *[""] * 4, f"{points:g}"]
-        _write(out, [header, possible, *([r.student, "", "", r.student, "", f"{r.score:g}"] for r in found)])
-        return _waiting(found) + ["Canvas wants its own IDs: export its gradebook and give it as --roster."]
-    header, lines = _read(roster, CANVAS_KEYS)
-    column = _column(header, assignment)
-    for line in lines:
-        line += [""] * (len(header) - len(line))
-        if POINTS_POSSIBLE in line[0]:
-            line[column] = line[column] or f"{points:g}"
-    notes = _fill(header, lines, column, found, CANVAS_KEYS)
-    kept = [index for index, name in enumerate(header) if name in CANVAS or index == column]
-    _write(out, [[line[index] for index in kept] for line in (header, *lines)])
-    return _waiting(found) + notes
+def _fill(
+    roster: Roster, assignment: Assignment, graded: list[Row], out: Path, column: str | None, maximum: str
+) -> list[str]:
+    """Put each student's points into their line of a platform's table, and write it; what a teacher should know.
 
-
-def _moodle(course: Course, assignment: str, roster: Path | None, out: Path) -> list[str]:
-    found = rows(course, assignment)
-    if roster is None:
-        _write(out, [["Username", assignment], *([row.student, f"{row.score:g}"] for row in found)])
-        return _waiting(found)
-    header, lines = _read(roster, MOODLE_KEYS)
-    column = header.index("Grade") if "Grade" in header else _column(header, assignment)
-    for line in lines:
-        line += [""] * (len(header) - len(line))
-    notes = _fill(header, lines, column, found, MOODLE_KEYS)
-    _write(out, [header, *lines])
-    return _waiting(found) + notes
-
-
-def _nbgrader(course: Course, assignment: str, roster: Path | None, out: Path) -> list[str]:
-    found = rows(course, assignment)
-    plugin = CsvExportPlugin(parent=course.api, to=str(out), assignment=[assignment])
-    with course.open() as gradebook:
-        plugin.export(gradebook)
-    return _waiting(found)
-
-
-def _gradescope(course: Course, assignment: str, roster: Path | None, out: Path) -> list[str]:
-    gradescope.pack(assignments.load(assignment, course.root), course.root, out)
-    return ["Upload it as the assignment's autograder; base image Ubuntu 24.04 or newer."]
-
-
-def _waiting(found: Iterable[Row]) -> list[str]:
-    waiting = [row.student for row in found if row.waiting]
-    return [f"{len(waiting)} with answers that a person still has to read: {', '.join(waiting[:5])}"] if waiting else []
-
-
-def _read(roster: Path, keys: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
-    """A platform's table: its header and its lines."""
-    try:
-        with open(roster, encoding="utf-8-sig", newline="") as file:
-            table = [line for line in csv.reader(file) if line]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CourseError(f"{roster} can't be read as a table: {error}") from None
-    if not table or not set(keys) & set(table[0]):
-        raise CourseError(f"{roster} has none of the columns {', '.join(keys)}: is it what the platform exported?")
-    return table[0], table[1:]
-
-
-def _column(header: list[str], assignment: str) -> int:
-    """The assignment's column, which Canvas calls "NAME (id)"; a new one where there is none."""
-    for index, name in enumerate(header):
-        if name == assignment or name.startswith(f"{assignment} ("):
-            return index
-    header.append(assignment)
-    return len(header) - 1
-
-
-def _fill(header: list[str], lines: list[list[str]], column: int, found: list[Row], keys: tuple[str, ...]) -> list[str]:
-    """Put each student's points into the line that names the student; who is in no line is reported."""
-    places = [header.index(key) for key in keys if key in header]
-    by_name = {line[place].strip().casefold(): line for place in reversed(places) for line in lines if line[place]}
-    missing = []
-    for row in found:
-        line = next(filter(None, (by_name.get(name.casefold()) for name in names_in_rosters(row.student))), None)
-        if line is None:
-            missing.append(row.student)
-        else:
-            line[column] = f"{row.score:g}"
-    return [f"{len(missing)} graded but not in the roster: {', '.join(missing[:10])}"] if missing else []
-
-
-def _write(out: Path, table: list[list[str]]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(table)
+    Raises:
+        CourseError: there is no such column, or its maximum can't be used.
+    """
+    place, maxima = roster.graded() if roster.platform == "moodle" and column is None else (None, None)
+    width = len(roster.header)
+    if place is None:
+        place = roster.column(assignment.name, column)
+    places, notes = roster.places(graded)
+    if place == width:
+        notes.append(f"The table had no column {assignment.name}: a new one was added.")
+    possible = [line for line in roster.lines if roster.platform == "canvas" and POINTS_POSSIBLE in line[0]]
+    for line in possible:
+        line[place] = line[place] or f"{assignment.points:g}"
+    others = set()
+    comma = any(re.fullmatch(r"\s*\d+,\d+\s*", line[i]) for line in roster.lines for i in {place, maxima} - {None})
+    for row in graded:
+        if row.student not in places:
+            continue
+        line = roster.lines[places[row.student]]
+        text = line[maxima] if maxima is not None else possible[0][place] if possible else ""
+        most = number(text) if text.strip() else assignment.points
+        if not most or most <= 0 or (most != assignment.points and maximum == "refuse"):
+            raise CourseError(
+                f"The platform's maximum is {text!r}, the assignment's {assignment.points:g}: change it there, or "
+                "let the points be scaled (--maximum scale) if it is a number."
+            )
+        others |= {most} - {assignment.points}
+        score = f"{row.score * most / assignment.points:g}"
+        line[place] = score.replace(".", ",") if comma else score
+    if others:
+        notes.append(
+            f"Points were scaled from {assignment.points:g} to {', '.join(f'{most:g}' for most in sorted(others))}."
+        )
+    kept = [index for index, name in enumerate(roster.header) if name in CANVAS or index == place]
+    roster.write(out, kept if roster.platform == "canvas" else None)
+    return notes

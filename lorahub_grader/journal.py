@@ -20,7 +20,8 @@ class Outcome:
 
     `reason` is empty when everything was graded; else why points are missing: "time", "memory", "processes", "died",
     "unreadable", "protocol: …". `notes` say what the repair did, `outputs` are the cells' by their index, `key` says
-    what was graded, `recorded` whether the gradebook has it.
+    what was graded, `recorded` whether the gradebook has it. `name` is the student's as it was handed in,
+    `platform` whose number it begins with: "canvas", "moodle", "" nobody's, None unknown.
     """
 
     assignment: str
@@ -37,6 +38,8 @@ class Outcome:
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
     recorded: bool = False
+    name: str = ""
+    platform: str | None = None
 
     @property
     def earned(self) -> float:

@@ -1,4 +1,4 @@
-"""How Canvas and Moodle name what a teacher downloads, and how a student's name leads back to the platform's line.
+"""How Canvas and Moodle name what a teacher downloads.
 
 Both put a number of theirs into each name. It stays in the student's name here and tells students apart, so that points
 can be given back without a table of names: Canvas's `lovelaceada_LATE_4711_90210_01_lora_layer-1.ipynb` becomes
@@ -8,12 +8,12 @@ can be given back without a table of names: Canvas's `lovelaceada_LATE_4711_9021
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 CANVAS = re.compile(r"(?P<name>[^_]+)(?:_LATE)?_(?P<id>\d+)_\d+_.+\.ipynb")
 MOODLE = re.compile(r"(?P<name>.+)_(?P<id>\d+)_assignsubmission_file_?")
 UNFIT = re.compile(r"[^\w.@ +-]")  # for a file's name
-NUMBERED = re.compile(r"(?P<id>\d+)-.+")
+NUMBERED = re.compile(r"(?P<number>\d+)-.+")
 
 
 def canvas_students(names: Sequence[str]) -> list[str] | None:
@@ -30,12 +30,3 @@ def _students(found: Sequence[re.Match | None]) -> list[str] | None:
     if not found or not all(found):
         return None
     return [f"{match['id']}-{UNFIT.sub('', match['name'])[:80].strip()}" for match in found]
-
-
-def names_in_rosters(student: str) -> Iterator[str]:
-    """What a platform's table may call a student, the likeliest first."""
-    yield student
-    yield student.partition("@")[0]
-    if match := NUMBERED.fullmatch(student):
-        yield match["id"]  # Canvas
-        yield f"Participant {match['id']}"  # Moodle

@@ -77,16 +77,19 @@ def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) 
     return best[0] if most and len(best) == 1 else None
 
 
-def _parse(content: bytes) -> dict:
+def text_of(content: bytes) -> str:
+    """A file as text: UTF-16 or UTF-8 as its first bytes say, else Windows-1252."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = content.decode("utf-16", "replace")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("cp1252", "replace")
+        return content.decode("utf-16", "replace")
     try:
-        notebook = json.loads(text)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _parse(content: bytes) -> dict:
+    try:
+        notebook = json.loads(text_of(content))
     except (ValueError, RecursionError):
         raise UnreadableError("it is not a notebook: its JSON is broken") from None
     if type(notebook) is not dict or not (type(notebook.get("cells")) is list or notebook.get("worksheets")):
