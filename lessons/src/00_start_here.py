@@ -33,7 +33,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from lorahub_edu.cli import doctor
 from lorahub_edu.models import pretrained
-from lorahub_edu.show import lessons, progress_overview
+from lorahub_edu.show import lessons
 from lorahub_edu.show.notebook import PROFILES, Table, check, figures, get_profile, open_lesson, panels
 
 profile = get_profile()
@@ -178,7 +178,7 @@ check("00.1", lambda alpha, rank: alpha)
 #   shows the same; set `LORAHUB_EDU_PROGRESS=off` if you want nothing kept.
 
 # %%
-of_lessons, of_assignments = progress_overview.tables()
+of_lessons, of_assignments = lessons.progress_tables()
 of_lessons
 
 # %%

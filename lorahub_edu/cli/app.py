@@ -120,9 +120,9 @@ def run(
 @app.command()
 def progress() -> None:
     """Show lessons run, checks passed and points. They stay in a file on this machine."""
-    from lorahub_edu.show import progress_overview
+    from lorahub_edu.show import lessons
 
-    for table in progress_overview.tables():
+    for table in lessons.progress_tables():
         console.print(f"{table}\n", markup=False)
 
 

@@ -1,19 +1,44 @@
-"""Tables of a lesson: what its source claims, what this course measured, what this run measured, the verdict."""
+"""Claims of the sources, and a lesson's tables: the claim, what this course measured, what this run measured."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from importlib import resources
 from typing import Any
 
 from lorahub_edu import results
-from lorahub_edu.errors import CourseError
+from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.models.profiles import Profile, get_profile
 from lorahub_edu.results import Finding, Table
 from lorahub_edu.show import progress
-from lorahub_edu.show.claims import CLAIMS, get_claim
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim by its id (R: LoRA on LLaMA; H: LoRAHub; I: intruders; X: beyond), its statement, the source's figure."""
+
+    id: str
+    statement: str
+    source_figure: str = ""
+
+
+_DECLARED = json.loads((resources.files("lorahub_edu.data") / "claims.json").read_text(encoding="utf-8"))
+CLAIMS = {id: Claim(id, *texts) for id, texts in _DECLARED.items()}
+
+
+def get_claim(claim: str) -> Claim:
+    """The claim of that id.
+
+    Raises:
+        CourseError: there is none.
+    """
+    if claim not in CLAIMS:
+        raise CourseError(f"There is no claim {claim!r}. {near_matches(claim, CLAIMS)}")
+    return CLAIMS[claim]
 
 
 def verdict(shown: bool, refuted: bool = False) -> str:
@@ -90,55 +115,37 @@ def findings_table(group: str, mine: Sequence[Finding]) -> Table:
     which it is.
     """
     progress.lesson_run(group.rpartition("_")[2])
-    try:
-        committed = {finding.name: finding for finding in results.read(group, results.committed_folder())}
-    except CourseError:
-        committed = {}
-    rows = []
+    committed = {finding.name: finding for finding in _committed(group)}
     of_claim = Counter(finding.claim for finding in mine)
+    rows = []
     for finding in mine:
-        claim = get_claim(finding.claim)
-        what = finding.name.partition(".")[2] if of_claim[finding.claim] > 1 else ""  # which of the claim's findings
-        course = committed.get(finding.name)
+        claim, course = get_claim(finding.claim), committed.get(finding.name)
+        statement, measured = f"{claim.id}. {claim.statement}", "not yet measured"
+        if of_claim[claim.id] > 1:
+            which = re.sub(r"\.(?!\d)", ", ", finding.name.partition(".")[2]).replace("_", " ")
+            statement += f" [{which}]" if which else ""
+        if course:
+            measured = f"{course} [{', '.join(filter(None, (course.model, course.device)))}]"
         verdict = f"**{finding.verdict}**" + (f": {finding.note}" if finding.note else "")
-        rows.append(
-            (
-                f"{claim.id}. {claim.statement}" + (f" [{_in_words(what)}]" if what else ""),
-                claim.source_figure or "none given",
-                f"{course} [{', '.join(filter(None, (course.model, course.device)))}]"
-                if course
-                else "not yet measured",
-                str(finding),
-                verdict,
-            )
-        )
-    header = ("claim", "the source", "this course", "this run", "verdict of this run")
-    return Table(header, tuple(rows))
-
-
-def _in_words(name: str) -> str:
-    return re.sub(r"\.(?!\d)", ", ", name).replace("_", " ")
+        rows.append((statement, claim.source_figure or "none given", measured, str(finding), verdict))
+    return Table(("claim", "the source", "this course", "this run", "verdict of this run"), tuple(rows))
 
 
 def costs_table(lesson: str) -> Table:
     """Minutes and memory of a lesson ("01_lora_from_scratch") by profile, from the committed runs."""
+    costs = {finding.name: finding for finding in _committed("lessons")}
+    rows = []
+    for profile in sorted({finding.profile for finding in costs.values()}):
+        minutes, memory = (costs.get(f"{lesson}.{profile}.{quantity}") for quantity in ("minutes", "memory"))
+        if minutes and memory:
+            row = (profile, minutes.model, f"{minutes.value:.1f} min", f"{memory.value:.1f} GB", minutes.device)
+            rows.append(row)
+    return Table(("profile", "model", "time", "peak memory", "measured on"), tuple(rows))
+
+
+def _committed(group: str) -> list[Finding]:
+    """The committed findings of a group; none where it was not measured yet."""
     try:
-        measured = results.read("lessons", results.committed_folder())
+        return results.read(group, results.committed_folder())
     except CourseError:
-        measured = []
-    by_profile: dict[str, dict[str, Finding]] = {}
-    for finding in measured:
-        stem, _, quantity = finding.name.rpartition(".")
-        if stem == f"{lesson}.{finding.profile}":
-            by_profile.setdefault(finding.profile, {})[quantity] = finding
-    rows = tuple(
-        (
-            profile,
-            found["minutes"].model,
-            f"{found['minutes'].value:.1f} min",
-            f"{found['memory'].value:.1f} GB",
-            found["minutes"].device,
-        )
-        for profile, found in sorted(by_profile.items())
-    )
-    return Table(("profile", "model", "time", "peak memory", "measured on"), rows)
+        return []

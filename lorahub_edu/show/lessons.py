@@ -1,7 +1,8 @@
-"""Lessons as files: find them, build the notebooks from their sources, run them headless and measure what they take."""
+"""Lessons as files: find them, build their notebooks, run them headless; and what a learner has done of them."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -23,13 +24,15 @@ from traitlets.config import Config
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.models import profiles
-from lorahub_edu.results import Finding
+from lorahub_edu.results import Finding, Table
 from lorahub_edu.show import progress
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = ROOT / "lessons"
 SOURCES = LESSONS / "src"
 CELL_SECONDS = 600
+CHECK = re.compile(r'\bcheck\(\s*"(\d\d\.\d+)"')
+NONE = "–"
 
 
 def names() -> list[str]:
@@ -156,7 +159,8 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
                 watcher.join()
             client.set_widgets_metadata()
     except CellExecutionError as error:
-        raise CourseError(f"Lesson {name} failed with profile {chosen}:\n{_plain(str(error))}") from error
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without a terminal's colours
+        raise CourseError(f"Lesson {name} failed with profile {chosen}:\n{plain}") from error
     except (CellTimeoutError, DeadKernelError) as error:
         raise CourseError(
             f"Lesson {name} stopped with profile {chosen}: {type(error).__name__}. A cell may take {CELL_SECONDS} s; a "
@@ -167,11 +171,6 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
     if results_folder is None:
         progress.lesson_run(name[:2])
     return Run(name, chosen, seconds, peak, notebook)
-
-
-def _plain(text: str) -> str:
-    """Text without terminal colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _strip_volatile(notebook: NotebookNode) -> None:
@@ -201,4 +200,37 @@ def record_costs(run: Run, model: str, folder: Path) -> None:
         ],
         "lessons",
         folder,
+    )
+
+
+def progress_tables(root: Path = ROOT) -> tuple[Table, Table]:
+    """Two tables of what the learner did, of all there is to do.
+
+    Lessons: when each was last run to its end, and how many of its checks were passed. Assignments: the same for their
+    checks, and the points of the last grading on this machine.
+
+    Raises:
+        CourseError: the lessons are not beside the package.
+    """
+    done = progress.read()
+
+    def passed(source: str) -> str:
+        ids = set(CHECK.findall(source))
+        return f"{len(ids & set(done.checks))} of {len(ids)}" if ids else NONE
+
+    of_lessons = []
+    for name in names():
+        source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
+        of_lessons.append((name, done.lessons.get(name[:2], NONE), passed(source)))
+    of_assignments = []
+    for path in sorted((root / "exercises").glob("*/*.ipynb")):
+        if path.stem == path.parent.name:  # the learner's notebook
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+            points = "{:g} of {:g}".format(*done.points[path.stem]) if path.stem in done.points else NONE
+            of_assignments.append((path.stem, passed(code), points))
+    where = f"Kept in {progress.path()} on this machine only." if progress.kept() else "Nothing is kept here."
+    return (
+        Table(("lesson", "last run to its end", "checks passed"), tuple(of_lessons)),
+        Table(("assignment", "checks passed", "points when last graded here"), tuple(of_assignments), where),
     )

@@ -7,15 +7,14 @@ read or written never stands in a lesson's way.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
@@ -27,8 +26,7 @@ FILE, DAMAGED = "progress.json", "progress.damaged.json"
 LOCK_SECONDS = 2.0
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(BaseModel):
     """What was done.
 
     Attributes:
@@ -37,9 +35,13 @@ class Progress:
         points: points earned and points there are in an assignment's tests, by its name.
     """
 
-    lessons: Mapping[str, str] = field(default_factory=dict)
-    checks: Mapping[str, str] = field(default_factory=dict)
-    points: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    model_config = ConfigDict(frozen=True)
+    lessons: dict[str, str]
+    checks: dict[str, str]
+    points: dict[str, tuple[float, float]]
+
+
+NOTHING = Progress(lessons={}, checks={}, points={})
 
 
 def path() -> Path:
@@ -54,23 +56,21 @@ def kept() -> bool:
 
 def read() -> Progress:
     """What was done so far; nothing where none is kept, or where the file can't be read."""
-    if not kept():
-        return Progress()
     try:
-        return _parsed(path().read_text(encoding="utf-8"))
+        return _stored() if kept() else NOTHING
     except (OSError, ValueError):
-        return Progress()
+        return NOTHING
 
 
 def lesson_run(number: str) -> None:
     """Note that a lesson, by its two digits ("01"), was run to its end today."""
-    _change(lambda done: asdict(done) | {"lessons": {**done.lessons, number: _today()}})
+    _note("lessons", {number: date.today().isoformat()})
 
 
 def check_passed(id: str) -> None:
     """Note that a check, for example "01.2", was passed; the first day stays."""
     if id not in read().checks:
-        _change(lambda done: asdict(done) | {"checks": {**done.checks, id: _today()}})
+        _note("checks", {id: date.today().isoformat()})
 
 
 def graded(outcomes: Sequence[Any]) -> None:
@@ -80,42 +80,33 @@ def graded(outcomes: Sequence[Any]) -> None:
     """
     if len({outcome.student for outcome in outcomes}) == 1:
         points = {o.assignment: (o.earned, sum(test.points for test in o.tests)) for o in outcomes}
-        _change(lambda done: asdict(done) | {"points": {**done.points, **points}})
+        _note("points", points)
 
 
-def _today() -> str:
-    return date.today().isoformat()
-
-
-def _change(change: Callable[[Progress], dict]) -> None:
-    """Read, change and write the file while no other process does so; what goes wrong here is not worth a message."""
+def _note(part: str, entries: dict[str, Any]) -> None:
+    """Add entries to a part of the file while no other process does so; what goes wrong is not worth a message."""
     if not kept():
         return
     with contextlib.suppress(OSError, CourseError, Timeout):
         path().parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path().with_suffix(".lock"), timeout=LOCK_SECONDS):
             try:
-                done = _parsed(path().read_text(encoding="utf-8"))
-            except FileNotFoundError:
-                done = Progress()
+                done = _stored()
             except ValueError:  # kept aside, so that nothing is lost that a person could still read
                 os.replace(path(), path().with_name(DAMAGED))
-                done = Progress()
-            results.write_json(path(), change(done))
+                done = NOTHING
+            content = done.model_dump(mode="json")
+            content[part] |= entries
+            results.write_json(path(), content)
 
 
-def _parsed(text: str) -> Progress:
-    """The progress that a file's text holds.
+def _stored() -> Progress:
+    """The progress in the file; nothing where there is none.
 
     Raises:
-        ValueError: it is not in the form that is written here.
+        OSError, ValueError: the file can't be read, or holds something else.
     """
-    content = json.loads(text)
     try:
-        lessons, checks, points = content["lessons"], content["checks"], content["points"]
-        for days in (lessons, checks):
-            if not all(isinstance(part, str) for pair in days.items() for part in pair):
-                raise ValueError("days by name are expected")
-        return Progress(lessons, checks, {name: (float(a), float(b)) for name, (a, b) in points.items()})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a file of progress: {error!r}") from None
+        return Progress.model_validate_json(path().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return NOTHING

@@ -10,7 +10,7 @@ import pytest
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
 from lorahub_edu.results import Finding
-from lorahub_edu.show import claims, findings
+from lorahub_edu.show import findings
 
 
 def test_value_is_the_median_and_spread_the_range() -> None:
@@ -122,6 +122,6 @@ def test_costs_by_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_claims_by_id() -> None:
-    assert claims.get_claim("R5").source_figure == "50,000 → 3,000 at r = 5"
+    assert findings.get_claim("R5").source_figure == "50,000 → 3,000 at r = 5"
     with pytest.raises(CourseError, match="no claim 'R55'. Did you mean 'R5'"):
-        claims.get_claim("R55")
+        findings.get_claim("R55")

@@ -14,7 +14,7 @@ from lorahub_edu.data import alpaca
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
 from lorahub_edu.models import profiles
-from lorahub_edu.show import claims, lessons
+from lorahub_edu.show import findings, lessons
 
 NAMES = lessons.names()
 HUNG = 600  # seconds: a lesson takes a few in the tiny profile; only one that hangs takes so long
@@ -146,7 +146,7 @@ def test_runs_whole_in_the_tiny_profile(tiny_run: tuple[lessons.Run, Path]) -> N
     assert written <= {"spectra"}, "computed here, nothing fetched"
     if done.lesson[:2] != "00":
         found = results.read(f"lesson_{done.lesson[:2]}", folder / "results")
-        assert found and all(not finding.claim or claims.get_claim(finding.claim) for finding in found)
+        assert found and all(not finding.claim or findings.get_claim(finding.claim) for finding in found)
 
 
 def test_every_picture_of_a_run_has_a_text(tiny_run: tuple[lessons.Run, Path]) -> None:

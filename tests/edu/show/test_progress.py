@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lorahub_edu.files import assets
-from lorahub_edu.show import findings, progress, progress_overview
+from lorahub_edu.show import findings, lessons, progress
 from lorahub_edu.show.check import check
 
 PASS = "import sys; from lorahub_edu.show import progress; [progress.check_passed(id) for id in sys.argv[1:]]"
@@ -45,7 +45,7 @@ def right(alpha: float, rank: int) -> float:
 
 def test_a_passed_check_is_noted_and_a_failed_one_is_not(home: Path) -> None:
     check("00.1", lambda alpha, rank: alpha)
-    assert progress.read() == progress.Progress() and not home.exists()
+    assert progress.read() == progress.NOTHING and not home.exists()
     check("00.1", right)
     assert set(progress.read().checks) == {"00.1"}
     check("00.1", lambda alpha, rank: alpha)
@@ -73,7 +73,7 @@ def test_switched_off_nothing_is_kept_or_shown(home: Path, monkeypatch: pytest.M
     progress.check_passed("01.1")
     monkeypatch.setenv(progress.VARIABLE, "OFF")
     progress.check_passed("01.2")
-    assert progress.read() == progress.Progress()
+    assert progress.read() == progress.NOTHING
     monkeypatch.delenv(progress.VARIABLE)
     assert set(progress.read().checks) == {"01.1"}
 
@@ -84,7 +84,7 @@ def test_switched_off_nothing_is_kept_or_shown(home: Path, monkeypatch: pytest.M
 def test_a_damaged_file_is_put_aside(text: str, home: Path) -> None:
     home.mkdir()
     progress.path().write_text(text, encoding="latin-1")
-    assert progress.read() == progress.Progress()
+    assert progress.read() == progress.NOTHING
     progress.check_passed("01.1")
     assert set(progress.read().checks) == {"01.1"}
     assert (home / progress.DAMAGED).read_text(encoding="latin-1") == text
@@ -93,7 +93,7 @@ def test_a_damaged_file_is_put_aside(text: str, home: Path) -> None:
 def test_a_place_that_cant_be_written_is_no_error(home: Path) -> None:
     home.write_text("a file where the folder should be")
     progress.check_passed("01.1")
-    assert check("00.1", right).passed and progress.read() == progress.Progress()
+    assert check("00.1", right).passed and progress.read() == progress.NOTHING
 
 
 def test_processes_that_write_at_once_lose_nothing(home: Path) -> None:
@@ -109,8 +109,8 @@ def test_the_overview_counts_what_there_is_and_what_was_done(home: Path) -> None
     progress.check_passed("08.4")
     progress.lesson_run("01")
     progress.graded([Graded("ada", "08_intruder_dimensions", 4.0)])
-    lessons, assignments = progress_overview.tables()
-    rows = {row[0]: row[1:] for row in lessons.rows}
+    of_lessons, assignments = lessons.progress_tables()
+    rows = {row[0]: row[1:] for row in of_lessons.rows}
     assert rows["00_start_here"] == ("–", "1 of 1") and rows["01_lora_from_scratch"][0] == progress.read().lessons["01"]
     work = {row[0]: row[1:] for row in assignments.rows}
     assert work["08_intruder_dimensions"] == ("1 of 6", "4 of 5") and work["09_forgetting"][1] == "–"
