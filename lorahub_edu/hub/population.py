@@ -151,25 +151,21 @@ class Population:
         for site, (A, B) in self.modules.split(W @ self._flat).items():  # (P, N) @ (N, total) -> (P, total)
             self.candidates.pairs[site] = (A.to(dtype), (B * self.layers[site].scaling).to(dtype))
 
-    def score(self, weights: np.ndarray | Tensor | None, rows: Sequence[PromptedRow] | list[ScoringBatch]) -> Scores:
-        """Loss and exact match of every candidate on every row.
+    @torch.no_grad()
+    def score(self, weights: np.ndarray | Tensor, rows: Sequence[PromptedRow] | list[ScoringBatch]) -> Scores:
+        """Loss and exact match of every candidate, (P, N), on every row.
 
-        Candidates whose loss is not finite have a loss of NaN and count as wrong.
-
-        Args:
-            weights: (P, N), or None for the base model alone (P = 1).
-            rows: encoded rows, or the scoring batches of them (`fewshot.batches`).
+        Candidates whose loss is not finite have a loss of NaN and count as wrong. `rows` are encoded rows, or the
+        scoring batches of them (`fewshot.batches`).
         """
         batches = scoring_batches(self.model, rows)
         chunk = max(1, self.max_tokens // max(batch.num_tokens for batch in batches))
-        count = 1 if weights is None else len(weights)
         parts = []
-        with torch.no_grad():
-            for start in range(0, count, chunk):
-                part = None if weights is None else weights[start : start + chunk]
-                self.use(part)
-                parts.append([judge(self.model, batch, 1 if part is None else len(part)) for batch in batches])
-            self.use(None)
+        for start in range(0, len(weights), chunk):
+            part = weights[start : start + chunk]
+            self.use(part)
+            parts.append([judge(self.model, batch, len(part)) for batch in batches])
+        self.use(None)
         return gather(parts, batches)
 
     def losses_and_strict(self, weights: np.ndarray, batches: list[ScoringBatch]) -> dict[str, list[float]]:

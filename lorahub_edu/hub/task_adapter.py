@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.data.fewshot import find_task, rows_for, split
@@ -94,40 +96,30 @@ def adapt_to(
     dtype = torch.float32 if config.optimizer == "gradient" else torch.bfloat16
     model, tokenizer = pretrained.load(profile, dtype=dtype)
     rows = rows_for(model, tokenizer, target.instructions[0], examples)
-    _check_base(files, pretrained.name_of(model))
-    adapted = adapt(
-        model,
-        files,
-        rows,
-        config,
-        final_model=lambda: pretrained.load(profile, dtype=torch.float32)[0],
-        folder=out,
-        progress=progress,
-    )
-    module = adapted.module
-    if rank is not None and rank < _rank(module):
+    _check_base(files, model)
+    exact_model = cache(lambda: pretrained.load(profile, dtype=torch.float32)[0])  # loaded after the search
+    adapted = adapt(model, files, rows, config, final_model=exact_model, folder=out, progress=progress)
+    module, model = adapted.module, exact_model()
+    exact_rank = max(config.rank for config in module.configs.values())
+    if rank is not None and rank < exact_rank:
         module = compose.refactor(module, rank)
-    judge = pretrained.load(profile, dtype=torch.float32)[0]
     before = after = None
     if tested:
-        rows = rows_for(judge, tokenizer, target.instructions[0], tested)
-        batches = fewshot.batches(judge.config, sorted(rows, key=lambda row: row.tokens))
-        before = score(judge, batches)
-    adapter_files.put_adapter(judge, module)
+        rows = rows_for(model, tokenizer, target.instructions[0], tested)
+        batches = fewshot.batches(model.config, sorted(rows, key=lambda row: row.tokens))
+        before = score(model, batches)
+    adapter_files.put_adapter(model, module)
     if tested:
-        after = score(judge, batches)
+        after = score(model, batches)
     adapter_files.save_adapter(
-        judge, Path(out) / ADAPTER_FOLDER, base_model=module.base_model, base_model_sha256=module.base_model_sha256
+        model, Path(out) / ADAPTER_FOLDER, base_model=module.base_model, base_model_sha256=module.base_model_sha256
     )
-    return TaskAdapter(adapted, Path(out), _rank(module), len(examples), before, after)
+    return TaskAdapter(adapted, Path(out), min(rank or exact_rank, exact_rank), len(examples), before, after)
 
 
-def _rank(module: adapter_files.AdapterFile) -> int:
-    return max(config.rank for config in module.configs.values())
-
-
-def _check_base(files: Sequence[adapter_files.AdapterFile], name: str | None) -> None:
+def _check_base(files: Sequence[adapter_files.AdapterFile], model: PreTrainedModel) -> None:
     """A module of another base is named before any time is spent."""
+    name = pretrained.name_of(model)
     expected = pretrained.base_sha256(name) if name else None
     for file in files:
         if expected and file.base_model_sha256 and file.base_model_sha256 != expected:

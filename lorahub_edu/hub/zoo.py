@@ -100,22 +100,20 @@ def load(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPP
     Raises:
         CourseError: a module is not found, is cut short, or is not LoRA in PEFT's layout.
     """
-    files: list[AdapterFile] = []
+    folders: list[Path] = []
     for source in names(folder) if sources is None else sources:
         path = Path(source)
-        if (Path(folder) / source / adapter_files.CONFIG_FILE).is_file():
-            files.append(read_adapter(Path(folder) / source))
-        elif path.is_dir() and not (path / adapter_files.CONFIG_FILE).is_file() and names(path):
-            files += [read_adapter(path / name) for name in names(path)]
-        elif path.is_dir():
-            files.append(read_adapter(path))
-        elif is_on_hub(source, folder):
-            files.append(read_adapter(from_hub(str(source))))
+        if is_on_hub(source, folder):
+            folders.append(from_hub(str(source)))
+        elif (Path(folder) / source / adapter_files.CONFIG_FILE).is_file() or not path.is_dir():
+            folders.append(_module_folder(str(source), Path(folder)))
+        elif (path / adapter_files.CONFIG_FILE).is_file():
+            folders.append(path)
         else:
-            _module_folder(str(source), Path(folder))
-    if not files:
+            folders += [path / name for name in names(path)] or [path]
+    if not folders:
         raise CourseError(f"There is no module in {folder}: train some with lorahub-edu zoo train.")
-    return files
+    return [read_adapter(path) for path in folders]
 
 
 def is_on_hub(source: str | Path, folder: str | Path = SHIPPED) -> bool:
@@ -134,7 +132,7 @@ def _hub_folder(repo: str) -> Path:
     return own_zoo() / "hub" / repo.replace("/", "--")
 
 
-def from_hub(repo: str, *, offline: bool = False) -> Path:
+def from_hub(repo: str) -> Path:
     """A module that is published on the hub, in a local folder.
 
     Old modules (LoRAHub's own among them) are published as a pickled adapter_model.bin. Such a file is read once with
@@ -152,15 +150,13 @@ def from_hub(repo: str, *, offline: bool = False) -> Path:
     if is_fetched(repo):
         return target
     try:
-        snapshot = Path(
-            snapshot_download(repo, allow_patterns=["adapter_config.json", "adapter_model.*"], local_files_only=offline)
-        )
+        snapshot = Path(snapshot_download(repo, allow_patterns=["adapter_config.json", "adapter_model.*"]))
         settings = (snapshot / adapter_files.CONFIG_FILE).read_text(encoding="utf-8")
         if (snapshot / adapter_files.WEIGHTS_FILE).is_file():
             tensors = load_file(snapshot / adapter_files.WEIGHTS_FILE)
         else:
             tensors = torch.load(snapshot / "adapter_model.bin", map_location="cpu", weights_only=True)
-            if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+            if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
                 raise ValueError("adapter_model.bin holds something else than named tensors")
     except Exception as error:  # the hub's library raises many kinds
         raise CourseError(

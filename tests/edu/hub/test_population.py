@@ -129,16 +129,6 @@ def test_at_most_so_many_positions_a_forward(model, stacked, monkeypatch: pytest
     assert len(seen) > 1 and max(seen) <= 130
 
 
-@pytest.mark.parametrize("composition", COMPOSITIONS)
-def test_no_weights_is_the_base_model(model, stacked, composition: str) -> None:
-    rows = hub_modules.rows()
-    expected = scoring.score(model, rows)
-    with Population(model, stacked, composition) as population:
-        population.score(W, rows)
-        found = population.score(None, rows)
-    assert np.array_equal(found.losses, expected.losses) and found.losses.shape == (1,)
-
-
 def test_bfloat16_stays_close_to_float32(model, stacked) -> None:
     rows = hub_modules.rows()
     with Population(model, stacked) as population:

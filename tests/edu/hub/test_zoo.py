@@ -101,12 +101,12 @@ def test_what_is_not_there(folders: list[Path], tmp_path: Path) -> None:
 # The hub.
 
 
-def publish(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[tuple[str, bool]]:
+def publish(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
     """The hub's library gives this folder, whatever is asked for; what is asked is written down."""
     asked = []
 
-    def snapshot(repo, allow_patterns, local_files_only):
-        asked.append((repo, local_files_only))
+    def snapshot(repo, allow_patterns):
+        asked.append(repo)
         assert all(any(Path(file.name).match(p) for p in allow_patterns) for file in folder.iterdir())
         return str(folder)
 
@@ -139,7 +139,7 @@ def test_a_published_module_is_kept_as_safetensors(folders, tmp_path: Path, monk
     assert kept.keys() == original.keys() and all(torch.equal(kept[key], original[key]) for key in kept)
     assert {path.name for path in file.path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     zoo.load(["someone/some_module"])
-    assert asked == [("someone/some_module", False)]  # the second time it lies here
+    assert asked == ["someone/some_module"]  # the second time it lies here
 
 
 class Harm:
@@ -170,12 +170,11 @@ def test_a_pickle_of_anything_else_is_refused_and_nothing_runs(folders, tmp_path
         assert mark.exists()  # it would have run elsewhere
 
 
-def test_offline_and_unreachable_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_published_folder_without_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "published").mkdir()
-    asked = publish(monkeypatch, tmp_path / "published")
+    publish(monkeypatch, tmp_path / "published")
     with pytest.raises(CourseError, match="Can't get the module 'a/b' from the hub: FileNotFoundError.*give a folder"):
-        zoo.from_hub("a/b", offline=True)
-    assert asked == [("a/b", True)]
+        zoo.load(["a/b"])
 
 
 # Training.
