@@ -17,8 +17,7 @@ from lorahub_edu import evaluation, scoring
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.methods import files
-from lorahub_edu.methods.attach import Attached, attach, detach
-from lorahub_edu.methods.budget import count_trainable
+from lorahub_edu.methods.attach import Attached, attach, count_trainable, detach
 from lorahub_edu.methods.kinds import get_method, parts_of
 from lorahub_edu.models import pretrained
 from lorahub_edu.training.descent import autocast

@@ -36,8 +36,8 @@ from IPython.display import display
 
 from lorahub_edu.data.batching import make_batches
 from lorahub_edu.errors import CourseError
-from lorahub_edu.methods import overview
 from lorahub_edu.methods.attach import attach, attached, detach
+from lorahub_edu.methods.overview import methods_table
 from lorahub_edu.models import pretrained
 from lorahub_edu.show.notebook import (
     Row,
@@ -65,7 +65,7 @@ open_lesson("04_rivals")
 
 # %%
 profile = get_profile()
-overview.overview(profile.name)
+methods_table(profile.name)
 
 # %% [markdown]
 # **Predict.** BitFit trains biases. A LLaMA has none. What can `attach(model, "bitfit")` do, and what must the model

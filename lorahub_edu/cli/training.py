@@ -110,6 +110,6 @@ def plan(
 @methods_app.command("list")
 def methods_list(profile: ProfileOption = None) -> None:
     """Every method: what it trains, how many parameters of the profile's model, whose code it is."""
-    from lorahub_edu.methods import overview
+    from lorahub_edu.methods.overview import methods_table
 
-    console.print(str(overview.overview(profile)))
+    console.print(str(methods_table(profile)))

@@ -18,7 +18,7 @@ from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files.save import replacing
 from lorahub_edu.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from lorahub_edu.methods import bottleneck
-from lorahub_edu.methods.attached import Attached, attach_parts, detach
+from lorahub_edu.methods.attach import Attached, attach_parts, detach
 from lorahub_edu.methods.kinds import BOTTLENECK, WHOLE, get_method, parts_of
 from lorahub_edu.models import pretrained
 
@@ -54,7 +54,7 @@ def save(attached: Attached, folder: str | Path) -> Path:
         with replacing(folder) as unfinished:
             unfinished.mkdir()
             for part in attached.parts:
-                _save_part(attached, part, _part_folder(unfinished, part, attached.parts))
+                _save_part(attached, part, unfinished if len(attached.parts) == 1 else unfinished / part)
             (unfinished / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
     except (OSError, SafetensorError) as error:
@@ -70,10 +70,6 @@ def is_saved(folder: Path) -> bool:
 def weight_bytes(folder: str | Path) -> int:
     """Bytes of a saved method's weights, without its base."""
     return sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
-
-
-def _part_folder(folder: Path, name: str, parts: Mapping[str, Mapping]) -> Path:
-    return folder if len(parts) == 1 else folder / name
 
 
 def _save_part(attached: Attached, name: str, folder: Path) -> None:
@@ -104,8 +100,9 @@ def load(model: PreTrainedModel, folder: str | Path) -> Attached:
         CourseError: the folder holds no method or a damaged one, or it belongs to another base (the model is then as
             before).
     """
-    parts = _read_parts(model, Path(folder))
-    folders = {name: _part_folder(Path(folder), name, parts) for name in parts}
+    folder = Path(folder)
+    parts = _read_parts(model, folder)
+    folders = {name: folder if len(parts) == 1 else folder / name for name in parts}
     for name, part in folders.items():
         if get_method(name).kind != WHOLE and not (part / WEIGHTS_FILE).is_file():  # PEFT would take a pickle instead
             raise CourseError(f"{part} has no {WEIGHTS_FILE}; pickles are not opened. Save the method again.")

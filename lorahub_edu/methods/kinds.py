@@ -30,7 +30,6 @@ class Method:
         size: the setting that the number of trained parameters grows with, in equal steps; "" where it is fixed.
         config: PEFT's class of configuration; None where PEFT has no such method.
         fields: of the configuration, from the model and the settings.
-        same_start: whether the untrained method leaves the model's output as it is.
         source: who proposed it.
     """
 
@@ -41,22 +40,12 @@ class Method:
     size: str = ""
     config: type[PeftConfig] | None = None
     fields: Callable[[PreTrainedModel, Mapping], dict] = lambda _model, _settings: {}
-    same_start: bool = True
     source: str = ""
 
     @property
     def made_by(self) -> str:
         """Whose code it is."""
         return "lorahub_edu" if self.kind == BOTTLENECK else "torch" if self.kind == WHOLE else "PEFT"
-
-    def peft_config(self, model: PreTrainedModel, settings: Mapping) -> PeftConfig:
-        """PEFT's configuration for a model.
-
-        Raises:
-            CourseError: the settings name target modules that the model does not have.
-        """
-        task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
-        return self.config(task_type=task, **self.fields(model, settings))
 
 
 def _lora_fields(model: PreTrainedModel, settings: Mapping) -> dict:
@@ -101,19 +90,19 @@ METHODS: dict[str, Method] = {
         # From random words of the vocabulary, which Lester et al. found better than random numbers.
         peft.PromptTuningConfig,
         lambda _, settings: {"num_virtual_tokens": settings["length"], "prompt_tuning_init": "SAMPLE_VOCAB"},
-        same_start=False, source="Lester et al. 2021, arXiv 2104.08691",
+        source="Lester et al. 2021, arXiv 2104.08691",
     ),
     "p_tuning": Method(
         "P-tuning", PROMPT, "embeddings of tokens before the prompt, and a network that makes them",
         {"length": 20, "hidden": 128}, "length", peft.PromptEncoderConfig,
         lambda _, settings: {"num_virtual_tokens": settings["length"], "encoder_hidden_size": settings["hidden"]},
-        same_start=False, source="Liu et al. 2021, arXiv 2103.10385",
+        source="Liu et al. 2021, arXiv 2103.10385",
     ),
     "prefix": Method(
         "prefix tuning", PROMPT, "keys and values of tokens before the prompt, in every layer",
-        # It starts from standard normal numbers, which `attached` multiplies by the setting "scale".
+        # It starts from standard normal numbers, which `attach` multiplies by the setting "scale".
         {"length": 20, "scale": 1.0}, "length", peft.PrefixTuningConfig,
-        lambda _, settings: {"num_virtual_tokens": settings["length"]}, same_start=False,
+        lambda _, settings: {"num_virtual_tokens": settings["length"]},
         source="Li and Liang 2021, arXiv 2101.00190",
     ),
     "llama_adapter": Method(
@@ -123,11 +112,11 @@ METHODS: dict[str, Method] = {
     ),
     "houlsby": Method(
         "adapters (Houlsby)", BOTTLENECK, "a bottleneck behind attention and one behind feed-forward, in every layer",
-        {"bottleneck": 8}, "bottleneck", same_start=False, source="Houlsby et al. 2019, arXiv 1902.00751",
+        {"bottleneck": 8}, "bottleneck", source="Houlsby et al. 2019, arXiv 1902.00751",
     ),
     "pfeiffer": Method(
         "adapters (Pfeiffer)", BOTTLENECK, "a bottleneck behind the feed-forward, in every layer",
-        {"bottleneck": 16}, "bottleneck", same_start=False, source="Pfeiffer et al. 2020, arXiv 2005.00247",
+        {"bottleneck": 16}, "bottleneck", source="Pfeiffer et al. 2020, arXiv 2005.00247",
     ),
     "lora": Method(
         "LoRA", LAYERS, "A and B beside frozen weights (by default query and value)", _LORA, "rank",
@@ -145,7 +134,7 @@ METHODS: dict[str, Method] = {
     ),
     "qlora": Method(
         "QLoRA", LAYERS, "A and B beside weights held in 4 bits", _LORA | {"keep_base": True}, "rank",
-        peft.LoraConfig, _lora_fields, same_start=False, source="Dettmers et al. 2023, arXiv 2305.14314",
+        peft.LoraConfig, _lora_fields, source="Dettmers et al. 2023, arXiv 2305.14314",
     ),
 }  # fmt: skip
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForCausalLM
 
-from lorahub_edu.methods.budget import count_trainable
+from lorahub_edu.methods.attach import count_trainable
 from lorahub_edu.methods.kinds import METHODS, parts_of
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Table
 
 
-def overview(profile: str | None = None) -> Table:
+def methods_table(profile: str | None = None) -> Table:
     """Every method with its defaults on a profile's model, whose weights are not loaded."""
     base = get_profile(profile).base_model
     with pretrained.quiet_transformers(), torch.device("meta"):

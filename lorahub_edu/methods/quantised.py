@@ -47,9 +47,3 @@ def quantise(model: nn.Module) -> dict[str, nn.Module]:
         model.set_submodule(name, quantised.to(layer.weight.device))  # it is quantised as it is moved
         replaced[name] = layer
     return replaced
-
-
-def restore(model: nn.Module, replaced: dict[str, nn.Module]) -> None:
-    """Put the layers back that `quantise` returned."""
-    for name, layer in replaced.items():
-        model.set_submodule(name, layer)

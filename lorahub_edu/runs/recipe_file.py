@@ -58,7 +58,7 @@ class Data(Section):
     block: Count = BIG.block_size
 
 
-class Method(Section, extra="allow"):
+class MethodSection(Section, extra="allow"):
     """The method's name; its settings are checked when it is known."""
 
     name: Text
@@ -92,7 +92,7 @@ class RecipeFile(Section):
     card_gb: Positive = 24.0
     model: Model = {}
     data: Data = {}
-    method: Method = None
+    method: MethodSection = None
     schedule: Schedule = {}
     twin: Twin = {}
     prediction: dict[Literal["tensors_gb", "needed_gb", "room_gb"], object] = {}

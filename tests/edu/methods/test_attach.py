@@ -29,7 +29,8 @@ from lorahub_edu.models import tiny
 from lorahub_edu.training.loop import TrainingConfig, train
 from lorahub_edu.training.losses import batch_loss, last_hidden_states
 
-SAME_START = each(name for name, method in kinds.METHODS.items() if method.same_start)
+CHANGE_THE_START = {"prompt", "p_tuning", "prefix", "houlsby", "pfeiffer", "qlora"}
+SAME_START = [name for name in kinds.METHODS if name not in CHANGE_THE_START]
 
 
 @torch.no_grad()

@@ -7,8 +7,7 @@ from attached_methods import TRAINED
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.methods import kinds
-from lorahub_edu.methods.attach import attach
-from lorahub_edu.methods.budget import count_trainable, fit_budget
+from lorahub_edu.methods.attach import attach, count_trainable, fit_budget
 from lorahub_edu.models import tiny
 
 PER_SIZE = {  # parameters that one more unit of size adds, and those that come on top, by hand

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from lorahub_edu import results
 from lorahub_edu.cli.app import app
 from lorahub_edu.errors import CourseError
-from lorahub_edu.methods import kinds, overview
+from lorahub_edu.methods import kinds
+from lorahub_edu.methods.overview import methods_table
 from lorahub_studies import engine
 
 
@@ -18,7 +19,7 @@ def invoke(*arguments: str):
 
 
 def test_every_method_stands_there_with_its_count() -> None:
-    table = overview.overview("tiny")
+    table = methods_table("tiny")
     assert [row[0] for row in table.rows] == list(kinds.METHODS)
     assert [row[3] for row in table.rows] == [f"{TRAINED[row[0]]:,}" for row in table.rows]
     shares = {row[0]: row[4] for row in table.rows}
@@ -29,7 +30,7 @@ def test_every_method_stands_there_with_its_count() -> None:
 
 def test_list_prints_the_page() -> None:
     done = invoke("list", "--profile", "tiny")
-    assert done.exit_code == 0 and str(overview.overview("tiny")) in done.stdout
+    assert done.exit_code == 0 and str(methods_table("tiny")) in done.stdout
 
 
 def test_sweep_runs_writes_and_prints(tmp_path) -> None:
