@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from lorahub_edu.forgetting.interventions import losses, parts
-from lorahub_edu.forgetting.lab import Lab, lab, spectrum
-from lorahub_edu.forgetting.tails import TailState, Tuning, train, training
+from lorahub_edu.forgetting.lab import Lab, lab, losses, parts, spectrum
+from lorahub_edu.forgetting.tails import Trained, Tuning, train, training
 from lorahub_edu.spectra.interventions import KINDS
 from lorahub_edu.spectra.intruders import IntruderCounts
 from lorahub_edu.spectra.updates import Update
@@ -64,8 +63,8 @@ def run_tail(run: TailRun) -> dict:
     row = {"run": asdict(run), "base": base_losses(run, tail_lab), "texts": tail_lab.texts_label, "diverged": ""}
     reports: list[IntruderCounts] = []
 
-    def look(state: TailState) -> dict:
-        reports.append(tail_lab.count(state.updates()))
+    def look(state: Trained) -> dict:
+        reports.append(tail_lab.count(state.updates))
         return spectrum(reports[-1])
 
     try:
@@ -149,7 +148,7 @@ def trained_change(tail_lab: Lab, task: str, tuning: Tuning) -> tuple[tuple[Upda
     """The change since the base after training a task, and the processor seconds of its steps."""
     run = training(tail_lab.tail, tail_lab.train(task), tuning, (tuning.steps,))
     state = next(run)
-    updates = state.updates()
+    updates = state.updates
     run.close()
     return updates, state.cpu_seconds
 

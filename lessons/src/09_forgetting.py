@@ -38,8 +38,7 @@ import numpy as np
 import torch
 from IPython.display import display
 
-from lorahub_edu.forgetting.interventions import losses, parts
-from lorahub_edu.forgetting.lab import Lab, scaling
+from lorahub_edu.forgetting.lab import Lab, losses, parts, scaling
 from lorahub_edu.forgetting.tails import Tuning, train
 from lorahub_edu.show.notebook import (
     Row,

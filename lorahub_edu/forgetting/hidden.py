@@ -7,7 +7,7 @@ same tokens; that prefix goes through a step once, however many rows the step ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,7 +93,12 @@ class Tail:
         self.model = model
         self.layers = layers
         self.start = len(decoder.layers) - layers
-        self.names = tuple(_projections(model, self.start))
+        inside = {module for layer in decoder.layers[self.start :] for module in layer.modules()}
+        self.names = tuple(
+            name
+            for name, module in model.named_modules()
+            if module in inside and name.rpartition(".")[2] in PROJECTIONS
+        )
         self.original = {name: self._matrix(name).detach().to(torch.float32, copy=True) for name in self.names}
         self.weights = self.original
         model.requires_grad_(False)
@@ -110,10 +115,6 @@ class Tail:
         self.weights = self.original | dict(weights or {})
         for name, weight in self.weights.items():
             self._matrix(name).copy_(weight)
-
-    def pattern(self) -> str:
-        """A regular expression for the tail's matrices, as `lorahub_edu.lora.layer.LoRAConfig` takes it."""
-        return "|".join(name.replace(".", r"\.") for name in self.names)
 
     @torch.no_grad()
     def below(self, ids: Tensor, position_ids: Tensor, mask: Tensor) -> Tensor:
@@ -175,14 +176,3 @@ class Tail:
             hidden = self.below(ids, positions, mask)
             batches.append(HiddenBatch(hidden, positions, mask, places, ids[:, 1:].flatten()))
         return batches
-
-
-def _projections(model: PreTrainedModel, start: int) -> Iterator[str]:
-    """Names of the seven matrices of every layer from `start` on."""
-    decoder = model.get_decoder()
-    prefix = next(name for name, module in model.named_modules() if module is decoder)
-    for number in range(start, len(decoder.layers)):
-        layer = f"{prefix}.layers.{number}" if prefix else f"layers.{number}"
-        for name, _ in model.get_submodule(layer).named_modules():
-            if name.rpartition(".")[2] in PROJECTIONS:
-                yield f"{layer}.{name}"

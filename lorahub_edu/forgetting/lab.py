@@ -1,12 +1,17 @@
-"""A model's tail with all that does not depend on a run: rows, texts, losses of the base, spectra of the base."""
+"""A model's tail with all that does not depend on a run, and what scaling parts of a trained change does to its losses.
+
+The lab keeps the rows, the texts, the losses of the base and the spectra of the base.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from lorahub_edu.data import sequence_tasks
 from lorahub_edu.errors import CourseError, near_matches
@@ -16,6 +21,7 @@ from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.spectra import intruders
 from lorahub_edu.spectra.bases import BaseSpectra
+from lorahub_edu.spectra.interventions import KINDS, scaled
 from lorahub_edu.spectra.intruders import IntruderCounts
 from lorahub_edu.spectra.updates import Update
 
@@ -125,3 +131,46 @@ def spectrum(report: IntruderCounts) -> dict:
         "nuclear_norm": sum(row.nuclear_norm for row in rows),
         "effective_rank": statistics.fmean(row.effective_rank for row in rows),
     }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tuned matrices by name, and for each kind of `spectra.interventions` the same matrices without that part."""
+
+    tuned: dict[str, Tensor]
+    without: dict[str, dict[str, Tensor]]
+
+    def scaled(self, kind: str, scale: float) -> dict[str, Tensor]:
+        """The matrices with one part multiplied by `scale`: they lie on a straight line in it."""
+        return {
+            name: weight if weight is self.tuned[name] else torch.lerp(weight, self.tuned[name], scale)
+            for name, weight in self.without[kind].items()
+        }
+
+
+def parts(updates: Sequence[Update], lab: Lab, epsilon: float = 0.5) -> Parts:
+    """The matrices of a run's updates with and without each part, float32; one decomposition serves every scale.
+
+    A vector is an intruder if its largest |cosine| with the base's is below `epsilon`.
+
+    Source: Shuttleworth et al., arXiv 2410.21228, the section on scaling intruder dimensions (claim I12). "others" and
+        "update" are controls.
+    """
+    tuned = {update.name: update.weight() for update in updates}
+    without = {}
+    for kind in KINDS:
+        left = scaled(updates, lab.bases, 0.0, kind, epsilon=epsilon)
+        without[kind] = {
+            after.name: tuned[after.name] if after is before else after.weight()
+            for before, after in zip(updates, left, strict=True)
+        }
+    return Parts(tuned, without)
+
+
+def losses(lab: Lab, task: str, weights: Mapping[str, Tensor], part: str = "validation") -> dict:
+    """Both losses with the tail's matrices set to `weights`; they are the base's again afterwards."""
+    try:
+        lab.tail.put(weights)
+        return {"loss": lab.tail.loss(lab.held(task, part)), "pretraining_loss": lab.tail.loss(lab.texts)}
+    finally:
+        lab.tail.put()

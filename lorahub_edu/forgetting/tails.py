@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-
-from torch import Tensor
+from dataclasses import dataclass, field, replace
 
 from lorahub_edu.data.batching import step_rows
 from lorahub_edu.errors import CourseError
@@ -73,36 +71,25 @@ class Point:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run.
+    """A run after some step.
 
     Attributes:
+        step: counted from 1.
         updates: of every matrix of the tail, against the tail's original weights.
-        points: the recorded steps, in their order.
         train_losses: of every step's rows, before that step, in nats a token.
         cpu_seconds: of the optimizer steps alone.
-    """
-
-    updates: tuple[Update, ...]
-    points: tuple[Point, ...]
-    train_losses: tuple[float, ...]
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
-class TailState:
-    """A run after some step: the losses of all steps so far, the steps' processor time, and a maker of the changes.
-
-    The model computes with these changes until the run continues.
+        points: the recorded steps, in their order; () while the run goes on.
     """
 
     step: int
+    updates: tuple[Update, ...]
     train_losses: tuple[float, ...]
     cpu_seconds: float
-    updates: Callable[[], tuple[Update, ...]]
+    points: tuple[Point, ...] = ()
 
 
-def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) -> Iterator[TailState]:
-    """Train the tail and yield its state after the steps `at`, counted from 1; closing the iterator ends the run.
+def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) -> Iterator[Trained]:
+    """Train the tail and yield its state after the steps `at`; closing the iterator ends the run.
 
     The run starts from the tail's current weights. They are back in place when it ends, however it ends. A step takes
     `BATCH_SIZE` rows, in an order that follows from the seed.
@@ -124,7 +111,7 @@ def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) ->
             losses.append(change.descent.step([tail.summed_loss(batch) / len(batch.labels)]).loss)
             spent += time.process_time() - started
             if step in at:
-                yield TailState(step, tuple(losses), spent, change.updates)
+                yield Trained(step, change.updates(), tuple(losses), spent)
     except DivergedError as error:
         raise DivergedError(
             f"{error} The run diverged. Lower the learning rate ({tuning.learning_rate:g}) or the scaling "
@@ -139,7 +126,7 @@ class LoRAChange:
 
     def __init__(self, tail: Tail, tuning: Tuning) -> None:
         self.tail, self.scaling = tail, tuning.scaling
-        config = LoRAConfig(rank=tuning.rank, alpha=tuning.scaling * tuning.rank, target_modules=tail.pattern())
+        config = LoRAConfig(rank=tuning.rank, alpha=tuning.scaling * tuning.rank, target_modules=tail.names)
         self.layers = adapters.inject(tail.model, config, seed=tuning.seed)
         pairs = [(layer.lora_A["default"], layer.lora_B["default"]) for _, layer in self.layers]
         factors = [factor for pair in pairs for factor in pair]
@@ -147,16 +134,14 @@ class LoRAChange:
 
     def updates(self) -> tuple[Update, ...]:
         values = [value.detach().clone() for value in self.descent.values]
-        return tuple(
-            self._update(name, *pair)
-            for (name, _), pair in zip(self.layers, zip(values[::2], values[1::2], strict=True), strict=True)
-        )
-
-    def _update(self, name: str, down: Tensor, up: Tensor) -> Update:
-        original, current = self.tail.original[name], self.tail.weights[name]
-        if current is original:
-            return Update(name, original, down=down, up=up, scaling=self.scaling)
-        return Update(name, original, delta=current - original + self.scaling * (up @ down))
+        updates = []
+        for (name, _), down, up in zip(self.layers, values[::2], values[1::2], strict=True):
+            original, current = self.tail.original[name], self.tail.weights[name]
+            if current is original:
+                updates.append(Update(name, original, down, up, self.scaling))
+            else:
+                updates.append(Update(name, original, delta=current - original + self.scaling * (up @ down)))
+        return tuple(updates)
 
     def undo(self) -> None:
         for name, layer in self.layers:
@@ -193,7 +178,7 @@ def train(
     texts: Sequence[HiddenBatch] | None,
     at: Sequence[int] = (),
     target_loss: float | None = None,
-    look: Callable[[TailState], dict] | None = None,
+    look: Callable[[Trained], dict] | None = None,
 ) -> Trained:
     """Train the tail, recording both losses at the steps `at` and at the last one; its weights are restored afterwards.
 
@@ -216,7 +201,6 @@ def train(
         forgotten = tail.loss(texts) if texts else math.nan
         points.append(Point(state.step, loss, forgotten, state.cpu_seconds, look(state) if look else {}))
         if state.step == tuning.steps or (target_loss is not None and loss <= target_loss):
-            trained = Trained(state.updates(), tuple(points), state.train_losses, state.cpu_seconds)
             run.close()
-            return trained
+            return replace(state, points=tuple(points))
     raise AssertionError("the last step is always recorded")

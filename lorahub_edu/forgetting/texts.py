@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -58,11 +58,9 @@ def load(
     if fetch:
         try:
             half = sequences // 2
-            parts = [
-                *_cut(tokenizer, _articles(offline), half, tokens),
-                *_cut(tokenizer, _pages(offline), sequences - half, tokens),
-            ]
-            return Texts(torch.tensor(parts), FETCHED)
+            articles = _cut(tokenizer, _lines(WIKIPEDIA, offline), half, tokens)
+            pages = [json.loads(line)["text"] for line in _lines(C4, offline)]
+            return Texts(torch.tensor(articles + _cut(tokenizer, pages, sequences - half, tokens)), FETCHED)
         except CourseError as problem:
             logger.warning("The fetched texts could not be used, so the shipped ones are. %s", problem)
     return Texts(torch.tensor(_cut(tokenizer, shipped(), sequences, tokens)), SHIPPED)
@@ -73,33 +71,24 @@ def shipped() -> list[str]:
     return json.loads((resources.files("lorahub_edu.data") / SHIPPED_FILE).read_text(encoding="utf-8"))
 
 
-def _articles(offline: bool) -> list[str]:
-    path = assets.fetch(WIKIPEDIA, offline=offline)
+def _lines(asset: str, offline: bool) -> list[str]:
+    path = assets.fetch(asset, offline=offline)
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def _pages(offline: bool) -> list[str]:
-    path = assets.fetch(C4, offline=offline)
-    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], count: int, tokens: int) -> list[list[int]]:
     """The first `tokens` tokens of each text; when the texts are used up, the next ones of each, and so on."""
     encoded = tokenizer([text[: 400 * tokens] for text in texts], add_special_tokens=False).input_ids
-    found = []
-    for window in _windows(encoded, tokens):
-        found.append(window)
-        if len(found) == count:
-            return found
-    raise CourseError(
-        f"{len(texts)} texts hold {len(found)} sequences of {tokens} tokens, fewer than {count}: ask for fewer or "
-        f"shorter ones."
-    )
-
-
-def _windows(encoded: Sequence[list[int]], tokens: int) -> Iterator[list[int]]:
-    rounds: Iterable[int] = range(max(map(len, encoded), default=0) // tokens)
-    for number in rounds:
-        for ids in encoded:
-            if len(ids) >= (number + 1) * tokens:
-                yield ids[number * tokens : (number + 1) * tokens]
+    rounds = range(max(map(len, encoded), default=0) // tokens)
+    windows = [
+        ids[number * tokens : (number + 1) * tokens]
+        for number in rounds
+        for ids in encoded
+        if len(ids) >= (number + 1) * tokens
+    ]
+    if len(windows) < count:
+        raise CourseError(
+            f"{len(texts)} texts hold {len(windows)} sequences of {tokens} tokens, fewer than {count}: ask for "
+            f"fewer or shorter ones."
+        )
+    return windows[:count]

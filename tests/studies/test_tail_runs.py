@@ -10,8 +10,7 @@ import torch
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting import lab as study
-from lorahub_edu.forgetting.interventions import losses
-from lorahub_edu.forgetting.lab import Lab
+from lorahub_edu.forgetting.lab import Lab, losses
 from lorahub_edu.forgetting.tails import training
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.interventions import KINDS
@@ -23,7 +22,7 @@ RUN = TailRun("reverse", 2, "alpha = 2r", 2.0, 0.2, 4, 0, at=(2,), profile="tiny
 
 def final_updates(lab: Lab, run: TailRun) -> tuple:
     steps = training(lab.tail, lab.train(run.task), run.tuning, (run.steps,))
-    updates = next(steps).updates()
+    updates = next(steps).updates
     steps.close()
     return updates
 

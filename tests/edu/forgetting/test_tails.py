@@ -36,13 +36,12 @@ def reference(model: torch.nn.Module, parameters: list, rows: CachedRows, tuning
     return losses
 
 
-def last(tail: Tail, cached: CachedRows, tuning: Tuning) -> tails.TailState:
-    """A run's last handing over, with its updates taken."""
+def last(tail: Tail, cached: CachedRows, tuning: Tuning) -> tails.Trained:
+    """A run's state after its last step."""
     run = training(tail, cached, tuning, (tuning.steps,))
-    progress = next(run)
-    updates = progress.updates()
+    state = next(run)
     run.close()
-    return tails.TailState(progress.step, progress.train_losses, progress.cpu_seconds, lambda: updates)
+    return state
 
 
 def test_full_fine_tuning_is_torchs(tail: Tail, cached: CachedRows) -> None:
@@ -53,7 +52,7 @@ def test_full_fine_tuning_is_torchs(tail: Tail, cached: CachedRows) -> None:
     progress = last(tail, cached, tuning)
     assert progress.train_losses == pytest.approx(expected, rel=1e-4)
     assert expected[-1] < expected[0]
-    for update, matrix in zip(progress.updates(), matrices, strict=True):
+    for update, matrix in zip(progress.updates, matrices, strict=True):
         difference = (update.weight() - matrix.detach()).norm() / update.dense().norm()
         assert difference < 0.02, update.name  # Adam divides by the size of a gradient, also of a rounded one
 
@@ -71,7 +70,7 @@ def test_lora_is_pefts(tail: Tail, cached: CachedRows) -> None:
     expected = reference(model, parameters, cached, tuning)
     progress = last(tail, cached, tuning)
     assert progress.train_losses == pytest.approx(expected, rel=1e-4)
-    for update in progress.updates():
+    for update in progress.updates:
         theirs = model.base_model.model.get_submodule(update.name).get_delta_weight("default").detach()
         assert (update.dense() - theirs).norm() / theirs.norm() < 0.02, update.name
 
@@ -112,13 +111,13 @@ def test_a_recorded_loss_is_that_of_the_merged_weights(tail: Tail, cached: Cache
 def test_a_run_starts_from_the_weights_that_were_put_and_reports_the_whole_change(
     tail: Tail, cached: CachedRows
 ) -> None:
-    first = last(tail, cached, Tuning(5e-3, 2, rank=2)).updates()
+    first = last(tail, cached, Tuning(5e-3, 2, rank=2)).updates
     tail.put({update.name: update.weight() for update in first})
     again = tails.LoRAChange(tail, Tuning(5e-3, 2, rank=2))
     for update, merged in zip(again.updates(), first, strict=True):  # B = 0: nothing has come on top yet
         torch.testing.assert_close(update.dense(), merged.dense(), atol=1e-6, rtol=1e-4)
     again.undo()
-    second = last(tail, cached, Tuning(5e-3, 2, rank=2, seed=1)).updates()
+    second = last(tail, cached, Tuning(5e-3, 2, rank=2, seed=1)).updates
     assert all(torch.linalg.matrix_rank(update.dense(), tol=1e-5) <= 4 for update in second)
     assert any(torch.linalg.matrix_rank(update.dense(), tol=1e-5) > 2 for update in second)
 
@@ -126,7 +125,7 @@ def test_a_run_starts_from_the_weights_that_were_put_and_reports_the_whole_chang
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not(tail: Tail, cached: CachedRows) -> None:
     runs = [last(tail, cached, Tuning(5e-3, 3, rank=2, seed=seed)) for seed in (0, 0, 1)]
     assert runs[0].train_losses == runs[1].train_losses != runs[2].train_losses
-    for one, same in zip(runs[0].updates(), runs[1].updates(), strict=True):
+    for one, same in zip(runs[0].updates, runs[1].updates, strict=True):
         assert torch.equal(one.dense(), same.dense())
 
 
@@ -135,7 +134,7 @@ def test_steps_far_below_a_bfloat16_spacing_are_not_lost(cached: CachedRows) -> 
 
     tail = Tail(tiny.model(), layers=2)
     rows = tail.cache(list(cached.rows))
-    updates = last(tail, rows, Tuning(1e-5, 3)).updates()
+    updates = last(tail, rows, Tuning(1e-5, 3)).updates
     changed = [(update.dense().abs() > 0).float().mean().item() for update in updates]
     assert min(changed) > 0.9
 
