@@ -183,10 +183,11 @@ def _measure(
         return {"seconds": 0.0, "cpu_seconds": 0.0}, score(setting.model, tested)
     if approach.kind == "tune":
         model = setting.model
-        if TUNINGS[trial.method].kind == "full":  # it changes the weights for good: a copy of its own
+        tuning = TUNINGS[trial.method]
+        if tuning.kind == "full":  # it changes the weights for good: a copy of its own
             model, _ = pretrained.load(trial.profile, base=trial.base_model, dtype=torch.float32, attention="eager")
         started = _clock()
-        with tuned(model, rows, trial.method, seed=trial.draw) as history:
+        with tuned(model, rows, tuning, seed=trial.draw) as history:
             adapted = {"example_loss": history[-1], "evaluations": len(history)} | _since(started)
             return adapted, score(model, tested)
     started = _clock()

@@ -6,7 +6,6 @@ that both methods were measured on, so that a hard draw or a hard target affects
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -263,8 +262,7 @@ def finding(
 
 def benchmark(name: str, source: Path | None = None) -> dict | None:
     """The committed line of a benchmark, or None where it has not been run with --save."""
-    path = (source or results.committed_folder()) / f"benchmark_{name}.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return results.read_study(f"benchmark_{name}", "its command", source)
+    except CourseError:
         return None

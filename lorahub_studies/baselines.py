@@ -17,20 +17,17 @@ from peft.tuners.ia3 import IA3Layer
 from transformers import PreTrainedModel
 
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
-from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.scoring import label_states, scoring_batches
 from lorahub_edu.training.descent import Descent, schedule, seeded
-
-KINDS = ("lora", "ia3", "full")
 
 
 @dataclass(frozen=True)
 class FewShotTuning:
     """How a few examples are tuned on: which parameters, at what rate, for how many passes over all examples."""
 
-    kind: str
+    kind: str  # "lora", "ia3" or "full"
     learning_rate: float
     epochs: int = 40
 
@@ -52,29 +49,19 @@ def attention_targets(model: PreTrainedModel) -> tuple[str, str]:
 
 @contextmanager
 def tuned(
-    model: PreTrainedModel, examples: Sequence[PromptedRow], tuning: str | FewShotTuning, seed: int = 0
+    model: PreTrainedModel, examples: Sequence[PromptedRow], tuning: FewShotTuning, seed: int = 0
 ) -> Iterator[list[float]]:
     """The model tuned on the examples while the block runs; afterwards it is as before (except "full").
 
-    "full" changes the weights for good and needs them in float32. Every step takes all examples. The seed draws A.
+    "full" changes the weights for good, and needs them in float32: bfloat16 loses steps this small to rounding. Every
+    step takes all examples. The seed draws A.
 
     Yields:
         The mean loss of each step, in nats a token.
 
-    Raises:
-        CourseError: unknown tuning, or full tuning of a model in half precision.
-
     Source: Huang et al. 2023, section 4.1; Liu et al. 2022 (IA3), arXiv 2205.05638.
     """
-    if isinstance(tuning, str):
-        if tuning not in TUNINGS:
-            raise CourseError(f"There is no tuning {tuning!r}. {near_matches(tuning, TUNINGS)}")
-        tuning = TUNINGS[tuning]
-    if tuning.kind not in KINDS:
-        raise CourseError(f"There is no kind of tuning {tuning.kind!r}. {near_matches(tuning.kind, KINDS)}")
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    if tuning.kind == "full" and model.dtype != torch.float32:
-        raise CourseError(f"Full tuning in {model.dtype} loses steps this small to rounding: load it in float32.")
     try:
         if tuning.kind == "lora":
             config = LoRAConfig(rank=8, alpha=16.0, target_modules=attention_targets(model), dtype=torch.float32)
@@ -91,13 +78,18 @@ def tuned(
             model.requires_grad_(True)
         yield _fit(model, examples, tuning)
     finally:
-        for name, layer in list(model.named_modules()):
-            if isinstance(layer, adapters.LoRALinear | IA3Layer):
-                model.set_submodule(name, layer.base_layer)
+        remove_adapters(model)
         if hasattr(model, "peft_config"):  # PEFT would take the next tuning for a second adapter, and warn
             del model.peft_config
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(required[name])
+
+
+def remove_adapters(model: PreTrainedModel) -> None:
+    """Put the base's layers back in place of LoRA and IA3 layers."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, adapters.LoRALinear | IA3Layer):
+            model.set_submodule(name, layer.base_layer)
 
 
 def _ia3_targets(model: PreTrainedModel) -> dict[str, list[str]]:

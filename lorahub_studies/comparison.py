@@ -6,9 +6,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -112,9 +113,7 @@ class Cost:
         return f"cost.{self.variant}"
 
 
-def attach_variant(
-    variant: Variant, model: PreTrainedModel, seed: int = 0, dtype: torch.dtype | None = torch.float32
-) -> Attached:
+def attach_variant(variant: Variant, model: PreTrainedModel, seed: int = 0) -> Attached:
     """Put a line of the comparison on a model, at its size.
 
     Full fine-tuning and QLoRA don't keep the base: give them a model of their own.
@@ -124,7 +123,7 @@ def attach_variant(
         name: {**settings, "keep_base": False} if _changes_base(name) else dict(settings)
         for name, settings in variant.methods.items()
     }
-    return attach(model, methods, budget=budget, seed=seed, dtype=dtype)
+    return attach(model, methods, budget=budget, seed=seed, dtype=torch.float32)
 
 
 def _changes_base(method: str) -> bool:
@@ -147,16 +146,15 @@ def _shared(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return _load(profile, VARIANTS["lora"])
 
 
-@dataclass(frozen=True)
-class Rows:
+class TaskRows(NamedTuple):
     """A task's rows: to train on, to choose the rate by, and to test on (held-out words)."""
 
-    training: list[fewshot.PromptedRow] = field(repr=False)
-    validation: list[fewshot.PromptedRow] = field(repr=False)
-    test: list[fewshot.PromptedRow] = field(repr=False)
+    training: list[fewshot.PromptedRow]
+    validation: list[fewshot.PromptedRow]
+    test: list[fewshot.PromptedRow]
 
 
-def rows_of(task_name: str, tokenizer: PreTrainedTokenizerBase, test_items: int) -> Rows:
+def rows_of(task_name: str, tokenizer: PreTrainedTokenizerBase, test_items: int) -> TaskRows:
     """A task's items with its first instruction, split the same way for every run.
 
     Raises:
@@ -173,7 +171,7 @@ def rows_of(task_name: str, tokenizer: PreTrainedTokenizerBase, test_items: int)
         return fewshot.encode(tokenizer, prompts, [item.output for item in items])
 
     rows = encoded(task.train)  # in an order that depends on no list: see tasks.get
-    return Rows(rows[VALIDATION_ROWS:], rows[:VALIDATION_ROWS], encoded(task.test[:test_items]))
+    return TaskRows(rows[VALIDATION_ROWS:], rows[:VALIDATION_ROWS], encoded(task.test[:test_items]))
 
 
 def run(job: MethodRun) -> dict:
@@ -213,7 +211,7 @@ def _config(steps: int, batch_size: int) -> TrainingConfig:
     )  # fmt: skip
 
 
-def _tested(attached: Attached, rows: Rows) -> dict:
+def _tested(attached: Attached, rows: TaskRows) -> dict:
     """Scores of a trained method on the rows that it was not trained on."""
     with autocast(attached.base.device, COMPUTE):
         validation, test = scoring.score(attached.model, rows.validation), scoring.score(attached.model, rows.test)

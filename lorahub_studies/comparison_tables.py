@@ -99,9 +99,9 @@ def by_variant(summary: Sequence[Mapping]) -> dict[str, Mapping]:
     return {entry["variant"]: entry for entry in summary if entry["tasks"]}
 
 
-def mean_score(entry: Mapping, measure: str = "strict") -> float:
-    """A line's mean over its tasks, of the means over the seeds."""
-    return statistics.fmean(scores[measure]["mean"] for scores in entry["tasks"].values())
+def mean_score(entry: Mapping, measure: str = "strict", over_seeds: str = "mean") -> float:
+    """A line's mean over its tasks, of the "mean", "low" or "high" over the seeds."""
+    return statistics.fmean(scores[measure][over_seeds] for scores in entry["tasks"].values())
 
 
 def apart(one: Mapping, other: Mapping, task: str, measure: str = "strict") -> int:
@@ -158,9 +158,6 @@ def best_verdict(by_rival: Mapping[str, Mapping[str, int]]) -> str:
 def points(summary: Sequence[Mapping], measure: str = "strict") -> dict[str, tuple[int, float, float, float]]:
     """Per line (by its label) trained parameters, and mean over the tasks of the measure's mean, low and high."""
     return {
-        entry["label"]: (
-            entry["trainable"],
-            *(statistics.fmean(t[measure][key] for t in entry["tasks"].values()) for key in ("mean", "low", "high")),
-        )
+        entry["label"]: (entry["trainable"], *(mean_score(entry, measure, key) for key in ("mean", "low", "high")))
         for entry in by_variant(summary).values()
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,11 +66,11 @@ def arms() -> list[tuple[int, str, float]]:
 
     At rank 16 the three rules are one, which stands under the first.
     """
-    distinct: dict[tuple[int, float], tuple[int, str, float]] = {}
+    distinct: dict[tuple[int, float], str] = {}
     for rule in RULES:
         for rank in RANKS:
-            distinct.setdefault((rank, scaling(rule, rank)), (rank, rule, scaling(rule, rank)))
-    return [*distinct.values(), (0, "", 1.0)]
+            distinct.setdefault((rank, scaling(rule, rank)), rule)
+    return [*((rank, rule, factor) for (rank, factor), rule in distinct.items()), (0, "", 1.0)]
 
 
 def settling_jobs() -> list[TailRun]:
@@ -89,12 +88,11 @@ def chosen(rows: Sequence[Mapping]) -> dict[tuple[int, str], float]:
     Raises:
         CourseError: every rate of an arm diverged.
     """
-    best: dict[tuple[int, str], tuple[float, float]] = {}
+    tried: dict[tables.Arm, list[tuple[float, float]]] = {}
     for row in rows:
-        run = row["run"]
         loss = row["points"][-1]["loss"] if row["points"] else math.inf
-        arm = (run["rank"], run["rule"])
-        best[arm] = min(best.get(arm, (math.inf, 0.0)), (loss, run["learning_rate"]))
+        tried.setdefault(tables.arm(row["run"]), []).append((loss, row["run"]["learning_rate"]))
+    best = {arm: min(losses) for arm, losses in tried.items()}
     lost = [arm for arm, (loss, _) in best.items() if loss == math.inf]
     if lost:
         raise CourseError(f"Every learning rate of {lost} diverged: extend the grid downwards.")
@@ -261,18 +259,12 @@ def plan(name: str, folder: str | Path) -> list:
     return study.jobs(before)
 
 
-def run(
-    name: str,
-    folder: str | Path,
-    *,
-    executor: Executor | None = None,
-    report: Callable[[Any, dict], None] = lambda job, row: None,
-) -> list[dict]:
-    """The rows of a study, which is run after the study that it builds on. The arguments are those of `engine.run`."""
+def run(name: str, folder: str | Path, **options: Any) -> list[dict]:
+    """The rows of a study, which is run after the study that it builds on. The options are those of `engine.run`."""
     study = get(name)
     if study.after:
-        run(study.after, folder, executor=executor, report=report)
-    return engine.run(plan(name, folder), study.work, folder, executor=executor, report=report)
+        run(study.after, folder, **options)
+    return engine.run(plan(name, folder), study.work, folder, **options)
 
 
 def write(name: str, rows: Sequence[Mapping], into: Path | None = None) -> Path:

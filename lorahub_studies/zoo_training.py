@@ -23,6 +23,7 @@ from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained
 from lorahub_edu.scoring import Scores, score
 from lorahub_edu.training.loop import TrainingConfig, train
+from lorahub_studies.baselines import remove_adapters
 
 CONFIG = LoRAConfig(rank=8, alpha=16.0, target_modules=("q_proj", "v_proj"), dtype=torch.float32)
 TRAINING = TrainingConfig(
@@ -39,16 +40,6 @@ def training_rows(task: Task, tokenizer: PreTrainedTokenizerBase, data_seed: int
     wordings = [task.instructions[i % len(task.instructions)] for i in range(len(items))]
     prompts = [tasks.prompt(wording, item.input) for wording, item in zip(wordings, items, strict=True)]
     return fewshot.encode(tokenizer, prompts, [item.output for item in items])
-
-
-def test_rows(
-    task: Task, tokenizer: PreTrainedTokenizerBase, count: int | None = None, shots: Sequence[tasks.Item] = ()
-) -> list[fewshot.PromptedRow]:
-    """A task's held-out items with its first instruction, shortest first."""
-    items = task.test[:count]
-    prompts = [tasks.prompt(task.instructions[0], item.input, shots) for item in items]
-    rows = fewshot.encode(tokenizer, prompts, [item.output for item in items])
-    return sorted(rows, key=lambda row: row.tokens)
 
 
 def train_module(
@@ -79,7 +70,8 @@ def train_module(
     model, tokenizer = loaded or pretrained.load(profile, dtype=torch.bfloat16, attention="eager")
     base_name = pretrained.name_of(model)
     sha256 = pretrained.base_sha256(base_name) if base_name else None
-    held_out = test_rows(task, tokenizer, CARD_ITEMS)
+    held_out = fewshot.rows_for(model, tokenizer, task.instructions[0], task.test[:CARD_ITEMS])
+    held_out.sort(key=lambda row: row.tokens)
     before = score(model, held_out)
     adapters.inject(model, CONFIG, adapter=name, seed=init_seed)
     try:
@@ -93,7 +85,7 @@ def train_module(
             model, Path(folder) / name, name, base_model=base_name, base_model_sha256=sha256
         )
     finally:
-        _remove_adapters(model)
+        remove_adapters(model)
     result = Card(
         task=name,
         instruction=task.instructions[0],
@@ -123,12 +115,6 @@ def train_module(
 def _measured(scores: Scores, when: str) -> dict[str, float]:
     means = {"loss": scores.losses[0], "strict": scores.strict.mean(), "answer_only": scores.answer_only.mean()}
     return {f"{name}_{when}": round(float(value), 4) for name, value in means.items()}
-
-
-def _remove_adapters(model: PreTrainedModel) -> None:
-    """The base model as it was, without any LoRA layer."""
-    for site, layer in list(adapters.lora_layers(model)):
-        model.set_submodule(site, layer.base_layer)
 
 
 def train_zoo(

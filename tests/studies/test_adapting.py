@@ -111,7 +111,7 @@ def test_tuning_is_measured_and_leaves_the_bench_alone(exact, folder: Path, monk
     monkeypatch.setitem(baselines.TUNINGS, tuning, short)
     before, row, after = rows_of_trials(folder, "zero_shot", tuning, "zero_shot")
     model = tiny.model()
-    with baselines.tuned(model, encoded(tasks.draw(tasks.get(TARGET), 0)), tuning) as history:
+    with baselines.tuned(model, encoded(tasks.draw(tasks.get(TARGET), 0)), short) as history:
         expected = score(model, encoded(tasks.get(TARGET).test[:ITEMS])).losses[0]
     assert row["loss"] == pytest.approx(expected, abs=1e-4) and row["evaluations"] == 3
     assert row["example_loss"] == pytest.approx(history[-1], abs=1e-4)

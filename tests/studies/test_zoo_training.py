@@ -58,11 +58,6 @@ def test_training_rows_take_the_wordings_in_turn() -> None:
         assert text.startswith(task.instructions[number % len(task.instructions)] + "\n")
     assert len(task.instructions) > 1
     assert training_rows(task, tokenizer) == rows != training_rows(task, tokenizer, data_seed=1)
-    held_out = zoo_training.test_rows(task, tokenizer, 20)
-    lengths = [row.tokens for row in held_out]
-    assert len(held_out) == 20 and lengths == sorted(lengths)
-    answers = {tokenizer.decode(row.prompt_ids) for row in held_out}
-    assert answers == {f"{task.instructions[0]}\nInput: {item.input}\nOutput:" for item in task.test[:20]}
 
 
 def starting_factors(folder: Path) -> dict[str, torch.Tensor]:

@@ -151,14 +151,14 @@ def test_lora_tunes_q_and_v_of_all_attentions_and_tuning_leaves_no_trace() -> No
     model, _ = pretrained.load("tiny", base=tiny.T5_NAME)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     examples, tested = rows_of()
-    with baselines.tuned(model, examples, "lora_fast", seed=1) as history:
+    with baselines.tuned(model, examples, baselines.TUNINGS["lora_fast"], seed=1) as history:
         trained = {name.partition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
         assert history[-1] < history[0] - 0.5
         assert loss_of(model, tested) != pytest.approx(loss_of(tiny.t5(), tested), abs=1e-2)
     attentions = [f"{side}.block.{i}.layer.0.SelfAttention" for side in ("encoder", "decoder") for i in (0, 1)]
     attentions += [f"decoder.block.{i}.layer.1.EncDecAttention" for i in (0, 1)]
     assert trained == {f"{attention}.{part}" for attention in attentions for part in "qv"}
-    with baselines.tuned(model, examples, "ia3"):
+    with baselines.tuned(model, examples, baselines.TUNINGS["ia3"]):
         pass
     assert not hasattr(model, "peft_config")
     after = model.state_dict()

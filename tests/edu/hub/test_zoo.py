@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from lorahub_edu.data import tasks
+from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
 from lorahub_edu.hub import zoo
@@ -193,7 +193,7 @@ def test_a_trained_module_has_a_card_and_loads_in_peft(trained: Path) -> None:
     assert (card.base_model, card.base_model_sha256, card.init_seed) == (tiny.NAME, None, 0)
     assert card.instruction == tasks.get("upper").instructions[0]
     assert card.training_items == len(tasks.get("upper").train) and card.test_items == 4
-    held_out = zoo_training.test_rows(tasks.get("upper"), tiny.tokenizer(), 4)
+    held_out = fewshot.rows_for(ours, tiny.tokenizer(), card.instruction, tasks.get("upper").test[:4])
     for when, model in (("before", tiny.model()), ("after", ours)):
         scores = score(model, held_out)
         assert getattr(card, f"loss_{when}") == pytest.approx(scores.losses[0], abs=1e-3)
