@@ -57,9 +57,9 @@ open_lesson("06_composing")
 #   projection. A **zoo** is a collection of modules of *one* base model, each trained on one task.
 # - Each module has a **card**. The card says what the module was trained on and how much the training changed.
 #
-# The tasks are tiny on purpose (one word in, one word out), so that a module fits into a megabyte and a score into a
-# second. **Loss** is the mean over the answer's tokens, in nats. **Exact match** is counted in two ways:
-# **strict**, the model writes the answer *and then stops*; **answer-only**, the model writes the answer, and any text may follow.
+# The tasks are tiny on purpose: one word in, one word out. So a module takes less than a megabyte, and a score about a
+# second. **Loss** is the mean over the answer's tokens, in nats. **Exact match** is counted in two ways: **strict**,
+# the model writes the answer *and then stops*; **answer-only**, the model writes the answer, and any text may follow.
 
 # %%
 profile = get_profile()
@@ -149,8 +149,8 @@ print(f"on the others: {strict[1:][foreign].mean():.0%}, answer-only {only[1:][f
 # %% [markdown]
 # ## Step 2. Compose by hand
 #
-# LoRAHub makes one module $\hat m = \hat B \hat A$ from $N$ (its equation 1), with one weight $w_i$ a module, the same
-# for all layers:
+# LoRAHub makes one module $\hat m = \hat B \hat A$ from $N$ (its equation 1). Each module has one weight $w_i$ for all
+# layers:
 #
 # $$\hat A = \sum_i w_i A_i, \qquad \hat B = \sum_i w_i B_i.$$
 #
@@ -225,8 +225,8 @@ check("06.1", composed_update)
 # **Predict.** How large is a cross-term $B_i A_j$ beside an own term $B_i A_i$: negligible, a tenth, a half, as large?
 #
 # To measure all of them at once, we need the inner products of all $B_i A_j$ with all $B_k A_l$. These cost little:
-# $\langle B_i A_j, B_k A_l \rangle$ is the sum over the entries of $B_i^\top B_k$ times those of $A_j A_l^\top$, two
-# matrices of $r \times r$.
+# $B_i^\top B_k$ and $A_j A_l^\top$ are matrices of $r \times r$. Multiply them entry by entry: the sum is $\langle B_i
+# A_j, B_k A_l \rangle$.
 
 # %%
 modules = compose.stack(files)
@@ -290,9 +290,9 @@ print(f"all modules, weights drawn from -1.5 to 1.5: {', '.join(f'{d:.1f}' for d
 # **Read it.** A relative difference of 1 means that the difference is as large as the update itself. The two compositions are
 # different methods with the same name for their weights.
 #
-# **Predict.** Three more things follow from $\hat B \hat A$ alone. Write them down before you run the cells:
-# (a) the loss at $w = -1$, one module alone, if it is 0.1 at $w = +1$; (b) the gradient of the loss with respect to $w$
-# at $w = 0$; (c) what happens to the loss a small step away from 0.
+# **Predict.** Three more things follow from $\hat B \hat A$ alone. Write them down before you run the cells. (a) One
+# module alone has a loss of 0.1 at $w = +1$: what is its loss at $w = -1$? (b) What is the gradient of the loss with
+# respect to $w$ at $w = 0$? (c) What happens to the loss a small step away from 0?
 
 # %%
 signs = np.array([[1.0, 0.0], [-1.0, 0.0], [0.7, 0.4], [-0.7, -0.4]])
@@ -340,11 +340,11 @@ down, up = int((curvature < 0).sum()), int((curvature > 0).sum())
 print(f"curvature at w = 0: {curvature.min():.1f} to {curvature.max():.1f}; downhill in {down} directions, uphill in {up}")
 
 # %% [markdown]
-# **Read it.** In the paper's composition the gradient at 0 is *exactly* zero, because every term of $\hat B \hat A$ is a
-# product of two weights. Twice the step changes the loss four times as much, not twice. The second derivatives tell
-# what kind of point it is. If some are negative and some positive, it is a **saddle**: the loss falls in some directions and
-# rises in others. LoRAHub's released code starts its search exactly there. A method without gradients (lesson 07) tries points
-# around the saddle and leaves it. Plain gradient descent would never leave it.
+# **Read it.** In the paper's composition every term of $\hat B \hat A$ is a product of two weights. So the gradient at
+# 0 is *exactly* zero. Twice the step changes the loss four times as much, not twice. The second derivatives tell what
+# kind of point it is. If some are negative and some positive, it is a **saddle**: the loss falls in some directions and
+# rises in others. LoRAHub's released code starts its search exactly there. A method without gradients (lesson 07) tries
+# points around the saddle and leaves it. Plain gradient descent would never leave it.
 
 # %% [markdown]
 # ## Step 4. The surface
@@ -398,9 +398,9 @@ panels.show(
 )
 
 # %% [markdown]
-# **Read it.** The left picture looks the same when it is turned by half a circle: every valley occurs twice, and the saddle is
-# in the middle. The right picture has no such symmetry. The triangles are the lowest points of the grid. Are they where you
-# expected them, at weights near (1, 1)?
+# **Read it.** The left picture looks the same when it is turned by half a circle. Every valley occurs twice, and the
+# saddle is in the middle. The right picture has no such symmetry. The triangles are the lowest points of the grid. Are
+# they where you expected them, at weights near (1, 1)?
 #
 # Move the star, and see what the model writes there. (It writes with the model, so give it a second.)
 
@@ -450,7 +450,7 @@ Table(header, tuple(table), f"Wanted: {wanted}.")
 # %% [markdown]
 # ## Step 5. A basis that nobody chose
 #
-# - Take any **orthogonal** matrix $Q$ ($r \times r$, $Q^\top Q = I$: a rotation, perhaps with a reflection) and replace
+# - Take any **orthogonal** matrix $Q$ ($r \times r$, $Q^\top Q = I$): a rotation, perhaps with a reflection. Replace
 #   $A$ by $QA$ and $B$ by $BQ^\top$. Then $BQ^\top Q A = BA$: *the same module*. Every training run ends in some such
 #   **basis** of rank space, by the accident of its starting $A$.
 # - In the exact composition only the products $B_i A_i$ occur, so the basis drops out.
@@ -675,8 +675,8 @@ cost_of_8 = [float(values[-2] - values[-1]) for values in rank_losses.values()]
 #
 # - **random**, the source's;
 # - **loss**: each module alone on the five examples, all in one batched forward, keep those with the lowest loss;
-# - **embedding**: no example at all; compare the *instruction* of the new task with those on the cards, as vectors: the
-#   mean of the tokens' input embeddings, or of the model's last hidden states.
+# - **embedding**: no example at all. The *instruction* of the new task is compared with those on the cards, as vectors.
+#   A vector is the mean of the tokens' input embeddings, or of the model's last hidden states.
 #
 # **Predict.** How likely is it that a draw of 5 contains the best one? And is 20 of 200 better?
 

@@ -97,8 +97,8 @@ Table(("input", "answer wanted", "tokens"), tuple((e.input, e.output, str(row.to
 # with $L$ the mean cross-entropy on the five examples. The second part is an **L1 penalty**: it keeps weights small and
 # pulls those that do not help towards zero.
 #
-# The authors' released code computes something else in two places: it takes the *mean* of $|w_i|$, not the sum, and it
-# divides $L$, which is a mean already, by the number of examples once more. Here is one candidate under each:
+# The authors' released code computes something else in two places. It takes the *mean* of $|w_i|$, not the sum. And it
+# divides $L$ by the number of examples, although $L$ is a mean already. Here is one candidate under each:
 #
 # **Predict.** In which of the three does the penalty weigh most beside the loss, and in which least?
 
@@ -117,10 +117,10 @@ lines = [(name, f"{a:.4f}", f"{b:.4f}", f"{a + b:.4f}", f"{b / a:.2%}") for name
 Table(("objective", "loss part", "penalty", "sum", "penalty / loss part"), tuple(lines))
 
 # %% [markdown]
-# **Read it.** The last column decides what the search cares about. Against the form used here, the released code weighs
-# the penalty five times as much (the second division), and the paper's formula $N$ times as much (sum instead of mean).
-# We use the code's mean, so that $\alpha$ means the same for any number of modules. We leave out the second division;
-# `SearchConfig(original_scale=True)` restores it.
+# **Read it.** The last column decides what the search cares about. In the released code the penalty weighs five times
+# as much as in the form used here, because of the second division. In the paper's formula it weighs $N$ times as much,
+# because it takes the sum. We use the code's mean, so that $\alpha$ means the same for any number of modules. We leave
+# out the second division; `SearchConfig(original_scale=True)` restores it.
 #
 # Why not try all weights? Five values for each would be few:
 
@@ -155,8 +155,8 @@ check("07.1", objective)
 # ## Step 2. CMA-ES, drawn
 #
 # A **black-box search** sees candidates and their losses, no slopes. LoRAHub names **CMA-ES**, *covariance matrix
-# adaptation evolution strategy*. It keeps a cloud of likely good places, a Gaussian with a **mean**, a **step size**
-# $\sigma$ and a **covariance** $C$ (its shape), and repeats, **generation** by generation:
+# adaptation evolution strategy*. It keeps a cloud of likely good places: a Gaussian with a **mean**, a **step size**
+# $\sigma$ and a **covariance** $C$ (its shape). In every **generation** it makes three moves:
 #
 # 1. **sample** a handful of candidates from the cloud;
 # 2. **rank** them by their loss; only the order counts, so no scale of the loss can mislead it;
@@ -185,8 +185,8 @@ y = (X[ranking[:mu]] - START) / SIGMA  # (mu, 2) the steps that worked
 mean = START + SIGMA * shares @ y  # (2,) shift
 
 # %% [markdown]
-# And the cloud: the new $C$ is mostly the old one, plus a little of the steps that worked (*rank-mu*), plus a little of
-# the mean's own path (*rank-one*). How little, Hansen's tutorial says (arXiv 1604.00772, equations 56 to 58):
+# And the cloud: the new $C$ is mostly the old one. A little of the steps that worked is added (*rank-mu*), and a little
+# of the mean's own path (*rank-one*). Hansen's tutorial says how little (arXiv 1604.00772, equations 56 to 58):
 
 # %%
 n, effective = 2, 1 / (shares**2).sum()  # weights to find; candidates that the mean really averages
@@ -321,8 +321,9 @@ Table(("the task", *(f"ask for {name}" for name in asked_for)), tuple(lines), "W
 # %% [markdown]
 # ## Step 4. Many candidates in one forward pass
 #
-# Forty evaluations sound cheap. The straightforward way scores one candidate after the other: compose it, copy it into
-# the model, pad the five rows, run the model, take the loss. A *population* can share most of this:
+# Forty evaluations sound cheap. The straightforward way scores one candidate after the other. It composes the
+# candidate, copies it into the model, and runs the model on the five padded rows. A *population* can share most of
+# this:
 #
 # - the **frozen base** is the same for all: every product with $W$ is one large product instead of twenty small ones;
 # - the five prompts begin with the same instruction: this **prefix** is computed once, not five times;
@@ -399,8 +400,8 @@ Table(("20 candidates", "a candidate", "times as fast", "largest loss difference
 # - **auto**, 120 candidates, this course's own:
 #     - it composes *exactly*, $\sum_i w_i B_i A_i$, so a weight means what it says and no basis matters (lesson 06);
 #     - it begins by scoring the $N$ single modules, and starts at the best one;
-#     - then it is **greedy**: each round tries one step along every weight and a scaling of all, takes the best move (or
-#       the best two or three together), and turns and shortens the steps that failed. It draws nothing at random.
+#     - then it is **greedy**: each round tries one step along every weight and a scaling of all. It takes the best
+#       move, or the best two or three together. Steps that failed are turned and shortened. Nothing is drawn at random.
 
 # %%
 searched = {
@@ -472,8 +473,8 @@ Table(("input", "wanted", *written), tuple(zip(*columns, strict=True)), "What th
 # %% [markdown]
 # ## Step 6. The comparison
 #
-# The long tables were measured with `lorahub-edu adapt sweep`: every method on the same draws of five examples, tested on
-# the same items, and written down as they came. First four targets to *illustrate*; they were used to settle choices of
+# The long tables were measured with `lorahub-edu adapt sweep`. Every method had the same draws of five examples and the
+# same test items, and every result was kept. First four targets to *illustrate*; they were used to settle choices of
 # this course, so they prove nothing. The base is the same, the modules are those of the shipped zoo.
 #
 # **Predict.** Order these four for LoRAHub, from best to worst: `first_word` (hat cup sun → hat), `past_upper` (walk →
@@ -515,9 +516,10 @@ for target in ILLUSTRATE:
     print(reads(settling["rows"], target))
 
 # %% [markdown]
-# **Read it.** `first_word` needs a skill that modules nearly have. `past_upper` needs two skills *at once*, `third_person`
-# a form that lies close to what one module writes, and `antonym_upper` one skill *after* the other: find the opposite,
-# then write it in capitals. A sum of updates has no "then". Where the table says so, that is the limit you see.
+# **Read it.** `first_word` needs a skill that modules nearly have. `past_upper` needs two skills *at once*.
+# `third_person` needs a form that is close to what one module writes. `antonym_upper` needs one skill *after* the
+# other: find the opposite, then write it in capitals. A sum of updates has no "then". Where the table says so, that is
+# the limit you see.
 #
 # Three tasks of **BIG-Bench Hard** (BBH), the paper's test, on the same little base:
 
@@ -562,9 +564,9 @@ print(f"measured on some targets only, and compared there: {', '.join(apart) or 
 # best *single* module, which costs $N$ evaluations and no search? And how do strict and answer-only differ in the table above?
 # A base model that knows an answer but does not stop is wrong under strict.
 #
-# To say "A beats B" we need a rule, and we fix it before we look: the mean difference over the targets is taken **draw by
-# draw**. All draws above zero: *shown*. All below: *refuted here*. Anything else: *not shown here*. (With five draws, luck
-# alone would put all on one side in 2 of 32 cases.)
+# To say "A beats B" we need a rule, and we fix it before we look. We take the mean difference over the targets **draw
+# by draw**. All draws above zero: *shown*. All below: *refuted here*. Anything else: *not shown here*. (With five
+# draws, luck alone would put all on one side in 2 of 32 cases.)
 
 # %%
 LORAHUB = "cma_40"
@@ -618,9 +620,9 @@ panels.show(figure, alt=f"Tokens read against queries: with examples in the prom
 
 # %% [markdown]
 # **Read it.** One evaluation reads the five examples once, and so does one in-context query. So the break-even is near
-# the number of evaluations, whatever the task, and lower where the prefix is shared. (A server that keeps the examples'
-# keys and values between queries saves most of their cost, so in practice it comes later.) It says nothing about
-# *answers*; those are in the table.
+# the number of evaluations, whatever the task, and lower where the prefix is shared. A server can keep the examples'
+# keys and values between queries. This saves most of their cost, so in practice the break-even comes later. It says
+# nothing about *answers*; those are in the table.
 
 # %% [markdown]
 # ### Try it 07.3: the break-even
@@ -726,8 +728,9 @@ Table(("modules", "targets", "mean", "standard deviation over draws", "best draw
 # %% [markdown]
 # ### Does the modules' rank matter?
 #
-# The paper trained its modules at three ranks and found little difference for FLAN-T5, more for T5. Here the zoo's own modules
-# are brought to lower ranks by a truncated SVD (a module *trained* at rank 1 is another thing, and so is T5).
+# The paper trained its modules at three ranks and found little difference for FLAN-T5, more for T5. Here a truncated
+# SVD brings the zoo's own modules to lower ranks. This is not the same as *training* a module at rank 1, and T5 is not
+# tested.
 #
 # **Predict.** How much of LoRAHub's score is left at rank 1?
 
@@ -776,9 +779,10 @@ above_chance = {draw: value - finds[LORAHUB][1] for draw, value in finds[LORAHUB
 # %% [markdown]
 # ## Step 8. Is there something better?
 #
-# This course's own recipe, *auto*, was found on the targets of the first table. The bar was set before the trial: on the
-# fresh targets' mean at least **8 points** of strict exact match above both CMA-ES with the same 120 evaluations *and* the
-# best single module, and its strict exact match not below what the base model gets under answer-only without any example.
+# This course's own recipe, *auto*, was found on the targets of the first table. The bar was set before the trial, for
+# the mean over the fresh targets. It has three parts. *Auto* must be at least **8 points** of strict exact match above
+# CMA-ES with the same 120 evaluations. It must be as far above the best single module. And its strict exact match must
+# reach the base model's answer-only score without any example.
 #
 # The modules count too: those of the shipped zoo began at *one* starting $A$, which suits the paper's composition (lesson
 # 06). So the trial was run again with a second zoo, the same tasks trained from twenty different starting $A$s

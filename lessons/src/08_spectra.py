@@ -77,7 +77,7 @@ open_lesson("08_spectra")
 # - The $v_i$ are the **right singular vectors**: the directions that the layer reads. The $u_i$ are the **left** ones: the
 #   directions that it writes. Each set is orthonormal: length 1, at right angles.
 #
-# We take the last layer's `down_proj`, whose output goes straight into the output head, so that its left vectors can be
+# We take the last layer's `down_proj`. Its output goes straight into the output head. So its left vectors can be
 # *read*: which tokens does each one make more likely?
 #
 # **Predict.** How many of the directions carry half of the matrix (of $\sum_i \sigma_i^2$): a handful, a tenth, half?
@@ -152,19 +152,19 @@ chance = (U0.T @ (noise / noise.norm(dim=0))).abs().max(0).values  # (200,) of r
 print(f"largest |cos| of a random direction with any of the {U0.shape[1]} left vectors: {chance.mean():.2f} ({chance.min():.2f} to {chance.max():.2f})")
 
 # %% [markdown]
-# **Read it.** Remember that last line. In a space of so many dimensions a direction that has nothing to do with $W_0$
-# still has a cosine with *one* of its vectors that is not quite zero; and none that is anywhere near 1.
+# **Read it.** Remember that last line. Take a direction that has nothing to do with $W_0$, in a space of so many
+# dimensions. Its largest cosine with the vectors of $W_0$ is not quite zero, and far from 1.
 #
 # ## Step 2. Train twice, to one loss
 #
 # - **The task** is small and new to the model: reverse the order of the words.
 # - **The tail.** We train all matrices of the last layers only. What the layers below give for a row never changes, so it is
 #   computed once.
-# - **Full fine-tuning** changes the matrices themselves. **LoRA** adds $\gamma BA$ to each, with the scaling $\gamma = \alpha/r$.
-#   We take the lowest rank there is, $r = 1$, and a high one, $r = 64$, under the paper's rule $\alpha = 2r$ ($\gamma = 2$ at
-#   every rank).
-# - Rank 64 we train three times: in a *hurry* (a high learning rate), with *patience* (a third of that rate), and in a hurry
-#   with a **rank-stabilised** $\gamma = 8/\sqrt{r}$, which is 1 here.
+# - **Full fine-tuning** changes the matrices themselves. **LoRA** adds $\gamma BA$ to each, with the scaling $\gamma =
+#   \alpha/r$. We take the lowest rank, $r = 1$, and a high one, $r = 64$. Both follow the paper's rule $\alpha = 2r$,
+#   so $\gamma = 2$ at every rank.
+# - We train rank 64 three times: in a *hurry* (a high learning rate), with *patience* (a third of that rate), and in a
+#   hurry with a smaller $\gamma$. This last one is **rank-stabilised**: $\gamma = 8/\sqrt{r}$, which is 1 here.
 # - **Equal loss.** A run stops at the first look at which its loss on held-out rows has halved. Then nobody can say
 #   that one has only learned more than the other.
 
@@ -226,8 +226,8 @@ panels.show(
 # **Predict.** Five pictures, one loss. Draw what you expect for $r = 1$ and for full fine-tuning. Which of the three runs with
 # $r = 64$ is more like the one, which like the other?
 #
-# We look at the matrix in which LoRA with $r = 1$ has the least familiar vector; the course's `count`, which step 8 opens
-# up, has gone over all of them.
+# We look at the matrix in which LoRA with $r = 1$ has the least familiar vector. The course's `count` finds it among
+# all matrices; step 8 shows how `count` works.
 
 # %%
 K, EPSILON = 10, 0.5
@@ -300,16 +300,16 @@ print(f"a random direction would have {chance.mean():.2f}")
 Table(("run", f"all {len(before.T)} vectors of this matrix", f"its {K} strongest", f"{K} strongest of every matrix, mean", "lowest matrix"), tuple(lines), "Mean of the largest |cosines|.")
 
 # %% [markdown]
-# **Read it.** A bright diagonal says: every direction is still there, as strong as it was. Where it blurs, neighbours have
-# mixed: their singular values lie close together, so a small push turns one into the other, and a cosine between 0.6
-# and 1 says little. A row without any bright field says more, and so does a point at the bottom **left** of the second
-# picture: a vector among the strongest that is like nothing the model had before.
+# **Read it.** A bright diagonal says: every direction is still there, as strong as it was. Where the diagonal blurs,
+# neighbours have mixed. Their singular values lie close together, so a small push turns one into the other. A cosine
+# between 0.6 and 1 therefore says little. A row without any bright field says more. So does a point at the bottom
+# **left** of the second picture: it is a strong vector that is like nothing the model had before.
 #
 # ## Step 4. Intruder dimensions
 #
-# The paper's definition: a tuned singular vector is an **intruder dimension** when it is among the $k$ strongest, and its
-# largest |cosine| with *all* pretrained vectors is below $\varepsilon$. Its released code takes $k = 10$ and
-# $\varepsilon = 0.5$, and left vectors.
+# The paper's definition looks at the $k$ strongest singular vectors of a tuned matrix. Such a vector is an **intruder
+# dimension** if its largest |cosine| with *all* pretrained vectors is below $\varepsilon$. The paper's released code
+# takes $k = 10$ and $\varepsilon = 0.5$, and left vectors.
 #
 # ### Try it 08.1: the largest cosine of each strong vector
 # *Difficulty 2 of 5, five minutes. Common bug: a signed cosine; or the comparison with the vector of the same number only.*
@@ -478,8 +478,8 @@ for label, values in effective.items():
     print(f"{label:20s} effective rank {statistics.fmean(values):6.1f} ({min(values):.1f} to {max(values):.1f} over the matrices)")
 
 # %% [markdown]
-# **Read it.** The losses are equal, and the changes are very different: full fine-tuning changes a little in very many
-# directions, LoRA changes much in few. Even with 64 directions, LoRA does not use them evenly.
+# **Read it.** The losses are equal, and the changes are very different. Full fine-tuning changes a little in very many
+# directions. LoRA changes much in few. Even with 64 directions, LoRA does not use them evenly.
 #
 # ### Try it 08.3: the effective rank
 # *Difficulty 2 of 5, five minutes. Common bug: $0 \log 0$ is NaN to a computer; or the shares of $\sigma^2$.*
@@ -544,8 +544,9 @@ for strength in STRENGTHS:
     print(f"s = {strength:4.2f}: {random_share[-1]:4.0%} of {len(PUSHED)} matrices have an intruder")
 
 # %% [markdown]
-# And trained updates? We sort the matrices of all runs by their $s$: those of this notebook, and those of the course's
-# studies (`lorahub-edu intruders sweep`): many ranks, learning rates, scalings and lengths, two tasks.
+# And trained updates? We sort the matrices of all runs by their $s$. They come from this notebook and from the course's
+# studies (`lorahub-edu intruders sweep`). The studies have many ranks, learning rates, scalings and lengths, and two
+# tasks.
 #
 # **Predict.** Is a trained direction more of an intruder at the same strength than a random one, or less?
 
@@ -607,18 +608,18 @@ panels.show(
 print(f"trained matrices with an intruder: {summary}")
 
 # %% [markdown]
-# **Read it.** One number decides almost all of it: far below the base's tenth singular value no update makes an intruder,
-# far above it nearly every one does, and in between it depends on how well the direction fits the base. Nothing about *LoRA*
-# is in that number. It asks how strong the update's strongest direction is.
+# **Read it.** One number decides almost all of it: how strong the update's strongest direction is. Far below the base's
+# tenth singular value no update makes an intruder. Far above it nearly every update does. In between it depends on how
+# well the direction fits the base. Nothing about *LoRA* is in that number.
 #
 # LoRA comes in because of step 5: a low-rank update has to put into one direction what full fine-tuning
 # spreads over hundreds. So it is strong there, unless learning rate or scaling keep it small. That is the next step.
 #
 # ## Step 7. Rank, scaling, and the same loss
 #
-# One run each proves little. The study behind the next table trained every rank under three rules of scaling with
-# three seeds, each way with a learning rate of its own, chosen *beforehand* by the lowest loss on rows that are
-# not used here:
+# One run each proves little. The study behind the next table trained every rank under three rules of scaling, with
+# three seeds. Each way has its own learning rate. It was chosen *beforehand*, by the lowest loss on rows that are not
+# used here. The rules are:
 #
 # - **α = 2r**, the paper's: $\gamma = 2$ at every rank;
 # - **rank-stabilised**, $\gamma = 8/\sqrt r$: what the adapter does to an activation does not grow with the rank;
@@ -661,9 +662,9 @@ if study_rows:
     )
 
 # %% [markdown]
-# **Read it.** Read the two panels together: where the strength is low there are no intruders, at *any* rank, and where it is high
-# there are, at any rank too. Learning rate times scaling sets the strength; the rank only says how many directions share
-# it. "LoRA has intruder dimensions" is true of a recipe, not of LoRA.
+# **Read it.** Read the two panels together. Where the strength is low there are no intruders, at *any* rank. Where it
+# is high there are intruders, at any rank too. Learning rate times scaling sets the strength; the rank only says how
+# many directions share it. "LoRA has intruder dimensions" is true of a recipe, not of LoRA.
 #
 # The three runs of this notebook with $r = 64$ say the same. Each differs from the first in one number:
 
@@ -739,11 +740,14 @@ Table(("way", "intruders", "processor time", "times as fast"), tuple(lines))
 #
 # ## Findings
 #
-# What each verdict asks, in words: it is *shown* or *refuted here* if every run, seed or matrix in question agrees, and *not
-# shown here* if they don't. For the studies: **I4** holds if, at one task loss, every LoRA way has an intruder in
-# every seed and full fine-tuning has none; **I5** if every LoRA run that ended *worse* than full of the same seed has one;
-# **I6** if from some rank on no seed has any while below it all have (refuted if a higher rank has them again); **I10**
-# if at every rank above 16 the fixed α ends with a higher loss than both other rules, in every seed.
+# What each verdict asks, in words: if all runs, seeds or matrices in question agree, it is *shown* or *refuted here*.
+# If they do not, it is *not shown here*. For the studies:
+#
+# - **I4** holds if, at one task loss, every LoRA way has an intruder in every seed, and full fine-tuning has none.
+# - **I5** holds if every LoRA run that ended *worse* than full of the same seed has an intruder.
+# - **I6** holds if all seeds have intruders below some rank, and no seed has any from that rank on. It is refuted if a
+#   higher rank has them again.
+# - **I10** holds if, at every rank above 16, the fixed α ends with a higher loss than both other rules, in every seed.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 LORA = (R1, HURRY, STABLE, PATIENT)
@@ -860,18 +864,19 @@ publish("08", [*found, *measured], profile)
 #
 # - An intruder dimension is a strong direction of a tuned matrix that the base does not have. It takes a threshold ε and a
 #   number k, and both are conventions: compare runs, not counts.
-# - Its cause is strength: the update's largest singular value beside the base's tenth. A low rank concentrates an update, and
-#   learning rate times scaling make it strong; that is why a hasty LoRA has intruders and full fine-tuning has not.
+# - Its cause is strength: the update's largest singular value beside the base's tenth. A low rank concentrates an
+#   update, and learning rate times scaling make it strong. That is why a LoRA trained in a hurry has intruders, and
+#   full fine-tuning has none.
 # - Singular values of the base need computing once. A count that comes with a proof is worth as much as two SVDs.
 #
 # ## Go further
 #
 # - Shuttleworth et al. 2024, arXiv 2410.21228: section 3 for the pictures, section 4 for the definition and the ranks.
 # - Kalajdzievski 2023, *A Rank Stabilization Scaling Factor*, arXiv 2312.03732: why $\alpha/\sqrt r$.
-# - Roy and Vetterli 2007, *The effective rank*; Benaych-Georges and Nadakuditi 2012, arXiv 1103.2221: when a rank-one push
-#   shows in the spectrum of a large random matrix.
-# - Any adapter: `lorahub-edu intruders FOLDER`. The study: `lorahub-edu intruders sweep --study ranks`; it can be killed and
-#   goes on. On a 24 GB GPU both take the 7B model with `--profile gpu24`.
+# - Roy and Vetterli 2007, *The effective rank*. Benaych-Georges and Nadakuditi 2012, arXiv 1103.2221: when a rank-one
+#   push shows in the spectrum of a large random matrix.
+# - Any adapter: `lorahub-edu intruders FOLDER`. The study: `lorahub-edu intruders sweep --study ranks`. You can stop it
+#   at any time; the same command continues. On a 24 GB GPU both take the 7B model with `--profile gpu24`.
 #
 # **Next:** lesson 09, *What it costs*: what the same runs forget, whether the intruders are to blame, and the controls that
 # tell.

@@ -24,8 +24,8 @@
 #
 # **You need** lesson 08 (intruder dimensions, strength, scaling rules). Its words are used here without explanation.
 #
-# **It covers** the paper's claims I8 (tasks in a row), I9 (forgetting over the rank is U-shaped), I11 (which rank for what)
-# and I12 (scaling the intruders down): Shuttleworth et al. 2024, arXiv 2410.21228.
+# **It covers** four claims of Shuttleworth et al. 2024, arXiv 2410.21228: I8 (tasks in a row), I9 (forgetting over the
+# rank is U-shaped), I11 (which rank for what) and I12 (scaling the intruders down).
 #
 # **It takes:**
 
@@ -232,17 +232,18 @@ if rows:
         print(f"{forgetting_tables.label(*arm)}: {forgetting_tables.in_words(counts[arm], 0)} intruders, forgets {forgetting_tables.in_words(forgotten[arm])} nats")
 
 # %% [markdown]
-# **Read it.** Follow one curve at a time. Under $\alpha = 2r$ forgetting rises with the rank, and rank 1 is best; under a fixed
-# $\alpha$ it falls, and the highest rank is best; under the rank-stabilised rule, which lies between the two, there is a U. Each
-# of the three agrees with itself over all seeds, and no two of them agree on a rank. So a U is no law of the rank: it is
-# what you get for a rule that is too strong at one end and at the other. Ask how strong the update is (the column
-# $\|\Delta W\|/\|W_0\|$), before you ask for its rank.
+# **Read it.** Follow one curve at a time. Under $\alpha = 2r$ forgetting rises with the rank, and rank 1 is best. Under
+# a fixed $\alpha$ it falls, and the highest rank is best. The rank-stabilised rule lies between the two, and there is a
+# U. Each of the three agrees with itself over all seeds, and no two of them agree on a rank. So a U is no law of the
+# rank. It appears where a rule is too strong at both ends. Ask how strong the update is (the column $\|\Delta
+# W\|/\|W_0\|$), before you ask for its rank.
 #
 # And look at the last line. A run without any intruder can forget far more than full fine-tuning, and a run with intruders can
 # forget no more than full fine-tuning.
 #
-# One weakness of this comparison: in the middle of a schedule the learning rate is still high, and a run that is read there
-# has forgotten a little more than one whose schedule ends there. `--study matched` gives every run a schedule of its own.
+# This comparison has one weakness. In the middle of a schedule the learning rate is still high. A run that is read
+# there has forgotten a little more than a run whose schedule ends there. `--study matched` gives every run a schedule
+# of its own.
 #
 # ## Step 4. Are the intruders to blame?
 #
@@ -303,7 +304,7 @@ check("09.3", shrink_update)
 # ```
 # </details>
 #
-# **Predict.** For $\lambda = 0.7$ on the run in a hurry: which of the three takes most of the forgetting away, and which
+# **Predict.** Take $\lambda = 0.7$ on the run in a hurry. Which of the three removes most of the forgetting, and which
 # costs the task most?
 
 # %%
@@ -370,10 +371,10 @@ if apart_rows:
 # update of a matrix, and small at the higher ranks. (The run of this notebook was stopped in the middle of its schedule. The
 # nine runs of the study were not.)
 #
-# The controls explain it. *As many other* strong directions belong to the pretrained model, and scaling them destroys the
-# model. *The whole update*, shrunk by the same $\lambda$, undoes on average as much forgetting as the intruders or more, at
-# every rank, and also costs almost nothing. It uses no spectra. So a smaller *update* undoes the forgetting. This experiment
-# sees no extra effect of the intruders.
+# The controls explain it. *As many other* strong directions belong to the pretrained model, and scaling them destroys
+# the model. *The whole update*, shrunk by the same $\lambda$, undoes at least as much forgetting as the intruders, on
+# average and at every rank. It also costs almost nothing. It uses no spectra. So a smaller *update* undoes the
+# forgetting. This experiment sees no extra effect of the intruders.
 #
 # ## Step 5. One task after the other
 #
@@ -407,18 +408,18 @@ if sequence_rows:
     )  # fmt: skip
 
 # %% [markdown]
-# **Read it.** In the table go from left to right for the text, then to the last columns: what a method lost of the *earlier tasks*,
-# and how many intruders the merged model has. A method that learns each task less well has less to lose; that is why the loss
-# of a task just trained stands beside it.
+# **Read it.** Read the table from left to right for the text. The last columns show what a method lost of the *earlier
+# tasks*, and how many intruders the merged model has. A method that learns each task less well has less to lose. That
+# is why the table also has the loss of a task just trained.
 #
-# The ranks do not come in order. The largest loss is that of the way whose updates are strongest (rank 64 under $\alpha = 2r$,
-# step 3), which also collects by far the most intruders; the other three lie close together, full fine-tuning among them, with
-# many, few and no intruders. And a later task can give back what an earlier one took.
+# The ranks do not come in order. The largest loss belongs to the way with the strongest updates (rank 64 under $\alpha
+# = 2r$, step 3). This way also collects by far the most intruders. The other three lie close together, full fine-tuning
+# among them. They have many, few and no intruders. And a later task can give back what an earlier one took.
 #
 # ## Step 6. With or without intruders
 #
-# Put all runs of the study of ranks beside each other, each at its end: forgetting against its intruders, and against the
-# size of its update.
+# Now compare all runs of the study of ranks, each at its end. We draw forgetting against the intruders, and against the
+# size of the update.
 #
 # **Predict.** How much does the most forgetful run *without a single intruder* forget?
 
@@ -437,18 +438,23 @@ if ends:
     print(summary)
 
 # %% [markdown]
-# **Read it.** Points on the left edge of the left panel have no intruder. If some of them lie as high as the others, intruders
-# are not *necessary* for forgetting; step 4 asked whether they are enough. Whether a count says anything that the size of the
-# update does not is a question for runs that nobody has looked at yet: lesson 10.
+# **Read it.** Points on the left edge of the left panel have no intruder. If some of them lie as high as the others,
+# intruders are not *necessary* for forgetting. Step 4 asked whether they are enough. Does a count say anything that the
+# size of the update does not? This needs runs that nobody has looked at yet: lesson 10.
 #
 # ## Findings
 #
-# What each verdict asks: **I8** holds if in every seed the lower of two LoRA ranks has forgotten more of the text after the last
-# task than the higher one, and every LoRA rank more than full (refuted if rank 1 forgets least of all in every seed). **I9** holds
-# for a rule of scaling if in every seed a rank strictly between the lowest and the highest forgets least (refuted if in no
-# seed). **I11** asks two things: the rank with the lowest task loss is at most 8, the rank that forgets least is 64, in
-# every seed. **I12** as it is written: at λ = 0.7 every run gets some forgetting back for at most 0.1 nats of task loss;
-# and with its control: the intruders give back more than shrinking the whole update does at a price of 0.1 nats, in every run.
+# What each verdict asks:
+#
+# - **I8** is about the text after the last task, in every seed. The lower of two LoRA ranks must have forgotten more
+#   than the higher one, and every LoRA rank more than full. It is refuted if rank 1 forgets least of all in every seed.
+# - **I9** holds for a rule of scaling if, in every seed, a rank strictly between the lowest and the highest forgets
+#   least. It is refuted if this is so in no seed.
+# - **I11** asks two things of every seed: the rank with the lowest task loss is at most 8, and the rank that forgets
+#   least is 64.
+# - **I12** as it is written: at λ = 0.7 every run gets some forgetting back for at most 0.1 nats of task loss.
+# - **I12** with its control, at a price of 0.1 nats: in every run the intruders give back more than shrinking the whole
+#   update does.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 found = [

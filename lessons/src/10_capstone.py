@@ -139,9 +139,9 @@ panels.slider_panel("factor on the weights", list(sizes), draw_curves, start=1.0
 # %% [markdown]
 # ## Step 2. The compositions that searches found
 #
-# In practice a search chooses the weights. Do its compositions have intruders? Each composition of the study below was searched
-# on five examples (lesson 07). It is compared with compositions that differ from it in **one** thing: the signs, which module
-# got which weight, the weights, the directions of the update, its size.
+# In practice a search chooses the weights. Do its compositions have intruders? Each composition of the study below was
+# searched on five examples (lesson 07). It is compared with compositions that differ from it in **one** thing. This is
+# the signs, the order of the weights among the modules, the weights, the directions of the update, or its size.
 #
 # **Predict.** Order the rows: which has the most intruders, which the fewest?
 
@@ -210,7 +210,7 @@ check("10.1", random_twin)
 # </details>
 
 # %% [markdown]
-# ## Step 3. Can forgetting be foretold from the weights alone?
+# ## Step 3. Can forgetting be predicted from the weights alone?
 #
 # If so, no text has to be scored. In lesson 09 forgetting and intruders rose together. But the size of the update rose too, and
 # sizes are easier to compute. **Which of them predicts forgetting, and what do the others add?**
@@ -264,11 +264,11 @@ Table(
 # forget little. In the first runs the nuclear norm was the best measure. In the new runs it is the worst. This is why
 # hypotheses are written down first.
 #
-# The plain relative size of the update foretells forgetting best, and a count of intruders adds nothing to it that these runs
-# could show (the middle column of the table). No SVD is needed.
+# The plain relative size of the update predicts forgetting best. These runs show nothing that a count of intruders adds
+# to it (the middle column of the table). No SVD is needed.
 #
 # ### Try it 10.2 and 10.3: a rank correlation, and what one measure adds
-# *Difficulty 2 and 3 of 5, fifteen minutes. Common bug: `argsort` lists places, it is no rank.*
+# *Difficulty 2 and 3 of 5, fifteen minutes. Common bug: taking `argsort` for ranks; it lists places.*
 #
 # Forgetting has a long tail: a few runs lose everything. So take ranks.
 
@@ -390,8 +390,8 @@ publish("10", found, profile)
 # %% [markdown]
 # ## What to remember
 #
-# - An intruder dimension says that an update is strong and concentrated. Whatever makes an update so makes intruders:
-#   a learning rate, a scaling, twenty modules that pull the same way.
+# - An intruder dimension says that an update is strong and concentrated. Everything that makes an update strong makes
+#   intruders: a learning rate, a scaling, twenty modules that pull the same way.
 # - A control differs in one thing. Without *all positive*, *random directions* and *shrunk*, a count of intruders tells no
 #   story at all.
 # - Fix the hypotheses before the runs, give intervals, and keep the runs that disagree.

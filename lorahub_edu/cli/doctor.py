@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
 from lorahub_edu.files.assets import size_text
-from lorahub_edu.files.sources import Index, describe, find_index, hub_address, why_unreachable, without_password
+from lorahub_edu.files.sources import describe, find_index, hub_address, why_unreachable, without_password
 from lorahub_edu.models.profiles import Profile, get_profile
 
 NETWORK_SECONDS = 3.0
@@ -75,7 +77,7 @@ def render(checks: Iterable[Check]) -> str:
     lines = []
     for check in checks:
         state = "ok" if check.ok else "MISSING" if check.required else "note"
-        advice = "" if check.ok or not check.advice else f" -> {check.advice}"
+        advice = f" -> {check.advice}" if check.advice and not check.ok else ""
         detail = " ".join(f"{check.detail}{advice}".split())  # what a server says starts no second line
         lines.append(f"{state:<9}{check.name:<18}{detail}")
     return "\n".join(lines)
@@ -124,8 +126,6 @@ def _processor() -> str:
 
 
 def _memory(profile: Profile) -> Answer:
-    import psutil
-
     needed = NEEDS[profile.name][0]
     free = min(psutil.virtual_memory().available, _container_memory())
     return free / 1e9 >= needed, f"{size_text(free)} (about {needed} GB needed)", "close other programs and notebooks"
@@ -187,18 +187,16 @@ def _asset(name: str, advice: str) -> Answer:
 
 
 def _hub(_: Profile) -> Answer:
-    return _server(hub_address(), "the package index answers; else set HF_ENDPOINT to a mirror")
+    reason = why_unreachable(hub_address(), NETWORK_SECONDS)
+    advice = "nothing to do if the package index answers; else set HF_ENDPOINT to a mirror"
+    return reason is None, f"{without_password(hub_address())}: {reason or 'answers'}", advice
 
 
 def _index(_: Profile) -> Answer:
     index = find_index()
-    advice = "the hub answers; else set LORAHUB_EDU_INDEX to a mirror's simple pages"
-    return _server(index.urls[0], advice, index)
-
-
-def _server(url: str, advice: str, index: Index | None = None) -> Answer:
-    reason = why_unreachable(url, NETWORK_SECONDS, index)
-    return reason is None, f"{without_password(url)}: {reason or 'answers'}", f"nothing to do if {advice}"
+    reason = why_unreachable(index.urls[0], NETWORK_SECONDS, index)
+    advice = "nothing to do if the hub answers; else set LORAHUB_EDU_INDEX to a mirror's simple pages"
+    return reason is None, f"{without_password(index.urls[0])}: {reason or 'answers'}", advice
 
 
 def _sandbox(_: Profile) -> Answer:

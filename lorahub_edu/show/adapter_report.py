@@ -5,7 +5,7 @@ Every judgement stands beside its control: the base model, the merged model, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,19 +89,16 @@ def examine(
     task: str = "",
     test_items: int = 60,
     sequences: int = 64,
-    tokens: int = 64,
     profile: str | None = None,
     base_model: str = "",
-    fetch: bool | None = None,
 ) -> AdapterReport:
     """Examine an adapter, from a folder in PEFT's layout or in memory, with all of the course's measures.
 
     Args:
         task: one of `data.tasks`, to score before and after; "" scores none.
         test_items: at most so many of its test items.
-        sequences: of plain text, with `tokens` tokens each.
+        sequences: of plain text; the profile tiny, which needs no file, takes the shipped texts.
         base_model: a base to use instead of the profile's.
-        fetch: False takes the shipped plain texts; None does so for the profile tiny, which needs no file.
 
     Raises:
         CourseError: unknown task; the adapter can't be read, or belongs to another base.
@@ -114,19 +111,18 @@ def examine(
     model, tokenizer = pretrained.load(profile, base=base_model, dtype=torch.float32)
     total = adapters.count_parameters(model).total
     adapter_files.put_adapter(model, file, "adapter", base_model_sha256=pretrained.base_sha256(name))
-    adapter_files.put_adapter(model, _shrunk(file, SHRUNK), "shrunk")
-    fetch = chosen.name != "tiny" if fetch is None else fetch
-    plain = texts.load(tokenizer, sequences=sequences, tokens=tokens, fetch=fetch)
+    smaller = {name: replace(config, alpha=config.alpha * SHRUNK) for name, config in file.configs.items()}
+    adapter_files.put_adapter(model, replace(file, configs=smaller), "shrunk")
+    plain = texts.load(tokenizer, sequences=sequences, fetch=chosen.name != "tiny")
     rows = rows_for(model, tokenizer, asked.instructions[0], asked.test[:test_items]) if asked else []
     scores, losses = {}, {}
     for state in STATES:
         adapters.set_adapter(model, None if state == "base" else state)
         losses[state] = text_loss(model, plain.sequences)
         if rows:
-            found = score(model, sorted(rows, key=lambda row: row.tokens))
-            scores[state] = TaskScores(
-                float(found.strict.mean()), float(found.answer_only.mean()), float(found.losses[0])
-            )
+            scored = score(model, sorted(rows, key=lambda row: row.tokens))
+            answers = float(scored.strict.mean()), float(scored.answer_only.mean())
+            scores[state] = TaskScores(*answers, float(scored.losses[0]))
     parameters = sum(A.numel() + B.numel() for A, B in file.weights.values())
     return AdapterReport(
         file=file,
@@ -142,11 +138,6 @@ def examine(
         text_label=plain.label,
         sequences=tuple(plain.sequences.shape),
     )
-
-
-def _shrunk(file: AdapterFile, factor: float) -> AdapterFile:
-    """The adapter with its whole update made smaller."""
-    return replace(file, configs={name: replace(c, alpha=c.alpha * factor) for name, c in file.configs.items()})
 
 
 def intruder_counter(model: PreTrainedModel) -> Callable[[AdapterFile], IntruderCounts]:
@@ -174,13 +165,13 @@ def _merge_error(model: PreTrainedModel, ids: torch.Tensor) -> float:
 
 def _what_it_is(report: AdapterReport) -> Table:
     file = report.file
-    ranks = sorted({config.rank for config in file.configs.values()})
+    ranks = ", ".join(map(str, sorted({config.rank for config in file.configs.values()})))
     scalings = sorted({round(config.scaling, 4) for config in file.configs.values()})
     projections = sorted({name.rpartition(".")[2] for name in file.weights})
     lines = [
         ("base model", report.base_model),
         ("matrices", f"{len(file.weights)}: {', '.join(projections)}"),
-        ("rank, scaling", f"{_listed(ranks)}, {_listed(scalings)}"),
+        ("rank, scaling", f"{ranks}, " + ", ".join(f"{value:g}" for value in scalings)),
         ("parameters", f"{report.parameters:,} ({report.share:.2%} of the base)"),
     ]
     if report.size:
@@ -223,7 +214,3 @@ def _what_it_did(report: AdapterReport) -> Table:
         lines.append((label, f"{np.median(values):.2g} ({min(values):.2g} to {max(values):.2g})"))
     lines.append(("forgetting", f"{report.forgetting:+.3f} nats a token of plain text"))
     return Table(("what it did to the weights", "all matrices, or the median with its range"), tuple(lines))
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

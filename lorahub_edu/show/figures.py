@@ -48,8 +48,7 @@ def plot_series(
     """Draw named series of (x, y), each with its own colour, marker and line."""
     for index, (name, (x, y)) in enumerate(series.items()):
         axes.plot(x, y, label=name, markersize=4, **line_style(index))
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set(xlabel=x_label, ylabel=y_label)
     axes.legend(frameon=False)
     return axes
 
@@ -68,8 +67,7 @@ def plot_matrix(axes: Axes, matrix: np.ndarray, title: str, limit: float | None 
     limit = limit or float(np.abs(matrix).max()) or 1.0
     axes.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     axes.set_title(title, fontsize=9)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.grid(False)
     return axes
 
@@ -100,9 +98,7 @@ def plot_block(axes: Axes, shapes: Mapping[str, Mapping[str, tuple[int, int]]], 
     axes.text(left, stream + 0.5 * gap, "residual stream", ha="right", va="bottom")
     axes.text(0, -1.2 * gap, "A (below): rank × in", color=COLOURS[0], va="top", weight="bold")
     axes.text(2.2 * tallest, -1.2 * gap, "B (right): out × rank", color=COLOURS[1], va="top", weight="bold")
-    axes.set_xlim(-gap, left + gap)
-    axes.set_ylim(-2.6 * gap, stream + 2 * gap)
-    axes.set_aspect("equal")
+    axes.set(xlim=(-gap, left + gap), ylim=(-2.6 * gap, stream + 2 * gap), aspect="equal")
     axes.set_axis_off()
     return axes
 
@@ -205,7 +201,6 @@ def plot_batches(axes: Axes, batches: Sequence[Batch]) -> Axes:
             axes.barh([y] * len(lengths), lengths, left=starts, height=0.8, color=COLOURS[0], edgecolor="white")
             y += 1
         y += 0.6
-    axes.set_xlabel("tokens")
-    axes.set_yticks([])
+    axes.set(xlabel="tokens", yticks=[])
     axes.grid(False)
     return axes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
@@ -14,15 +13,10 @@ from matplotlib.figure import Figure
 from lorahub_edu.show import figures
 
 
-def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this code."""
-    return "ipykernel" in sys.modules and hasattr(sys.modules.get("builtins"), "__IPYTHON__")
-
-
-def figure_png(figure: Figure, dpi: int = 100) -> bytes:
+def figure_png(figure: Figure) -> bytes:
     """A figure as PNG bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=100)
     return buffer.getvalue()
 
 
@@ -68,7 +62,7 @@ def sliders_panel(
         continuous: follow a slider while it is dragged; False waits until it is released, for a slow `draw`.
     """
     figure = Figure(figsize=size, layout="constrained")
-    made = [
+    widgets = [
         ipywidgets.SelectionSlider(
             options=list(values),
             value=(start or {}).get(label, values[0]),
@@ -84,27 +78,24 @@ def sliders_panel(
 
     def update(_change: object = None) -> None:
         figure.clear()
-        sentence.value = draw(figure, *(slider.value for slider in made))
+        sentence.value = draw(figure, *(slider.value for slider in widgets))
         image.value = figure_png(figure)
 
-    for slider in made:
+    for slider in widgets:
         slider.observe(update, names="value")
     update()
-    return ipywidgets.VBox([*made, image, sentence])
+    return ipywidgets.VBox([*widgets, image, sentence])
 
 
 class LiveCurve:
     """A loss curve that grows while training runs: give it to `train(..., on_step=LiveCurve(steps))`.
 
-    Args:
-        steps: of the whole run, for the bar.
-        every: redraw at most each so many steps.
+    `steps` are those of the whole run, for the bar; the curve is drawn anew at each `every`-th.
     """
 
     def __init__(self, steps: int, every: int = 1) -> None:
         self.history: list[dict] = []
-        self._every = every
-        self._steps = steps
+        self._steps, self._every = steps, every
         self._figure = Figure(figsize=(7, 3), layout="constrained")
         self._bar = ipywidgets.IntProgress(max=steps, layout=ipywidgets.Layout(width="60%"))
         self._text = ipywidgets.HTML()

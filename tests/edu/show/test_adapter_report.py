@@ -22,7 +22,7 @@ from lorahub_edu.show.adapter_report import SHRUNK, AdapterReport, examine
 from lorahub_edu.spectra.measures import intruder_count
 
 TASK = tasks.names("target")[0]
-SETTINGS = {"sequences": 4, "tokens": 16, "profile": "tiny"}
+SETTINGS = {"sequences": 4, "profile": "tiny"}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def text_loss(model: torch.nn.Module, ids: torch.Tensor) -> float:
 
 
 def test_the_losses_on_plain_text_are_those_of_pefts_model(report: AdapterReport, folder: Path) -> None:
-    ids = texts.load(tiny.tokenizer(), sequences=4, tokens=16, fetch=False).sequences
+    ids = texts.load(tiny.tokenizer(), sequences=4, fetch=False).sequences
     expected = {
         "base": text_loss(tiny.model(), ids),
         "adapter": text_loss(peft_model(folder), ids),
@@ -63,7 +63,7 @@ def test_the_losses_on_plain_text_are_those_of_pefts_model(report: AdapterReport
     assert report.text == pytest.approx(expected, abs=1e-4)
     assert len(set(expected.values())) == 3
     assert report.forgetting == pytest.approx(expected["adapter"] - expected["base"], abs=2e-4)
-    assert report.sequences == (4, 16) and report.text_label == texts.SHIPPED
+    assert report.sequences == (4, texts.TOKENS) and report.text_label == texts.SHIPPED
 
 
 def test_the_spectrum_is_that_of_the_definition(report: AdapterReport) -> None:
