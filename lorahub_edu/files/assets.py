@@ -93,19 +93,12 @@ def locate(name: str) -> Path | None:
     """The path of an asset that is on this machine already; no connection is opened.
 
     A cached file that was verified before, and has kept its size and time, is trusted. Any other file is hashed.
-
-    Raises:
-        CourseError: there is no such asset.
     """
     return _search(get_asset(name).editions)[0]
 
 
 def is_intact(name: str) -> bool:
-    """Whether an asset is on this machine and right to the last byte: it is hashed in any case.
-
-    Raises:
-        CourseError: there is no such asset.
-    """
+    """Whether an asset is on this machine and right to the last byte: it is hashed in any case."""
     return _search(get_asset(name).editions, trust_marker=False)[0] is not None
 
 
@@ -144,11 +137,7 @@ def size_text(size: float) -> str:
 
 
 def disk_problem(error: OSError, folder: Path, needed: int = 0) -> CourseError:
-    """The error to raise when a file can't be written: what is wrong and what to do.
-
-    Args:
-        needed: bytes that the download takes in all; 0 if not known.
-    """
+    """The error to raise when a file can't be written; `needed` bytes are all that the download takes, 0 if not known."""
     if error.errno in FULL_DISK:
         need = f", the download needs {size_text(needed)}" if needed else ""
         return CourseError(

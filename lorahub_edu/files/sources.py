@@ -110,12 +110,9 @@ def why_unreachable(url: str, seconds: float | None = None, index: Index | None 
 
 
 def from_hub(file: HubFile, folder: Path, sha256: str | None = None) -> Path:
-    """Download a file from the hub into a folder.
+    """Download a file from the hub into a folder, under the same path as in its repository.
 
-    Args:
-        file: where it is.
-        folder: the file gets the same path in it as in its repository.
-        sha256: the hub is asked first whether its file has this hash, so that a wrong file is not downloaded.
+    If a hash is given, the hub is asked for its file's hash first, so that a wrong file is not downloaded.
 
     Raises:
         SourceError: the hub can't be reached, or has another file or none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,8 +47,7 @@ class Changes:
 
     def given(self) -> dict[str, object]:
         """The changes that are not None."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,10 @@ def lora_config(profile: Profile, rank: int | None = None, rank_stabilised: bool
 
     A base in a short dtype keeps A and B in float32, where small updates don't vanish.
     """
-    chosen = profile.rank if rank is None else rank
+    rank = profile.rank if rank is None else rank
     return LoRAConfig(
-        rank=chosen,
-        alpha=profile.alpha / profile.rank * chosen,
+        rank=rank,
+        alpha=profile.alpha / profile.rank * rank,
         dropout=profile.dropout,
         target_modules=profile.target_modules,
         rank_stabilised=rank_stabilised,
@@ -126,8 +125,6 @@ def finetune(
     In several processes (`processes.started`), each does its share of every step.
 
     Args:
-        profile: a profile, its name, or None for the environment's.
-        changes: what the run has otherwise than the profile.
         method: a key of `methods.kinds.METHODS`; "lora" and "rslora" take their settings from the profile.
         data: a file of rows, or "dolly"; None is Alpaca.
         out: a folder for checkpoints, log.jsonl and the finished adapter; a run in this folder is continued.
@@ -144,16 +141,16 @@ def finetune(
     Source: claim R9 (Raschka 2023, the hyper-parameters of the `gpu24` profile).
     """
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
-    given, rank = changes.given(), changes.rank
-    of_profile = ("micro_batch_size", "block_size", "gradient_checkpointing")
-    profile = replace(profile, **{name: given[name] for name in of_profile if name in given})
-    kind, settings = kinds.get_method(method).kind, dict(settings or {})
+    in_profile = ("micro_batch_size", "block_size", "gradient_checkpointing")
+    profile = replace(profile, **{name: value for name, value in changes.given().items() if name in in_profile})
+    kind, settings, rank = kinds.get_method(method).kind, dict(settings or {}), changes.rank
     if rank is not None and method not in OWN:
         raise CourseError(
             f"rank={rank} is for {' and '.join(OWN)}; {method} has settings of its own: change them there."
         )
     batching = changes.batching or "packed"
-    batching = "padded" if kind == kinds.PROMPT and batching == "packed" else batching
+    if kind == kinds.PROMPT and batching == "packed":
+        batching = "padded"
     config = training_config(
         profile,
         steps=changes.steps,
@@ -162,7 +159,7 @@ def finetune(
         batching=batching,
         seed=seed,
     )
-    training, validation = split_rows(profile, data, seed, offline, progress)
+    training_rows, validation_rows = split_rows(profile, data, seed, offline, progress)
     pretrained.check_device(profile)
     with memory_watched(
         profile.base_model,
@@ -178,17 +175,16 @@ def finetune(
         model, tokenizer = pretrained.load(
             profile, attention=attention, device=device, offline=offline, revision=changes.revision or ""
         )
-        encoded = alpaca.encode_rows(training, tokenizer, profile.block_size, too_long="drop")
-        held_back = alpaca.encode_rows(validation, tokenizer, profile.block_size, too_long="drop")
-
-        before = None if device else _loss(model, held_back, profile, config)
+        rows = alpaca.encode_rows(training_rows, tokenizer, profile.block_size, too_long="drop")
+        validation = alpaca.encode_rows(validation_rows, tokenizer, profile.block_size, too_long="drop")
+        before = None if device else _loss(model, validation, profile, config)
         model, save = _put_on(model, profile, method, settings, rank, seed)
         model.to(profile.device)
-        before = _loss(model, held_back, profile, config) if before is None else before
-        result = train(model, encoded, config, validation=held_back, folder=Path(out), progress=progress)
+        before = _loss(model, validation, profile, config) if before is None else before
+        result = train(model, rows, config, validation=validation, folder=out, progress=progress)
         if result.stopped == "interrupted":
             return FinetuneResult(None, before, float("nan"), result)
-        after = _loss(model, held_back, profile, config)
+        after = _loss(model, validation, profile, config)
     adapter = Path(out) / "adapter"
     if processes.is_first():
         save(adapter)
@@ -229,8 +225,8 @@ def _put_on(
         )
     settings |= {"keep_base": False} if "keep_base" in kinds.get_method(method).settings else {}
     dtype = torch.float32 if profile.dtype != "float32" else None  # under autocast that always works
-    made = attach(model, method, seed=seed, dtype=dtype, **settings)
-    return made.model, lambda folder: files.save(made, folder)
+    attached = attach(model, method, seed=seed, dtype=dtype, **settings)
+    return attached.model, lambda folder: files.save(attached, folder)
 
 
 def _loss(model: nn.Module, rows: list[alpaca.Encoded], profile: Profile, config: TrainingConfig) -> float:

@@ -33,15 +33,9 @@ QUANTISED = {
 def export(
     recipe: str | Path, folder: str | Path, *, profile: str | None = None, seed: int = 0, offline: bool = False
 ) -> Path:
-    """Write a recipe for LLaMA-Factory.
+    """Write a recipe for LLaMA-Factory, with a profile its small twin: the YAML for `llamafactory-cli train`.
 
-    Args:
-        folder: where to; files of an earlier export there are replaced.
-        profile: "cpu" exports the recipe's small twin; None the recipe itself.
-        seed: of the split into rows to train on and rows held back.
-
-    Returns:
-        The YAML that `llamafactory-cli train` takes.
+    `seed` fixes the split into rows to train on and rows held back.
 
     Raises:
         CourseError: the recipe is wrong, LLaMA-Factory has no such method, the rows can't be had, or the folder can't
@@ -58,13 +52,17 @@ def export(
     parts = {f"{name}_train": training, f"{name}_validation": validation}
     columns = {"prompt": "instruction", "response": "output"}
     described = {part: {"file_name": f"{part}.json", "columns": columns} for part in parts}
-    settings = run_settings(recipe, _model_path(base), folder, list(parts), seed)
+    model = base.repo
+    if base.asset:
+        model = str(pretrained.prepare(base.name))
+    if model is None:
+        raise CourseError(f"{base.name} is made when it is asked for, so LLaMA-Factory can't load it: take cpu.")
+    settings = run_settings(recipe, model, folder, list(parts), seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for part, rows in parts.items():
-            (folder / f"{part}.json").write_text(
-                json.dumps(text_rows(rows, base), ensure_ascii=False), encoding="utf-8"
-            )
+            text = json.dumps(text_rows(rows, base), ensure_ascii=False)
+            (folder / f"{part}.json").write_text(text, encoding="utf-8")
         (folder / "dataset_info.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
@@ -126,11 +124,3 @@ def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str],
 def text_rows(rows: Sequence[Example], base: BaseModel) -> list[dict[str, str]]:
     """Rows as text that needs no template: the prompt with the start token, the answer with the end token."""
     return [{"instruction": base.start + format_prompt(row), "output": row.output + base.end} for row in rows]
-
-
-def _model_path(base: BaseModel) -> str:
-    if base.repo:
-        return base.repo
-    if base.asset is None:
-        raise CourseError(f"{base.name} is made when it is asked for, so LLaMA-Factory can't load it: take cpu.")
-    return str(pretrained.prepare(base.name))

@@ -40,17 +40,12 @@ def run(
     progress: bool = True,
     report: Callable[[str], None] = lambda _line: None,
 ) -> FinetuneResult | TaskAdapter:
-    """Carry out a recipe.
+    """Carry out a recipe; the arguments are those of `finetune`, with the recipe in the profile's place.
 
     Args:
         profile: "tiny" or "cpu" runs its small twin; None takes the environment's, else the machine it is for.
-        changes: what the run has otherwise than the recipe; the other arguments are as for `finetune`.
-        data: other rows than the recipe's.
         out: None is runs/ and the recipe's name.
         report: called with what the planner says before a run on the recipe's own card.
-
-    Returns:
-        What `finetune` or `adapt_to` returns.
 
     Raises:
         CourseError: the recipe is wrong, it does not fit, a change does not apply to it, or whatever the run refuses.
@@ -59,7 +54,9 @@ def run(
     big = chosen.profile.name == BIG.name
     folder = Path(out) if out else Path("runs") / (chosen.name if big else f"{chosen.name}-{chosen.profile.name}")
     if big and processes.is_first():
-        report(_plan_in_words(chosen))
+        plan = planned(chosen)
+        room = f"{plan.room / 1e9:.1f} GB to spare" if plan.fits else f"{-plan.room / 1e9:.1f} GB too much"
+        report(f"{chosen.name}: about {plan.needed / 1e9:.1f} GB, {room} on a {chosen.card_gb:g} GB card.")
     if chosen.composes:
         given = [*changes.given(), *(["data"] if data else [])]
         if given:
@@ -80,13 +77,6 @@ def run(
         offline=offline,
         progress=progress,
     )
-
-
-def _plan_in_words(recipe: Recipe) -> str:
-    """What the planner says of a recipe on the card that it is for."""
-    plan = planned(recipe)
-    room = f"{plan.room / 1e9:.1f} GB to spare" if plan.fits else f"{-plan.room / 1e9:.1f} GB too much"
-    return f"{recipe.name}: about {plan.needed / 1e9:.1f} GB, {room} on a {recipe.card_gb:g} GB card."
 
 
 def _compose(recipe: Recipe, folder: Path, seed: int, anyway: bool, progress: bool) -> TaskAdapter:

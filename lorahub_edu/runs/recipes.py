@@ -19,8 +19,7 @@ from lorahub_edu.memory.plan import Plan, capacity, plan
 from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.methods import kinds
-from lorahub_edu.models import profiles
-from lorahub_edu.models.profiles import Profile, get_profile
+from lorahub_edu.models.profiles import BASE_MODELS, BaseModel, Profile, get_base, get_profile
 from lorahub_edu.runs.finetune import memory_setting
 from lorahub_edu.runs.recipe_file import BIG, LoRAHubSettings, RecipeFile, TrainedSettings, checked
 
@@ -41,7 +40,6 @@ class Recipe:
     """
 
     name: str
-    about: str
     card_gb: float
     profile: Profile
     revision: str
@@ -106,7 +104,7 @@ def _recipe(name: str, content: object) -> Recipe:
     file = checked(RecipeFile, content)
     method = file.method.name.replace("-", "_").lower()
     settings = _method_settings(method, file.method.model_dump(exclude={"name"}))
-    base = profiles.get_base(file.model.name)
+    base = get_base(file.model.name)
     _check_base(base, method, file.data.rows)
     profile = replace(
         BIG,
@@ -121,7 +119,6 @@ def _recipe(name: str, content: object) -> Recipe:
     )
     return Recipe(
         name=name,
-        about=file.about,
         card_gb=file.card_gb,
         profile=profile,
         revision=file.model.revision or base.revision or "",
@@ -155,9 +152,9 @@ def _method_settings(name: str, given: dict) -> dict[str, object]:
     return {key: value for key, value in settings.items() if key != "keep_base"}
 
 
-def _check_base(base: profiles.BaseModel, method: str, rows: str) -> None:
+def _check_base(base: BaseModel, method: str, rows: str) -> None:
     if (base.kind == "encoder-decoder") != (method == LORAHUB):
-        known = [other.name for other in profiles.BASE_MODELS.values() if other.kind != base.kind]
+        known = [other.name for other in BASE_MODELS.values() if other.kind != base.kind]
         raise CourseError(
             f"model.name is {base.name!r}, a model of the kind {base.kind}, with which {method!r} does not run here: "
             f"take one of {', '.join(known)}."

@@ -97,7 +97,7 @@ def test_a_twin_keeps_the_method_and_takes_the_profiles_sizes() -> None:
     lora = recipes.twin(recipes.read(LORA_7B), "tiny")
     for gated in ("llama_2_7b_lora_alpaca", "llama_3_8b_lora_alpaca", "llama_7b_lora_dolly"):
         other = recipes.twin(recipes.read(gated), "tiny")
-        assert replace(other, name=lora.name, about=lora.about, prediction=lora.prediction) == lora
+        assert replace(other, name=lora.name, prediction=lora.prediction) == lora
     assert recipes.twin(recipes.read(LORA_7B), "gpu24") == recipes.read(LORA_7B)
 
 
