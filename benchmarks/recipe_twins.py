@@ -22,7 +22,7 @@ from lorahub_edu import results
 from lorahub_edu.data import alpaca
 from lorahub_edu.files import assets
 from lorahub_edu.methods.files import weight_bytes
-from lorahub_edu.runs import recipe_runs, recipes
+from lorahub_edu.runs import recipes
 from lorahub_edu.runs.finetune import Changes
 
 PROFILE = "cpu"
@@ -44,7 +44,7 @@ def run(name: str, options: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "run"
         if recipe.composes:
-            done = recipe_runs.run(name, PROFILE, out=out, progress=False)
+            done = recipes.run(name, PROFILE, out=out, progress=False)
             line |= {
                 "candidates": len(done.found.history),
                 "loss_before": round(float(done.before.losses[0]), 4),
@@ -55,7 +55,7 @@ def run(name: str, options: argparse.Namespace) -> dict:
             if recipe.rows == "dolly" and assets.locate("dolly") is None:
                 data = dolly_stand_in(Path(scratch))
                 line["rows"] = "the course's own rows, in Dolly's form"
-            done = recipe_runs.run(name, PROFILE, changes, data=data, out=out, progress=False)
+            done = recipes.run(name, PROFILE, changes, data=data, out=out, progress=False)
             line |= {
                 "steps": done.training.steps,
                 "block": options.block,

@@ -35,17 +35,17 @@ def train(
     the work: torchrun --nproc-per-node 2 -m lorahub_edu train …, or accelerate launch -m lorahub_edu train ….
     """
     from lorahub_edu.models.profiles import get_profile
-    from lorahub_edu.runs import finetune, recipe_runs
+    from lorahub_edu.runs import finetune, recipes
     from lorahub_edu.training import processes
 
     changes = finetune.Changes(
         steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, micro_batch_size=micro_batch,
         block_size=block, gradient_checkpointing=checkpointing,
     )  # fmt: skip
-    device = get_profile(recipe_runs.machine(profile) if recipe else profile).device
+    device = get_profile(recipes.machine(profile) if recipe else profile).device
     with processes.started(device):
         if recipe:
-            done = recipe_runs.run(
+            done = recipes.run(
                 recipe, profile, changes, data=data, out=out, seed=seed, anyway=anyway, report=console.print
             )
         else:

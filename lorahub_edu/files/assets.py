@@ -74,8 +74,8 @@ def get_asset(name: str) -> Asset:
 
 def home() -> Path:
     """The course's cache folder: LORAHUB_EDU_HOME, else the operating system's folder for caches."""
-    chosen = os.environ.get(HOME_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("lorahub-edu", False))
+    folder = os.environ.get(HOME_VARIABLE)
+    return Path(folder).expanduser().absolute() if folder else Path(platformdirs.user_cache_dir("lorahub-edu", False))
 
 
 def files_folder() -> Path:
@@ -85,8 +85,8 @@ def files_folder() -> Path:
 
 def local_folder() -> Path | None:
     """The folder that LORAHUB_EDU_LOCAL names. It is searched first and never written: a USB stick, say."""
-    chosen = os.environ.get(LOCAL_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else None
+    folder = os.environ.get(LOCAL_VARIABLE)
+    return Path(folder).expanduser().absolute() if folder else None
 
 
 def locate(name: str) -> Path | None:
@@ -137,7 +137,7 @@ def size_text(size: float) -> str:
 
 
 def disk_problem(error: OSError, folder: Path, needed: int = 0) -> CourseError:
-    """The error to raise when a file can't be written; `needed` bytes are all that the download takes, 0 if not known."""
+    """The error to raise when a file can't be written; the download takes `needed` bytes in all, 0 if not known."""
     if error.errno in FULL_DISK:
         need = f", the download needs {size_text(needed)}" if needed else ""
         return CourseError(

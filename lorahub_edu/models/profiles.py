@@ -45,71 +45,6 @@ class Profile:
     gradient_checkpointing: bool = False
 
 
-TINY = Profile(
-    name="tiny",
-    base_model="tiny-random-llama",
-    train_rows=96,
-    validation_rows=16,
-    block_size=192,
-    batch_size=8,
-    train_steps=6,
-    learning_rate=5e-3,
-    warmup_steps=2,
-    max_new_tokens=8,
-    evaluation_rows=4,
-    rows="tiny",
-    rank=4,
-    alpha=8.0,
-    dropout=0.0,
-)
-CPU = Profile(
-    name="cpu",
-    base_model="SmolLM2-135M-Instruct",
-    train_rows=975,
-    validation_rows=24,
-    block_size=224,
-    batch_size=8,
-    train_steps=12,
-    learning_rate=1e-3,
-    warmup_steps=3,
-    max_new_tokens=40,
-    evaluation_rows=6,
-)
-# The source's settings for LLaMA-7B on one 24 GB GPU (Raschka 2023, "LoRA" listing; claim R9).
-GPU24 = Profile(
-    name="gpu24",
-    base_model="open_llama_7b_v2",
-    train_rows=49_759,
-    validation_rows=2_000,
-    block_size=512,
-    batch_size=128,
-    train_steps=1_950,
-    learning_rate=3e-4,
-    warmup_steps=100,
-    max_new_tokens=100,
-    evaluation_rows=200,
-    dtype="bfloat16",
-    device="cuda",
-    gradient_checkpointing=True,
-)
-PROFILES = {profile.name: profile for profile in (TINY, CPU, GPU24)}
-
-
-def get_profile(name: str | None = None) -> Profile:
-    """The profile "tiny", "cpu" or "gpu24"; without a name, the one in LORAHUB_EDU_PROFILE, else "cpu".
-
-    Raises:
-        CourseError: no profile has that name.
-    """
-    name = name or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT
-    if name not in PROFILES:
-        raise CourseError(
-            f"There is no profile {name!r}. {near_matches(name, PROFILES)} "
-            f"Set it with --profile or the environment variable {ENVIRONMENT_VARIABLE}."
-        )
-    return PROFILES[name]
-
-
 @dataclass(frozen=True)
 class BaseModel:
     """A base model of the course: from one pinned file (`asset`) or straight from the hub (`repo`, `revision`).
@@ -129,8 +64,27 @@ class BaseModel:
     gated: bool = False
 
 
-_TABLE = (resources.files(__package__) / "base_models.toml").read_text(encoding="utf-8")
-BASE_MODELS = {name: BaseModel(name, **fields) for name, fields in tomllib.loads(_TABLE).items()}
+def _table(name: str) -> dict[str, dict]:
+    return tomllib.loads((resources.files(__package__) / name).read_text(encoding="utf-8"))
+
+
+PROFILES = {name: Profile(name, **fields) for name, fields in _table("profiles.toml").items()}
+BASE_MODELS = {name: BaseModel(name, **fields) for name, fields in _table("base_models.toml").items()}
+
+
+def get_profile(name: str | None = None) -> Profile:
+    """The profile "tiny", "cpu" or "gpu24"; without a name, the one in LORAHUB_EDU_PROFILE, else "cpu".
+
+    Raises:
+        CourseError: no profile has that name.
+    """
+    name = name or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT
+    if name not in PROFILES:
+        raise CourseError(
+            f"There is no profile {name!r}. {near_matches(name, PROFILES)} "
+            f"Set it with --profile or the environment variable {ENVIRONMENT_VARIABLE}."
+        )
+    return PROFILES[name]
 
 
 def get_base(name: str) -> BaseModel:

@@ -6,7 +6,8 @@ few rows and steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,14 +15,21 @@ import yaml
 
 from lorahub_edu.data.alpaca import EXTENSIONS
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.hub import stand_ins, zoo
+from lorahub_edu.hub.adapt import SearchConfig
+from lorahub_edu.hub.candidates import random_candidates
+from lorahub_edu.hub.task_adapter import TaskAdapter, adapt_to
+from lorahub_edu.lora import adapter_files
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.memory.plan import Plan, capacity, plan
-from lorahub_edu.memory.setting import Setting
+from lorahub_edu.memory.setting import Setting, memory_watched
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.methods import kinds
-from lorahub_edu.models.profiles import BASE_MODELS, BaseModel, Profile, get_base, get_profile
-from lorahub_edu.runs.finetune import memory_setting
+from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import BASE_MODELS, ENVIRONMENT_VARIABLE, BaseModel, Profile, get_base, get_profile
+from lorahub_edu.runs.finetune import Changes, FinetuneResult, finetune, memory_setting
 from lorahub_edu.runs.recipe_file import BIG, LoRAHubSettings, RecipeFile, TrainedSettings, checked
+from lorahub_edu.training import processes
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 LORAHUB = "lorahub"
@@ -220,3 +228,91 @@ def write_prediction(recipe: str | Path) -> Path:
     block = yaml.safe_dump({"prediction": prediction(planned(read(path)))}, sort_keys=False)
     path.write_text(f"{before}\n{block}", encoding="utf-8")
     return path
+
+
+def machine(profile: str | None = None) -> str:
+    """The profile that a recipe runs with: the one that is named, the environment's, else that of its own GPU."""
+    return profile or os.environ.get(ENVIRONMENT_VARIABLE) or BIG.name
+
+
+def run(
+    recipe: str | Path,
+    profile: str | None = None,
+    changes: Changes = Changes(),  # noqa: B008 - frozen
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    anyway: bool = False,
+    offline: bool = False,
+    progress: bool = True,
+    report: Callable[[str], None] = lambda _line: None,
+) -> FinetuneResult | TaskAdapter:
+    """Carry out a recipe; the arguments are those of `finetune`, with the recipe in the profile's place.
+
+    Args:
+        profile: "tiny" or "cpu" runs its small twin; None takes the environment's, else the machine it is for.
+        out: None is runs/ and the recipe's name.
+        report: called with what the planner says before a run on the recipe's own card.
+
+    Raises:
+        CourseError: the recipe is wrong, it does not fit, a change does not apply to it, or whatever the run refuses.
+    """
+    recipe = twin(read(recipe), machine(profile))
+    big = recipe.profile.name == BIG.name
+    folder = Path(out) if out else Path("runs") / (recipe.name if big else f"{recipe.name}-{recipe.profile.name}")
+    if big and processes.is_first():
+        card = planned(recipe)
+        room = f"{card.room / 1e9:.1f} GB to spare" if card.fits else f"{-card.room / 1e9:.1f} GB too much"
+        report(f"{recipe.name}: about {card.needed / 1e9:.1f} GB, {room} on a {recipe.card_gb:g} GB card.")
+    if recipe.composes:
+        given = [*changes.given(), *(["data"] if data else [])]
+        if given:
+            raise CourseError(
+                f"{recipe.name} trains nothing, so {', '.join(given)} can't be changed: edit a copy of it."
+            )
+        return _compose(recipe, folder, seed, anyway, progress)
+    changes = replace(changes, schedule=changes.schedule or recipe.decay, revision=changes.revision or recipe.revision)
+    return finetune(
+        recipe.profile,
+        changes,
+        method=recipe.method,
+        settings=recipe.settings,
+        data=data or recipe.data,
+        out=folder,
+        seed=seed,
+        anyway=anyway,
+        offline=offline,
+        progress=progress,
+    )
+
+
+def _compose(recipe: Recipe, folder: Path, seed: int, anyway: bool, progress: bool) -> TaskAdapter:
+    """LoRAHub: the recipe's modules composed for its task."""
+    profile, settings = recipe.profile, recipe.settings
+    pretrained.check_device(profile)
+    with memory_watched(
+        profile.base_model, setting(recipe), profile.device, anyway=anyway, override="--anyway", only=("micro-batch",)
+    ):
+        return adapt_to(
+            recipe.rows,
+            SearchConfig(settings["optimizer"], settings["candidates"], seed, settings["composition"]),
+            modules=_modules(recipe, folder),
+            draw=settings["draw"],
+            profile=profile,
+            out=folder,
+            progress=progress,
+        )
+
+
+def _modules(recipe: Recipe, folder: Path) -> list[str]:
+    """The modules that the recipe draws: of the published ones, of the zoo, or random ones for another base."""
+    profile, count, draw = recipe.profile, recipe.settings["modules"], recipe.settings["draw"]
+    if profile.name == BIG.name:
+        return random_candidates(zoo.published_modules(), count, seed=draw)
+    known = stand_ins.names_for(profile)
+    drawn = random_candidates(known, min(count, len(known)), seed=draw)
+    if stand_ins.has_zoo(profile):
+        return list(drawn)
+    modules = stand_ins.modules_for(profile, drawn)
+    return [str(adapter_files.write_adapter(file, folder / "modules" / file.path.name)) for file in modules]

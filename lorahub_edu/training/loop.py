@@ -203,10 +203,8 @@ class _Run:
             self.save()
             self._write_log()
             return
-        mine, theirs = self.fingerprint(), checkpoint.meta["fingerprint"]
-        different = [
-            f"{key} ({theirs.get(key)} there, {mine[key]} now)" for key in mine if mine[key] != theirs.get(key)
-        ]
+        now, there = self.fingerprint(), checkpoint.meta["fingerprint"]
+        different = [f"{key} ({there.get(key)} there, {now[key]} now)" for key in now if now[key] != there.get(key)]
         if different:
             raise CourseError(
                 f"{self.folder} holds another run: {'; '.join(different)}. Use the same settings to go on with it, or "

@@ -19,7 +19,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import tiny
 from lorahub_edu.models.profiles import PROFILES
-from lorahub_edu.runs import recipe_runs, recipes
+from lorahub_edu.runs import recipes
 from lorahub_edu.runs.finetune import Changes
 
 LORA_7B = "llama_7b_lora_alpaca"
@@ -103,7 +103,7 @@ def test_a_twin_keeps_the_method_and_takes_the_profiles_sizes() -> None:
 
 @pytest.mark.parametrize("name", [LORA_7B, "llama_7b_adapter_alpaca", "llama_7b_qlora_12gb"])
 def test_small_twins_train_and_peft_loads_what_they_save(name: str, tmp_path: Path) -> None:
-    done = recipe_runs.run(name, "tiny", Changes(steps=2), out=tmp_path, progress=False)
+    done = recipes.run(name, "tiny", Changes(steps=2), out=tmp_path, progress=False)
     assert done.training.steps == 2 and done.loss_after < done.loss_before
     model = peft.PeftModel.from_pretrained(tiny.model(), done.adapter).eval()
     ids = torch.arange(10, 30)[None]
@@ -112,7 +112,7 @@ def test_small_twins_train_and_peft_loads_what_they_save(name: str, tmp_path: Pa
 
 def test_llama_adapter_packs_rows_as_it_pads_them(tmp_path: Path) -> None:
     losses = [
-        recipe_runs.run(
+        recipes.run(
             "llama_7b_adapter_alpaca",
             "tiny",
             Changes(steps=2, batching=batching),
@@ -129,11 +129,11 @@ def test_lorahubs_twin_composes_modules(tmp_path: Path) -> None:
         content["method"] |= {"candidates": 4, "modules": 3, "optimizer": "random"}
 
     path = written(tmp_path, quick, "flan_t5_large_lorahub")
-    done = recipe_runs.run(path, "tiny", out=tmp_path / "run", progress=False)
+    done = recipes.run(path, "tiny", out=tmp_path / "run", progress=False)
     assert len(done.adapted.history) == 4 and done.examples == 5
     assert adapter_files.read_adapter(tmp_path / "run" / "adapter").weights
     with pytest.raises(CourseError, match="trains nothing, so steps can't be changed"):
-        recipe_runs.run(path, "tiny", Changes(steps=3), out=tmp_path / "run", progress=False)
+        recipes.run(path, "tiny", Changes(steps=3), out=tmp_path / "run", progress=False)
 
 
 def test_a_recipe_on_its_own_card_says_what_it_takes(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_recipe_on_its_own_card_says_what_it_takes(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "a", "output": "b"}\n' * 2100)
     with pytest.raises(CourseError, match="needs an NVIDIA GPU"):
-        recipe_runs.run(LORA_7B, out=tmp_path, data=rows, progress=False, report=said.append)
+        recipes.run(LORA_7B, out=tmp_path, data=rows, progress=False, report=said.append)
     needed = recipes.read(LORA_7B).prediction["needed_gb"]
     assert said[0].startswith(f"{LORA_7B}: about {needed:.1f} GB") and "24 GB card" in said[0]
 
@@ -200,7 +200,7 @@ def test_what_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="the recipe must be a list of keys"):
         recipes.read(path)
     with pytest.raises(CourseError, match="no profile 'cpuu'.*'cpu'"):
-        recipe_runs.run(LORA_7B, "cpuu", out=tmp_path, progress=False)
+        recipes.run(LORA_7B, "cpuu", out=tmp_path, progress=False)
 
 
 def test_twins_that_have_run_for_real() -> None:
