@@ -63,10 +63,10 @@ def export(
     elif roster is not None:
         notes += _fill(read(roster, to), loaded, graded, out, column, maximum)
     elif to == "moodle":
-        write(out, [["Username", assignment], *([row.student, f"{row.score:g}"] for row in graded)])
+        write(out, [["Username", assignment], *([row.said, f"{row.score:g}"] for row in graded)])
     else:
         possible = [f"    {POINTS_POSSIBLE}", *[""] * 4, f"{loaded.points:g}"]
-        lines = [[row.student, "", "", row.student, "", f"{row.score:g}"] for row in graded]
+        lines = [[row.said, "", "", row.said, "", f"{row.score:g}"] for row in graded]
         write(out, [[*CANVAS, assignment], possible, *lines])
         notes.append("Canvas wants its own IDs: export its gradebook and give it as --roster.")
     return out, notes

@@ -8,25 +8,7 @@ can be given back without a table of names: Canvas's `lovelaceada_LATE_4711_9021
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-CANVAS = re.compile(r"(?P<name>[^_]+)(?:_LATE)?_(?P<id>\d+)_\d+_.+\.ipynb")
-MOODLE = re.compile(r"(?P<name>.+)_(?P<id>\d+)_assignsubmission_file_?")
-UNFIT = re.compile(r"[^\w.@ +-]")  # for a file's name
-NUMBERED = re.compile(r"(?P<number>\d+)-.+")
-
-
-def canvas_students(names: Sequence[str]) -> list[str] | None:
-    """The students of files that lie side by side; None unless Canvas named all of them."""
-    return _students([CANVAS.fullmatch(name) for name in names])
-
-
-def moodle_students(folders: Sequence[str]) -> list[str] | None:
-    """The students of folders; None unless Moodle named all of them."""
-    return _students([MOODLE.fullmatch(folder) for folder in folders])
-
-
-def _students(found: Sequence[re.Match | None]) -> list[str] | None:
-    if not found or not all(found):
-        return None
-    return [f"{match['id']}-{UNFIT.sub('', match['name'])[:80].strip()}" for match in found]
+CANVAS = re.compile(r"(?P<name>[^_]+)(?P<late>_LATE)?_(?P<number>\d+)_(?P<file>\d+)_(?P<rest>.+)")
+MOODLE = re.compile(r"(?P<name>.+?)_(?P<number>\d+)_assignsubmission_[a-z]+_?(?P<rest>.*)")
+NUMBERED = re.compile(r"(?P<number>\d+)-.+")  # a student's name here that begins with a platform's number

@@ -46,6 +46,11 @@ class Row:
     name: str = ""
     platform: str | None = None
 
+    @property
+    def said(self) -> str:
+        """The student's name in a new table: as it was handed in, or with the platform's number."""
+        return self.name if self.name and not self.platform else self.student
+
 
 @dataclass
 class Roster:

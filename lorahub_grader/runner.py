@@ -124,7 +124,11 @@ def _job(submission: Submission, assignment: Assignment, secret: str, kind: str,
     tests = [cell.source for cell in assignment.cells]
     what = json.dumps([GRADING, seed, answers, tests, submission.submitted, trouble, kind == choose.UNSAFE])
     key = hashlib.sha256(what.encode()).hexdigest()
-    job = Job(assignment, submission.student, key, answers, notes, submission.submitted, seed, kind, **settings)
+    whose = {"name": submission.name, "platform": submission.platform}
+    notes = (*submission.notes, *notes)
+    job = Job(
+        assignment, submission.student, key, answers, notes, submission.submitted, seed, kind, **whose, **settings
+    )
     return job, trouble
 
 

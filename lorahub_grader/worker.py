@@ -42,6 +42,8 @@ class Job:
     times: Times = Times()
     limits: Limits = Limits()
     preload: tuple[str, ...] = PRELOAD
+    name: str = ""
+    platform: str | None = None
 
 
 class Sandboxes:
@@ -180,6 +182,8 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
         submitted=job.submitted,
         cpu_seconds=ending.get("cpu_seconds", 0.0),
         peak_bytes=ending.get("peak_bytes", 0),
+        name=job.name,
+        platform=job.platform,
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -84,7 +87,7 @@ def moodle_names(place: Path, built: Path) -> None:
 @pytest.mark.parametrize(
     ("platform", "expected"),
     [
-        (canvas_names, ["4711-lovelaceada", "4712-zuseconrad", "4713-oneillshane"]),
+        (canvas_names, ["4711-lovelaceada", "4712-zuseconrad", "4713-o'neillshane"]),
         (moodle_names, ["4711-Ada Lovelace", "4712-Conrad Zuse"]),
     ],
 )
@@ -110,10 +113,22 @@ def test_one_hand_in_of_moodle_keeps_its_student(built, known, tmp_path) -> None
     assert students(Path(packed), known) == [(NAME, "4711-Ada Lovelace")]
 
 
-def test_a_platforms_name_among_others_is_only_a_name(built, known, tmp_path) -> None:
+def test_each_file_is_judged_by_its_own_name(built, known, tmp_path) -> None:
     canvas_names(tmp_path / "all", built)
-    shutil.copyfile(built / "exercises" / NAME / f"{NAME}.ipynb", tmp_path / "all" / "zoe.ipynb")
-    assert (NAME, f"lovelaceada_4711_90210_{NAME}") in students(tmp_path / "all", known)
+    answers = (built / "exercises" / NAME / f"{NAME}.ipynb").read_bytes()
+    (tmp_path / "all" / "zoe.ipynb").write_bytes(answers)
+    (tmp_path / "all" / f"Bob_4714_assignsubmission_file_{NAME}.ipynb").write_bytes(answers)
+    put(tmp_path / "all", {f"eve/{NAME}/{NAME}.ipynb": answers, "mallory/X_1_assignsubmission_file_/x.ipynb": answers})
+    found = collect(tmp_path / "all", known)
+    names = ["4711-lovelaceada", "4712-zuseconrad", "4713-o'neillshane", "4714-Bob", "eve", "zoe"]
+    assert [s.student for s in found.submissions] == names
+    assert "mallory/X_1_assignsubmission_file_: no such assignment" in " ".join(found.ignored)
+
+
+def test_a_name_with_numbers_is_no_sign_of_canvas(built, known, tmp_path) -> None:
+    answers = (built / "exercises" / NAME / f"{NAME}.ipynb").read_bytes()
+    put(tmp_path, {name: answers for name in ("ada_2024_01_small.ipynb", "bob.ipynb", "zoe.ipynb")})
+    assert students(tmp_path, known) == [(NAME, name) for name in ("ada_2024_01_small", "bob", "zoe")]
 
 
 def test_a_file_beside_an_archives_outer_folder_is_passed_over(course, known) -> None:
@@ -139,10 +154,23 @@ def test_folders_of_no_assignment_are_named(course, known) -> None:
     assert len(found.submissions) == 1 and f"Did you mean '{NAME}'" in found.ignored[0]
 
 
-def test_names_that_become_the_same_stay_apart(course, known) -> None:
-    for name in ("ada?", "ada*", "_ada_"):
+def test_names_that_become_the_same_stay_apart_and_keep_their_names(course, known) -> None:
+    for name in ("ada?", "ada*", "_ada_", "Zoe", "zoe"):
         submit(course, name, RIGHT, flat=True)
-    assert len({s.student for s in collect(course / "submitted", known).submissions}) == 3
+    both = collect(course / "submitted", known).submissions
+    assert len({s.student.casefold() for s in both}) == 5
+    assert {s.name for s in both} == {"ada?", "ada*", "_ada_", "Zoe", "zoe"}
+    (course / "submitted" / "ada?.ipynb").unlink()
+    again = {s.name: s.student for s in collect(course / "submitted", known).submissions}
+    assert again == {s.name: s.student for s in both if s.name != "ada?"}  # nobody moves up into another's row
+
+
+@pytest.mark.parametrize(
+    "name", ["O'Brien", "Lovelace, Ada", "Zoë Müller", "हिन्दी", "D’Arcy (Ann)", "李-小龍", "o.k@x.org"]
+)
+def test_names_are_kept_as_they_are(name: str, course, known) -> None:
+    submit(course, unicodedata.normalize("NFD", name), RIGHT, flat=True)
+    assert students(course / "submitted", known) == [(NAME, unicodedata.normalize("NFC", name))]
 
 
 def test_clear_words_for_what_holds_no_submission(course, known, tmp_path) -> None:
@@ -163,3 +191,141 @@ def test_clear_words_for_what_holds_no_submission(course, known, tmp_path) -> No
         collect(tmp_path / "text.zip", known)
     with pytest.raises(CourseError, match="no submission in .* that can be graded"):
         collect(course / "submitted", known, "02_other")
+
+
+def put(place: Path, files: dict[str, bytes | str]) -> Path:
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return place
+
+
+LAYOUTS = {
+    "canvas": "{0}_{1}_9_{2}",
+    "moodle": "{0}_{1}_assignsubmission_file_/{2}",
+    "moodle without folders": "{0}_{1}_assignsubmission_file_{2}",
+    "nbgrader": "{0}/" + NAME + "/{2}",
+}
+
+
+@pytest.fixture(scope="module")
+def answers(built: Path) -> bytes:
+    return (built / "exercises" / NAME / f"{NAME}.ipynb").read_bytes()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_nothing_that_was_handed_in_vanishes(layout: str, packed: bool, answers, known, tmp_path) -> None:
+    form = LAYOUTS[layout]
+    handed_in = ["hw.pdf", "hw.py", "hw.ipynb.txt", "hw.zip", "notes.docx"]
+    files = {form.format("ada", 1, f"{NAME}.ipynb"): answers, "readme.txt": "of the platform"}
+    files |= {form.format(f"s{number}", number, name): "x" for number, name in enumerate(handed_in, 2)}
+    if layout != "canvas":
+        files |= {form.format("mac", 77, "._hw.ipynb"): "x", f"__MACOSX/{form.format('ada', 1, '._x.ipynb')}": "x"}
+    place = put(tmp_path / "all", files)
+    if packed:
+        place = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", place))
+    found = collect(place, known)
+    troubles = {s.student.rpartition("-")[2]: s.read()[1] for s in found.submissions}
+    assert troubles.pop("ada") == "" and (layout == "canvas" or troubles.pop("mac") == "no notebook was handed in")
+    assert troubles == {f"s{n}": f"no notebook was handed in: {name}" for n, name in enumerate(handed_in, 2)}
+    assert "readme.txt: it is not a notebook" in " ".join(found.ignored)
+
+
+def test_what_is_no_notebook_in_a_flat_folder_is_named(answers, known, tmp_path) -> None:
+    put(tmp_path, {"ada.ipynb": answers, "turing.pdf": "x", "hopper.ipynb.txt": answers, "bob/hw.ipynb": answers})
+    (tmp_path / "folder.ipynb").mkdir()
+    (tmp_path / "link").symlink_to("/etc")
+    found = collect(tmp_path, known)
+    assert [s.student for s in found.submissions] == ["ada"]
+    words = " ".join(found.ignored)
+    for name in (
+        "turing.pdf: it is not a notebook",
+        "hopper.ipynb.txt: it is not",
+        "bob/hw.ipynb: it lies in no",
+        "link: ",
+    ):
+        assert name in words
+    assert "folder.ipynb does not tell" in words
+
+
+def test_a_folder_called_like_a_notebook_gets_a_row(known, tmp_path) -> None:
+    (tmp_path / "eve" / NAME / f"{NAME}.ipynb").mkdir(parents=True)
+    (found,) = collect(tmp_path, known).submissions
+    assert (found.student, found.read()) == ("eve", (b"", "it is not an ordinary file"))
+
+
+@pytest.mark.parametrize(
+    "copy", [f"{NAME} (1).ipynb", f"{NAME}(2).ipynb", f"{NAME}-Copy1.ipynb", f"{NAME} - Kopie.ipynb"]
+)
+@pytest.mark.parametrize("form", [*LAYOUTS.values(), "{2}"])
+def test_a_copy_that_a_browser_named_is_accepted(form: str, copy: str, answers, known, tmp_path) -> None:
+    put(tmp_path, {form.format("ada", 1, copy): answers})
+    (found,) = collect(tmp_path, known).submissions
+    assert found.read() == (answers, "") and found.notes == ()
+
+
+def test_the_newest_of_two_notebooks_counts_and_the_other_is_named(answers, known, tmp_path) -> None:
+    newer = answers + b" "
+    files = {f"ada_1_20_{NAME}.ipynb": newer, f"ada_1_9_{NAME}-1.ipynb": answers, "ada_1_21_scratch.ipynb": "{}"}
+    (found,) = collect(put(tmp_path / "canvas", files), known).submissions
+    assert found.read() == (newer, "") and found.notes == (f"not used: {NAME}-1.ipynb, scratch.ipynb",)
+    with zipfile.ZipFile(tmp_path / "moodle.zip", "w") as archive:
+        for name, day, content in (("b", 2, newer), ("c", 1, answers)):
+            moment = (2026, 5, day, 12, 0, 0)
+            archive.writestr(zipfile.ZipInfo(f"Ada_1_assignsubmission_file_/{name}.ipynb", moment), content)
+    (found,) = collect(tmp_path / "moodle.zip", known).submissions
+    assert found.read() == (newer, "") and found.notes == ("not used: c.ipynb",)
+    (found,) = collect(put(tmp_path / "late", {f"ada_LATE_1_20_{NAME}.ipynb": answers}), known).submissions
+    assert found.student == "1-ada" and found.notes == ("Canvas says that it was late",)
+
+
+def test_another_assignments_notebook_touches_nothing_of_it(answers, known, tmp_path) -> None:
+    cell = {"cell_type": "code", "source": "x", "metadata": {"nbgrader": {"grade_id": "something"}}}
+    other = json.dumps({"cells": [cell]})
+    found = collect(
+        put(tmp_path / "a", {"ada_1_9_x.ipynb": answers, "bob_2_9_x.ipynb": answers, "eve_3_9_x.ipynb": other}), known
+    )
+    assert {s.assignment for s in found.submissions} == {NAME}
+    assert found.submissions[2].read()[1] == f"it is the notebook of 02_other, not of {NAME}"
+    found = collect(put(tmp_path / "b", {"ada.ipynb": answers, "bob.ipynb": answers, "eve.ipynb": other}), known)
+    assert len(found.submissions) == 2 and f"eve.ipynb is the notebook of 02_other, not of {NAME}" in found.ignored
+    assert students(tmp_path / "b", known, "02_other") == [("02_other", "eve")]
+    with pytest.raises(CourseError, match="as many notebooks of .* give --assignment"):
+        collect(put(tmp_path / "c", {"ada.ipynb": answers, "eve.ipynb": other}), known)
+
+
+@pytest.mark.parametrize(
+    "stamp", ["yesterday, or so", "0001-01-01 00:00 UTC", "9999-12-31 23:59 -12:00", "\x1b[2J", ""]
+)
+def test_a_time_that_can_not_be_read_is_a_question(stamp: str, course, known) -> None:
+    path = submit(course, "ada", RIGHT)
+    path.with_name("timestamp.txt").write_text(stamp)
+    (found,) = collect(course / "submitted", known).submissions
+    assert found.submitted == "" and found.notes[0].startswith("was it late?") and "\x1b" not in found.notes[0]
+
+
+def test_many_files_of_one_student_are_that_students_trouble(answers, known, tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("Ada_1_assignsubmission_file_/x.ipynb", answers)
+        for number in range(20_001):
+            archive.writestr(f"Eve_2_assignsubmission_file_/{number}.ipynb", b"")
+    found = collect(tmp_path / "all.zip", known).submissions
+    assert [(s.student, s.read()[1]) for s in found] == [("1-Ada", ""), ("2-Eve", "more than 200 files were handed in")]
+
+
+def test_names_that_are_no_text_or_control_a_terminal_are_shown_escaped(answers, known, tmp_path) -> None:
+    put(tmp_path, {"ada.ipynb": answers, "\x1b[31mred.pdf": "x", os.fsdecode(b"b\xff.ipynb"): answers})
+    found = collect(tmp_path, known)
+    text = "".join((*found.ignored, *(s.student for s in found.submissions)))
+    assert len(found.submissions) == 2 and text.isprintable() and text.encode() and "\\x1b[31mred.pdf" in text
+
+
+def test_macos_names_in_an_archive_are_read(answers, known, tmp_path) -> None:
+    """macOS writes names in UTF-8, decomposed, and does not say so."""
+    name = "Zoe\u0308".encode()
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr(f"{'Q' * len(name)}_1_assignsubmission_file_/x.ipynb", answers)
+    data = (tmp_path / "all.zip").read_bytes()
+    (tmp_path / "all.zip").write_bytes(data.replace(b"Q" * len(name), name))
+    assert students(tmp_path / "all.zip", known) == [(NAME, "1-Zoë")]

@@ -146,6 +146,14 @@ def test_an_older_gradebook_is_left_alone(course) -> None:
     assert course.database.read_bytes() == before
 
 
+def test_names_as_people_have_them_are_entered(course) -> None:
+    names = ["O'Brien", "Lovelace, Ada", "D’Arcy (Ann)", "Zoë Müller", "हिन्दी", "李小龍", "a+b@x.org"]
+    record(course, *map(outcome, names))
+    assert scores(course) == dict.fromkeys(names, POINTS)
+    pages = feedback.write(course, assignments.load(NAME, course.root), map(outcome, names))
+    assert [page.parts[-3] for page in pages] == names
+
+
 def test_what_is_no_gradebook_is_left_alone(course) -> None:
     course.database.write_text("these are my notes, and they are long enough to be taken for a file")
     with pytest.raises(CourseError, match="can't be used as a gradebook"):

@@ -118,7 +118,8 @@ def test_what_is_no_file_does_not_hang_the_run(special: str, arena, tmp_path) ->
         place.mkdir()
         (tmp_path / "ada" / NAME).mkdir(parents=True)
         (tmp_path / "ada" / NAME / f"{NAME}.ipynb").write_text("{}")
-        assert [s.student for s in collect(tmp_path, {NAME: arena.answer_ids}).submissions] == ["ada"]
+        rows = {s.student: s.read()[1] for s in collect(tmp_path, {NAME: arena.answer_ids}).submissions}
+        assert rows == {"ada": "", "mallory": "it is not an ordinary file"}
 
 
 def archive(entries: dict[str, bytes], link: str | None = None) -> bytes:
