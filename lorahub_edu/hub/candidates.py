@@ -25,14 +25,8 @@ from lorahub_edu.hub.population import Population
 class Question:
     """What a choice may rest on; each method in `METHODS` names the fields that it needs.
 
-    Attributes:
-        names: all modules there are.
-        seed: of a random draw.
-        model: the base model, without adapters.
-        modules: the modules, stacked for the exact composition.
-        rows: the few examples, encoded.
-        instruction: the new task's.
-        cards: the modules' instructions, by name.
+    `modules` are stacked for the exact composition. `rows` are the few examples, encoded. `instruction` is the new
+    task's, and `cards` are the modules' own instructions, by name.
     """
 
     names: Sequence[str] = ()

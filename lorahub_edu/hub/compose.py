@@ -21,6 +21,14 @@ from lorahub_edu.lora.adapter_files import AdapterFile
 from lorahub_edu.lora.layer import LoRAConfig
 
 COMPOSITIONS = ("paper", "exact")
+# What is said of two modules that can't be composed: the first two for the paper's composition only.
+DIFFERENT = {
+    "rank": "their ranks differ, {} and {}: Σ wᵢAᵢ needs one rank. "
+    'Compose with composition="exact", or choose modules of one rank.',
+    "scaling": "their scalings alpha/r differ, {} and {}, and the paper's composition has one. "
+    'Compose with composition="exact", which carries the scaling in B.',
+    "dtype": "their dtypes differ, {} and {}. Choose the dtype to compose in, for example dtype=torch.float32.",
+}
 
 
 @dataclass(frozen=True)
@@ -28,13 +36,11 @@ class ModuleStack:
     """N modules of one shape in one flat matrix, so that one product composes every layer.
 
     Attributes:
-        names: the N modules' names, in the order of the weights.
+        names: of the N modules, in the order of the weights.
         flat: (N, total) all A and B of each module, site after site.
         shapes: per site (out, in) of the layer it adapts.
         rank: of every module; a smaller one was padded with zeros, which add nothing (exact composition only).
         config: the config that all modules share, and that a module composed the paper's way gets.
-        base_model: name of the base they were trained on.
-        base_model_sha256: its hash, where the files carry one.
     """
 
     names: tuple[str, ...]
@@ -116,26 +122,14 @@ def check_composition(composition: str) -> None:
 def _check_alike(
     files: Sequence[AdapterFile], names: Sequence[str], composition: str, dtype: torch.dtype | None
 ) -> None:
-    must_agree = {}  # a property of all layers, and what to do about two values of it
-    if composition == "paper":
-        must_agree["rank"] = (
-            'their ranks differ, {} and {}: Σ wᵢAᵢ needs one rank. Compose with composition="exact", or choose modules '
-            "of one rank."
-        )
-        must_agree["scaling"] = (
-            "their scalings alpha/r differ, {} and {}, and the paper's composition has one. Compose with "
-            'composition="exact", which carries the scaling in B.'
-        )
-    if dtype is None:
-        must_agree["dtype"] = (
-            "their dtypes differ, {} and {}. Choose the dtype to compose in, for example dtype=torch.float32."
-        )
+    compared = ["rank", "scaling"] if composition == "paper" else []
+    compared += ["dtype"] if dtype is None else []
     for other, name in zip(files[1:], names[1:], strict=True):
         difference = _other_layers(files[0], other, names[0], name)
-        for key, words in must_agree.items():
+        for key in compared:
             values = [_common(file, key) for file in (files[0], other)]
             if values[0] != values[1]:
-                difference = difference or words.format(*values)
+                difference = difference or DIFFERENT[key].format(*values)
         if difference:
             raise CourseError(f"Modules {names[0]!r} and {name!r} can't be composed: {difference}")
 

@@ -8,7 +8,6 @@ logits are made only where an answer's token is predicted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,24 +22,15 @@ from lorahub_edu.lora.layer import LoRALinear
 from lorahub_edu.scoring import Scores, gather, judge, label_states, scoring_batches
 
 
-@dataclass
-class _Candidates:
-    """What every layer of a population shares: how many candidates, and their weights or composed A and B."""
-
-    count: int = 0  # 0: the base model alone
-    weights: Tensor | None = None  # (P, N), for the exact composition
-    pairs: dict[str, tuple[Tensor, Tensor]] = field(
-        default_factory=dict
-    )  # A (P, r, in), B (P, out, r), for the paper's
-
-
 class PopulationLinear(nn.Module):
     """A frozen linear layer with one composed update for each group of rows: rows of candidate 0 first, then 1, …"""
 
-    def __init__(self, base_layer: nn.Module, site: str, candidates: _Candidates, scaling: float) -> None:
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
-        self.base_layer, self.site, self.candidates, self.scaling = base_layer, site, candidates, scaling
-        self.A_all: Tensor | None = None  # (N·r, in), for the exact composition
+        self.base_layer = base_layer
+        self.pair: tuple[Tensor, Tensor] | None = None  # the paper's composition: A (P, r, in), B (P, out, r), scaled
+        self.weights: Tensor | None = None  # (P, N), for the exact composition of
+        self.A_all: Tensor | None = None  # (N·r, in) and
         self.B_all: Tensor | None = None  # (out, N·r), scaled
 
     @property
@@ -50,17 +40,16 @@ class PopulationLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (P·b, T, in) -> (P·b, T, out)."""
         out = self.base_layer(x)
-        count = self.candidates.count
-        if not count:
-            return out
-        if self.A_all is not None:
-            w = self.candidates.weights.to(x.dtype)  # (P, N)
+        if self.weights is not None:
+            w = self.weights.to(x.dtype)  # (P, N)
             h = F.linear(x, self.A_all)  # (P·b, T, N·r)
-            h = h.view(count, -1, w.shape[1], h.shape[-1] // w.shape[1]) * w[:, None, :, None]  # (P, b·T, N, r)
+            h = h.view(len(w), -1, w.shape[1], h.shape[-1] // w.shape[1]) * w[:, None, :, None]  # (P, b·T, N, r)
             return out + F.linear(h.view(*x.shape[:-1], -1), self.B_all)
-        A, B = self.candidates.pairs[self.site]
-        h = torch.bmm(x.reshape(count, -1, x.shape[-1]), A.mT)  # (P, b·T, in) -> (P, b·T, r)
-        return out + torch.bmm(h, B.mT).view(out.shape)  # (P, b·T, out); B carries the scaling
+        if self.pair is not None:
+            A, B = self.pair
+            h = torch.bmm(x.reshape(len(A), -1, x.shape[-1]), A.mT)  # (P, b·T, in) -> (P, b·T, r)
+            return out + torch.bmm(h, B.mT).view(out.shape)  # (P, b·T, out)
+        return out
 
 
 class Population:
@@ -81,7 +70,6 @@ class Population:
     ) -> None:
         check_composition(composition)
         self.model, self.modules, self.composition, self.max_tokens = model, modules, composition, max_tokens
-        self.candidates = _Candidates()
         self.layers: dict[str, PopulationLinear] = {}
         self._was_training: bool | None = None  # None outside the block
         names = dict(model.named_modules())
@@ -99,7 +87,7 @@ class Population:
                     f"{site} is ({layer.out_features}, {layer.in_features}) in this model, but the modules were made "
                     f"for ({outputs}, {inputs}): they belong to another base model, {modules.base_model!r}."
                 )
-            self.layers[site] = PopulationLinear(layer, site, self.candidates, modules.config.scaling)
+            self.layers[site] = PopulationLinear(layer)
 
     def __enter__(self) -> Population:
         device, dtype = self.model.device, self.model.dtype
@@ -110,7 +98,8 @@ class Population:
             if self.composition == "exact":
                 A, B = stacked[site]  # (N, r, in), (N, out, r)
                 layer.A_all = A.flatten(0, 1).to(device, dtype)  # (N·r, in)
-                layer.B_all = (B.transpose(0, 1).flatten(1) * layer.scaling).to(device, dtype)  # (out, N·r)
+                B = B.transpose(0, 1).flatten(1)  # (out, N·r)
+                layer.B_all = (B * self.modules.config.scaling).to(device, dtype)
             self.model.set_submodule(site, layer)
         if self.composition == "paper":
             self._flat = self.modules.flat.to(device)  # (N, total)
@@ -133,7 +122,8 @@ class Population:
         Raises:
             CourseError: the shape is not (P, N), or this is not in the `with` block.
         """
-        self.candidates.count, self.candidates.pairs, self.candidates.weights = 0, {}, None
+        for layer in self.layers.values():
+            layer.weights = layer.pair = None
         if weights is None:
             return
         if self._was_training is None:
@@ -143,13 +133,13 @@ class Population:
         W = torch.as_tensor(weights, dtype=self.modules.flat.dtype, device=self.model.device)  # (P, N)
         if W.dim() != 2 or W.shape[1] != len(self.modules):
             raise CourseError(f"Candidates are (P, {len(self.modules)}), one weight a module, not {tuple(W.shape)}.")
-        self.candidates.count = len(W)
+        dtype, scaling = self.model.dtype, self.modules.config.scaling
         if self.composition == "exact":
-            self.candidates.weights = W
-            return
-        dtype = self.model.dtype
-        for site, (A, B) in self.modules.split(W @ self._flat).items():  # (P, N) @ (N, total) -> (P, total)
-            self.candidates.pairs[site] = (A.to(dtype), (B * self.layers[site].scaling).to(dtype))
+            for layer in self.layers.values():
+                layer.weights = W
+        else:
+            for site, (A, B) in self.modules.split(W @ self._flat).items():  # (P, N) @ (N, total) -> (P, total)
+                self.layers[site].pair = (A.to(dtype), (B * scaling).to(dtype))
 
     @torch.no_grad()
     def score(self, weights: np.ndarray | Tensor, rows: Sequence[PromptedRow] | list[ScoringBatch]) -> Scores:

@@ -151,8 +151,8 @@ def gradient_descent(
 
     Source: claim H18 (Huang et al. 2023, section 3.3, says that a hyper-network is needed); Kingma & Ba 2015.
     """
-    first = np.full(space.dimension, 1 / space.dimension) if start is None else np.asarray(start, dtype=float)
-    w = torch.tensor(first, dtype=torch.float64, requires_grad=True)  # (N,)
+    start = np.full(space.dimension, 1 / space.dimension) if start is None else start
+    w = torch.tensor(_start(space, start), requires_grad=True)  # (N,) float64
     optimizer = torch.optim.Adam([w], lr=learning_rate)
     for _ in range(budget):
         _, slopes = yield w.detach().numpy()[None].copy()

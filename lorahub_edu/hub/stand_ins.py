@@ -51,7 +51,7 @@ def modules_for(
     Raises:
         CourseError: there is no module of that name, or its file can't be read.
     """
-    wanted = list(names) if names is not None else names_for(profile, folder)
+    wanted = names_for(profile, folder) if names is None else names
     if has_zoo(profile, folder):
         return zoo.load(wanted, folder)
     return [_stand_in(_known(name), profile) for name in wanted]
@@ -65,7 +65,7 @@ def cards_for(
     Raises:
         CourseError: there is no module of that name, or its card can't be read.
     """
-    wanted = list(names) if names is not None else names_for(profile, folder)
+    wanted = names_for(profile, folder) if names is None else names
     if has_zoo(profile, folder):
         return {name: zoo.card(name, folder) for name in wanted}
     return {name: _stand_in_card(_known(name), profile) for name in wanted}

@@ -184,7 +184,7 @@ def verify(folder: str | Path = SHIPPED) -> dict[str, list[str]]:
     A module must be readable, finite, and of the same shape as the others. Its card must name its weights and its base.
     """
     found: dict[str, list[str]] = {}
-    shapes: dict[str, tuple] = {}
+    shapes: dict[str, list] = {}
     for name in names(folder):
         problems = found[name] = []
         try:
@@ -193,7 +193,7 @@ def verify(folder: str | Path = SHIPPED) -> dict[str, list[str]]:
                 problems.append("the weights are not those that the card describes")
             if file.base_model_sha256 != described.base_model_sha256:
                 problems.append("weights and card name different base models")
-            shapes[name] = tuple((site, A.shape, B.shape) for site, (A, B) in file.weights.items())
+            shapes[name] = [(site, A.shape, B.shape) for site, (A, B) in file.weights.items()]
             if shapes[name] != next(iter(shapes.values())):
                 problems.append(f"its layers or ranks differ from those of {next(iter(shapes))}")
             if any(not torch.isfinite(tensor).all() for pair in file.weights.values() for tensor in pair):
@@ -217,13 +217,13 @@ def overview(folder: str | Path = SHIPPED) -> Table:
         raise CourseError(f"There is no module in {folder}: train some with lorahub-edu zoo train --folder {folder}.")
     lines = []
     for name in names(folder):
-        if not (Path(folder) / name / CARD_FILE).is_file():  # another tool's module
-            lines.append((name, "no card", "–", "–", "–"))
-            continue
-        c = card(name, folder)
-        strict = f"{c.strict_before:.0%} → {c.strict_after:.0%}"
-        answer_only = f"{c.answer_only_before:.0%} → {c.answer_only_after:.0%}"
-        lines.append((name, c.instruction, strict, answer_only, f"{c.loss_before:.2f} → {c.loss_after:.2f}"))
+        cells = ("no card", "–", "–", "–")  # another tool's module
+        if (Path(folder) / name / CARD_FILE).is_file():
+            c = card(name, folder)
+            strict = f"{c.strict_before:.0%} → {c.strict_after:.0%}"
+            answer_only = f"{c.answer_only_before:.0%} → {c.answer_only_after:.0%}"
+            cells = (c.instruction, strict, answer_only, f"{c.loss_before:.2f} → {c.loss_after:.2f}")
+        lines.append((name, *cells))
     return Table(("module", "instruction", "strict exact match", "answer only", "loss"), tuple(lines))
 
 
