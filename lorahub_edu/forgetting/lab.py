@@ -37,14 +37,9 @@ PARTS = ("settling", "validation")
 
 
 def scaling(rule: str, rank: int) -> float:
-    """The factor in front of B @ A that a rule gives a rank; all three rules give 2 at rank 16.
+    """The factor in front of B @ A that a rule gives a rank r; all three rules give 2 at rank 16.
 
-    Args:
-        rule: "alpha = 2r" is 2 at every rank, "rank-stabilised" is 8/√r, "fixed alpha" is 32/r.
-        rank: at least 1.
-
-    Returns:
-        The factor.
+    "alpha = 2r" is 2 at every rank, "rank-stabilised" is 8/√r, "fixed alpha" is 32/r.
 
     Raises:
         CourseError: there is no such rule.
@@ -148,7 +143,7 @@ class Parts:
         }
 
 
-def parts(updates: Sequence[Update], lab: Lab, epsilon: float = 0.5) -> Parts:
+def parts(updates: Sequence[Update], tail_lab: Lab, epsilon: float = 0.5) -> Parts:
     """The matrices of a run's updates with and without each part, float32; one decomposition serves every scale.
 
     A vector is an intruder if its largest |cosine| with the base's is below `epsilon`.
@@ -159,7 +154,7 @@ def parts(updates: Sequence[Update], lab: Lab, epsilon: float = 0.5) -> Parts:
     tuned = {update.name: update.weight() for update in updates}
     without = {}
     for kind in KINDS:
-        left = scaled(updates, lab.bases, 0.0, kind, epsilon=epsilon)
+        left = scaled(updates, tail_lab.bases, 0.0, kind, epsilon=epsilon)
         without[kind] = {
             after.name: tuned[after.name] if after is before else after.weight()
             for before, after in zip(updates, left, strict=True)
@@ -167,10 +162,11 @@ def parts(updates: Sequence[Update], lab: Lab, epsilon: float = 0.5) -> Parts:
     return Parts(tuned, without)
 
 
-def losses(lab: Lab, task: str, weights: Mapping[str, Tensor], part: str = "validation") -> dict:
+def losses(tail_lab: Lab, task: str, weights: Mapping[str, Tensor], part: str = "validation") -> dict:
     """Both losses with the tail's matrices set to `weights`; they are the base's again afterwards."""
     try:
-        lab.tail.put(weights)
-        return {"loss": lab.tail.loss(lab.held(task, part)), "pretraining_loss": lab.tail.loss(lab.texts)}
+        tail_lab.tail.put(weights)
+        loss, pretraining_loss = tail_lab.tail.loss(tail_lab.held(task, part)), tail_lab.tail.loss(tail_lab.texts)
+        return {"loss": loss, "pretraining_loss": pretraining_loss}
     finally:
-        lab.tail.put()
+        tail_lab.tail.put()

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets, save
-from lorahub_edu.spectra.measures import NEGLIGIBLE
 
 VERSION = "1"
 ROUNDING = 2.0**-24  # of the basis, which is computed in float64 and kept in float32
@@ -43,11 +42,6 @@ class BaseSpectrum:
     values: Tensor
     orthogonality: float
     defect: float
-
-    @property
-    def nonzero(self) -> Tensor:
-        """(p,) bool: which singular values are more than the rounding of a float32 matrix."""
-        return self.values > NEGLIGIBLE * self.values[0]
 
     def coordinates(self, vectors: Tensor) -> Tensor:
         """basisᵀ times (p, any), in the dtype of `vectors`; the basis is read in slices."""
@@ -91,7 +85,7 @@ class BaseSpectra:
         Raises:
             CourseError: the matrix holds NaN or infinite values, or its spectrum can't be written.
         """
-        path = self._path(base)
+        path = self.folder / f"{matrix_sha256(base)}.safetensors"
         spectrum = _read(path, min(base.shape))
         if spectrum is None:
             if bad := int((~torch.isfinite(base)).sum()):
@@ -102,12 +96,6 @@ class BaseSpectra:
             if self.report:
                 self.report(time.perf_counter() - start)
         return spectrum
-
-    def __contains__(self, base: Tensor) -> bool:
-        return _read(self._path(base), min(base.shape)) is not None
-
-    def _path(self, base: Tensor) -> Path:
-        return self.folder / f"{matrix_sha256(base)}.safetensors"
 
 
 def matrix_sha256(matrix: Tensor) -> str:

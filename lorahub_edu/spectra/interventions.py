@@ -44,8 +44,7 @@ def scaled(
     Args:
         factor: λ; 1 changes nothing, 0 removes the part.
         kind: a key of `KINDS`; "others" are the strongest ones among the k, and may be fewer than the intruders.
-        k: how many of a matrix's strongest vectors.
-        epsilon: a vector is an intruder if its largest |cosine| is below this.
+        k: as for `intruders.count`, and so is `epsilon`.
 
     Returns:
         The changed updates. A and B stay factors (float32, rank up to r + k, scaling as before).
@@ -78,16 +77,13 @@ def _scaled(update: Update, bases: BaseSpectra, factor: float, kind: str, k: int
         chosen = others & (others.cumsum(0) <= int(chosen.sum()))
     if not chosen.any():
         return update
-    vectors = _short_vectors(update, k) if cosines.vectors is None else cosines.vectors
+    vectors = cosines.vectors
+    if vectors is None:
+        left, _, right = torch.linalg.svd(update.weight(torch.float64), full_matrices=False)
+        vectors = left[:, :k] if update.wide else right[:k].T
     if cosines.in_base:
         vectors = spectrum.basis.double() @ vectors
     return _without(update, vectors[:, chosen], 1 - factor)
-
-
-def _short_vectors(update: Update, k: int) -> Tensor:
-    """The k strongest singular vectors of the tuned matrix's short side, from its whole SVD."""
-    left, _, right = torch.linalg.svd(update.weight(torch.float64), full_matrices=False)
-    return left[:, :k] if update.wide else right[:k].T
 
 
 def _without(update: Update, vectors: Tensor, share: float) -> Update:
@@ -143,9 +139,7 @@ def save_scaled(
 ) -> AdapterFile:
     """Scale a part of an adapter's spectrum and save the result as an adapter in PEFT's layout.
 
-    Args:
-        factor: λ, as for `scaled`, and so are `kind`, `k` and `epsilon`.
-        base: as for `intruders.examine`, and so is `profile`.
+    `base` and `profile` are as for `intruders.examine`, the other settings as for `scaled`.
 
     Raises:
         CourseError: the source is no adapter, or as `intruders.examine` and `scaled`.

@@ -85,7 +85,6 @@ def count(
     """Count the intruder dimensions of an update, one matrix in memory at a time.
 
     Args:
-        updates: from `updates.iter_updates`, or made by hand.
         k: how many of a matrix's strongest left singular vectors.
         epsilons: a vector is an intruder if its largest |cosine| with a pretrained one is below ε; one count each.
         certified: prove that every count is the one that two full SVDs give. False trusts the search.
@@ -144,8 +143,9 @@ def examine(
         source: an adapter, or the folder of a fine-tuned model in safetensors.
         name: for the tables; "" takes the folder.
         base: a base model of the course or a folder; "" takes the base that the adapter names, else the profile's.
-        k: as for `count`, and so are `epsilons`, `certified` and `device`.
         profile: names the base of a checkpoint, or of an adapter that names none.
+
+    The other settings are as for `count`.
 
     Returns:
         The counts, and a page: tables by layer and by projection, and a summary.
@@ -185,16 +185,16 @@ def matrix_place(name: str) -> tuple[str, int, str]:
 
 def by_layer(report: IntruderCounts) -> Table:
     """Intruders of every matrix at the first ε: a row a layer, a column a projection; · is none."""
-    stacks = {matrix_place(row.name)[0] for row in report.rows}
-    projections = list(dict.fromkeys(matrix_place(row.name)[2] for row in report.rows))
-    cells: dict[tuple[str, int], dict[str, int]] = {}
+    cells: dict[tuple[str, int], dict[str, str]] = {}
     for row in report.rows:
         stack, layer, projection = matrix_place(row.name)
-        cells.setdefault((stack, layer), {})[projection] = row.intruders[0]
-    lines = []
-    for (stack, layer), counts in sorted(cells.items()):
-        label = str(layer) if len(stacks) == 1 else f"{stack}.{layer}"
-        lines.append((label, *(str(counts[p] or "·") if p in counts else "" for p in projections)))
+        cells.setdefault((stack, layer), {})[projection] = str(row.intruders[0] or "·")
+    projections = list(dict.fromkeys(projection for counts in cells.values() for projection in counts))
+    stacks = {stack for stack, _ in cells}
+    lines = [
+        (str(layer) if len(stacks) == 1 else f"{stack}.{layer}", *(counts.get(p, "") for p in projections))
+        for (stack, layer), counts in sorted(cells.items())
+    ]
     header = ("layer", *(projection.rpartition(".")[2] for projection in projections))
     return Table(header, tuple(lines), f"intruder dimensions at ε = {report.epsilons[0]}")
 

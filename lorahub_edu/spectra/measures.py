@@ -41,13 +41,8 @@ def similarity(tuned: Tensor, pretrained: Tensor) -> Tensor:
 def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10) -> Tensor:
     """For each of the k strongest left singular vectors of W, its largest |cosine| with any one of W₀.
 
-    W₀ (out, in) has min(out, in) left singular vectors. Where out > in they do not span the whole space. A tuned vector
-    outside their span has cosine 0.
-
-    Args:
-        pretrained: W₀, (out, in).
-        tuned: W, (out, in).
-        k: how many of the tuned vectors.
+    `pretrained` is W₀ and `tuned` is W, both (out, in). W₀ has min(out, in) left singular vectors. Where out > in they
+    do not span the whole space. A tuned vector outside their span has cosine 0.
 
     Returns:
         (k,) float64, strongest vector first.
@@ -67,11 +62,8 @@ def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10) -> Tensor:
 def intruder_count(pretrained: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> int:
     """How many of the k strongest left singular vectors of W resemble no left singular vector of W₀.
 
-    Args:
-        pretrained: W₀, (out, in).
-        tuned: W, (out, in).
-        k: how many of the tuned vectors.
-        epsilon: a vector is an intruder when its largest |cosine| is below this.
+    `pretrained` is W₀ and `tuned` is W, both (out, in). A vector is an intruder when its largest |cosine| is below
+    `epsilon`.
 
     Returns:
         From 0 to k.

@@ -68,7 +68,6 @@ def largest_cosines(
 
     Args:
         update: one matrix and its change, not zero.
-        k: how many vectors.
         epsilons: thresholds that the cosines must be told from.
         certified: False trusts the search without a proof.
 
@@ -204,7 +203,7 @@ def _bounded(matrix: Secular | Gram, update: Update, spectrum: BaseSpectrum, rit
     """Cosines of k tuned left vectors with the base's, if every other eigenvalue is at most `beyond`."""
     products, error = matrix.products(ritz.vectors, update, spectrum)
     sines = _sines(ritz, beyond, spectrum if matrix.in_base else None, matrix.rounding)
-    kept = spectrum.nonzero
+    kept = spectrum.values > NEGLIGIBLE * spectrum.values[0]
     if not kept.any():  # a base of zeros has no vector to resemble
         nothing = torch.zeros_like(sines)
         return Cosines(nothing, nothing, nothing, ritz.vectors, matrix.in_base)
@@ -232,11 +231,8 @@ def _bounded(matrix: Secular | Gram, update: Update, spectrum: BaseSpectrum, rit
 def _sines(ritz: Ritz, beyond: float, spectrum: BaseSpectrum | None, rounding: float) -> Tensor:
     """Upper bounds of sin of the angle between each Ritz vector and the true eigenvector.
 
-    Args:
-        ritz: k pairs.
-        beyond: every other eigenvalue, of the matrix that the pairs belong to (M or G), is at most this.
-        spectrum: whose errors M has; None for pairs of G itself.
-        rounding: error of float64, in units of the values.
+    The k pairs belong to M, which has the errors of `spectrum`, or to G itself (None). Every other eigenvalue of that
+    matrix is at most `beyond`, up to `rounding`.
 
     Returns:
         (k,), 1 where nothing can be said.

@@ -44,13 +44,7 @@ class Gram:
         return self.matrix @ vectors
 
     def bound_of_rest(self, mu: Tensor, values: Tensor, vectors: Tensor) -> float | None:
-        """A bound of every eigenvalue but the k largest, near μ, if a Cholesky factor proves it; else None.
-
-        Args:
-            mu: between the k-th and the next eigenvalue.
-            values: (k,), θ.
-            vectors: (p, k), U.
-        """
+        """A bound of every eigenvalue but the k largest, near μ, if a Cholesky factor exists; else None."""
         shifted = (vectors * values) @ vectors.T
         shifted -= self.matrix
         shifted.diagonal().add_(mu)
@@ -58,11 +52,7 @@ class Gram:
         return float(mu) + rounding if int(torch.linalg.cholesky_ex(shifted).info) == 0 else None
 
     def products(self, vectors: Tensor, update: Update, spectrum: BaseSpectrum) -> tuple[Tensor, float]:
-        """What the cosines follow from, and its error.
-
-        Returns:
-            For tuned vectors u (p, k) of the short side and kept v₀: v₀ᵀu if out ≤ in, else v₀ᵀW₀ᵀW u; (p, k).
-        """
+        """v₀ᵀu if out ≤ in, else v₀ᵀW₀ᵀW u, for kept v₀ and tuned u (p, k) of the short side: (p, k), and the error."""
         if update.wide:
             return spectrum.coordinates(vectors), EPSILON64 * len(vectors)
         total = torch.zeros_like(vectors)
