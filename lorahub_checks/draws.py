@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lorahub_edu.show.answers import PRINTED
+
 
 def integer(low: int, high: int, generator: torch.Generator) -> int:
     """A whole number from low to high, both included."""
@@ -12,8 +14,9 @@ def integer(low: int, high: int, generator: torch.Generator) -> int:
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
-    """Standard normal numbers of a shape, float64."""
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    """Standard normal numbers of a shape, float64; a few have one decimal, so that a counter-example prints them."""
+    numbers = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return numbers if numbers.numel() > PRINTED else (10 * numbers).round().where(numbers.abs() > 0.1, 2.0) / 10
 
 
 def tokens(count: int, generator: torch.Generator) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,7 @@ def count_parameters(answer: Callable, generator: torch.Generator) -> Iterator[P
         "The first path is x @ W.T. The second goes through the narrow middle: first A.T, then B.T, times alpha / r.",
         "r = A.shape[0]; return x @ W.T + (alpha / r) * (x @ A.T @ B.T), and nothing is written into W.",
     ),
+    trains=(0,),
 )
 def lora_forward(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of lora_forward(x, W, A, B, alpha)."""
@@ -241,7 +243,7 @@ def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     start = there(answer, objects.state, layer)
     yield holds(
         "B starts at zero and A does not",
-        bool(start[name_A].any()) and not start[name_B].any(),
+        bool(start[name_A].any() and start[name_A].isfinite().all()) and not start[name_B].any(),
         f"largest |A| {start[name_A].abs().max():.3g}, largest |B| {start[name_B].abs().max():.3g}",
         "training must start at the pretrained model, and learn from the first step",
     )
@@ -251,12 +253,20 @@ def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     wrong = {words: output + u for words, u in _wrong_scalings(update, alpha, rank).items()}
     stale = "the update is missing, or it was computed once, when B was still zero"
     wrong |= {ONLY_THE_UPDATE: alpha / rank * update, stale: output}
+    right = output + alpha / rank * update
     yield equals(
         "the output is W x + (alpha / r) B A x, for the A and B it has now",
         there(answer, objects.output, layer, x),
-        output + alpha / rank * update,
+        right,
         misconceptions=wrong,
     )
+    gradients = there(answer, objects.gradients, layer, x)
+    back = (2 * alpha / rank * right).flatten(0, 1)  # of the sum of squares for B A x, (rows, out)
+    flat = x.flatten(0, 1)
+    cut = "no gradient, or half of one, reaches it: leave out detach(), .data and no_grad() in the forward pass"
+    for name, expected in {name_A: B.T @ back.T @ flat, name_B: back.T @ (flat @ A.T)}.items():
+        found = equals(f"the gradient of {name} is that of the sum of both paths", gradients[name], expected)
+        yield found if found.passed else replace(found, misconception=cut)
 
 
 @problem(

@@ -29,6 +29,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
         "keepdim=True keeps the axis, so that the division lines up.",
         "Write: mean_square = x.pow(2).mean(-1, keepdim=True), then return weight * x / torch.sqrt(mean_square + eps).",
     ),
+    trains=(0, 1),
 )
 def rms_norm(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """rms_norm(x, weight, eps) against torch's own."""
@@ -88,6 +89,7 @@ def _wrong_norms(x: Tensor, weight: Tensor, eps: float) -> dict[str, Tensor]:
         "cos, sin = angles.cos(), angles.sin(); a, b = x[..., : d // 2], x[..., d // 2 :]; "
         "return torch.cat((a * cos - b * sin, a * sin + b * cos), -1).",
     ),
+    trains=(0,),
 )
 def apply_rope(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """apply_rope(x, positions, theta) in the rotate-half layout, against multiplication by complex numbers."""
@@ -176,6 +178,7 @@ def _wrong_rotations(x: Tensor, positions: Tensor, theta: float) -> dict[str, Te
         "q.shape[-1] ** 0.5; future = torch.ones(T, T, dtype=torch.bool).triu(1); "
         "return scores.masked_fill(future, -torch.inf).softmax(-1) @ v.",
     ),
+    trains=(0, 1, 2),
 )
 def grouped_query_attention(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """grouped_query_attention(q, k, v) against torch's scaled_dot_product_attention."""

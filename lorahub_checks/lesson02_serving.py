@@ -194,6 +194,7 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
         "update = x @ A[which].mT @ B[which].mT; on = (which >= 0)[:, None, None]; "
         "return x @ W.T + alpha / A.shape[1] * update * on",
     ),
+    trains=(2, 3),
 )
 def routed(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """routed(x, W, A, B, which, alpha): row i through adapter which[i], or through none where that is -1."""

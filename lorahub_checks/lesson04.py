@@ -24,6 +24,7 @@ from lorahub_edu.show.properties import Property, equals
         "Down to m, a nonlinearity, up to d again, and the input beside it: x + relu(x @ down.T) @ up.T.",
         "return x + torch.relu(x @ down.T) @ up.T",
     ),
+    trains=(0,),
 )
 def bottleneck(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of bottleneck(x, down, up) -> what the next layer sees, (..., d)."""
@@ -63,6 +64,7 @@ def _gated(queries: Tensor, keys: Tensor, values: Tensor, gate: float) -> Tensor
         "softmax over the prompt's tokens alone, times the gate, times the values: nothing of the text is in it.",
         "weights = torch.softmax(queries @ keys.mT / math.sqrt(queries.shape[-1]), -1); return gate * weights @ values",
     ),
+    trains=(0, 1, 2),
 )
 def gated_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of gated_prompt(queries, keys, values, gate) -> what is added to the heads' outputs."""

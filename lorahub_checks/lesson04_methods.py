@@ -29,6 +29,7 @@ IGNORED = -100
         "mask = torch.cat([torch.ones(T, P), torch.ones(T, T).tril()], 1).bool(); "
         "F.scaled_dot_product_attention(q, torch.cat([prefix_k, k], 1), torch.cat([prefix_v, v], 1), attn_mask=mask)",
     ),
+    trains=(3, 4),
 )
 def prefix_attention(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """prefix_attention(q, k, v, prefix_k, prefix_v) -> (heads, T, d); the prefix's are (heads, P, d)."""
@@ -164,6 +165,7 @@ def dora_weight(answer: Callable, generator: torch.Generator) -> Iterator[Proper
         "rows, P = len(labels), len(prompt); return torch.cat([prompt.expand(rows, -1, -1), embeddings], 1), "
         "torch.cat([labels.new_full((rows, P), -100), labels], 1), torch.cat([mask.new_ones(rows, P), mask], 1)",
     ),
+    trains=(1,),
 )
 def with_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """with_prompt(embeddings, prompt, labels, mask) -> the three with P vectors in front of every row."""

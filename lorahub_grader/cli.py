@@ -38,9 +38,14 @@ def build(
 
 def lint_exercises(
     assignment: Annotated[list[str] | None, typer.Argument(help="Names; default all.")] = None,
+    mutants: Annotated[
+        str | None, typer.Option(help="Try mutants of the right answers instead: of a lesson (01), a problem, or all.")
+    ] = None,
     course: CourseOption = HERE,
 ) -> None:
     """Check the checks: they must accept right answers and refuse wrong ones by name. Exit code 1 if not."""
+    if mutants is not None:
+        raise typer.Exit(_lint_mutants("" if mutants == "all" else mutants, course))
     from lorahub_grader import lint
 
     found = list(lint.verdicts(course, assignment))
@@ -49,6 +54,21 @@ def lint_exercises(
         console.print(line, markup=False)
     console.print(lint.summary(found))
     raise typer.Exit(0 if all(verdict.sound for verdict in found) else 1)
+
+
+def _lint_mutants(lesson: str, course: Path) -> int:
+    """Print what became of the mutants and note the counts; 1 if one survives."""
+    from lorahub_grader import mutants
+
+    found = list(mutants.tallies(course, lesson))
+    _print_rows(("problem", "mutants", "equivalent", "survivors", "refused late", "explained"), mutants.table(found))
+    for tally in found:
+        for line in tally.survivors:
+            console.print(f"{tally.problem} survives: {line}", markup=False, soft_wrap=True)
+        for line in tally.undiagnosed:
+            console.print(f"{tally.problem} not explained: {line}", markup=False, soft_wrap=True)
+    console.print(str(mutants.note(found, course)), markup=False)
+    return 1 if any(tally.survivors for tally in found) else 0
 
 
 def grade(

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorahub_edu.show import objects
 from lorahub_edu.show.objects import there
 
 SECONDS = 20.0
@@ -41,11 +42,13 @@ class Answer:
 
     def __init__(self, inner: Callable, seconds: float = SECONDS, in_place: bool = False) -> None:
         self.inner, self.seconds, self.in_place = inner, seconds, in_place
+        self.first: tuple = ()
         self.faults: list[tuple[str, str, str]] = []
         self.calls: list[tuple[dict[str, object], object]] = []
         self.remote = hasattr(type(inner), "__there__")
 
     def __call__(self, *arguments: object, **named: object) -> object:
+        self.first = self.first or arguments
         given = copied((arguments, named))
         value = self._watched(lambda: self.inner(*given[0], **given[1]), (arguments, named), given)
         self.calls.append((self._named(arguments, named), value))
@@ -55,6 +58,15 @@ class Answer:
         """Call an importable function where the answer lives; see `objects.there`."""
         given = copied((arguments, named))
         return self._watched(lambda: there(self.inner, function, *given[0], **given[1]), (arguments, named), given)
+
+    def follow_gradients(self, places: tuple[int, ...]) -> None:
+        """Note each of the first call's arguments at these places that no gradient reaches from the result."""
+        reached = self.__there__(objects.reached, self.inner, list(self.first), list(places))
+        for place, found in zip(places, reached, strict=True):
+            if not found:
+                name = list(self._named(self.first, {}))[place]
+                words = "the result is cut off from what is trained: leave out detach(), .data, .item() and no_grad()"
+                self._fault("gradients reach what is trained", f"none reaches {name}", words)
 
     def _watched(self, call: Callable[[], object], before: tuple, given: tuple) -> object:
         if self.remote:  # its process is watched by the grader
@@ -85,9 +97,12 @@ class Answer:
     def _settings(self) -> Iterator[None]:
         """Put back what an answer switches for the whole program, and name it."""
         dtype, grad, before = torch.get_default_dtype(), torch.is_grad_enabled(), _generators()
+        strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        torch.use_deterministic_algorithms(True, warn_only=True)  # what torch.empty leaves unset is NaN, not luck
         try:
             yield
         finally:
+            torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
             name = "other code is not affected"
             if torch.get_default_dtype() != dtype:
                 torch.set_default_dtype(dtype)

@@ -32,7 +32,8 @@ Specification = Callable[[object, torch.Generator], Iterator[Property]]
 class Problem:
     """A problem of a lesson: its id, title, three hints from a nudge to a worked step, and its specification.
 
-    With `in_place` an answer may change the tensors, arrays and lists that it is given.
+    With `in_place` an answer may change the tensors, arrays and lists that it is given. `trains` are the places of the
+    arguments that a gradient must reach.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Problem:
     hints: tuple[str, str, str]
     specification: Specification
     in_place: bool = False
+    trains: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ _ATTEMPTS: Counter[str] = Counter()
 
 
 def problem(
-    id: str, title: str, hints: tuple[str, str, str], in_place: bool = False
+    id: str, title: str, hints: tuple[str, str, str], in_place: bool = False, trains: tuple[int, ...] = ()
 ) -> Callable[[Specification], Specification]:
     """Register a specification: a generator function of the answer and a torch.Generator that yields properties.
 
@@ -95,7 +97,7 @@ def problem(
     """
 
     def register(specification: Specification) -> Specification:
-        _PROBLEMS[id] = Problem(id, title, hints, specification, in_place)
+        _PROBLEMS[id] = Problem(id, title, hints, specification, in_place, trains)
         return specification
 
     return register
@@ -143,6 +145,9 @@ def check(id: str, answer: object, seed: int | None = None, seconds: float = ans
             for property_ in asked.specification(answer if watched is None else watched, generator):
                 found += _noted(watched)
                 found.append(_with_example(property_, watched))
+            if asked.trains and watched is not None and all(p.passed for p in found):
+                watched.follow_gradients(asked.trains)
+                found += _noted(watched)
         except NotImplementedError:
             found.append(Property("is written", False, "NotImplementedError", "the place to fill in is still empty"))
         except (Exception, answers.StoppedError, SystemExit, KeyboardInterrupt) as error:

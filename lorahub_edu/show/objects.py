@@ -56,10 +56,26 @@ def output(module: nn.Module, *inputs: Tensor) -> Tensor:
 def gradients(module: nn.Module, *inputs: Tensor) -> dict[str, Tensor | None]:
     """The gradient of the sum of squares of a module's output for each parameter, by name; None where there is none."""
     module.zero_grad(set_to_none=True)
-    module(*inputs).pow(2).sum().backward()
+    total = module(*inputs).pow(2).sum()
+    if total.requires_grad:
+        total.backward()
     found = {name: None if p.grad is None else p.grad.detach().clone() for name, p in module.named_parameters()}
     module.zero_grad(set_to_none=True)
     return found
+
+
+def reached(function: Callable, arguments: list, places: list[int]) -> list[bool]:
+    """Which of the arguments at these places a gradient reaches from a function's result, a tensor or several."""
+    for place in places:
+        arguments[place] = arguments[place].detach().clone().requires_grad_()
+    with torch.enable_grad():
+        made = function(*arguments)
+        parts = [part for part in (made if isinstance(made, list | tuple) else [made]) if isinstance(part, Tensor)]
+        total = sum(part.double().sum() for part in parts if part.requires_grad)
+    if not isinstance(total, Tensor):
+        return [False] * len(places)
+    found = torch.autograd.grad(total, [arguments[place] for place in places], allow_unused=True)
+    return [gradient is not None for gradient in found]
 
 
 def random_states() -> tuple:

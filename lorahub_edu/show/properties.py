@@ -97,16 +97,14 @@ def equals(
 
 def _tensor(value: object) -> Tensor | None:
     """A number, or numbers in whatever holds them, as a tensor; None for anything else."""
-    if isinstance(value, Tensor | np.ndarray):
-        return torch.as_tensor(value)
+    if isinstance(value, str | bytes | None):
+        return None
     try:
-        made = torch.from_numpy(np.asarray(value)) if not isinstance(value, str | bytes | None) else None
+        if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
+            return torch.as_tensor(value)  # tensors of one number each: larger ones are no tensor together
+        return torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
     except (TypeError, ValueError, RuntimeError):
-        try:
-            made = torch.as_tensor(value)  # a list of tensors of one number each
-        except (TypeError, ValueError, RuntimeError):
-            made = None
-    return made
+        return None
 
 
 def _precision(value: Tensor, given: object) -> float:
