@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lorahub_grader.assignments import Assignment, Cell
 
 ANSWER_CHARACTERS = 200_000
-TEXT = object()  # stands for the id of a text cell that is no answer
+DEFINED = re.compile(r"^(?:(?:async\s+)?def|class)\s+(\w+)|^(\w+)\s*(?::[^=\n]+)?=(?!=)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell as it was handed in; `grade_id` is None where its metadata names none."""
+
+    grade_id: str | None
+    source: str
+    is_code: bool
 
 
 class UnreadableError(Exception):
@@ -42,9 +52,11 @@ def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
     for wanted in assignment.cells:
         if wanted.role not in ("answer", "manual"):
             continue
-        found = [source for grade_id, source in cells if grade_id == wanted.grade_id]
+        found = [cell.source for cell in cells if cell.grade_id == wanted.grade_id]
         if not found:
-            notes.append(f"{wanted.grade_id}: the cell was missing")
+            found, note = _without_id(cells, wanted, assignment)
+            notes.append(f"{wanted.grade_id}: {note}")
+        if not found:
             continue
         if len(found) > 1:
             notes.append(
@@ -55,10 +67,46 @@ def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
             notes.append(f"{wanted.grade_id}: more than {ANSWER_CHARACTERS:,} characters, left out")
             del sources[wanted.grade_id]
     known = {cell.grade_id for cell in assignment.cells}
-    own = sum(1 for grade_id, source in cells if grade_id not in known and grade_id is not TEXT and source.strip())
+    given = {cell.stub.strip() for cell in assignment.cells} | {source.strip() for source in sources.values()} | {""}
+    own = sum(cell.is_code and cell.grade_id not in known and cell.source.strip() not in given for cell in cells)
     if own:
         notes.append(f"{own} of your own cells are not graded: write all that an answer needs into its cell")
     return RepairedAnswers(sources, tuple(notes))
+
+
+def _without_id(cells: list[_Cell], wanted: Cell, assignment: Assignment) -> tuple[list[str], str]:
+    """An answer whose cell lost its metadata (Colab and other editors drop it), and how it was found.
+
+    A cell that defines what the answer defines is the answer. An answer that defines nothing is the one unknown cell
+    between the given cells around it.
+    """
+    loose = [cell for cell in cells if cell.grade_id is None]
+    is_code = assignment.notebook.cells[wanted.index].cell_type == "code"
+    if names := set(wanted.names) if is_code else set():
+        found = [cell.source for cell in loose if cell.is_code and names <= _defined(cell.source)]
+        return found, "the cell had lost its id and was found by what it defines" if found else "the cell was missing"
+    given = {cell.stub.strip(): cell.index for cell in assignment.cells if cell.role not in ("answer", "manual")}
+    place, between = -1, []
+    for cell in cells:
+        place = given.get(cell.source.strip(), place)
+        unknown = cell.grade_id is None and cell.source.strip() and cell.source.strip() not in given
+        if unknown and place == _given_before(wanted, given.values()) and cell.is_code == is_code:
+            between.append(cell.source)
+    if len(between) == 1:
+        return between, "the cell had lost its id and was found by its place"
+    return (
+        [],
+        f"the cell had lost its id; {len(between)} cells stand in its place" if between else "the cell was missing",
+    )
+
+
+def _given_before(wanted: Cell, places: Iterable[int]) -> int:
+    return max((place for place in places if place < wanted.index), default=-1)
+
+
+def _defined(source: str) -> set[str]:
+    """Names that a cell defines at its top level, be it right Python or not."""
+    return {name for names in DEFINED.findall(source) for name in names if name}
 
 
 def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) -> str | None:
@@ -68,7 +116,7 @@ def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) 
         assignments: the ids of each assignment's answers, by its name.
     """
     try:
-        ids = {grade_id for grade_id, _ in _cells(_parse(content))}
+        ids = {cell.grade_id for cell in _cells(_parse(content))}
     except UnreadableError:
         return None
     shared = {name: len(ids & own) for name, own in assignments.items()}
@@ -97,8 +145,8 @@ def _parse(content: bytes) -> dict:
     return notebook
 
 
-def _cells(notebook: dict) -> Iterable[tuple[object, str]]:
-    """(id, source) of each cell that is code or has an id; nothing is trusted to be what it should be."""
+def _cells(notebook: dict) -> Iterator[_Cell]:
+    """Each cell that has a source; nothing is trusted to be what it should be."""
     cells = notebook.get("cells")
     if type(cells) is not list:  # the form before 2015
         sheets = notebook["worksheets"]
@@ -116,8 +164,9 @@ def _cells(notebook: dict) -> Iterable[tuple[object, str]]:
         said = metadata.get("nbgrader") if type(metadata) is dict else None
         grade_id = said.get("grade_id") if type(said) is dict else None
         if type(grade_id) is not str:
-            grade_id = None if cell.get("cell_type") == "code" else TEXT
-        yield grade_id, source.replace("\x00", "").encode("utf-8", "replace").decode()
+            grade_id = None
+        clean = source.replace("\x00", "").encode("utf-8", "replace").decode()
+        yield _Cell(grade_id, clean, cell.get("cell_type") == "code")
 
 
 def _chosen(found: list[str], wanted: Cell) -> str:

@@ -8,42 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import io
 import itertools
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from lorahub_grader.inside import shell
 from lorahub_grader.inside.protocol import Channel, ClosedError, Codec, ProtocolError
-
-TEXT_KEPT = 20_000  # characters of output of a cell
-IMAGE_KEPT = 1_000_000  # characters of a picture in base64
-PICTURES_KEPT = 5
-
-
-class Bounded(io.TextIOBase):
-    """A text stream that keeps the beginning of what is written and forgets the rest."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.room = TEXT_KEPT
-
-    def write(self, text: str) -> int:
-        if self.room > 0:
-            self.parts.append(str(text)[: self.room])
-            self.room -= len(self.parts[-1])
-        return len(text)
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return False
-
-    def text(self) -> str:
-        return "".join(self.parts) + ("" if self.room > 0 else "\n… the rest of the output was dropped")
 
 
 @dataclass
@@ -55,7 +27,7 @@ class Answers:
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.shell = _shell()
+        self.notebook = shell.open_notebook(_kernel())
         self.codec = Codec(self._refer, self._resolve)
 
     def serve(self) -> None:
@@ -84,8 +56,8 @@ class Answers:
                 self.channel.send({"error": ["ProtocolError", str(error)], "number": message["number"]})
 
     def _cell(self, message: dict, _: list) -> tuple[dict, list]:
-        outputs, error = run_cell(self.shell, message["source"])
-        return {"outputs": outputs, "error": error}, []
+        outputs, error = self.notebook.run_cell(message["source"])
+        return {"outputs": outputs, "error": None if error is None else describe(error)}, []
 
     def _call(self, message: dict, blobs: list) -> tuple[dict, list]:
         """Call a function, class or object; changed arguments go back with the result."""
@@ -93,7 +65,8 @@ class Answers:
             call = self._target(message["target"])
             arguments, named = self.codec.decode(message["arguments"], blobs)
             before = self.codec.encode([arguments, named])
-            value = self._keep(call(*arguments, **named)) if message["keep"] else call(*arguments, **named)
+            value = self.notebook.call(call, *arguments, **named)
+            value = self._keep(value) if message["keep"] else value
             changed = self.codec.encode([arguments, named])
             reply = [value, None if changed == before else [arguments, named]]
             content, attached = self.codec.encode(reply)
@@ -119,9 +92,9 @@ class Answers:
     def _target(self, target: dict) -> Any:
         """A name of the notebook, an object by its number, or part of an installed library; then its attributes."""
         if "name" in target:
-            if target["name"] not in self.shell.user_ns:
+            if target["name"] not in self.notebook.names:
                 raise NameError(f"name {target['name']!r} is not defined")
-            found = self.shell.user_ns[target["name"]]
+            found = self.notebook.names[target["name"]]
         elif "object" in target:
             found = self.objects[target["object"]]
         else:
@@ -176,46 +149,9 @@ def describe(error: BaseException) -> list[str]:
     return [type(error).__name__[:100], words[:2000]]
 
 
-def _shell() -> Any:
-    """An IPython shell without a history on disk, with the pictures of matplotlib kept as outputs."""
-    from IPython.core.interactiveshell import InteractiveShell
-    from traitlets.config import Config
-
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.InteractiveShell.colors = "nocolor"
-    config.InteractiveShell.xmode = "Plain"  # what went wrong, without the costly context
-    return InteractiveShell.instance(config=config)
-
-
-def run_cell(shell: Any, source: str) -> tuple[list[dict], list[str] | None]:
-    """Run one cell as Jupyter would.
-
-    Returns:
-        Its outputs (text and PNG pictures, in nbformat's form) and the error that ended it, if one did.
-    """
-    from IPython.core.displaypub import CapturingDisplayPublisher
-
-    text, pictures = Bounded(), CapturingDisplayPublisher()
-    streams = sys.stdout, sys.stderr, shell.display_pub
-    sys.stdout = sys.stderr = text
-    shell.display_pub = pictures
-    try:
-        result = shell.run_cell(source, store_history=True)
-    finally:
-        sys.stdout, sys.stderr, shell.display_pub = streams
-    failure = result.error_before_exec or result.error_in_exec
-    outputs = [{"output_type": "stream", "name": "stdout", "text": text.text()}] if text.parts else []
-    for one in pictures.outputs:
-        data = one.get("data", {}) if isinstance(one, dict) else {}
-        kept = {}
-        if isinstance(data.get("text/plain"), str):
-            kept["text/plain"] = data["text/plain"][:TEXT_KEPT]
-        if isinstance(data.get("image/png"), str) and len(data["image/png"]) <= IMAGE_KEPT:
-            kept["image/png"] = data["image/png"]
-        if kept and len(outputs) <= PICTURES_KEPT:
-            outputs.append({"output_type": "display_data", "metadata": {}, "data": kept})
-    return outputs, describe(failure) if failure is not None else None
+@functools.cache
+def _kernel() -> Any:
+    return shell.kernel()
 
 
 def prepare(preload: tuple[str, ...]) -> None:
@@ -232,7 +168,7 @@ def prepare(preload: tuple[str, ...]) -> None:
             importlib.import_module(name)
         except ImportError:
             continue
-    _shell()
+    _kernel()
 
 
 def serve(reader: int, writer: int) -> None:

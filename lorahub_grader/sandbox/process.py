@@ -178,4 +178,5 @@ def clean_environment(scratch: str) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # Jupyter's kernel loads a debugger, which warns about Python itself
     }

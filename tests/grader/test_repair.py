@@ -76,6 +76,34 @@ def test_a_cells_type_and_everything_else_about_it_is_put_right(handed_in, small
     assert sources(handed_in, small) == RIGHT | ESSAY
 
 
+def stripped(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Without any metadata and ids of cells, as some editors write a notebook."""
+    for cell in made.cells:
+        cell.metadata = {}
+        cell.pop("id", None)
+    return made
+
+
+def test_without_any_metadata_answers_are_found_by_content_and_place(handed_in, small) -> None:
+    assert sources(stripped(handed_in), small) == RIGHT | ESSAY
+    said = notes(handed_in, small)
+    assert "double: the cell had lost its id and was found by what it defines" in said
+    assert "essay: the cell had lost its id and was found by its place" in said
+    assert "own cells" not in said
+
+
+def test_without_metadata_own_cells_are_told_from_answers(handed_in, small) -> None:
+    handed_in.cells.insert(2, nbformat.v4.new_code_cell("double_twice = 4\nprint(double_twice)"))
+    assert sources(stripped(handed_in), small) == RIGHT | ESSAY
+    assert "1 of your own cells are not graded" in notes(handed_in, small)
+
+
+def test_without_metadata_what_can_not_be_told_apart_is_said(handed_in, small) -> None:
+    handed_in.cells.append(nbformat.v4.new_markdown_cell("Another text."))
+    assert sources(stripped(handed_in), small) == RIGHT
+    assert "essay: the cell had lost its id; 2 cells stand in its place" in notes(handed_in, small)
+
+
 def test_own_cells_are_left_out_and_said_so(handed_in, small) -> None:
     handed_in.cells.insert(2, nbformat.v4.new_code_cell("import antigravity"))
     handed_in.cells.insert(2, nbformat.v4.new_markdown_cell("a note"))

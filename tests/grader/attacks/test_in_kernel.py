@@ -67,8 +67,8 @@ import sys, types
 sys.modules["lorahub_edu.show.graded"] = types.SimpleNamespace(require=lambda *a: None)
 scaling = lambda alpha, rank: 0.0"""),
     attack("forged verdicts from inside", "hard", """
-from lorahub_grader.inside import answers
-answers.run_cell = lambda shell, source: ([], None)
+from lorahub_grader.inside import shell
+shell.Notebook.run_cell = lambda self, source: ([], None)
 hard = lambda x: 0.0"""),
     Attack("several at once", ("hard", "near", "tensor"), {
         "hard": "import sys, types\nsys.modules['math'] = types.SimpleNamespace(isclose=lambda *a: 1)\nhard = float",
