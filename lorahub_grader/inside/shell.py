@@ -108,6 +108,9 @@ class Notebook:
             result = self.loop.run_until_complete(_cell(shell, source))
         finally:
             sys.stdout, sys.stderr = streams
+        for message in self.kernel.session.sent:
+            if message.get("msg_type") == "error":
+                text.write("\n".join(message["content"]["traceback"]) + "\n")
         outputs = [{"output_type": "stream", "name": "stdout", "text": text.text()}] if text.parts else []
         outputs += _displayed(self.kernel.session.sent)
         return outputs, result.error_before_exec or result.error_in_exec

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import select
 import signal
 import socket
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lorahub_grader.inside import answers, namespaces
+from lorahub_grader.inside import answers, namespaces, seccomp
 
 CHANNEL = 3  # an answer process's only descriptor beside the standard ones
 GLANCE_SECONDS = 0.05  # between two looks at memory and processes
@@ -47,7 +48,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """How a zygote works: what it preloads, whether it makes namespaces, as which user answers run (None: its own)."""
+    """How a zygote works: what it preloads, whether it makes namespaces, which users answers become.
+
+    `uid` is the first of a range from which each submission gets one of its own; None keeps the zygote's user.
+    """
 
     preload: tuple[str, ...] = ()
     namespaces: bool = True
@@ -170,8 +174,12 @@ def run(settings: Settings, answer: int) -> None:
         if settings.namespaces:
             namespaces.unshare_rest()
             namespaces.mount_private(settings.scratch, limits.scratch_bytes)
+            if settings.uid is None:
+                namespaces.count_apart()
         if settings.namespaces or settings.uid is not None:
-            namespaces.drop_privileges(settings.uid)
+            namespaces.forget_keys()
+            namespaces.drop_privileges(None if settings.uid is None else _own_uid(settings.uid))
+            seccomp.install()
         namespaces.die_with_parent()  # not before: a change of user takes it back
         os.environ["HOME"] = tempfile.mkdtemp(prefix="home-", dir=settings.scratch)
         os.chdir(os.environ["HOME"])
@@ -189,6 +197,11 @@ def run(settings: Settings, answer: int) -> None:
         traceback.print_exc()  # seen by the sandbox's starter as long as nothing of the learner's has run
     finally:
         os._exit(code)
+
+
+def _own_uid(first: int) -> int:
+    """A user of this submission's own, so that its processes are counted apart from those of others."""
+    return first + secrets.randbelow(1 << 24)
 
 
 def reseed() -> None:

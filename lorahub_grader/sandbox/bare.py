@@ -9,7 +9,7 @@ from pathlib import Path
 from lorahub_grader.inside.zygote import Settings
 from lorahub_grader.sandbox.process import SandboxError, Zygote, clean_environment, program, start
 
-NOBODY = 65534
+FIRST_USER = 1 << 30  # far above the users of any machine
 
 
 def start_zygote(settings: Settings, as_nobody: bool = False) -> Zygote:
@@ -25,5 +25,5 @@ def start_zygote(settings: Settings, as_nobody: bool = False) -> Zygote:
         raise SandboxError("Only root can run answers as another user: run this inside a container, as root.")
     scratch = Path(tempfile.mkdtemp(prefix="lorahub-edu-answers-"))
     scratch.chmod(0o1777)
-    settings = Settings(settings.preload, False, NOBODY if as_nobody else None, str(scratch), settings.limits)
+    settings = Settings(settings.preload, False, FIRST_USER if as_nobody else None, str(scratch), settings.limits)
     return start(program(settings), clean_environment(str(scratch)), scratch)

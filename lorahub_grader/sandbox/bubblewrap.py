@@ -16,7 +16,7 @@ from lorahub_grader.sandbox.process import SandboxError, Zygote, clean_environme
 SYSTEM = ("/usr", "/etc/alternatives", "/etc/ld.so.cache", "/etc/fonts")
 LINKED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
 NEEDED = ("CAP_SYS_ADMIN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
-NOBODY = 65534
+FIRST_USER = 1 << 30  # far above the users of any machine
 PACKAGE = Path(lorahub_edu.__file__).resolve().parent
 CHECKS = Path(lorahub_checks.__file__).resolve().parent
 INSIDE = Path(inside.__file__).resolve().parent
@@ -35,7 +35,7 @@ def start_zygote(settings: Settings, readable: tuple[Path, ...] = ()) -> Zygote:
     found = shutil.which("bwrap")
     if found is None:
         raise SandboxError("bubblewrap (bwrap) is not installed: sudo apt install bubblewrap")
-    uid = NOBODY if os.geteuid() == 0 else None
+    uid = FIRST_USER if os.geteuid() == 0 else None
     folders = read_in_there(readable)
     scratch = _scratch(folders)
     settings = Settings(settings.preload, True, uid, scratch, settings.limits)
