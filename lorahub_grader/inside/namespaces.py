@@ -61,7 +61,7 @@ def mount_private(scratch: str, scratch_bytes: int) -> None:
         _checked(libc.mount(*arguments, flags, data), f"mount {target}")
 
     mount("none", "/", None, MS_REC | MS_PRIVATE)
-    mount("none", "/dev", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
+    mount("none", "/dev", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
     for target in (scratch, "/dev/shm"):
         mount("tmpfs", target, "tmpfs", MS_NOSUID | MS_NODEV, f"size={scratch_bytes},nr_inodes=20000,mode=1777")
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
