@@ -17,7 +17,7 @@ LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of the 
 NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16  # offsets in what a filter is given
 X32_BIT = 0x40000000  # of the second set of numbers on x86-64
 NAMESPACES = 0x7E020000  # CLONE_NEWUSER, CLONE_NEWNS and the others
-FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6; the network they lead to is empty
+FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK; the network they lead to is empty
 
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
 # Numbers on x86-64 and on 64-bit ARM.

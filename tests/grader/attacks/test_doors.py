@@ -48,7 +48,7 @@ KEYS = {
 }
 OUTSIDE = {
     "the host of a virtual machine": "attempt(lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))",
-    "the kernel's tables": "attempt(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))",
+    "packets of others": "attempt(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))",
     "the kernel's ciphers": "attempt(lambda: socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET))",
     "another's memory": "attempt(lambda: call('process_vm_readv', 1, None, 0, None, 0, 0))",
     "another's steps": "attempt(lambda: call('ptrace', 0, 0, 0, 0))",
