@@ -173,8 +173,8 @@ def _by_draw(values: Mapping[tuple, float], what: str) -> dict[int, float]:
     return means.to_dict()
 
 
-def verdict(differences: Sequence[float] | Mapping[int, float], bar: float = 0.0) -> str:
-    """The verdict that repeats allow: "shown" if all exceed the bar, "refuted here" if all are below zero.
+def verdict(differences: Sequence[float] | Mapping[int, float]) -> str:
+    """The verdict that repeats allow: "shown" if all are above zero, "refuted here" if all are below zero.
 
     Everything between, and fewer than three repeats, is "not shown here".
     """
@@ -183,7 +183,7 @@ def verdict(differences: Sequence[float] | Mapping[int, float], bar: float = 0.0
     if len(values) < FEWEST_DRAWS or any(math.isnan(value) for value in values):
         return open_
     # a mean of shares that cancel is not quite zero in floating point, and no reason for a verdict
-    return yes if min(values) > bar + ROUNDING else no if max(values) < -ROUNDING else open_
+    return yes if min(values) > ROUNDING else no if max(values) < -ROUNDING else open_
 
 
 def break_even(evaluations: float, example_tokens: float, in_context_tokens: float, zero_shot_tokens: float) -> float:

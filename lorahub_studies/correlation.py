@@ -44,9 +44,7 @@ def partial_rho(x: np.ndarray, y: np.ndarray, given: Sequence[np.ndarray] = ()) 
     return float(a @ b / scale) if scale > 1e-9 * len(x) ** 2 else float("nan")
 
 
-def correlate(
-    x: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = (), seed: int = 0
-) -> Correlation:
+def correlate(x: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = ()) -> Correlation:
     """Spearman's rho over at least 5 runs, with `given` held fixed, and the middle 95 % of bootstrap resamples.
 
     Raises:
@@ -54,29 +52,27 @@ def correlate(
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval).
     """
-    return _with_interval((x, y, *given), lambda c: partial_rho(c[0], c[1], c[2:]), seed)
+    return _with_interval((x, y, *given), lambda c: partial_rho(c[0], c[1], c[2:]))
 
 
 def compare(
-    x: Sequence[float], other: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = (), seed: int = 0
+    x: Sequence[float], other: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = ()
 ) -> Correlation:
     """How much more x correlates with y than `other` does: the difference of the two rhos, on the same resamples."""
 
     def difference(c: list[np.ndarray]) -> float:
         return partial_rho(c[0], c[2], c[3:]) - partial_rho(c[1], c[2], c[3:])
 
-    return _with_interval((x, other, y, *given), difference, seed)
+    return _with_interval((x, other, y, *given), difference)
 
 
-def _with_interval(
-    values: Sequence[Sequence[float]], statistic: Callable[[list[np.ndarray]], float], seed: int
-) -> Correlation:
+def _with_interval(values: Sequence[Sequence[float]], statistic: Callable[[list[np.ndarray]], float]) -> Correlation:
     """A statistic with its middle 95 % over resampled runs; resamples in which nothing varies are left out."""
     columns = [np.asarray(column, dtype=float) for column in values]
     lengths = {len(column) for column in columns}
     if len(lengths) > 1 or min(lengths) < FEWEST:
         raise CourseError(f"Lists of {sorted(lengths)} values: give one value a run, for at least {FEWEST} runs.")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # the same resamples for every statistic
     runs = len(columns[0])
     resampled = []
     for _ in range(RESAMPLES):
@@ -87,32 +83,29 @@ def _with_interval(
     return Correlation(statistic(columns), float(low), float(high), runs)
 
 
-def judge(runs: Sequence[Mapping[str, float]], seed: int = 0) -> dict[str, dict]:
+def judge(runs: Sequence[Mapping[str, float]]) -> dict[str, dict]:
     """What some runs say about H1 to H5 of `forgetting_sweep.HYPOTHESES`: whether each `held`, and why in numbers.
 
     Each run has `forgetting`, `loss`, and the four `MEASURES`.
     """
     column = {name: [float(run[name]) for run in runs] for name in (*MEASURES, "forgetting", "loss")}
     forgotten = column["forgetting"]
-    raw = {name: correlate(column[name], forgotten, seed=seed) for name in MEASURES}
+    raw = {name: correlate(column[name], forgotten) for name in MEASURES}
     best = max(raw, key=lambda name: raw[name].rho)
-    given_size = correlate(column["intruders"], forgotten, [column["relative_size"]], seed)
-    lead = compare(column["nuclear_norm"], column["intruders"], forgotten, [column["loss"]], seed)
+    given_size = correlate(column["intruders"], forgotten, [column["relative_size"]])
+    lead = compare(column["nuclear_norm"], column["intruders"], forgotten, [column["loss"]])
     median = float(np.median(forgotten))
     clean = [f for f, count in zip(forgotten, column["intruders"], strict=True) if count == 0]
     most = max(clean, default=float("-inf"))
-    return {
-        "H1": _verdict(all(c.low > 0 for c in raw.values()), ", ".join(f"{n} {c}" for n, c in raw.items())),
-        "H2": _verdict(best == "nuclear_norm", f"largest rho: {best} {raw[best]}"),
-        "H3": _verdict(given_size.low <= 0 <= given_size.high, f"partial rho of the count {given_size}"),
-        "H4": _verdict(lead.rho > 0, f"nuclear norm's partial rho minus the count's {lead}"),
-        "H5": _verdict(
+    verdicts = {
+        "H1": (all(c.low > 0 for c in raw.values()), ", ".join(f"{n} {c}" for n, c in raw.items())),
+        "H2": (best == "nuclear_norm", f"largest rho: {best} {raw[best]}"),
+        "H3": (given_size.low <= 0 <= given_size.high, f"partial rho of the count {given_size}"),
+        "H4": (lead.rho > 0, f"nuclear norm's partial rho minus the count's {lead}"),
+        "H5": (
             most >= median,
             f"{len(clean)} of {len(runs)} runs without an intruder, the most forgetful of them {most:.3f} nats; "
             f"median of all {median:.3f}",
         ),
     }
-
-
-def _verdict(held: bool, because: str) -> dict:
-    return {"held": bool(held), "because": because}
+    return {name: {"held": bool(held), "because": because} for name, (held, because) in verdicts.items()}

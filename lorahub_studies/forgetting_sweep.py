@@ -99,12 +99,12 @@ def chosen(rows: Sequence[Mapping]) -> dict[tuple[int, str], float]:
     return {arm: rate for arm, (_, rate) in best.items()}
 
 
-def rank_jobs(settled: Sequence[Mapping], seeds: int = SEEDS) -> list[TailRun]:
+def rank_jobs(settled: Sequence[Mapping]) -> list[TailRun]:
     """Every arm at the learning rate that settling chose, with several seeds, judged on the validation rows."""
     rates = chosen(settled)
     return [
         TailRun(TASK, rank, rule, scale, rates[rank, rule], STEPS, seed, AT)
-        for seed in range(seeds)
+        for seed in range(SEEDS)
         for rank, rule, scale in arms()
     ]
 
@@ -155,16 +155,16 @@ def _method(rng: random.Random) -> tuple[int, str, float, float]:
             return rank, "drawn", factor, rate
 
 
-def intervene_jobs(seeds: int = SEEDS) -> list[Intervention]:
+def intervene_jobs() -> list[Intervention]:
     """Trained runs that have intruders, each with what scaling its parts does."""
     return [
         Intervention(TailRun(TASK, rank, rule, scaling(rule, rank), rate, STEPS, seed))
-        for seed in range(seeds)
+        for seed in range(SEEDS)
         for rank, rule, rate in INTERVENED
     ]
 
 
-def continual_jobs(settled: Sequence[Mapping], seeds: int = SEEDS) -> list[ContinualRun]:
+def continual_jobs(settled: Sequence[Mapping]) -> list[ContinualRun]:
     """Sequences of tasks at the learning rates that settling chose on the first one."""
     rates = chosen(settled)
     rule = {rank: "alpha = 2r" if rank else "" for rank in CONTINUAL_RANKS}
@@ -172,7 +172,7 @@ def continual_jobs(settled: Sequence[Mapping], seeds: int = SEEDS) -> list[Conti
         ContinualRun(
             CONTINUAL_TASKS, rank, rule[rank], 2.0 if rank else 1.0, rates[rank, rule[rank]], CONTINUAL_STEPS, seed
         )
-        for seed in range(seeds)
+        for seed in range(SEEDS)
         for rank in CONTINUAL_RANKS
     ]
 
@@ -184,12 +184,12 @@ def _settled(rows: Sequence[Mapping]) -> dict:
 
 def _over_ranks(rows: Sequence[Mapping]) -> dict:
     loss = tables.matched_loss(tables.learned(rows))
-    entries = [
-        {"rank": rank, "rule": rule, "task_loss": at}
-        | {name: tables.by_arm(rows, name, at)[rank, rule] for name in tables.QUANTITIES}
-        for at in (loss, None)
-        for rank, rule in tables.by_arm(rows, "loss", at)
-    ]
+    entries = []
+    for at in (loss, None):
+        values = {name: tables.by_arm(rows, name, at) for name in tables.QUANTITIES}
+        for rank, rule in values["loss"]:
+            of_arm = {name: by_arm[rank, rule] for name, by_arm in values.items()}
+            entries.append({"rank": rank, "rule": rule, "task_loss": at} | of_arm)
     return {"matched_loss": loss, "arms": entries}
 
 

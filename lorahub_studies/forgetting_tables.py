@@ -16,17 +16,17 @@ from lorahub_edu.results import Table, spread
 from lorahub_edu.spectra.interventions import KINDS
 from lorahub_studies.correlation import MEASURES, correlate
 
-QUANTITIES = ("loss", "forgetting", *MEASURES, "largest_spike_ratio", "effective_rank")
 LABELS = {
     "loss": "task loss",
     "forgetting": "forgetting",
     "intruders": "intruders (ε = 0.5)",
     "spike_ratio": "mean σ₁(ΔW)/σ₁₀(W₀)",
-    "largest_spike_ratio": "largest σ₁(ΔW)/σ₁₀(W₀)",
     "relative_size": "‖ΔW‖/‖W₀‖",
     "nuclear_norm": "nuclear norm of ΔW",
+    "largest_spike_ratio": "largest σ₁(ΔW)/σ₁₀(W₀)",
     "effective_rank": "effective rank of ΔW",
 }
+QUANTITIES = tuple(LABELS)
 Rows = Sequence[Mapping]
 EPSILON = "0.5"  # of which intruders are counted here
 Arm = tuple[int, str]  # rank (0 is full fine-tuning) and rule of scaling
