@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
@@ -21,7 +22,7 @@ from lorahub_grader.repair import UnreadableError, repair
 from lorahub_grader.sandbox import choose
 from lorahub_grader.worker import SANDBOXES, Job, outcome_of, work
 
-GRADING = 1  # raise it when the same submission would get other points
+PACKAGES = ("lorahub_checks", "lorahub_edu", "lorahub_grader")  # what a submission's points follow from
 
 
 @dataclass(frozen=True)
@@ -120,16 +121,26 @@ def _job(submission: Submission, assignment: Assignment, secret: str, kind: str,
             answers, notes = repaired.sources, repaired.notes
         except UnreadableError as error:
             trouble = str(error)
+    notes = (*submission.notes, *notes)
     seed = f"{secret} {assignment.name}"
-    tests = [cell.source for cell in assignment.cells]
-    what = json.dumps([GRADING, seed, answers, tests, submission.submitted, trouble, kind == choose.UNSAFE])
+    cells = [(cell.grade_id, cell.role, cell.source, cell.points, sorted(cell.options)) for cell in assignment.cells]
+    unsafe = kind == choose.UNSAFE
+    what = json.dumps([code(), seed, answers, cells, submission.submitted, trouble, notes, unsafe])
     key = hashlib.sha256(what.encode()).hexdigest()
     whose = {"name": submission.name, "platform": submission.platform}
-    notes = (*submission.notes, *notes)
     job = Job(
         assignment, submission.student, key, answers, notes, submission.submitted, seed, kind, **whose, **settings
     )
     return job, trouble
+
+
+@cache
+def code(root: Path = assignments.ROOT) -> str:
+    """A digest of the course's code: after a check was corrected, everything is graded again."""
+    digest = hashlib.sha256()
+    for path in sorted(path for name in PACKAGES for path in (root / name).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _unreadable(job: Job, trouble: str) -> Outcome:

@@ -62,6 +62,44 @@ def test_what_has_not_changed_is_not_graded_again(course, quick) -> None:
     assert changed.new == 1 and scores(course) == {"ada": POINTS, "bob": POINTS}
 
 
+@pytest.mark.parametrize(
+    "change", [("points=3", "points=5"), ("points=3", "points=3 infinite=true"), ("1369", "1369.0")]
+)
+def test_what_the_assignment_now_says_is_graded_again_and_manual_points_stay(change, course, quick) -> None:
+    submit(course.root, "ada", RIGHT | {"essay": "It is so."})
+    assert grade(course).new == 1
+    with course.open() as book:
+        for name, score in (("essay", 3.0), ("test_double", 1.0)):
+            book.find_grade(name, NAME, NAME, "ada").manual_score = score
+        book.find_grade("essay", NAME, NAME, "ada").needs_manual_grade = False
+        book.find_comment("essay", NAME, NAME, "ada").manual_comment = "Well said."
+        book.db.commit()
+    source = course.root / "solutions" / "src" / f"{NAME}.py"
+    source.write_text(source.read_text().replace(*change))
+    assignments.build(NAME, course.root)
+    again = grade(course)
+    root = 5 if change[1] == "points=5" else 3
+    assert again.new == 1 and again.outcomes[0].earned == 3 + root and grade(course).new == 0
+    assert scores(course) == {"ada": 3 + 1 + root + 1}
+    with course.open() as book:
+        assert book.find_comment("essay", NAME, NAME, "ada").manual_comment == "Well said."
+
+
+def test_a_corrected_check_is_graded_again(course, quick, monkeypatch, tmp_path) -> None:
+    (tmp_path / "lorahub_checks").mkdir()
+    check = tmp_path / "lorahub_checks" / "one.py"
+    digests = set()
+    for text in ("wrong = 1", "right = 1"):
+        check.write_text(text)
+        runner.code.cache_clear()
+        digests.add(runner.code(tmp_path))
+    assert len(digests) == 2
+    submit(course.root, "ada", RIGHT)
+    assert (grade(course).new, grade(course).new) == (1, 0)
+    monkeypatch.setattr(runner, "code", lambda: "a check was corrected")
+    assert grade(course).new == 1
+
+
 def test_a_run_that_was_killed_goes_on(course, quick, tmp_path) -> None:
     for student in ("ann", "ben", "cat", "dan", "eve"):
         submit(course.root, student, RIGHT | {"double": SLOW})
