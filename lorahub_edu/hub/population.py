@@ -29,9 +29,9 @@ class PopulationLinear(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.pair: tuple[Tensor, Tensor] | None = None  # the paper's composition: A (P, r, in), B (P, out, r), scaled
-        self.weights: Tensor | None = None  # (P, N), for the exact composition of
-        self.A_all: Tensor | None = None  # (N·r, in) and
-        self.B_all: Tensor | None = None  # (out, N·r), scaled
+        self.weights: Tensor | None = None  # the exact composition: (P, N)
+        self.A_all: Tensor | None = None  # (N·r, in) of all modules
+        self.B_all: Tensor | None = None  # (out, N·r) of all modules, scaled
 
     @property
     def weight(self) -> Tensor:

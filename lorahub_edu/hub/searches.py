@@ -204,7 +204,8 @@ def _nevergrad(name: str, space: Space, budget: int, seed: int = 0) -> Any:
 
     registry = nevergrad.optimizers.registry
     known = {key.lower(): key for key in registry}
-    if name not in registry and name.lower() not in known:
+    spelled = name if name in registry else known.get(name.lower())
+    if spelled is None:
         ours = {*SEARCHES, *PAPERS}
         hint = near_matches(name.lower(), {*ours, *known})
         if not hint.startswith("Did"):  # hundreds of names are no help
@@ -217,7 +218,6 @@ def _nevergrad(name: str, space: Space, budget: int, seed: int = 0) -> Any:
     weights = nevergrad.p.Array(init=[0.0] * space.dimension, lower=lower, upper=upper)
     np.random.set_state(state)
     weights.random_state = np.random.RandomState(seed)
-    spelled = name if name in registry else known[name.lower()]
     return registry[spelled](parametrization=weights, budget=budget, num_workers=1)
 
 

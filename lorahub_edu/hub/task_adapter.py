@@ -15,6 +15,7 @@ from lorahub_edu.data.fewshot import find_task, rows_for, split
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import compose, zoo
 from lorahub_edu.hub.adapt import Adapted, SearchConfig, adapt
+from lorahub_edu.hub.searches import needs_gradient
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import Profile
@@ -93,7 +94,7 @@ def adapt_to(
     if not examples:
         raise CourseError(f"{task} has no example to adapt to: give at least one row.")
     files = zoo.load(list(modules) or None, folder)
-    dtype = torch.float32 if config.optimizer == "gradient" else torch.bfloat16
+    dtype = torch.float32 if needs_gradient(config.optimizer) else torch.bfloat16
     model, tokenizer = pretrained.load(profile, dtype=dtype)
     rows = rows_for(model, tokenizer, target.instructions[0], examples)
     _check_base(files, model)
