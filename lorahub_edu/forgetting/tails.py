@@ -200,7 +200,7 @@ def train(
             raise DivergedError(f"The validation loss is {loss} after step {state.step}: the run diverged.")
         forgotten = tail.loss(texts) if texts else math.nan
         points.append(Point(state.step, loss, forgotten, state.cpu_seconds, look(state) if look else {}))
-        if state.step == tuning.steps or (target_loss is not None and loss <= target_loss):
-            run.close()
-            return replace(state, points=tuple(points))
-    raise AssertionError("the last step is always recorded")
+        if target_loss is not None and loss <= target_loss:
+            break
+    run.close()
+    return replace(state, points=tuple(points))

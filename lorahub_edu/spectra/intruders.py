@@ -189,7 +189,7 @@ def by_layer(report: IntruderCounts) -> Table:
     for row in report.rows:
         stack, layer, projection = matrix_place(row.name)
         cells.setdefault((stack, layer), {})[projection] = str(row.intruders[0] or "·")
-    projections = list(dict.fromkeys(projection for counts in cells.values() for projection in counts))
+    projections = list(dict.fromkeys(matrix_place(row.name)[2] for row in report.rows))
     stacks = {stack for stack, _ in cells}
     lines = [
         (str(layer) if len(stacks) == 1 else f"{stack}.{layer}", *(counts.get(p, "") for p in projections))
