@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 06 · Composing: one module out of many
 #
-# **Promise.** You add LoRA modules that others trained, as LoRAHub does. You find out what that sum really computes, where it
-# surprises, and what would be simpler.
+# **Promise.** You add LoRA modules that others trained, as LoRAHub does. You find out what that sum really computes,
+# where it gives a surprise, and which way is simpler.
 #
 # **You will be able to**
 # - compose modules by hand, in LoRAHub's way and exactly, and say what the difference is made of,
@@ -110,8 +110,9 @@ def answers(modules: compose.ModuleStack, weights: np.ndarray, prompts: list[str
 # %%
 few = ["past", "upper", "plural", "gerund", "num2words", "words2num"]
 exact_stack = compose.stack(files, composition="exact")
+few_stack = compose.stack([files[names.index(name)] for name in few], composition="exact")
 single = np.vstack([np.zeros(len(few)), np.eye(len(few))])  # (1 + 6, 6): the base model, then one module at a time
-alone = {task: score(exact_stack.choose(few), single, encoded(task, tasks.get(task).test[:10]), "exact") for task in few}
+alone = {task: score(few_stack, single, encoded(task, tasks.get(task).test[:10]), "exact") for task in few}
 losses = np.stack([alone[task].losses for task in few], 1)  # (module, task)
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
@@ -142,9 +143,9 @@ print(f"strict exact match on its own task: {np.diag(strict[1:]).mean():.0%}; ",
 print(f"on the others: {strict[1:][foreign].mean():.0%}, answer-only {only[1:][foreign].mean():.0%}")
 
 # %% [markdown]
-# **Read it.** Compare each column with its first row. A foreign module can lower the loss although it never gives the right
-# answer. It has then taught the *form*: one short answer, then stop. All our tasks share this part, and it makes many
-# compositions look good in loss. So watch exact match too.
+# **Read it.** Compare each column with its first row. A module of another task can lower the loss although it never
+# gives the right answer. It has learned the *form*: one short answer, then stop. All our tasks share this form, so many
+# compositions have a low loss. Look at exact match too.
 
 # %% [markdown]
 # ## Step 2. Compose by hand
@@ -265,9 +266,9 @@ panels.show(
 )
 
 # %% [markdown]
-# **Read it.** If the diagonal is hardly larger than the rest, the cross-terms matter: with $N$ modules they are most of what
-# LoRAHub adds. The cosine explains why the result is not noise. A zoo that was trained from *one* starting $A$ (the card's
-# `init_seed`) has similar $A$s, so $B_i A_j$ partly does what $B_i A_i$ does. Step 5 removes this similarity.
+# **Read it.** If the diagonal is hardly larger than the rest, the cross-terms matter: with $N$ modules they are most of
+# what LoRAHub adds. The cosine explains why the result is not noise. A zoo that is trained from *one* starting $A$ (the
+# card's `init_seed`) has similar $A$s, so $B_i A_j$ partly does what $B_i A_i$ does. Step 5 removes this similarity.
 #
 # How far apart are the two compositions as a whole? In the square of coefficients $C$, the paper's composition is
 # $C = w w^\top$, the exact one is the diagonal $C = \operatorname{diag}(w)$.
@@ -305,8 +306,8 @@ for w, paper_loss, exact_loss in zip(signs.tolist(), by_sign["paper"], by_sign["
 
 # %% [markdown]
 # **Read it.** $(-B)(-A) = BA$: in the paper's composition $w$ and $-w$ are the same module. A negative weight *alone*
-# un-learns nothing; only signs *relative to each other* matter. In the exact composition $-1$ really subtracts. So half of
-# the space that LoRAHub searches is a mirror of the other half.
+# removes nothing. Only signs *relative to each other* matter. So half of the space that LoRAHub searches is a mirror of
+# the other half. In the exact composition $-1$ really subtracts.
 
 # %%
 five = encoded("past_upper", tasks.draw(tasks.get("past_upper"), seed=0))  # LoRAHub's setting: five examples
@@ -322,7 +323,7 @@ for how, m in (("paper", modules), ("exact", exact_stack)):
 # %%
 directions = np.random.default_rng(0).normal(size=(4, N))
 directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-base_loss = score(modules, None, [batch], "paper").losses[0]
+base_loss = score(modules, np.zeros((1, N)), [batch], "paper").losses[0]
 steps = (0.01, 0.02)
 for how, m in (("paper", modules), ("exact", exact_stack)):
     losses = score(m, np.vstack([step * directions for step in steps]), [batch], how).losses.reshape(2, -1)
@@ -349,11 +350,11 @@ print(f"curvature at w = 0: {curvature.min():.1f} to {curvature.max():.1f}; down
 # %% [markdown]
 # ## Step 4. The surface
 #
-# Two weights make a plane, so we can look at the whole of it. The **target** is a task that no module was trained on:
-# `past_upper` (walk → WALKED), on five examples. We try all pairs of weights for `past` and `upper`, in both compositions,
-# each grid in one call.
+# Two weights make a plane, so we can draw all of it. The **target** is a task that no module was trained on:
+# `past_upper` (walk → WALKED), on five examples. We try all pairs of weights for `past` and `upper`, in both
+# compositions, each grid in one call.
 #
-# **Predict.** Sketch the two pictures: where are the valleys, and which symmetry has the left one?
+# **Predict.** Sketch the two pictures. Where are the valleys? Which symmetry does the left picture have?
 
 # %%
 grid = [round(w, 2) for w in np.arange(-1.5, 1.51, 0.25)]
@@ -444,15 +445,16 @@ header = ("w past, w upper", "loss, paper", "answers, paper", "loss, exact", "an
 Table(header, tuple(table), f"Wanted: {wanted}.")
 
 # %% [markdown]
-# **Read it.** The rows (1, 1) and (−1, −1) are equal under the paper's composition and very different under the exact one. A
-# low loss is not yet a right answer: both compositions can *favour* the answer's tokens long before they write them.
+# **Read it.** The rows (1, 1) and (−1, −1) are equal under the paper's composition and very different under the exact
+# one. A low loss is not yet a right answer. Both compositions can make the answer's tokens more likely long before they
+# write them.
 
 # %% [markdown]
 # ## Step 5. A basis that nobody chose
 #
 # - Take any **orthogonal** matrix $Q$ ($r \times r$, $Q^\top Q = I$): a rotation, perhaps with a reflection. Replace
-#   $A$ by $QA$ and $B$ by $BQ^\top$. Then $BQ^\top Q A = BA$: *the same module*. Every training run ends in some such
-#   **basis** of rank space, by the accident of its starting $A$.
+#   $A$ by $QA$ and $B$ by $BQ^\top$. Then $BQ^\top Q A = BA$: *the same module*. Every training run ends in one such
+#   **basis** of rank space. Which one depends on its random starting $A$.
 # - In the exact composition only the products $B_i A_i$ occur, so the basis drops out.
 #
 # **Predict.** We rotate `upper` at random and change nothing else. What will the loss of `upper` alone do, and what the
@@ -507,8 +509,8 @@ panels.show(
 
 # %% [markdown]
 # **Read it.** Alone, the module is the same in every basis, to rounding. Composed in the paper's way, each basis gives
-# another model. Mostly the trained basis gives the best result, because our modules started from one $A$. Modules that
-# strangers trained have different seeds, so their bases are as unrelated as these. A search for $w$ cannot change that.
+# another model. The trained basis usually gives the best result, because our modules started from one $A$. Modules from
+# other people have different seeds, so their bases are as unrelated as these. A search for $w$ cannot change that.
 
 # %% [markdown]
 # ### Try it 06.2: rotate a module
@@ -586,8 +588,8 @@ Table(header, table, f"What the model writes for {verb.input!r}; wanted: {expect
 # %% [markdown]
 # ## Step 7. Ranks
 #
-# LoRAHub's modules must share one rank: $\sum_i w_i A_i$ adds matrices of shape $(r, in)$. Here is what happens when one
-# has been trained with half the rank (we make it by `refactor`, the best copy of a lower rank):
+# LoRAHub's modules must share one rank: $\sum_i w_i A_i$ adds matrices of shape $(r, in)$. Here is what happens when
+# one module has half the rank. We make it by `refactor`, which gives the best copy of a lower rank:
 
 # %%
 thin = compose.refactor(upper, upper.configs[site].rank // 2)
@@ -652,7 +654,7 @@ full_rank = 2 * past.configs[site].rank
 kept_ranks = [full_rank // 8, full_rank // 4, full_rank // 2, full_rank]
 rank_losses = {}
 for partner in partners:
-    both = exact_stack.choose(["past", partner])
+    both = compose.stack([files[names.index(name)] for name in ("past", partner)], composition="exact")
     whole = compose.compose(both, [1.0, 0.5], "exact")
     copies = [replace(compose.refactor(whole, r), path=past.path) for r in kept_ranks]
     stacked = compose.stack(copies, [f"rank {r}" for r in kept_ranks], composition="exact", dtype=torch.float32)
@@ -670,11 +672,12 @@ cost_of_8 = [float(values[-2] - values[-1]) for values in rank_losses.values()]
 # %% [markdown]
 # ## Step 8. Which candidates?
 #
-# LoRAHub draws 20 **candidates** at random from about 200 modules and searches weights for those; the authors leave a
-# better choice open. We have fewer modules, so we choose 5. Ways to choose, all behind `candidates.choose`:
+# LoRAHub draws 20 **candidates** at random from about 200 modules, and searches weights for them. The authors leave a
+# better choice to others. We have fewer modules, so we choose 5. `candidates.choose` offers these ways:
 #
 # - **random**, the source's;
-# - **loss**: each module alone on the five examples, all in one batched forward, keep those with the lowest loss;
+# - **loss**: every module alone is scored on the five examples, all in one batched forward. Those with the lowest loss
+#   are kept;
 # - **embedding**: no example at all. The *instruction* of the new task is compared with those on the cards, as vectors.
 #   A vector is the mean of the tokens' input embeddings, or of the model's last hidden states.
 #
@@ -805,8 +808,8 @@ publish("06", [*found, *measured], profile)
 #
 # - LoRAHub adds *factors*. $\hat B \hat A$ has squared weights and $N(N-1)$ cross-terms that nobody trained. It is the same
 #   for $w$ and $-w$, and it has no slope at $w = 0$.
-# - The result depends on each module's basis, an accident of training. The exact sum $\sum_i w_i B_i A_i$ doesn't, and
-#   takes modules of any rank.
+# - The result depends on each module's basis, which is random. The exact sum $\sum_i w_i B_i A_i$ does not depend on
+#   it, and takes modules of any rank.
 # - Modules add up; skills do not. Look at answers, not at loss alone. Choose candidates; do not draw them at random.
 #
 # ## Go further

@@ -94,8 +94,8 @@ Table(("input", "answer wanted", "tokens"), tuple((e.input, e.output, str(row.to
 #
 # $$ L(w) + \alpha \sum_i |w_i|, \qquad w_i \in [-1.5, 1.5],\; \alpha = 0.05, $$
 #
-# with $L$ the mean cross-entropy on the five examples. The second part is an **L1 penalty**: it keeps weights small and
-# pulls those that do not help towards zero.
+# with $L$ the mean cross-entropy on the five examples. The second part is an **L1 penalty**. It keeps weights small,
+# and moves weights that do not help towards zero.
 #
 # The authors' released code computes something else in two places. It takes the *mean* of $|w_i|$, not the sum. And it
 # divides $L$ by the number of examples, although $L$ is a mean already. Here is one candidate under each:
@@ -204,8 +204,8 @@ print(f"candidates, new mean and new covariance differ from CMAES by at most {sa
 assert same < 1e-12
 
 # %% [markdown]
-# One detail is missing: $\sigma$ grows while the mean keeps its direction, and shrinks when the mean turns back and forth. Now
-# we run it.
+# One detail is missing. The step size $\sigma$ grows while the mean keeps its direction, and shrinks when the mean
+# changes direction often. Now we run it.
 #
 # **Predict.** The cloud starts as a small circle, high up. What will it look like halfway, and which way will it lie?
 
@@ -266,10 +266,10 @@ panels.show(figure, alt=f"Four pictures of a valley with the cloud as an ellipse
 print(f"best loss {trace[0]['losses'].min():.3g} → {min(s['losses'].min() for s in trace):.1e} in {POPULATION * (GENERATIONS + 1)} evaluations")
 
 # %% [markdown]
-# **Read it.** First the cloud grows, because the mean keeps its direction. Then it stretches *along* the valley, which is
-# $\sqrt{25} = 5$ times as long as wide. Then it shrinks onto the lowest point. It learnt all this from rankings alone. But look
-# at the number of evaluations for *two* weights. A covariance of twenty weights has 210 entries to learn. LoRAHub's budget of
-# 40 evaluations is less than four generations of the usual size.
+# **Read it.** First the cloud grows, because the mean keeps its direction. Then it stretches *along* the valley, which
+# is $\sqrt{25} = 5$ times as long as wide. Then it shrinks onto the lowest point. It needed only rankings for this. But
+# look at the number of evaluations for *two* weights. A covariance of twenty weights has 210 entries to learn.
+# LoRAHub's budget of 40 evaluations is less than four generations of the usual size.
 
 # %% [markdown]
 # ### Try it 07.2: shift the mean
@@ -314,9 +314,9 @@ print(f"of NGOpt and Shiwa, {sum(is_cma):.0f} choose CMA-ES at the paper's size:
 Table(("the task", *(f"ask for {name}" for name in asked_for)), tuple(lines), "What nevergrad really runs.")
 
 # %% [markdown]
-# **Read it.** *Cobyla* is a different method: it fits a plane through recent candidates and moves down that plane, one candidate
-# at a time. The released code does not run CMA-ES, and it does not say so. In this course you ask for an algorithm by its
-# name, and every result records the algorithm that really ran.
+# **Read it.** *Cobyla* is a different method. It fits a plane through recent candidates and moves down that plane, one
+# candidate at a time. So the released code does not run CMA-ES, and it does not say so. In this course you ask for an
+# algorithm by its name, and every result records the algorithm that really ran.
 
 # %% [markdown]
 # ## Step 4. Many candidates in one forward pass
@@ -398,7 +398,8 @@ Table(("20 candidates", "a candidate", "times as fast", "largest loss difference
 # - **random search**, 40 candidates: no search at all, the control;
 # - **CMA-ES**, 40 candidates, the paper's composition: this is what we call *LoRAHub* from here on;
 # - **auto**, 120 candidates, this course's own:
-#     - it composes *exactly*, $\sum_i w_i B_i A_i$, so a weight means what it says and no basis matters (lesson 06);
+#     - it composes *exactly*, $\sum_i w_i B_i A_i$, so a weight scales its module's update and no basis matters (lesson
+#       06);
 #     - it begins by scoring the $N$ single modules, and starts at the best one;
 #     - then it is **greedy**: each round tries one step along every weight and a scaling of all. It takes the best
 #       move, or the best two or three together. Steps that failed are turned and shortened. Nothing is drawn at random.
@@ -442,16 +443,16 @@ used = {label: int((np.abs(found_by.weights) > 0.05).sum()) for label, found_by 
 panels.show(figure, alt=f"Bars of the weights. CMA-ES uses {used['CMA-ES, 40']} of {N} modules, most of all {' and '.join(tops['CMA-ES, 40'])}; auto uses {used['auto, 120']}, most of all {' and '.join(tops['auto, 120'])}.")  # fmt: skip
 
 # %% [markdown]
-# **Read it.** A search from zero with forty candidates cannot test twenty modules one by one. Its weights come from chance and a
-# few steps. A search that has scored each module alone knows where to begin. Step 7 counts over all targets how often the
-# named modules are found. First, the answers:
+# **Read it.** A search from zero with forty candidates cannot test twenty modules one by one. Its weights are the
+# result of chance and a few steps. A search that has scored each module alone knows where to begin. Step 7 counts over
+# all targets how often the named modules are found. First, the answers:
 
 # %%
 SHOWN = 5
 test_rows = rows_for(model, tokenizer, instruction, test_items)
 prompts = [tokenizer.decode(row.prompt_ids) for row in test_rows[:SHOWN]]
 test_batches = fewshot.batches(model.config, sorted(test_rows, key=lambda row: row.tokens))
-settled = {"base model": (None, "paper")} | {label: (f.weights[None], f.composition) for label, f in searched.items()}
+settled = {"base model": (np.zeros((1, N)), "paper")} | {label: (f.weights[None], f.composition) for label, f in searched.items()}
 tested, written = {}, {}
 for label, (weights, composition) in settled.items():
     with Population(search_model, modules, composition) as population:
@@ -474,8 +475,8 @@ Table(("input", "wanted", *written), tuple(zip(*columns, strict=True)), "What th
 # ## Step 6. The comparison
 #
 # The long tables were measured with `lorahub-edu adapt sweep`. Every method had the same draws of five examples and the
-# same test items, and every result was kept. First four targets to *illustrate*; they were used to settle choices of
-# this course, so they prove nothing. The base is the same, the modules are those of the shipped zoo.
+# same test items, and every result was kept. First come four targets as an *illustration*. They were used to make
+# choices of this course, so they prove nothing. The base is the same, and the modules are those of the shipped zoo.
 #
 # **Predict.** Order these four for LoRAHub, from best to worst: `first_word` (hat cup sun → hat), `past_upper` (walk →
 # WALKED), `third_person` (walk → walks), `antonym_upper` (hot → COLD).
@@ -529,7 +530,7 @@ print(f"draws of five examples: {draws}")
 adapting_tables.table(bbh["summary"], "strict", list(draws), "BBH, strict exact match in percent. Guessing alone gives 50 on a yes-or-no task.")
 
 # %% [markdown]
-# Now the trial. These targets were not looked at while anything was chosen; all verdicts below come from them alone.
+# Now the trial. Nobody looked at these targets while choices were made. All verdicts below come from them alone.
 #
 # **Predict.** Where will LoRAHub stand: above random weights? above the best single module? above five examples in the
 # prompt, or LoRA trained on the five? Write an order down.
@@ -653,9 +654,9 @@ check("07.3", break_even)
 #
 # ### Is a gradient out of reach?
 #
-# The paper rules gradient descent on $w$ out: it would need a **hyper-network** (a network that makes another one's
-# weights) with much memory and time. But $w$ has $N$ numbers, the composition is a weighted sum, and automatic
-# differentiation gives the slope in one backward pass.
+# The paper does not use gradient descent on $w$. It says that this needs a **hyper-network** (a network that makes the
+# weights of another network), with much memory and time. But $w$ has only $N$ numbers, and the composition is a
+# weighted sum. So automatic differentiation gives the slope in one backward pass.
 #
 # **Predict.** How many forward passes does one gradient step cost?
 
@@ -748,8 +749,8 @@ Table(("method", *(f"rank {r}" for r in MODULE_RANKS)), tuple(lines), f"Strict e
 # %% [markdown]
 # ### Are the right modules found?
 #
-# For most targets one can say beforehand which modules *should* matter. How often is one of them among the three largest
-# weights, and how often would it be there by chance?
+# For most targets we can say beforehand which modules *should* matter. How often is one of them among the three largest
+# weights? How often would this happen by chance?
 
 # %%
 RELATIVES = {
@@ -768,8 +769,8 @@ above_chance = {draw: value - finds[LORAHUB][1] for draw, value in finds[LORAHUB
 # %% [markdown]
 # ### Not shown here
 #
-# The paper's own setting (H6, H7) and models that were not instruction-tuned (H14) need FLAN-T5 and T5, and those a GPU. The
-# course runs them with one command. You can stop it at any time; the same command continues:
+# The paper's own setting (H6, H7) and models that were not instruction-tuned (H14) need FLAN-T5 and T5, and these
+# models need a GPU. The course runs them with one command. You can stop it at any time; the same command continues:
 #
 #     lorahub-edu bbh --profile gpu24
 #
@@ -784,9 +785,9 @@ above_chance = {draw: value - finds[LORAHUB][1] for draw, value in finds[LORAHUB
 # CMA-ES with the same 120 evaluations. It must be as far above the best single module. And its strict exact match must
 # reach the base model's answer-only score without any example.
 #
-# The modules count too: those of the shipped zoo began at *one* starting $A$, which suits the paper's composition (lesson
-# 06). So the trial was run again with a second zoo, the same tasks trained from twenty different starting $A$s
-# (`lorahub-edu zoo train --own-init` makes it).
+# The modules matter too. Those of the shipped zoo began at *one* starting $A$, which suits the paper's composition
+# (lesson 06). So the trial was run again with a second zoo. It has the same tasks, trained from twenty different
+# starting $A$s (`lorahub-edu zoo train --own-init` makes it).
 #
 # **Predict.** Does it pass, and in both zoos? Which of the three parts is the hardest?
 
@@ -821,14 +822,15 @@ wins = sum(
 print(f"auto is ahead of the best single module on {wins} of {len(targets)} targets")
 
 # %% [markdown]
-# **Read it.** The lines above show what each half of the recipe gives alone. And a mean hides cases: on some targets one module
-# is enough, and a search can only make it worse.
+# **Read it.** The lines above show what each half of the recipe gives alone. And a mean does not show single cases. On
+# some targets one module is enough, and a search can only make the result worse.
 
 # %% [markdown]
 # ## Findings
 #
-# Verdicts by the rule of step 6, values one a draw, from the trial's targets unless the note says otherwise. The paper's
-# setting is another one (FLAN-T5-large, about 200 modules, BBH): *refuted here* means here.
+# Verdicts by the rule of step 6, values one a draw, from the trial's targets unless the note says otherwise. The
+# paper's setting is different (FLAN-T5-large, about 200 modules, BBH). *Refuted here* is about this course's setting
+# only.
 
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
@@ -899,7 +901,7 @@ publish("07", found, profile)
 # ## What to remember
 #
 # - Twenty weights and five examples are a small black-box problem: sample, rank, shift. At forty evaluations CMA-ES has
-#   hardly begun, and what a library runs under a name can be another method. Look.
+#   hardly begun. A library can run a different method than the one that you name: look at what ran.
 # - A comparison needs its baselines (one module, equal weights, luck, five examples in the prompt), several draws, and a rule that
 #   was fixed beforehand. Strict and answer-only can tell different stories.
 # - A few-shot method is bought once and used often: its price is evaluations now against tokens in every query.

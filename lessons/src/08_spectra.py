@@ -111,10 +111,10 @@ for i in range(6):
     print(f"{i + 1}. σ = {S0[i]:5.2f}   u: {along:52s} −u: {against}")
 
 # %% [markdown]
-# **Read it.** Some lines have a theme and some do not: a direction may have no meaning that a word expresses. Look at the two
-# sides: $u_i$ and $-u_i$ are *one* direction, because $(-u_i)(-v_i)^\top$ is the same part. It is an accident which of the two an
-# SVD returns. So directions are compared by the *absolute value* of their **cosine**. For vectors of length 1 the cosine is the
-# inner product: 1 for the same direction, 0 at right angles.
+# **Read it.** Some lines have a theme and some do not. A direction need not have a meaning that a word can express.
+# Look at the two sides: $u_i$ and $-u_i$ are *one* direction, because $(-u_i)(-v_i)^\top$ is the same part. Which of
+# the two an SVD returns is arbitrary. So directions are compared by the *absolute value* of their **cosine**. For vectors
+# of length 1 the cosine is the inner product: 1 for the same direction, 0 at right angles.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), width_ratios=(1, 1.3))
@@ -158,15 +158,15 @@ print(f"largest |cos| of a random direction with any of the {U0.shape[1]} left v
 # ## Step 2. Train twice, to one loss
 #
 # - **The task** is small and new to the model: reverse the order of the words.
-# - **The tail.** We train all matrices of the last layers only. What the layers below give for a row never changes, so it is
-#   computed once.
+# - **The tail.** We train all matrices of the last layers only. The output of the layers below never changes for a row,
+#   so it is computed once.
 # - **Full fine-tuning** changes the matrices themselves. **LoRA** adds $\gamma BA$ to each, with the scaling $\gamma =
 #   \alpha/r$. We take the lowest rank, $r = 1$, and a high one, $r = 64$. Both follow the paper's rule $\alpha = 2r$,
 #   so $\gamma = 2$ at every rank.
 # - We train rank 64 three times: in a *hurry* (a high learning rate), with *patience* (a third of that rate), and in a
 #   hurry with a smaller $\gamma$. This last one is **rank-stabilised**: $\gamma = 8/\sqrt{r}$, which is 1 here.
-# - **Equal loss.** A run stops at the first look at which its loss on held-out rows has halved. Then nobody can say
-#   that one has only learned more than the other.
+# - **Equal loss.** A run stops at the first evaluation where its loss on held-out rows has halved. Then no run has
+#   simply learned more than another.
 
 # %%
 TASK, STEPS = "reverse", min(60, 5 * profile.train_steps)
@@ -352,8 +352,8 @@ check("08.2", count_intruders)
 # </details>
 
 # %% [markdown]
-# Now the paper's algorithm, written out, on **every** matrix of the $r = 1$ run, against the course's `count`. Two SVDs a
-# matrix take their time.
+# Now the paper's algorithm, written out, on **every** matrix of the $r = 1$ run, against the course's `count`. Two SVDs
+# for every matrix take some time.
 #
 # **Predict.** Will the two agree on all of them?
 
@@ -451,8 +451,8 @@ print(f"first ε with an intruder in full fine-tuning: {first_of_full}; a random
 #
 # ## Step 5. How many directions does an update use?
 #
-# The change $\Delta W$ has singular values of its own. LoRA's has at most $r$ of them; but do they all matter? The **effective
-# rank** asks how evenly they share: with $p_i = \sigma_i / \sum_j \sigma_j$,
+# The change $\Delta W$ has singular values of its own. LoRA's change has at most $r$ of them, but do they all matter?
+# The **effective rank** says how evenly large they are. With $p_i = \sigma_i / \sum_j \sigma_j$,
 #
 # $$\operatorname{erank} = \exp\Bigl(-\sum_i p_i \log p_i\Bigr),$$
 #
@@ -612,8 +612,8 @@ print(f"trained matrices with an intruder: {summary}")
 # tenth singular value no update makes an intruder. Far above it nearly every update does. In between it depends on how
 # well the direction fits the base. Nothing about *LoRA* is in that number.
 #
-# LoRA comes in because of step 5: a low-rank update has to put into one direction what full fine-tuning
-# spreads over hundreds. So it is strong there, unless learning rate or scaling keep it small. That is the next step.
+# Why then LoRA? Step 5 gives the reason: a low-rank update puts into one direction what full fine-tuning spreads over
+# hundreds. So it is strong there, unless learning rate or scaling keep it small. That is the next step.
 #
 # ## Step 7. Rank, scaling, and the same loss
 #
@@ -682,11 +682,11 @@ for label in (HURRY, STABLE, PATIENT):
 # - of the tuned matrix only the $k$ strongest vectors are asked for. They lie nearly in the span of the base's strongest
 #   vectors and of $B$, so a short iteration from there finds them.
 #
-# A search may miss something. So each count comes with a **certificate**. In the base's own coordinates, the squared singular
-# values of $W_0 + \gamma BA$ are the eigenvalues of a *diagonal* matrix plus one of rank $2r$. How many of those lie above any
-# number $\mu$ can be read off the **signs** in a $2r \times 2r$ matrix (Sylvester's law of inertia). If exactly $k$ lie above
-# a place just below our $k$-th, no stronger vector was missed. And the error of each vector bounds that of its cosine:
-# if ε lies within that bound, the matrix is decomposed after all.
+# A search may miss something. So each count comes with a **certificate**. In the base's own coordinates, the squared
+# singular values of $W_0 + \gamma BA$ are the eigenvalues of a *diagonal* matrix plus one of rank $2r$. How many of
+# those lie above any number $\mu$ can be read off the **signs** in a $2r \times 2r$ matrix (Sylvester's law of
+# inertia). If exactly $k$ lie above a place just below our $k$-th, no stronger vector was missed. The error of each
+# vector also gives a bound on the error of its cosine. If ε lies within that bound, the matrix is decomposed in full.
 #
 # **Predict.** Try the counting trick: can it tell how many singular values lie above a number *without* computing one?
 
@@ -735,8 +735,8 @@ print(f"the base's spectrum, once: {base_once:.2f} s")
 Table(("way", "intruders", "processor time", "times as fast"), tuple(lines))
 
 # %% [markdown]
-# **Read it.** The same counts, and what is left is mostly reading the matrix and the base's vectors once. The project's benchmark
-# (`benchmarks/intruders.py`) goes through sizes up to 4096 and through a whole adapter.
+# **Read it.** The counts are the same. Most of the remaining time is spent on reading the matrix and the base's vectors
+# once. The project's benchmark (`benchmarks/intruders.py`) goes through sizes up to 4096 and through a whole adapter.
 #
 # ## Findings
 #
@@ -862,8 +862,8 @@ publish("08", [*found, *measured], profile)
 # %% [markdown]
 # ## What to remember
 #
-# - An intruder dimension is a strong direction of a tuned matrix that the base does not have. It takes a threshold ε and a
-#   number k, and both are conventions: compare runs, not counts.
+# - An intruder dimension is a strong direction of a tuned matrix that the base does not have. The count needs a
+#   threshold ε and a number k. Both are conventions, so compare runs, not counts.
 # - Its cause is strength: the update's largest singular value beside the base's tenth. A low rank concentrates an
 #   update, and learning rate times scaling make it strong. That is why a LoRA trained in a hurry has intruders, and
 #   full fine-tuning has none.

@@ -102,8 +102,8 @@ check("09.1", forgetting)
 #
 # ## Step 2. One task loss, three models
 #
-# Three runs of lesson 08 again, with a second eye on the text: the lowest rank, rank 64 in a hurry, and full
-# fine-tuning. Each stops at the first look at which its held-out task loss has halved.
+# Three runs of lesson 08 again, now with the loss on the text as well: the lowest rank, rank 64 in a hurry, and full
+# fine-tuning. Each stops at the first evaluation where its held-out task loss has halved.
 #
 # **Predict.** Which of the three forgets most? And is it the one with the most intruders?
 
@@ -171,9 +171,9 @@ panels.show(
 )
 
 # %% [markdown]
-# **Read it.** A path that rises early forgets with every step. A path that stays low and rises at the end forgets for the last
-# part of the task. Compare paths at one place on the horizontal axis, never at one step. And three single runs say little: the
-# next step asks what other seeds do.
+# **Read it.** If a path rises early, the run forgets with every step. If a path stays low and rises at the end, the run
+# forgets during the last part of the task. Compare paths at one place on the horizontal axis, never at one step. Three
+# single runs say little. The next step looks at other seeds.
 #
 # ## Step 3. Which rank forgets least?
 #
@@ -281,7 +281,7 @@ check("09.2", scale_intruders)
 # whether it falls by **more than the same price buys elsewhere**. Two controls:
 #
 # - **as many others**: the same number of the strongest singular values that are *no* intruders, in the same matrices;
-# - **the whole update**: $W_0 + \lambda\,\Delta W$. It knows nothing of spectra, and costs one multiplication.
+# - **the whole update**: $W_0 + \lambda\,\Delta W$. It uses no spectra, and costs one multiplication.
 #
 # ### Try it 09.3: the control
 # *Difficulty 1 of 5, two minutes. Common bug: λW, which shrinks the pretrained weights too.*
@@ -517,11 +517,11 @@ publish("09", found, profile)
 # %% [markdown]
 # ## What to remember
 #
-# - Forgetting is measured on text, beside its noise, at one task loss. A method that learned less has forgotten less: that is
-#   no merit.
+# - Forgetting is measured on text, beside its noise, at one task loss. A method that learned less has forgotten less.
+#   This is no advantage.
 # - The rank by itself says little. Each rank needs a learning rate of its own, and the scaling changes more than the rank.
-# - Undoing a part of training always gives something back. Ask what the same price buys by the plainest control: here,
-#   shrinking the whole update.
+# - Undoing a part of training always gives something back. Ask what the simplest control gives at the same price. Here
+#   this control is to shrink the whole update.
 #
 # ## Go further
 #

@@ -19,7 +19,7 @@
 # **You will be able to**
 # - say what composing does to the singular vectors of a model, and which control tells that,
 # - state hypotheses before the runs, and test them by rank correlations with intervals,
-# - tell apart what a measure adds and what it only repeats,
+# - say what a measure adds to another one, and what it only repeats,
 # - write a one-page report on an adapter that says what it does, what it did to the weights, and what that cost.
 #
 # **You need** lessons 06 and 07 (compositions, searches) and 08 and 09 (intruder dimensions, forgetting).
@@ -100,7 +100,7 @@ Table(("weights", "composition", f"intruders of {vectors} vectors", "median Ïƒâ‚
 # matter. Equal signs add what the modules have in common; opposite signs subtract it. In the paper's composition the sum is
 # multiplied with itself, so a common part grows with the square of the number of modules.
 #
-# Turn one direction of weights up, with its signs and without them:
+# Now take one direction of weights, with its signs and without them, and make it larger:
 
 # %%
 drawn = np.random.default_rng(1).uniform(-1, 1, N)
@@ -180,14 +180,14 @@ for search in sorted({row["search"] for row in composed["rows"]}):
         print(f"{search}: found minus {VARIANTS[variant]!r}: median {statistics.median(gaps):+.0f}, more in {wins} of {len(gaps)}")
 
 # %% [markdown]
-# **Read it.** Compare *found* with *the same weights, all positive*: what the signs take away. Compare it with
-# *random directions*: whether it is the directions that count, or the size alone. And with *shrunk to the mean size of a
-# single module*: what is left when composing may not make the update larger.
+# **Read it.** Compare *found* with three rows. *The same weights, all positive* shows how many intruders the signs
+# remove. *Random directions* shows whether the directions matter, or the size alone. *Shrunk to the mean size of a
+# single module* shows what is left when composing does not make the update larger.
 #
 # ### Try it 10.1: a random update of the same spectrum
-# *Difficulty 3 of 5, ten minutes. Common bug: a random matrix of the same norm, whose singular values are others.*
+# *Difficulty 3 of 5, ten minutes. Common bug: a random matrix of the same norm, which has different singular values.*
 #
-# The control *random directions* keeps every singular value and draws the vectors anew. Write it.
+# The control *random directions* keeps every singular value and draws new vectors at random. Write it.
 
 
 # %%
@@ -308,8 +308,8 @@ check("10.3", partial_rank_correlation)
 # %% [markdown]
 # ### The same question on modules that nobody trained for it
 #
-# The zoo's modules are all of one rank, one rate, one length, trained on all thirty layers; they differ in their task. Do the
-# same measures order *them*? This part runs here.
+# The zoo's modules all have one rank, one learning rate and one length, and are trained on all thirty layers. They
+# differ in their task. Can the same measures order *them*? This part runs here.
 
 # %%
 plain = texts.load(tokenizer, sequences=16, fetch=profile.name != "tiny")
@@ -339,8 +339,8 @@ Table(
 )
 
 # %% [markdown]
-# **Read it.** Twenty modules make wide intervals: look at those before the values. And look at the size of the forgetting
-# itself: these modules have next to no intruders.
+# **Read it.** Twenty modules make wide intervals: look at the intervals before the values. And look at the size of the
+# forgetting itself: these modules have almost no intruders.
 #
 # ## Step 4. Your own question
 #
@@ -392,8 +392,8 @@ publish("10", found, profile)
 #
 # - An intruder dimension says that an update is strong and concentrated. Everything that makes an update strong makes
 #   intruders: a learning rate, a scaling, twenty modules that pull the same way.
-# - A control differs in one thing. Without *all positive*, *random directions* and *shrunk*, a count of intruders tells no
-#   story at all.
+# - A control differs in one thing. Without *all positive*, *random directions* and *shrunk*, a count of intruders says
+#   nothing about the cause.
 # - Fix the hypotheses before the runs, give intervals, and keep the runs that disagree.
 #
 # ## Go further

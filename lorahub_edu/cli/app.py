@@ -135,7 +135,3 @@ def main() -> None:
     except CourseError as error:
         console.print(f"lorahub-edu: {error}", style="bold", markup=False)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

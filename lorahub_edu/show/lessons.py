@@ -121,6 +121,7 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
         config=Config({"KernelManager": connection}),
         kernel_name="python3",
         timeout=CELL_SECONDS,
+        record_timing=False,  # a published notebook changes with its content only
         resources={"metadata": {"path": str(LESSONS)}},
     )
     client.create_kernel_manager()
@@ -167,19 +168,12 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
             f"kernel that dies is mostly out of memory (close other programs, or run with --profile tiny)."
         ) from error
     seconds = time.perf_counter() - started
-    _strip_volatile(notebook)
+    widgets = notebook.metadata.get("widgets", {})
+    if not any("state" in view for view in widgets.values()):  # the lesson has no panel
+        notebook.metadata.pop("widgets", None)
     if results_folder is None:
         progress.lesson_run(name[:2])
     return Run(name, chosen, seconds, peak, notebook)
-
-
-def _strip_volatile(notebook: NotebookNode) -> None:
-    """Drop what changes with every run and says nothing: execution times, and widget state that holds none."""
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-    widgets = notebook.metadata.get("widgets")
-    if widgets is not None and not any("state" in view for view in widgets.values()):
-        del notebook.metadata["widgets"]
 
 
 def save(run: Run, folder: Path = LESSONS) -> Path:
