@@ -1,10 +1,9 @@
-"""How good is a model: loss and perplexity, exact match, BLEU and ROUGE, generated text with its speed and memory."""
+"""How good is a model: loss and perplexity, BLEU and ROUGE, generated text with its speed and memory."""
 
 from __future__ import annotations
 
 import gc
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -51,19 +50,6 @@ def perplexity(mean_loss_in_nats: float) -> float:
     return math.exp(mean_loss_in_nats)
 
 
-def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Share of predictions that equal their reference once outer white space is dropped, 0 to 1.
-
-    Source: claim H7 (BIG-Bench Hard is scored so).
-
-    Raises:
-        CourseError: the two have different lengths or are empty.
-    """
-    _same_length(predictions, references)
-    hits = sum(p.strip() == r.strip() for p, r in zip(predictions, references, strict=True))
-    return hits / len(references)
-
-
 def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Corpus BLEU, 0 to 100, by sacrebleu: shared runs of one to four words, with a penalty for short texts.
 
@@ -85,10 +71,9 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
         CourseError: the two have different lengths or are empty.
     """
     _same_length(predictions, references)
-    kinds = ("rouge1", "rouge2", "rougeL")
-    scorer = RougeScorer(list(kinds), use_stemmer=True)
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     scores = [scorer.score(r, p) for p, r in zip(predictions, references, strict=True)]
-    return {kind: 100 * sum(score[kind].fmeasure for score in scores) / len(scores) for kind in kinds}
+    return {kind: 100 * sum(score[kind].fmeasure for score in scores) / len(scores) for kind in scores[0]}
 
 
 def _same_length(predictions: Sequence[str], references: Sequence[str]) -> None:
@@ -101,25 +86,23 @@ def _same_length(predictions: Sequence[str], references: Sequence[str]) -> None:
 
 @dataclass
 class PeakMemory:
-    """Memory while a block ran, in bytes: `before` it, at its `peak`, and their difference `added`."""
+    """Memory while a block ran, in bytes: before it, and at its peak."""
 
     before: int = 0
     peak: int = 0
 
     @property
     def added(self) -> int:
+        """What the block added at its peak."""
         return self.peak - self.before
 
 
 @contextmanager
 def peak_memory(device: str | torch.device = "cpu") -> Iterator[PeakMemory]:
-    """Measure the peak memory of a block.
+    """Measure the peak memory of a block; the result is complete once the block has ended.
 
     On a GPU it is torch's count of allocated bytes; on a CPU the process's resident memory, looked at every 5 ms, so
     a shorter spike can be missed.
-
-    Yields:
-        A `PeakMemory`, complete once the block has ended.
     """
     measured = PeakMemory()
     if torch.device(device).type == "cuda":
@@ -133,7 +116,7 @@ def peak_memory(device: str | torch.device = "cpu") -> Iterator[PeakMemory]:
             measured.peak = torch.cuda.max_memory_allocated(device)
         return
     gc.collect()
-    process = psutil.Process(os.getpid())
+    process = psutil.Process()
     measured.before = measured.peak = process.memory_info().rss
     ended = threading.Event()
 
@@ -178,7 +161,6 @@ def generate(
 
     Args:
         model: a causal language model, adapted or not; it is left in the mode it was in.
-        prompts: at least one text.
         max_new_tokens: at most so many a prompt; a row that ends earlier counts only its own tokens.
         min_new_tokens: a row does not end earlier; speeds are compared over the same number of tokens.
 
@@ -213,7 +195,7 @@ def generate(
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     model.train(was_training)
     new = out[:, length:]  # (rows, <= max_new_tokens)
-    ended = (new == tokenizer.eos_token_id).cumsum(dim=1)
-    new_tokens = int(((ended == 0) | ((ended == 1) & (new == tokenizer.eos_token_id))).sum())
+    is_end = new == tokenizer.eos_token_id
+    new_tokens = int((is_end.cumsum(dim=1) - is_end.long() == 0).sum())  # up to a row's first end token
     texts = tokenizer.batch_decode(new, skip_special_tokens=True)
     return Generation(texts, seconds, cpu_seconds, new_tokens, memory)

@@ -56,9 +56,6 @@ def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[Scoring
         model: a causal language model or an encoder-decoder; one with virtual tokens takes rows only, and pads them.
         rows: encoded rows, or scoring batches made of them.
 
-    Returns:
-        The scores.
-
     Raises:
         CourseError: there are no rows.
     """
@@ -67,18 +64,17 @@ def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[Scoring
     try:
         if has_virtual_tokens(model):
             return score_padded(model, rows)
-        made = scoring_batches(model, rows)
-        return gather([[judge(model, batch, 1) for batch in made]], made)
+        batches = scoring_batches(model, rows)
+        return gather([[judge(model, batch, 1) for batch in batches]], batches)
     finally:
         model.train(was_training)
 
 
 @torch.no_grad()
 def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_time: int = 16) -> Scores:
-    """As `score`, each row whole and padded on the right, as in training: slower, and right for any method.
+    """As `score`, of a model in evaluation mode, each row whole and padded on the right, as in training.
 
-    Args:
-        model: a causal language model in evaluation mode, adapted or not.
+    It is slower, and right for any method.
 
     Raises:
         CourseError: there are no rows.
@@ -140,13 +136,13 @@ def _judge(model: PreTrainedModel, hidden: Tensor, labels: Tensor, count: int) -
     return torch.cat(losses).view(count, -1).cpu(), torch.cat(wrong).view(count, -1).cpu()
 
 
-def gather(parts: list[list[tuple[Tensor, Tensor]]], made: list[ScoringBatch]) -> Scores:
+def gather(parts: list[list[tuple[Tensor, Tensor]]], batches: list[ScoringBatch]) -> Scores:
     """The judgements of all chunks and batches as one table."""
     losses = torch.cat([torch.cat([losses for losses, _ in chunk], 1) for chunk in parts])  # (P, all labels)
     wrong = torch.cat([torch.cat([wrong for _, wrong in chunk], 1) for chunk in parts])
-    firsts = np.cumsum([0, *(batch.num_rows for batch in made)])
-    rows = torch.cat([batch.rows + int(first) for batch, first in zip(made, firsts, strict=False)])
-    is_end = torch.cat([batch.is_end for batch in made])
+    firsts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+    rows = torch.cat([batch.rows + int(first) for batch, first in zip(batches, firsts, strict=False)])
+    is_end = torch.cat([batch.is_end for batch in batches])
     total = int(firsts[-1])
 
     def per_row(values: Tensor) -> Tensor:  # (P, labels) -> (P, R)
