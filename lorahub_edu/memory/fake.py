@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lorahub_edu.errors import CourseError
 from lorahub_edu.models.pretrained import quiet_transformers
 
 WHOLE_ROWS = "whole_rows"
@@ -34,11 +35,20 @@ STATES_BLOCK = 256  # entries of an 8-bit state that share one scale
 
 
 def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The language model of a configuration with shapes and no weights, ready for rows of one length."""
-    encoder_decoder = config.is_encoder_decoder
-    auto = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
-    with quiet_transformers(), torch.device("meta"):
-        model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa" if encoder_decoder else WHOLE_ROWS)
+    """The language model of a configuration with shapes and no weights, ready for rows of one length.
+
+    Raises:
+        CourseError: transformers can't build it.
+    """
+    auto, attention = AutoModelForCausalLM, WHOLE_ROWS
+    if config.is_encoder_decoder:
+        auto, attention = AutoModelForSeq2SeqLM, "sdpa"
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            model = auto.from_config(config, dtype=dtype, attn_implementation=attention)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        kind = config.model_type
+        raise CourseError(f"No language model can be built from this {kind} configuration: {error}") from error
     if config.model_type == "t5" and config.is_gated_act:
         # transformers ties every T5's head that no checkpoint fills; T5 1.1's and FLAN-T5's checkpoints fill it.
         model.lm_head.weight = nn.Parameter(torch.empty_like(model.lm_head.weight))

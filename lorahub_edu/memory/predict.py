@@ -123,8 +123,11 @@ def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
 
 def _run(config: PreTrainedConfig, setting: Setting) -> tuple[dict[str, Moment], int, int]:
     """The peaks of every stage of one step on fake tensors, and numbers of parameters: trained, and all."""
-    model = _meta_model(config, setting)
-    cuda = setting.device == "cuda"
+    dtype, cuda = getattr(torch, setting.dtype), setting.device == "cuda"
+    model = fake.meta_model(config, dtype)
+    if setting.quantisation != "none":
+        fake.quantise(model, setting.quantisation == "nf4-dq", dtype)
+    model = put_method(model, setting)
     with fake.fake_tensors(cuda):
         fake.make_fake(model)
         training = setting.task == "training"
@@ -144,20 +147,6 @@ def _run(config: PreTrainedConfig, setting: Setting) -> tuple[dict[str, Moment],
     unpacked = sum(layer.in_features * layer.out_features - layer.weight.numel() for layer in packed)
     parameters = sum(parameter.numel() for parameter in model.parameters()) + unpacked
     return tracker.peaks, sum(parameter.numel() for parameter in trained), parameters
-
-
-def _meta_model(config: PreTrainedConfig, setting: Setting) -> nn.Module:
-    """The model with its method, on the meta device, in the dtypes that the setting asks for."""
-    dtype = getattr(torch, setting.dtype)
-    try:
-        model = fake.meta_model(config, dtype)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CourseError(
-            f"No language model can be built from this {config.model_type} configuration: {error}"
-        ) from error
-    if setting.quantisation != "none":
-        fake.quantise(model, setting.quantisation == "nf4-dq", dtype)
-    return put_method(model, setting)
 
 
 def _optimizer(trained: list[nn.Parameter], setting: Setting) -> torch.optim.Optimizer:

@@ -35,41 +35,24 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides how much memory a step needs, apart from the model.
+    """What decides how much memory a step needs, apart from the model."""
 
-    Attributes:
-        method: "none" (the base as it is, or with everything merged into it), or a method of `methods.kinds`.
-        lora: rank, α, dropout and places of "lora", "rslora" and "qlora", which are the course's own layers here.
-        options: settings that `attach` takes for the other methods.
-        micro_batch: rows that go through the model at one time.
-        block: tokens in a row.
-        accumulation: micro-batches for one optimizer step.
-        checkpointing: whether each layer runs again in the backward pass instead of keeping its activations.
-        dtype: of frozen weights and, unless it is float32, of autocast.
-        trained_dtype: of what is trained.
-        optimizer: "adamw", "adamw-8bit" or "sgd".
-        quantisation: of the frozen linear layers; "nf4-dq" with double quantisation.
-        task: "training", "scoring" (the loss without a gradient) or "generation" (a prompt of `block` tokens and the
-            first new one, with the cache of keys and values).
-        loss: "course" (logits at labels, a chunk at a time) or "library" (all logits at one time).
-        labelled: share of positions with a label.
-        device: "cuda" or "cpu".
-    """
-
-    method: str = "lora"
-    lora: LoRAConfig = LoRAConfig()
-    options: Mapping[str, object] = field(default_factory=dict, hash=False)
-    micro_batch: int = 4
-    block: int = 512
-    accumulation: int = 1
-    checkpointing: bool = False
-    dtype: str = "bfloat16"
+    method: str = "lora"  # "none" (the base as it is, or with everything merged into it), or one of `methods.kinds`
+    lora: LoRAConfig = LoRAConfig()  # of "lora", "rslora" and "qlora", which are the course's own layers here
+    options: Mapping[str, object] = field(default_factory=dict, hash=False)  # `attach`'s settings of the other methods
+    micro_batch: int = 4  # rows that go through the model at one time
+    block: int = 512  # tokens in a row
+    accumulation: int = 1  # micro-batches for one optimizer step
+    checkpointing: bool = False  # each layer runs again in the backward pass instead of keeping its activations
+    dtype: str = "bfloat16"  # of frozen weights and, unless it is float32, of autocast
     trained_dtype: str = "float32"
     optimizer: str = "adamw"
-    quantisation: str = "none"
+    quantisation: str = "none"  # of the frozen linear layers; "nf4-dq" with double quantisation
+    # "training", "scoring" (the loss without a gradient) or "generation" (a prompt of `block` tokens and the first new
+    # one, with the cache of keys and values)
     task: str = "training"
-    loss: str = "course"
-    labelled: float = 1.0
+    loss: str = "course"  # logits at labels, a chunk at a time; "library": all logits at one time
+    labelled: float = 1.0  # share of positions with a label
     device: str = "cuda"
 
     def __post_init__(self) -> None:

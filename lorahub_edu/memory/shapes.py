@@ -33,21 +33,17 @@ def shapes() -> dict[str, dict]:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def names() -> list[str]:
-    """Every name that needs no file and no network."""
-    return sorted({*shapes(), *ALIASES, *pretrained.TINY})
-
-
 def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
     """A model's configuration; no weights are read, and `offline` opens no connection.
 
     Args:
-        model: a name of `names()` in any case, a folder with a config.json or such a file, or a name on the hub.
+        model: a name of a shipped shape, an alias or a tiny model in any case, a folder with a config.json or such a
+            file, or a name on the hub.
 
     Raises:
         CourseError: nothing of that name is known here or on the hub, or the file is no configuration.
     """
-    known = {name.lower(): name for name in names()}
+    known = {name.lower(): name for name in sorted({*shapes(), *ALIASES, *pretrained.TINY})}
     name = known.get(model.lower())
     if name in pretrained.TINY:
         return pretrained.TINY[name][2]()

@@ -46,7 +46,6 @@ class StorageTracker(TorchDispatchMode):
         self._rounding, self._vocabulary, self._part = rounding, vocabulary, ACTIVATIONS
         self._live: dict[int, list] = {}  # id of a storage -> [weak reference, bytes, part]
         self._bytes = dict.fromkeys(PARTS, 0)
-        self._total = self._highest = 0
 
     @property
     def live(self) -> Moment:
@@ -61,7 +60,6 @@ class StorageTracker(TorchDispatchMode):
     def enter(self, stage: str) -> None:
         """From here on peaks are those of `stage`; a stage may be entered again."""
         self.stage = stage
-        self._highest = self.peaks[stage].total if stage in self.peaks else -1
         self._note_peak()
 
     def add(self, tensors: Iterable[Tensor], part: str) -> None:
@@ -73,7 +71,7 @@ class StorageTracker(TorchDispatchMode):
     def watch_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Count the parameters' gradients as such from the moment when they are whole."""
         for parameter in parameters:
-            parameter.register_post_accumulate_grad_hook(lambda p: self._move(p.grad, GRADIENTS))
+            parameter.register_post_accumulate_grad_hook(self._is_whole)
 
     @contextmanager
     def making(self, part: str) -> Iterator[None]:
@@ -103,21 +101,19 @@ class StorageTracker(TorchDispatchMode):
         def freed(_reference: object) -> None:
             _, bytes_, held_as = self._live.pop(key)
             self._bytes[held_as] -= bytes_
-            self._total -= bytes_
 
         self._live[key] = [weakref.ref(storage, freed), size, part]
         self._bytes[part] += size
-        self._total += size
 
-    def _move(self, tensor: Tensor, part: str) -> None:
-        entry = self._live.get(id(tensor.untyped_storage()))
+    def _is_whole(self, parameter: Tensor) -> None:
+        entry = self._live.get(id(parameter.grad.untyped_storage()))
         if entry is not None:
             _, size, before = entry
             self._bytes[before] -= size
-            self._bytes[part] += size
-            entry[2] = part
+            self._bytes[GRADIENTS] += size
+            entry[2] = GRADIENTS
 
     def _note_peak(self) -> None:
-        if self._total > self._highest:
-            self._highest = self._total
-            self.peaks[self.stage] = self.live
+        live = self.live
+        if self.stage not in self.peaks or live.total > self.peaks[self.stage].total:
+            self.peaks[self.stage] = live

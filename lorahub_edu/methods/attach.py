@@ -31,19 +31,12 @@ FACTOR = 2  # the nearest count must lie within this factor of the budget
 
 @dataclass
 class Attached:
-    """A method, or a combination, on a model.
+    """A method, or a combination, on a model."""
 
-    Attributes:
-        model: what is trained, run and generated with: PEFT's wrapper, or the base itself.
-        base: the model that was given; its layers are changed until `detach`.
-        parts: the methods with all their settings, in the order they were attached.
-        wrappers: PEFT's wrapper of each method that PEFT has.
-    """
-
-    model: nn.Module
-    base: PreTrainedModel
-    parts: dict[str, dict]
-    wrappers: dict[str, PeftModel] = field(default_factory=dict)
+    model: nn.Module  # what is trained, run and generated with: PEFT's wrapper, or the base itself
+    base: PreTrainedModel  # the model that was given; its layers are changed until `detach`
+    parts: dict[str, dict]  # the methods with all their settings, in the order they were attached
+    wrappers: dict[str, PeftModel] = field(default_factory=dict)  # of each method that PEFT has
     _required: dict[str, bool] = field(default_factory=dict, repr=False)  # which parameters required a gradient
     _weights: dict[str, Tensor] = field(default_factory=dict, repr=False)  # those that full fine-tuning changes
     _replaced: dict[str, nn.Module] = field(default_factory=dict, repr=False)  # layers that are held in 4 bits

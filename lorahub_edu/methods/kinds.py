@@ -20,27 +20,16 @@ SIZES = ("rank", "length", "bottleneck", "hidden", "layers")  # settings that co
 
 @dataclass(frozen=True)
 class Method:
-    """A way of fine-tuning.
+    """A way of fine-tuning."""
 
-    Attributes:
-        label: what it is called on a page.
-        kind: one of `KINDS`.
-        trains: what it trains, in a phrase.
-        settings: every setting with its default; None is worked out from the model.
-        size: the setting that the number of trained parameters grows with, in equal steps; "" where it is fixed.
-        config: PEFT's class of configuration; None where PEFT has no such method.
-        fields: of the configuration, from the model and the settings.
-        source: who proposed it.
-    """
-
-    label: str
-    kind: str
-    trains: str
-    settings: Mapping[str, object] = field(default_factory=dict)
-    size: str = ""
-    config: type[PeftConfig] | None = None
-    fields: Callable[[PreTrainedModel, Mapping], dict] = lambda _model, _settings: {}
-    source: str = ""
+    label: str  # what it is called on a page
+    kind: str  # one of `KINDS`
+    trains: str  # what it trains, in a phrase
+    settings: Mapping[str, object] = field(default_factory=dict)  # with their defaults; None: worked out from the model
+    size: str = ""  # the setting that the number of trained parameters grows with, in equal steps; "": it is fixed
+    config: type[PeftConfig] | None = None  # PEFT's class; None where PEFT has no such method
+    fields: Callable[[PreTrainedModel, Mapping], dict] = lambda _model, _settings: {}  # of the configuration
+    source: str = ""  # who proposed it
 
     @property
     def made_by(self) -> str:

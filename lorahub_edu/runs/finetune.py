@@ -143,7 +143,8 @@ def finetune(
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
     in_profile = ("micro_batch_size", "block_size", "gradient_checkpointing")
     profile = replace(profile, **{name: value for name, value in changes.given().items() if name in in_profile})
-    kind, settings, rank = kinds.get_method(method).kind, dict(settings or {}), changes.rank
+    kind = kinds.LAYERS if method in OWN else kinds.get_method(method).kind
+    settings, rank = dict(settings or {}), changes.rank
     if rank is not None and method not in OWN:
         raise CourseError(
             f"rank={rank} is for {' and '.join(OWN)}; {method} has settings of its own: change them there."
