@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lorahub_checks.draws import integer
+from lorahub_checks.draws import integer, normal
 from lorahub_checks.predictions import number
 from lorahub_edu.show import objects
 from lorahub_edu.show.check import problem
@@ -30,9 +30,7 @@ NO_UPDATE = "only the base weight acts: the update is missing"
 
 def _matrices(inputs: int, outputs: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Random W (out, in), A (r, in) and B (out, r) in float64."""
-    shapes = ((outputs, inputs), (rank, inputs), (outputs, rank))
-    W, A, B = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    return W, A, B
+    return normal(generator, outputs, inputs), normal(generator, rank, inputs), normal(generator, outputs, rank)
 
 
 def _wrong_scalings(delta: Tensor, alpha: float, rank: int) -> dict[str, Tensor]:
@@ -96,9 +94,10 @@ def lora_forward(answer: Callable, generator: torch.Generator) -> Iterator[Prope
     for name, (i, o, r) in {
         "W x + (alpha / r) B A x on freshly drawn matrices": (12, 17, rank),
         "the same where in = out = r, so that no shape error protects you": (square, square, square),
+        "few numbers": (2, 3, 2),
     }.items():
         W, A, B = _matrices(i, o, r, generator)
-        x = torch.randn(2, 5, i, generator=generator, dtype=torch.float64)  # (rows, tokens, in)
+        x = normal(generator, *((2, 5) if i > 2 else (1, 2)), i)  # (rows, tokens, in)
         base, update = x @ W.T, x @ A.T @ B.T  # both (rows, tokens, out)
         wrong = {words: base + u for words, u in _wrong_scalings(update, alpha, r).items()}
         wrong |= {ONLY_THE_UPDATE: alpha / r * update, NO_UPDATE: base}
@@ -195,6 +194,7 @@ def merge(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     for name, (i, o, r) in {
         "W' = W + (alpha / r) B A": (12, 17, rank),
         "the same where in = out = r, so that no shape error protects you": (square, square, square),
+        "few numbers": (2, 3, 2),
     }.items():
         W, A, B = _matrices(i, o, r, generator)
         delta = B @ A  # (out, r) @ (r, in) -> (out, in)
@@ -226,8 +226,8 @@ def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     inputs, outputs, rank = integer(8, 12, generator), integer(13, 17, generator), integer(2, 4, generator)
     alpha = float(integer(5, 9, generator))
     W, A, B = (matrix.float() for matrix in _matrices(inputs, outputs, rank, generator))  # nn.Linear's own type
-    base = there(answer, nn.Linear, inputs, outputs, bias=False)
-    there(answer, objects.assign, base, {"weight": W})
+    base, bias = there(answer, nn.Linear, inputs, outputs), normal(generator, outputs).float()
+    there(answer, objects.assign, base, {"weight": W, "bias": bias})
     layer = answer(base, rank, alpha)
     found = there(answer, objects.parameters, layer)
     trained = {name.rpartition(".")[2]: shape for name, (shape, trains) in found.items() if trains}
@@ -248,9 +248,10 @@ def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         "training must start at the pretrained model, and learn from the first step",
     )
     there(answer, objects.assign, layer, {name_A: A, name_B: B})
-    output = x @ W.T
+    output = x @ W.T + bias
     update = x @ A.T @ B.T
-    wrong = {words: output + u for words, u in _wrong_scalings(update, alpha, rank).items()}
+    wrong = {"the base's bias is left out: call the base layer itself": x @ W.T + alpha / rank * update}
+    wrong |= {words: output + u for words, u in _wrong_scalings(update, alpha, rank).items()}
     stale = "the update is missing, or it was computed once, when B was still zero"
     wrong |= {ONLY_THE_UPDATE: alpha / rank * update, stale: output}
     right = output + alpha / rank * update

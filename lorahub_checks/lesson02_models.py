@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorahub_checks.draws import integer
@@ -180,12 +180,16 @@ def _logits_with(model: LlamaForCausalLM, deltas: dict[str, Tensor], ids: Tensor
 )
 def count(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """count(model) -> (numbers that are trained, all numbers), a tied weight once."""
-    for targets in (("q_proj", "v_proj"), ("down_proj",)):
+    for targets, everything in ((("q_proj", "v_proj"), False), (("down_proj",), False), (("o_proj",), True)):
         rank = integer(2, 5, generator)
         model, here = small_llama(answer, generator)
         adapters.inject(here, LoRAConfig(rank=rank, target_modules=targets), seed=0)
         there(answer, adapters.inject, model, there(answer, LoRAConfig, rank=rank, target_modules=targets), seed=0)
         right = adapters.count_parameters(here)
+        if everything:  # also the first and the last of the parameters
+            here.requires_grad_(True)
+            there(answer, nn.Module.requires_grad_, model, True)
+            right = adapters.count_parameters(here)
         listed = list(here.parameters())
         tied = here.get_input_embeddings().weight.numel()
         only_a = sum(p.numel() for name, p in here.named_parameters() if "lora_A" in name)
@@ -202,4 +206,9 @@ def count(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         seen = answer(model)
         seen = torch.tensor(seen) if isinstance(seen, list | tuple) else seen
         tensors = {words: torch.tensor([int(n) for n in pair]) for words, pair in wrong.items()}
-        yield equals(f"adapters on {' and '.join(targets)}", seen, both, misconceptions=tensors)
+        yield equals(
+            f"adapters on {' and '.join(targets)}" + ", and all weights train" * everything,
+            seen,
+            both,
+            misconceptions=tensors,
+        )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from lorahub_checks.draws import integer
+from lorahub_checks.draws import integer, normal
 from lorahub_checks.lesson02_models import UPDATE_BY_ALPHA, UPDATE_UNSCALED, small_llama
 from lorahub_checks.predictions import choice
 from lorahub_edu.lora import adapters
@@ -133,16 +133,18 @@ def load_adapter(answer: Callable, generator: torch.Generator) -> Iterator[Prope
     parameters = there(answer, objects.parameters, model)
     before = there(answer, objects.state, model)
     good = {name: torch.randn(shape, generator=generator) for name, (shape, trains) in parameters.items() if trains}
-    last = list(good)[-1]
+    first, last = list(good)[0], list(good)[-1]
     bad = {
         "a name that the model doesn't have": good | {last.replace("lora_B", "lora_b"): good[last]},
         "a parameter that the file lacks": {name: tensor for name, tensor in good.items() if name != last},
+        "a first tensor of another shape": good | {first: good[first][:1]},
         "a tensor of another shape that would be stretched to fit": good | {last: good[last][:1]},
     }
     advice = {
         "a name that the model doesn't have": "an unknown name is ignored, as load_state_dict(strict=False) does: a "
         "misspelt adapter would silently do nothing",
         "a parameter that the file lacks": "a missing one is overlooked: that layer would keep its random start",
+        "a first tensor of another shape": "the shape isn't compared for every tensor",
         "a tensor of another shape that would be stretched to fit": "the shape isn't compared: copy_ stretches a row "
         "over the whole matrix",
     }
@@ -155,11 +157,12 @@ def load_adapter(answer: Callable, generator: torch.Generator) -> Iterator[Prope
         yield holds("then nothing has changed", same, misconception=half)
         if not same:
             return
-    answer(model, dict(good))
+    answer(model, dict(reversed(good.items())))  # a file's order need not be the model's
     after = there(answer, objects.state, model)
     filled = all(torch.equal(after[name], tensor) for name, tensor in good.items())
     unchanged = _same(after, before)
-    words = "nothing was written into the model's own parameters" if unchanged else "the tensors got mixed up"
+    mixed = "the tensors got mixed up: go by their names, a file may hold them in another order"
+    words = "nothing was written into the model's own parameters" if unchanged else mixed
     yield holds("a file that fits is loaded", filled, misconception=words)
     rest = [name for name in before if name not in good]
     same = _same({n: after[n] for n in rest}, {n: before[n] for n in rest})
@@ -203,12 +206,12 @@ def routed(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         "each row its own adapter": torch.tensor([2, 0, 1]),
         "some rows without one": torch.tensor([1, -1, 2, 0, -1]),
         "two rows share one": torch.tensor([0, 2, 2, 1]),
+        "few numbers": torch.tensor([1, -1]),
     }.items():
-        inputs, outputs, rank, known = 6, 7, integer(2, 4, generator), 3
-        x = torch.randn(len(which), 4, inputs, generator=generator, dtype=torch.float64)
-        W = torch.randn(outputs, inputs, generator=generator, dtype=torch.float64)
-        A = torch.randn(known, rank, inputs, generator=generator, dtype=torch.float64)
-        B = torch.randn(known, outputs, rank, generator=generator, dtype=torch.float64)
+        few = name == "few numbers"
+        inputs, outputs, rank, known = (2, 3, 2, 2) if few else (6, 7, integer(2, 4, generator), 3)
+        x, W = normal(generator, len(which), 1 if few else 4, inputs), normal(generator, outputs, inputs)
+        A, B = normal(generator, known, rank, inputs), normal(generator, known, outputs, rank)
         base = x @ W.T
         # All updates of all adapters, (known + 1, rows, tokens, out); the last is the empty one.
         updates = torch.stack([*(x @ (b @ a).T for a, b in zip(A, B, strict=True)), torch.zeros_like(base)])

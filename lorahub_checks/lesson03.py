@@ -34,6 +34,7 @@ def labels_for(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     for _ in range(3):
         prompt, response = (_ids(generator, _count(generator, 4, 9)) for _ in range(2))
         eos, n = 2, len(prompt)
+        prompt[1], response[-2] = eos, eos  # the end token may stand inside, and is masked by its place alone
         whole = [*prompt, *response, eos]
         seen = answer(prompt, response, eos)
         yield equals(

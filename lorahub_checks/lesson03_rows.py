@@ -147,7 +147,7 @@ def collate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """collate(rows, pad_id) -> input_ids, labels, attention_mask, each (rows, longest), from pairs (ids, labels)."""
     for name, pad in {"a padding token of its own": 0, "the end token pads": END}.items():
         rows = []
-        for length in (7, 4, 9):
+        for length in (7, 4, 9) if pad == 0 else (9, 7, 4):
             ids = [*tokens(length, generator), END]
             rows.append((ids, [-100] * 3 + ids[3:]))
         ids, labels = ([torch.tensor(row[i]) for row in rows] for i in (0, 1))
@@ -237,6 +237,10 @@ def split(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     differs = sorted(other[1]) != sorted(validation)
     words = "another seed gives the same rows: nothing is shuffled, or always with one seed"
     yield holds("another seed gives another split", differs, misconception=words)
+    places = sorted(rows.index(row) for row in validation)
+    scattered = places != list(range(places[0], places[0] + count))
+    words = "the validation rows are neighbours: draw them from all rows"
+    yield holds("the validation rows are drawn from everywhere", scattered, places, words)
     words = "a global seed was set: use a generator of your own, so that nothing else changes"
     yield holds("all other random numbers stay as they are", before == after, misconception=words)
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from lorahub_checks.predictions import number
 from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals
+from lorahub_edu.show.properties import Property, equals, holds
 
 
 def _numbers(*shape: int, generator: torch.Generator) -> np.ndarray:
@@ -62,14 +61,16 @@ def sample(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     for size in (3, 5):
         mean, C = 1 + np.abs(_numbers(size, generator=generator)), _covariance(size, generator)
         sigma = 0.2 + 0.4 * _share(generator)
-        still = equals(
+        second = answer(mean, sigma, C, np.zeros((2, size)))
+        alike = not isinstance(second, np.ndarray) or second.shape != (2, size) or np.allclose(second[0], second[1])
+        words = "numbers are drawn inside: use the normals that you are given and draw none yourself"
+        yield holds("the same normals give the same candidate", alike, "", words)
+        yield equals(
             f"without noise every candidate is the mean, {size} weights",
-            answer(mean, sigma, C, np.zeros((2, size))),
+            second,
             np.stack([mean, mean]),
             misconceptions={"the mean is missing": np.zeros((2, size))},
         )
-        drawn = "without noise there is only the mean: use the normals that you are given and draw none yourself"
-        yield replace(still, misconception="" if still.passed else still.misconception or drawn)
         seen = torch.as_tensor(answer(mean, sigma, C, np.eye(size))).double().numpy()
         root = (seen - mean) / sigma  # what a row of noise is multiplied by
         mistakes = _spread_mistakes(C, sigma)

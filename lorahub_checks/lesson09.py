@@ -72,6 +72,7 @@ def forgetting(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         expected,
         misconceptions=_forgetting_mistakes(*moved),
     )
+    yield equals("a model that has become better has forgotten less than nothing", answer(after, before), -expected)
     same = answer(before, [tensor.clone() for tensor in before])
     yield equals("a model that has not changed has forgotten nothing", same, 0.0)
 

@@ -81,6 +81,8 @@ def at_loss(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         mistakes = _matching_mistakes(losses, forgotten, target)
         yield equals(name, answer(losses, forgotten, target), expected, misconceptions=mistakes)
     yield equals("a target that a step hits exactly", answer(losses, forgotten, losses[2]), forgotten[2])
+    yield equals("a target that the last step hits exactly", answer(losses, forgotten, losses[-1]), forgotten[-1])
+    yield equals("two steps are enough", answer([3.0, 1.0], [0.0, 0.5], 1.5), 0.375)
     never = answer(losses, forgotten, losses[-1] - 0.2)
     yield holds(
         "None for a run that never gets there",
@@ -217,6 +219,10 @@ def removed_at_cost(answer: Callable, generator: torch.Generator) -> Iterator[Pr
     order = [changed[i] for i in (3, 1, 4, 2, 0)]
     yield equals("the order of the changes does not matter", answer(base, tuned, order, cost), expected)
     yield equals("0 where nothing can be paid", answer(base, tuned, changed, 0.001), 0.0)
+    edge = answer(3.0, (0.75, 3.5), [(1.0, 3.25), (1.25, 3.0)], 0.25)
+    yield equals("a rise of exactly the price can be paid", edge, 0.5)
+    better = answer(3.0, (0.75, 3.5), [(0.25, 3.375), (1.25, 3.0)], 0.25)
+    yield equals("a change that also lowers the task loss costs nothing", better, 0.25)
 
 
 @problem(

@@ -77,6 +77,12 @@ def rank_correlation(answer: Callable, generator: torch.Generator) -> Iterator[P
     yield equals("falling instead of rising turns the sign", answer(x, -y), -float(stats.spearmanr(x, y).statistic))
 
 
+def _partial(x: np.ndarray, y: np.ndarray, given: np.ndarray) -> float:
+    """The correlation of x and y that is left, given a third, by the three plain ones."""
+    xy, xz, yz = _pearson(x, y), _pearson(x, given), _pearson(y, given)
+    return (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+
+
 def _rest(y: np.ndarray, given: np.ndarray) -> np.ndarray:
     """What of y a straight line in `given` leaves."""
     slope, intercept = np.polyfit(given, y, 1)
@@ -99,7 +105,7 @@ def partial_rank_correlation(answer: Callable, generator: torch.Generator) -> It
         x, y = np.exp(given + 0.7 * _numbers(30, generator)), given + 0.9 * _numbers(30, generator)
         rx, ry, rz = (stats.rankdata(v) for v in (x, y, given))
         xy, xz, yz = _pearson(rx, ry), _pearson(rx, rz), _pearson(ry, rz)
-        expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+        expected = _partial(rx, ry, rz)
         wrong = {
             "that is the plain rank correlation: the third measure is not taken out": xy,
             "the values were used as they are: rank all three first": _pearson(_rest(x, given), _rest(y, given)),
@@ -123,6 +129,11 @@ def partial_rank_correlation(answer: Callable, generator: torch.Generator) -> It
         )  # fmt: skip
     turned = answer(x, y, -given)
     yield equals("a third measure that falls instead of rises changes nothing", turned, expected)
+    tied = [np.round(values) for values in (y, given, _numbers(30, generator))]
+    right = _partial(*(stats.rankdata(v) for v in tied))
+    ordinal = _partial(*(stats.rankdata(v, "ordinal") for v in tied))
+    words = "equal values got different ranks, by the order in which they stand: give each the mean of its ranks"
+    yield equals("equal values share the mean of their ranks", answer(*tied), right, misconceptions={words: ordinal})
 
 
 @problem(

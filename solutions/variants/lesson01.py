@@ -108,7 +108,7 @@ class Layer(nn.Module):
 
 class ByMatrix(Layer):
     def forward(self, x):
-        return x @ (self.base.weight + self.scaling() * self.lora_B @ self.lora_A).T
+        return F.linear(x, self.base.weight + self.scaling() * self.lora_B @ self.lora_A, self.base.bias)
 
 
 class FrozenOneByOne(nn.Module):
