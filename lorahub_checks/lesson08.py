@@ -236,10 +236,10 @@ def effective_rank(answer: Callable, generator: torch.Generator) -> Iterator[Pro
     for name, values in {"nine values": drawn.sort(descending=True).values, "values that fall fast": falling}.items():
         values = values.sort(descending=True).values
         expected = torch.special.entr(values / values.sum()).sum().exp()
-        found = equals(name, answer(values), expected, misconceptions=_rank_mistakes(values))
-        yield found
+        seen = answer(values)
+        yield equals(name, seen, expected, misconceptions=_rank_mistakes(values))
         larger = equals(f"{name}, twice as large, have the same rank", answer(2 * values), expected)
-        grows = found.passed and not larger.passed
+        grows = not larger.passed and not equals("", larger.value, seen).passed
         yield replace(larger, misconception="it grows with the update: take shares of the sum" if grows else "")
     yield _with_zeros(answer(torch.cat([values, torch.zeros(4, dtype=values.dtype)])), expected)
     yield equals("five equal values have rank 5", answer(torch.full((5,), 0.3, dtype=torch.float64)), 5.0)
