@@ -78,7 +78,7 @@ def _drawn(draw: random.Random, right: dict[str, str], broken: bool) -> tuple[st
         "empty": (None, 0),
         "cheating": ({"lora_forward": CHEAT}, total - EVERYTHING["lora_forward"]),
         "endless": ({"merge": ENDLESS}, total - EVERYTHING["merge"]),
-        "crashing": ({"merge": CRASH}, 1 + 3 + 2),
+        "crashing": ({"merge": CRASH}, total - EVERYTHING["merge"]),
         "greedy": ({"merge": GREEDY}, total - EVERYTHING["merge"]),
     }
     changes, points = special[kind]

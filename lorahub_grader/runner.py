@@ -122,7 +122,9 @@ def _job(submission: Submission, assignment: Assignment, secret: str, kind: str,
         except UnreadableError as error:
             trouble = str(error)
     notes = (*submission.notes, *notes)
-    seed = f"{secret} {assignment.name}"
+    # What one hand-in learns of its inputs, in feedback or by a friend's, is of no use to another.
+    seed = f"{secret} {assignment.name} {submission.student} {json.dumps(answers, sort_keys=True)}"
+    seed = hashlib.sha256(seed.encode()).hexdigest()
     cells = [(cell.grade_id, cell.role, cell.source, cell.points, sorted(cell.options)) for cell in assignment.cells]
     unsafe = kind == choose.UNSAFE
     what = json.dumps([code(), seed, answers, cells, submission.submitted, trouble, notes, unsafe])

@@ -15,11 +15,12 @@ from lorahub_edu.show import progress
 from lorahub_edu.show.graded import SEED_VARIABLE, NotSatisfiedError
 from lorahub_grader.assignments import Assignment, Cell
 from lorahub_grader.inside.protocol import ProtocolError
-from lorahub_grader.remote import Conversation, Remote, UnansweredError
+from lorahub_grader.remote import Conversation, Handle, Remote, UnansweredError
 from lorahub_grader.sandbox.process import AnswerProcess
 
 WORDS_KEPT = 2000
 OUTPUTS_KEPT = 8
+RESTARTS = 2  # of the answer process, where a cell ended it
 
 
 @dataclass(frozen=True)
@@ -52,37 +53,75 @@ class Result:
         return self.earned == self.points
 
 
+@dataclass(frozen=True)
+class Defined:
+    """What the cells so far have defined, as a test sees it.
+
+    `names` are values, and what stands for functions and classes; `broken` are names that can't be used, and why;
+    `failures` say how an answer's cell failed, by the names that it should define.
+    """
+
+    names: dict[str, Any] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def copy(self) -> Defined:
+        """The same, which later cells do not change."""
+        return Defined(dict(self.names), dict(self.broken), dict(self.failures))
+
+
 @dataclass
 class Split:
-    """One submission: the assignment, the learner's cells by id, and the talk with the answer process."""
+    """One submission: the assignment, the learner's cells by id, and a way to talk with a fresh answer process."""
 
     assignment: Assignment
     answers: Mapping[str, str]
-    conversation: Conversation
+    talk: Callable[[], Conversation]
     times: Times
-    namespace: dict[str, Any] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)  # names that can't be used, and why
-    failures: dict[str, str] = field(default_factory=dict)  # how an answer's cell failed, by the names it should define
+    defined: Defined = field(default_factory=Defined)
+    conversations: list[Conversation] = field(default_factory=list)
+    passed_over: dict[int, str] = field(default_factory=dict)  # cells that end the process, and how
+
+    @property
+    def conversation(self) -> Conversation:
+        """The talk with the present process."""
+        return self.conversations[-1]
 
     def run(self, report: Callable[[dict], None]) -> None:
-        """Go through the notebook from top to bottom.
+        """Run all cells, then all tests: no cell sees what a test asked for.
+
+        A test gets what the cells above it had defined. Where a cell ends the process, the others run again without it.
 
         Args:
             report: called with what happened to each cell as soon as it is known:
                 {"outputs": …, "cell": index} or {"test": Result}.
         """
-        later = []
+        tests: list[tuple[Cell, Defined]] = []
+        while len(self.conversations) <= RESTARTS:
+            self.conversations.append(self.talk())
+            self.defined, tests = Defined(), []
+            if self._cells(report, tests):
+                break
+        for cell, defined in tests:
+            if "in_kernel" not in cell.options:
+                report({"test": self._test(cell, defined)})
+        for cell, _ in tests:  # last of all: what shares the answers' process could be read by another answer
+            if "in_kernel" in cell.options:
+                report({"test": self._test_in_kernel(cell)})
+
+    def _cells(self, report: Callable[[dict], None], tests: list[tuple[Cell, Defined]]) -> bool:
+        """Run the cells in one process; whether it was there to the end."""
         for cell in self.assignment.cells:
-            if cell.role == "test" and "in_kernel" in cell.options:
-                later.append(cell)  # last of all: an answer's later cells must not see a test that shares their process
-            elif cell.role == "test":
-                report({"test": self._test(cell)})
-            elif cell.role != "text":
+            if cell.role == "test":
+                tests.append((cell, self.defined.copy()))
+            elif cell.role == "code" or (cell.role != "text" and self._is_code(cell)):
                 source = cell.source if cell.role == "code" else self.answers.get(cell.grade_id, cell.stub)
-                if cell.role != "manual" or self._is_code(cell):
-                    report({"cell": cell.index, "outputs": self._cell(cell, source)})
-        for cell in later:
-            report({"test": self._test_in_kernel(cell)})
+                report({"cell": cell.index, "outputs": self._cell(cell, source)})
+                if self.conversation.lost and cell.index not in self.passed_over:
+                    self.passed_over[cell.index] = self.conversation.explanation()
+                    if time.monotonic() < self.conversation.deadline:
+                        return False
+        return True
 
     def _is_code(self, cell: Cell) -> bool:
         return self.assignment.notebook.cells[cell.index].cell_type == "code"
@@ -91,9 +130,11 @@ class Split:
         """Run a cell in the answer process; one that is the same for all also runs here, for what the tests import."""
         if cell.role == "code":
             with quiet():
-                exec(compile(_plain(source), "setup", "exec"), self.namespace)
+                exec(compile(_plain(source), "setup", "exec"), self.defined.names)
         outputs, failure = [], ""
         try:
+            if cell.index in self.passed_over:
+                raise UnansweredError(self.passed_over[cell.index])
             reply, _ = self.conversation.ask({"do": "cell", "source": source}, seconds=self.times.cell)
             outputs = checked_outputs(reply.get("outputs"))
             error = reply.get("error")
@@ -108,50 +149,59 @@ class Split:
 
     def _define(self, cell: Cell, failure: str) -> None:
         """Put what stands for a cell's functions, and the values of its other names, where the tests look for them."""
+        defined = self.defined
         for name, kind in cell.names.items():
-            self.broken.pop(name, None)
+            defined.broken.pop(name, None)
             if failure:
-                self.failures[name] = failure
-            if kind != "value":
-                self.namespace[name] = Remote(self.conversation, {"name": name}, name, kind == "class")
-                continue
+                defined.failures[name] = failure
+            target, value = {"name": name}, None
             try:
-                self.namespace[name] = self.conversation.get({"name": name})
+                if cell.index in self.passed_over:
+                    raise UnansweredError(failure)
+                value = self.conversation.get(target)
             except (Exception, UnansweredError) as error:
-                self.broken[name] = f"{name} can't be used: {self._words(error)}"
+                if kind == "value" or isinstance(error, UnansweredError):
+                    defined.broken[name] = f"{name} can't be used: {self._words(error)}"
+            if kind == "value":
+                defined.names[name] = value
+            else:  # held by its number: a later cell of that name is another answer
+                target = value._target if isinstance(value, Handle) else target
+                defined.names[name] = Remote(self.conversation, target, name, kind == "class")
 
-    def _test(self, cell: Cell) -> Result:
-        unusable = [self.broken[name] for name in sorted(_names_read(cell.source)) if name in self.broken]
+    def _test(self, cell: Cell, defined: Defined) -> Result:
+        unusable = [defined.broken[name] for name in sorted(_names_read(cell.source)) if name in defined.broken]
         if unusable:
             return Result(cell.grade_id, cell.points, 0.0, unusable[0][:WORDS_KEPT])
         self.conversation.codec.finite = "infinite" not in cell.options
         self.conversation.writes_back, self.conversation.changed = True, False
-        result = self._attempt(cell)
+        result = self._attempt(cell, defined)
         if result.passed and self.conversation.changed and "changes_inputs" not in cell.options:
             # An answer that changes its inputs could change what it is compared with: it must hold for the old ones.
             self.conversation.writes_back = False
-            result = self._attempt(cell)
+            result = self._attempt(cell, defined)
         return result
 
-    def _attempt(self, cell: Cell) -> Result:
+    def _attempt(self, cell: Cell, defined: Defined) -> Result:
         """Run a test's source here, with what stands for the answers."""
         try:
             with quiet():
-                exec(compile(cell.source, "test", "exec"), dict(self.namespace))
+                exec(compile(cell.source, "test", "exec"), dict(defined.names))
         except NotSatisfiedError as error:
             found = tuple((p.name, p.passed, p.seen[:300], p.misconception) for p in error.report.properties)
             words = next(
                 (p.misconception or f"{p.name}: {p.seen[:300]}" for p in error.report.properties if not p.passed), ""
             )
-            return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, words), error.report.hint, found)
+            return Result(
+                cell.grade_id, cell.points, 0.0, self._explained(cell, words, defined), error.report.hint, found
+            )
         except BaseException as error:  # a test is the instructor's; whatever ends it early earns nothing
-            return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, self._words(error)))
+            return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, self._words(error), defined))
         return Result(cell.grade_id, cell.points, cell.points)
 
-    def _explained(self, cell: Cell, words: str) -> str:
+    def _explained(self, cell: Cell, words: str, defined: Defined) -> str:
         """The words, with how the answer's cell failed if it did and they don't say so."""
-        names = [name for name in sorted(_names_read(cell.source)) if name in self.failures]
-        failed = self.failures[names[0]] if names else ""
+        names = [name for name in sorted(_names_read(cell.source)) if name in defined.failures]
+        failed = defined.failures[names[0]] if names else ""
         return (words + (f" (its cell ended with {failed})" if failed not in words else ""))[:WORDS_KEPT]
 
     def _words(self, error: BaseException) -> str:
@@ -175,7 +225,7 @@ class Split:
 def grade(
     assignment: Assignment,
     answers: Mapping[str, str],
-    process: AnswerProcess,
+    open_process: Callable[[], AnswerProcess],
     report: Callable[[dict], None],
     *,
     times: Times = Times(),
@@ -185,14 +235,25 @@ def grade(
 
     Args:
         assignment: the instructor's, whose tests count.
+        open_process: gives a fresh answer process.
         report: called with each outcome as soon as it is known; the last has "ending".
     """
     os.environ |= {SEED_VARIABLE: seed, progress.VARIABLE: progress.OFF}
-    conversation = Conversation(process, times.call, time.monotonic() + times.total)
-    Split(assignment, answers, conversation, times).run(report)
-    ending = process.stop()
-    lost = conversation.lost or ("" if ending.reason == "asked" else ending.reason)
-    report({"ending": {"reason": lost, "cpu_seconds": ending.cpu_seconds, "peak_bytes": ending.peak_bytes}})
+    deadline = time.monotonic() + times.total
+    submission = Split(assignment, answers, lambda: Conversation(open_process(), times.call, deadline), times)
+    submission.run(report)
+    endings = [talk.process.stop() for talk in submission.conversations]
+    lost = [talk.lost for talk in submission.conversations if talk.lost]
+    lost += [ending.reason for ending in endings if ending.reason != "asked"]
+    report(
+        {
+            "ending": {
+                "reason": lost[0] if lost else "",
+                "cpu_seconds": sum(ending.cpu_seconds for ending in endings),
+                "peak_bytes": max(ending.peak_bytes for ending in endings),
+            }
+        }
+    )
 
 
 @contextlib.contextmanager

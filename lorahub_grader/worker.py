@@ -131,7 +131,7 @@ def _test(job: Job, sandbox: choose.Sandbox, writer: int) -> int:
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # a fork has none of the threads that its parent has computed with, and would wait
     try:
-        split.grade(job.assignment, job.answers, sandbox.open(), tell, times=job.times, seed=job.seed)
+        split.grade(job.assignment, job.answers, sandbox.open, tell, times=job.times, seed=job.seed)
     except SandboxError:
         return BROKEN
     return 0

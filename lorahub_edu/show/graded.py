@@ -36,7 +36,7 @@ def require(id: str, answer: object, *, draws: int = DRAWS, seed: str | None = N
 
 
 def _seed(id: str, draw: int, given: str | None) -> int:
-    """Follows from the grading's seed, so that all submissions get the same inputs; without one it is drawn."""
+    """Follows from the grading's seed, so that the same hand-in gets the same inputs; without one it is drawn."""
     given = os.environ.get(SEED_VARIABLE) if given is None else given
     if given is None:
         return random.SystemRandom().getrandbits(32)

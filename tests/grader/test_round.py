@@ -39,7 +39,7 @@ def test_every_submission_ends_with_a_row_and_its_reason(round_) -> None:
         "ada": (POINTS, ""),
         "mallory": (POINTS - 2, ""),
         "nobody": (0, ""),
-        "crash": (2, "died"),
+        "crash": (3, "died"),
         "broken": (0, "unreadable"),
     }
     assert points(course) == {student: earned for student, (earned, _) in rows.items()}
