@@ -222,7 +222,7 @@ def _submission(student: str, assignment: str, group: list[Piece], told: Mapping
         notes.append(f"not used: {listed}")
     if used and used.late:
         notes.append("Canvas says that it was late")
-    name = unicodedata.normalize("NFC", first.name)
+    name = unicodedata.normalize("NFC", first.name).encode("utf-8", "replace").decode()
     return Submission(student, assignment, used and used.file, stamp, trouble, tuple(notes), name, first.platform)
 
 

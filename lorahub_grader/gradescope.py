@@ -18,7 +18,7 @@ from lorahub_grader import assignments, worker
 from lorahub_grader.assignments import RELEASE, ROOT, SOURCE, Assignment
 from lorahub_grader.collect import collect
 from lorahub_grader.journal import Outcome
-from lorahub_grader.repair import UnreadableError, repair
+from lorahub_grader.repair import read
 from lorahub_grader.sandbox import choose
 
 PLACE = Path("/autograder")
@@ -69,9 +69,7 @@ def pack(assignment: Assignment, root: Path, out: Path) -> Path:
     return out
 
 
-def grade(
-    course: Path, name: str, place: Path = PLACE, kinds: Sequence[str] = ("bubblewrap", choose.CONTAINER)
-) -> Path:
+def grade(course: Path, name: str, place: Path = PLACE, kinds: Sequence[str] = KINDS) -> Path:
     """Grade the one submission that Gradescope put in place, and write what it reads.
 
     Args:
@@ -100,17 +98,12 @@ def grade(
 
 def _outcome(assignment: Assignment, folder: Path, kind: str) -> Outcome:
     ids = {assignment.name: assignment.answer_ids}
-    job = worker.Job(assignment, "submission", "", {}, sandbox=kind)
     try:
-        submission = collect(folder, ids, assignment.name).submissions[0]
-        content, trouble = submission.read()
-        if trouble:
-            raise UnreadableError(trouble)
-        repaired = repair(content, assignment)
-    except (CourseError, UnreadableError) as error:
-        return worker.outcome_of(job, [], f"unreadable: {error}")
-    filled = worker.Job(assignment, "submission", "", repaired.sources, repaired.notes, sandbox=kind)
-    return worker.work(filled)
+        answers, notes, trouble = read(*collect(folder, ids, assignment.name).submissions[0].read(), assignment)
+    except CourseError as error:
+        answers, notes, trouble = {}, (), str(error)
+    job = worker.Job(assignment, "submission", "", answers, notes, sandbox=kind)
+    return worker.outcome_of(job, [], f"unreadable: {trouble}") if trouble else worker.work(job)
 
 
 def report(outcome: Outcome) -> dict:

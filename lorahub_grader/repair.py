@@ -109,6 +109,17 @@ def _defined(source: str) -> set[str]:
     return {name for names in DEFINED.findall(source) for name in names if name}
 
 
+def read(content: bytes, trouble: str, assignment: Assignment) -> tuple[dict[str, str], tuple[str, ...], str]:
+    """The answers in what was read of a submission, notes on them, and why there are none if so."""
+    try:
+        repaired = repair(content, assignment) if not trouble else RepairedAnswers({})
+    except UnreadableError as error:
+        return {}, (), str(error)
+    except Exception as error:  # whatever one notebook holds, the others are graded
+        return {}, (), f"it can't be read ({type(error).__name__})"
+    return repaired.sources, repaired.notes, trouble
+
+
 def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) -> str | None:
     """The assignment that shares most ids of answers with a notebook; None where none or several do.
 
@@ -117,7 +128,7 @@ def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) 
     """
     try:
         ids = {cell.grade_id for cell in _cells(_parse(content))}
-    except UnreadableError:
+    except Exception:  # of any notebook; what is wrong with it is said when it is graded
         return None
     shared = {name: len(ids & own) for name, own in assignments.items()}
     most = max(shared.values(), default=0)

@@ -17,8 +17,9 @@ from lorahub_grader import assignments, gradebook
 from lorahub_grader.assignments import RELEASE, SOURCE, Assignment, LockedError
 from lorahub_grader.collect import Collected, Submission, collect
 from lorahub_grader.gradebook import Course
+from lorahub_grader.handed_in import shown
 from lorahub_grader.journal import Outcome
-from lorahub_grader.repair import UnreadableError, repair
+from lorahub_grader.repair import read
 from lorahub_grader.sandbox import choose
 from lorahub_grader.worker import SANDBOXES, Job, outcome_of, work
 
@@ -106,21 +107,14 @@ def _sorted_out(
         if before is not None and before.key == job.key:
             ready.append(before)
         elif trouble:
-            ready.append(course.journal.keep(_unreadable(job, trouble)))
+            ready.append(course.journal.keep(outcome_of(job, [], f"unreadable: {trouble}")))
         else:
             jobs.append(job)
     return jobs, ready
 
 
 def _job(submission: Submission, assignment: Assignment, secret: str, kind: str, settings: dict) -> tuple[Job, str]:
-    content, trouble = submission.read()
-    answers, notes = {}, ()
-    if not trouble:
-        try:
-            repaired = repair(content, assignment)
-            answers, notes = repaired.sources, repaired.notes
-        except UnreadableError as error:
-            trouble = str(error)
+    answers, notes, trouble = read(*submission.read(), assignment)
     notes = (*submission.notes, *notes)
     # What one hand-in learns of its inputs, in feedback or by a friend's, is of no use to another.
     seed = f"{secret} {assignment.name} {submission.student} {json.dumps(answers, sort_keys=True)}"
@@ -145,41 +139,54 @@ def code(root: Path = assignments.ROOT) -> str:
     return digest.hexdigest()
 
 
-def _unreadable(job: Job, trouble: str) -> Outcome:
-    return outcome_of(job, [], f"unreadable: {trouble}")
-
-
 def _all(course: Course, jobs: list[Job], ready: list[Outcome], executor: Executor | None) -> Iterator[Outcome]:
     """Every outcome; a new one is on disk before it is given out."""
     yield from ready
     if executor is None:
         for job in jobs:
-            yield course.journal.keep(work(job))
+            yield _kept(course, job, lambda job=job: work(job))
         return
     waiting = {executor.submit(work, job): job for job in jobs}
     for future in as_completed(waiting):
         try:
-            outcome = future.result()
+            yield _kept(course, waiting[future], future.result)
         except BrokenProcessPool:
             raise CourseError(
                 "A worker was killed, mostly for want of memory. Run the same command again, with a smaller -j."
             ) from None
-        yield course.journal.keep(outcome)
+
+
+def _kept(course: Course, job: Job, result: Callable[[], Outcome]) -> Outcome:
+    """A job's outcome, on disk; an error of the grading itself becomes the row of that submission alone."""
+    try:
+        return course.journal.keep(result())
+    except (CourseError, BrokenProcessPool):
+        raise
+    except Exception as error:
+        words = shown(f"{type(error).__name__}: {error}"[:200])
+        failed = outcome_of(replace(job, key=""), [], f"died: the grading itself failed ({words})")
+        return course.journal.keep(failed)  # without its key it is graded again the next time
 
 
 def _recorded(course: Course, assignment: Assignment, outcome: Outcome) -> Outcome:
-    """The outcome, after the gradebook has it."""
+    """The outcome, after the gradebook has it; one that nbgrader can't take must not stop the others."""
     if outcome.recorded:
         return outcome
     try:
         gradebook.record(course, assignment, outcome)
+        return course.journal.mark_recorded(outcome)
     except LockedError:
         raise
-    except CourseError as error:  # one submission that nbgrader can't take must not stop the others
-        note = f"nbgrader could not take the answers themselves: {error}"
-        outcome = course.journal.keep(replace(outcome, answers={}, outputs={}, notes=(*outcome.notes, note)))
+    except CourseError as error:
+        note = f"nbgrader could not take the answers themselves: {shown(str(error))}"
+    outcome = course.journal.keep(replace(outcome, answers={}, outputs={}, notes=(*outcome.notes, note)))
+    try:
         gradebook.record(course, assignment, outcome)
-    return course.journal.mark_recorded(outcome)
+        return course.journal.mark_recorded(outcome)
+    except LockedError:
+        raise
+    except CourseError:
+        return replace(outcome, notes=(*outcome.notes, "the gradebook does not have these points"))
 
 
 def _secret(course: Course) -> str:
@@ -193,5 +200,11 @@ def _secret(course: Course) -> str:
 
 
 def table(outcomes: Iterable[Outcome]) -> list[tuple[str, str, str, str]]:
-    """A row for each outcome: student, assignment, points, reason."""
-    return [(o.student, o.assignment, f"{o.earned:g} of {o.points:g}", o.reason) for o in outcomes]
+    """A row for each outcome: student, assignment, points, and what happened."""
+    rows = []
+    for outcome in outcomes:
+        slow = [f"{test.grade_id}: {test.message}" for test in outcome.tests if "no answer within" in test.message]
+        words = [outcome.reason, *outcome.notes, *(slow if not outcome.reason else [])]
+        what = shown("; ".join(word for word in words if word))
+        rows.append((outcome.student, outcome.assignment, f"{outcome.earned:g} of {outcome.points:g}", what))
+    return rows

@@ -118,7 +118,8 @@ def _test(job: Job, sandbox: choose.Sandbox, writer: int) -> int:
 
     def tell(event: dict) -> None:
         plain = {key: asdict(value) if isinstance(value, Result) else value for key, value in event.items()}
-        data = memoryview(json.dumps(plain).encode() + b"\n")
+        text = json.dumps(plain, ensure_ascii=False)  # what is half a character in an answer's words ends here
+        data = memoryview(text.encode("utf-8", "replace") + b"\n")
         while data:
             data = data[os.write(writer, data) :]
 

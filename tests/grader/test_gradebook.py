@@ -18,7 +18,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_grader import assignments, feedback, gradebook, runner, worker
 from lorahub_grader.gradebook import Course
 from lorahub_grader.journal import Outcome
-from lorahub_grader.split import Result
+from lorahub_grader.split import Result, Times
 
 SLOW = "import time\ntime.sleep(0.7)\n" + RIGHT["double"]
 
@@ -211,6 +211,66 @@ def test_one_submission_that_nbgrader_cannot_take_does_not_stop_the_others(cours
     monkeypatch.setattr(gradebook, "record", picky)
     graded = grade(course)
     assert scores(course) == {"ada": POINTS, "bob": POINTS} and "no reason given" in graded.outcomes[0].notes[0]
+
+
+def test_no_hand_in_stops_the_class(course, quick) -> None:
+    submit(course.root, "ada", RIGHT)
+    half = "def double(x):\n    raise ValueError('\\ud800 \\x1b[2J')"
+    submit(course.root, "bob", RIGHT | {"double": half})
+    submit(course.root, os.fsdecode(b"caf\xe9"), RIGHT)
+    submit(course.root, "dan", RIGHT).write_text('{"cells": [' + "[" * 100_000)
+    for student, stamp in (("eve", "0001-01-01 00:00:00 +23:59"), ("fay", "\ud800")):
+        path = submit(course.root, student, RIGHT).with_name("timestamp.txt")
+        path.write_bytes(stamp.encode("utf-8", "surrogatepass"))
+    graded = grade(course)
+    points = {o.student.partition("-")[0]: o.earned for o in graded.outcomes}
+    assert points == {"ada": 6, "bob": 4, "_caf_": 6, "dan": 0, "eve": 6, "fay": 6}
+    assert sorted(scores(course).values()) == sorted(points.values()) and grade(course).new == 0
+    what = {row[0]: row[3] for row in runner.table(graded.outcomes)}
+    assert all(text.isprintable() for text in what.values())
+    assert "JSON is broken" in what["dan"] and what["eve"].startswith("was it late?") and what["ada"] == ""
+
+
+def test_an_error_of_the_grading_itself_is_one_submissions_row(course, quick, monkeypatch) -> None:
+    submit(course.root, "ada", RIGHT)
+    submit(course.root, "bob", RIGHT)
+
+    def failing(job: worker.Job) -> Outcome:
+        return worker.work(job) if job.student == "bob" else {}["ada"]
+
+    monkeypatch.setattr(runner, "work", failing)
+    graded = grade(course)
+    assert [o.reason.partition(":")[0] for o in graded.outcomes] == ["died", ""]
+    assert scores(course) == {"ada": 0, "bob": POINTS}
+    monkeypatch.setattr(runner, "work", worker.work)
+    assert grade(course).new == 1 and scores(course) == {"ada": POINTS, "bob": POINTS}
+
+
+def test_a_gradebook_that_refuses_a_submission_twice_goes_on_to_the_next(course, quick, monkeypatch) -> None:
+    submit(course.root, "ada", RIGHT)
+    submit(course.root, "bob", RIGHT)
+    real = gradebook.record
+
+    def picky(place: Course, assignment, one: Outcome) -> None:
+        if one.student == "ada":
+            raise CourseError("nbgrader can't")
+        real(place, assignment, one)
+
+    monkeypatch.setattr(gradebook, "record", picky)
+    graded = grade(course)
+    assert scores(course) == {"bob": POINTS}
+    assert "the gradebook does not have these points" in runner.table(graded.outcomes)[0][3]
+    monkeypatch.setattr(gradebook, "record", real)
+    assert grade(course).new == 1 and scores(course) == {"ada": POINTS, "bob": POINTS}
+
+
+def test_a_row_says_that_a_value_took_too_long(course, quick) -> None:
+    submit(course.root, "ada", RIGHT | {"guess": "while True:\n    pass\nguess = 7"})
+    graded = runner.grade(course, course.root / "submitted", settings={"preload": (), "times": Times(cell=1.0)})
+    assert (
+        "test_guess: " in runner.table(graded.outcomes)[0][3]
+        and "no answer within 1 sec" in graded.outcomes[0].tests[2].message
+    )
 
 
 def test_lateness_costs_what_nbgrader_says(course) -> None:

@@ -1,4 +1,7 @@
-"""What the assignments ask for, read off their notebooks: problems, points and the minutes on their cards."""
+"""What the assignments ask for, read off their notebooks: problems, points and the minutes on their cards.
+
+python tools/assignments_table.py     prints the table for docs/teaching.md
+"""
 
 from __future__ import annotations
 
@@ -58,3 +61,7 @@ def table(root: Path = ROOT) -> str:
     return head + "\n".join(
         f"| {title} | {a} | {b} | {points:g} | {minutes} |" for title, a, b, points, minutes in rows
     )
+
+
+if __name__ == "__main__":
+    print(table())
