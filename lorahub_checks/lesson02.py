@@ -187,6 +187,8 @@ def grouped_query_attention(answer: Callable, generator: torch.Generator) -> Ite
     def draw(heads: int) -> Tensor:
         return torch.randn(2, heads, tokens, width, generator=generator)
 
+    few = [(10 * torch.randn(1, heads, 3, 4, generator=generator)).round() / 10 for heads in (2, 1, 1)]
+
     for name, heads, kv_heads in (
         ("as many key/value heads as query heads: plain causal attention", 3, 3),
         ("six query heads share two key/value heads", 6, 2),
@@ -195,6 +197,8 @@ def grouped_query_attention(answer: Callable, generator: torch.Generator) -> Ite
         q, k, v = draw(heads), draw(kv_heads), draw(kv_heads)
         expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         yield equals(name, answer(q, k, v), expected, misconceptions=_wrong_attentions(q, k, v))
+    right = F.scaled_dot_product_attention(*few, is_causal=True, enable_gqa=True)
+    yield equals("few numbers", answer(*few), right, misconceptions=_wrong_attentions(*few))
     q, k, v = draw(2), draw(1), draw(1)
     before = answer(q, k, v)
     k[:, :, -1], v[:, :, -1] = 9.0, 9.0

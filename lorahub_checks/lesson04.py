@@ -68,8 +68,8 @@ def _gated(queries: Tensor, keys: Tensor, values: Tensor, gate: float) -> Tensor
 )
 def gated_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of gated_prompt(queries, keys, values, gate) -> what is added to the heads' outputs."""
-    heads, length = 3, 6
-    for name, (prompt, size) in {"ten tokens": (10, 8), "as many tokens as the head is wide": (8, 8)}.items():
+    for name, (prompt, size) in {"as many tokens as the head is wide": (8, 8), "few numbers": (3, 4)}.items():
+        heads, length = (2, 3) if size == 4 else (3, 6)
         queries = normal(generator, heads, length, size)
         keys, values = normal(generator, heads, prompt, size), normal(generator, heads, prompt, size)
         gate = 0.3 + 0.4 * float(torch.rand((), generator=generator))
@@ -136,6 +136,8 @@ def size_for(answer: Callable, generator: torch.Generator) -> Iterator[Property]
             f"width {width}, {places} places, {budget:,} parameters", answer(budget, width, places), expected,
             misconceptions=wrong,
         )  # fmt: skip
+    for budget in (7706, 7829, 7789):  # narrow places: here each bias and each parameter counts
+        yield equals(f"width 20, 10 places, {budget:,} parameters", answer(budget, 20, 10), _nearest(20, 10, budget))
     yield equals("a budget below the smallest adapter still gives one neuron", answer(10, 64, 8), 1)
     yield equals(
         "SmolLM2's 60 places at LoRA's 460,800 parameters", answer(460_800, 576, 60), _nearest(576, 60, 460_800)

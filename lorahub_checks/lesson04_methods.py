@@ -33,8 +33,8 @@ IGNORED = -100
 )
 def prefix_attention(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """prefix_attention(q, k, v, prefix_k, prefix_v) -> (heads, T, d); the prefix's are (heads, P, d)."""
-    heads, width = 2, 4
-    for name, (length, prefix) in {"a short prefix": (5, 2), "a prefix longer than the text": (3, 6)}.items():
+    heads, width = 2, 3
+    for name, (length, prefix) in {"a short prefix": (4, 2), "a prefix longer than the text": (3, 6)}.items():
         q, k, v = (normal(generator, heads, length, width) for _ in range(3))
         before_k, before_v = (normal(generator, heads, prefix, width) for _ in range(2))
         keys, values = torch.cat([before_k, k], 1), torch.cat([before_v, v], 1)
@@ -131,7 +131,7 @@ def merge_ia3(answer: Callable, generator: torch.Generator) -> Iterator[Property
 def dora_weight(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """dora_weight(W, A, B, magnitude, alpha) -> (out, in): row i has V's direction and the length magnitude[i]."""
     rank, alpha = integer(2, 4, generator), float(integer(5, 9, generator))
-    for name, (inputs, outputs) in {"a wide weight": (8, 5), "a square weight": (6, 6)}.items():
+    for name, (inputs, outputs) in {"a wide weight": (6, 4), "a square weight": (6, 6)}.items():
         W, A, B = normal(generator, outputs, inputs), normal(generator, rank, inputs), normal(generator, outputs, rank)
         magnitude = 0.5 + torch.rand(outputs, generator=generator, dtype=torch.float64)
         lengths, delta = magnitude[:, None], B @ A

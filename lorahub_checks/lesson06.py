@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from lorahub_checks.draws import normal
 from lorahub_edu.show.check import problem
 from lorahub_edu.show.properties import Property, equals, holds
 
@@ -18,9 +19,9 @@ NOT_A_PAIR = "return the pair A, B (is the return missing?)"
 
 def _modules(ranks: Sequence[int], generator: torch.Generator) -> tuple[list[Tensor], list[Tensor], list[float]]:
     """Random As (r, in), Bs (out, r) in float64 and weights of both signs, none of size 0, ½ or 1."""
-    inputs, outputs = 11, 13
-    As = [torch.randn(r, inputs, generator=generator, dtype=torch.float64) for r in ranks]
-    Bs = [torch.randn(outputs, r, generator=generator, dtype=torch.float64) for r in ranks]
+    inputs, outputs = (4, 3) if len(ranks) == 2 else (11, 13)
+    As = [normal(generator, r, inputs) for r in ranks]
+    Bs = [normal(generator, outputs, r) for r in ranks]
     sizes = (0.2 + 0.25 * torch.rand(len(ranks), generator=generator, dtype=torch.float64)).tolist()
     weights = [size if i % 2 == 0 else -1.5 * size for i, size in enumerate(sizes)]
     return As, Bs, weights
@@ -55,8 +56,8 @@ def _pair(made: object) -> tuple[Tensor, Tensor] | None:
 def composed_update(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of composed_update(As, Bs, weights, scaling) -> update (out, in)."""
     scaling = 2.0 + float(torch.rand((), generator=generator))
-    for name, count in {"two modules": 2, "five modules, some weights negative": 5}.items():
-        As, Bs, weights = _modules([4] * count, generator)
+    for name, count in {"five modules, some weights negative": 5, "two modules": 2}.items():
+        As, Bs, weights = _modules([4 if count > 2 else 2] * count, generator)
         A, B, ones = _summed(weights, As), _summed(weights, Bs), [1.0] * count
         shares = [w / sum(weights) for w in weights]
         softmax = torch.softmax(torch.tensor(weights), 0).tolist()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorahub_checks.draws import normal
 from lorahub_checks.predictions import choice
 from lorahub_edu.show.check import problem
 from lorahub_edu.show.properties import Property, equals, holds
@@ -19,13 +20,14 @@ OFTEN = 200  # draws after which it is no accident that a mistake gives the righ
 
 
 def _random(*shape: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return normal(generator, *shape)
 
 
 def _modules(count: int, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
-    """As (3, 9) and Bs (12, 3)."""
-    As = [_random(3, 9, generator=generator) for _ in range(count)]
-    return As, [_random(12, 3, generator=generator) for _ in range(count)]
+    """As (3, 9) and Bs (12, 3); of two modules As (2, 4) and Bs (3, 2)."""
+    rank, inputs, outputs = (2, 4, 3) if count == 2 else (3, 9, 12)
+    As = [_random(rank, inputs, generator=generator) for _ in range(count)]
+    return As, [_random(outputs, rank, generator=generator) for _ in range(count)]
 
 
 def _weights(count: int, generator: torch.Generator) -> list[float]:
@@ -72,16 +74,16 @@ def _term_mistakes(As: list[Tensor], Bs: list[Tensor], weights: list[float]) -> 
 )
 def cross_terms(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of cross_terms(As, Bs, weights) -> (out, in)."""
-    for name, count in {"four modules": 4, "three modules": 3}.items():
+    for name, count in {"four modules": 4, "three modules": 3, "two modules": 2}.items():
         As, Bs = _modules(count, generator)
         w = _weights(count, generator)
         stacked = np.einsum("i,ior,j,jrn->ijon", w, np.stack(Bs), w, np.stack(As))
         expected = torch.from_numpy(stacked[~np.eye(count, dtype=bool)].sum(0))
         mistakes = _term_mistakes(As, Bs, w)
         yield equals(name, answer(As, Bs, w), expected, misconceptions=mistakes)
-    yield equals("one module alone has none", answer(As[:1], Bs[:1], [0.7]), torch.zeros(12, 9))
+    yield equals("one module alone has none", answer(As[:1], Bs[:1], [0.7]), torch.zeros(3, 4))
     single = answer(As[:2], Bs[:2], [0.7, 0.0])
-    yield equals("nor has one beside a module of weight 0", single, torch.zeros(12, 9))
+    yield equals("nor has one beside a module of weight 0", single, torch.zeros(3, 4))
 
 
 def _cut(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

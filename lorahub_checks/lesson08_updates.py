@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorahub_checks.draws import normal
 from lorahub_checks.predictions import number
 from lorahub_edu.show.check import problem
 from lorahub_edu.show.properties import Property, equals
 
 
 def _random(*shape: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return normal(generator, *shape)
 
 
 def _factors(outputs: int, inputs: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
@@ -110,7 +111,11 @@ def _spike_mistakes(W0: Tensor, A: Tensor, B: Tensor, scaling: float, k: int) ->
 )
 def spike_ratio(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of spike_ratio(W0, A, B, scaling, k) -> number."""
-    for name, (outputs, inputs, rank, k) in {"k = 4": (18, 25, 3, 4), "k = 6": (24, 16, 2, 6)}.items():
+    for name, (outputs, inputs, rank, k) in {
+        "k = 4": (18, 25, 3, 4),
+        "k = 6": (24, 16, 2, 6),
+        "few numbers": (4, 5, 2, 3),
+    }.items():
         A, B, scaling = _factors(outputs, inputs, rank, generator)
         W0 = 3 * _random(outputs, inputs, generator=generator)
         expected = np.linalg.norm((scaling * B @ A).numpy(), 2) / np.linalg.svd(W0.numpy(), compute_uv=False)[k - 1]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorahub_checks.draws import normal
 from lorahub_edu.show.check import problem
 from lorahub_edu.show.properties import Property, equals
 
@@ -98,12 +99,13 @@ def _tuned(rows: int, columns: int, generator: torch.Generator) -> tuple[Tensor,
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     p = min(rows, columns)
-    left, right = torch.linalg.qr(random(rows, rows)).Q[:, :p], torch.linalg.qr(random(columns, columns)).Q[:, :p]
+    whole, right = torch.linalg.qr(random(rows, rows)).Q, torch.linalg.qr(random(columns, columns)).Q[:, :p]
+    left, outside = whole[:, :p], whole[:, p:]  # a full SVD of a tall W0 has vectors outside of its span
     values = torch.cat([torch.tensor([14.0, 12.0]), torch.linspace(5, 1, p - 2)]).double()
     base = (left * values) @ right.T
-    new_left = torch.linalg.qr(random(rows, 3)).Q
+    new_left = torch.linalg.qr(torch.cat([outside[:, :1], random(rows, 3)], 1)).Q[:, :3]
     new_right = torch.cat([torch.linalg.qr(random(columns, 2)).Q, right[:, -2:-1]], 1)
-    new = (new_left * torch.tensor([9.0, 3.5, 7.0], dtype=torch.float64)) @ new_right.T
+    new = (new_left * torch.tensor([9.0 if rows < columns else 16.0, 3.5, 7.0], dtype=torch.float64)) @ new_right.T
     return base, base + new + 8 * torch.outer(left[:, -1], right[:, -1]) + 0.05 * random(rows, columns)
 
 
@@ -191,7 +193,7 @@ def _scaling_mistakes(W0: Tensor, W: Tensor, k: int, epsilon: float, factor: flo
 def scale_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of scale_intruders(W0, W, k, epsilon, factor) -> (out, in)."""
     k = 7
-    for name, (rows, columns) in {"a wide matrix": (22, 30), "a tall matrix": (30, 21)}.items():
+    for name, (rows, columns) in {"a wide matrix": (22, 30), "a tall matrix": (22, 21)}.items():
         W0, W, epsilon, found = _telling(rows, columns, k, generator)
         factor = _between(0.15, 0.4, generator)
         U, S, Vh = np.linalg.svd(W.numpy(), full_matrices=False)
@@ -213,7 +215,7 @@ def scale_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Pr
 )
 def shrink_update(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of shrink_update(W0, W, factor) -> (out, in)."""
-    W0, update = (torch.randn(9, 13, generator=generator, dtype=torch.float64) for _ in range(2))
+    W0, update = normal(generator, 4, 5), normal(generator, 4, 5)
     W, factor = W0 + update, _between(0.15, 0.4, generator)
     seen = answer(W0, W, factor)
     yield equals(

@@ -54,6 +54,8 @@ TWINS = {
 CHECKED = {"dtype", "device"}  # options that change no value of a right answer
 KEPT = {"len", "range", "zip", "enumerate", "list", "dict", "set", "super", "isinstance", "tuple", "sorted"}
 CONVERSIONS = {"float", "int", "double", "to", "tolist", "item", "numpy", "detach", "tensor", "as_tensor", "contiguous"}
+CONVERSIONS |= {"array", "asarray", "copy", "ascontiguousarray"}
+COMMUTATIVE = {"min", "max", "minimum", "maximum", "dot", "add", "mul", "cosine_similarity", "mse_loss", "MSELoss"}
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ def mutants(source: str, gradients: bool = False) -> Iterator[Mutant]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             node.keywords = [keyword for keyword in node.keywords if keyword.arg != "strict"]
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [part for part in node.body if not isinstance(part, ast.Assert)] or [ast.Pass()]
         if isinstance(node, ast.Raise):
             node.exc, node.cause = ast.Call(_raised(node), [], []) if node.exc else None, None
     original = ast.unparse(tree)
@@ -159,7 +167,8 @@ def _call(node: ast.Call) -> Iterator[Callable]:
         yield lambda: setattr(function, "id", TWINS[named])
     if len(node.args) == 1 and plain and named not in KEPT:
         yield lambda: node.args[0]
-    for i in range(len(node.args) - 1 if plain else 0):
+    name = function.attr if isinstance(function, ast.Attribute) else named
+    for i in range(len(node.args) - 1 if plain and name not in COMMUTATIVE else 0):
         yield _set(node, "args", [*node.args[:i], node.args[i + 1], node.args[i], *node.args[i + 2 :]])
     for i in range(len(node.args) if plain and len(node.args) > 1 else 0):
         yield _set(node, "args", [*node.args[:i], *node.args[i + 1 :]])

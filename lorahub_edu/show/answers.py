@@ -24,7 +24,7 @@ from lorahub_edu.show import objects
 from lorahub_edu.show.objects import there
 
 SECONDS = 20.0
-PRINTED = 12  # numbers of a tensor that are printed; of a larger one the shape is
+PRINTED = 24  # numbers of a tensor that are printed; of a larger one the shape is
 TWISTS = 1000  # blocks of 624 numbers that an answer may draw from a global generator
 OWN = ("lorahub_edu", "lorahub_checks", "lorahub_grader")
 
