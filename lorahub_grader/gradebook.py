@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -228,9 +229,22 @@ def record(course: Course, assignment: Assignment, outcome: Outcome) -> None:
 
 
 def filled(assignment: Assignment, outcome: Outcome) -> nbformat.NotebookNode:
-    """The instructor's notebook with a learner's answers in it; where there is none, what the learner was given."""
+    """The instructor's notebook with a learner's answers in it; where there is none, what the learner was given.
+
+    Formgrader shows Markdown in the teacher's browser with all the HTML that stands in it. Therefore a text goes into
+    the gradebook as it was written, as one block of code.
+    """
     notebook = nbformat.from_dict(assignment.notebook)
     for cell in assignment.cells:
         if cell.role in ("answer", "manual"):
-            notebook.cells[cell.index].source = outcome.answers.get(cell.grade_id, cell.stub)
+            target, answer = notebook.cells[cell.index], outcome.answers.get(cell.grade_id, cell.stub)
+            as_code = target.cell_type == "markdown" and answer != cell.stub
+            target.source = fenced(answer) if as_code else answer
     return notebook
+
+
+def fenced(text: str) -> str:
+    """A text as one block of code in Markdown: its fence is longer than any that the text could close it with."""
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=2) + 1)
+    lines = "\n".join(text.splitlines())  # Python knows more ends of lines than a reader of Markdown
+    return f"{fence}text\n{lines}\n{fence}"

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from lorahub_grader.sandbox.process import AnswerProcess
 
 WORDS_KEPT = 2000
 OUTPUTS_KEPT = 8
+BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 RESTARTS = 2  # of the answer process, where a cell ended it
 
 
@@ -272,6 +274,8 @@ def checked_outputs(found: object) -> list[dict]:
             outputs.append({"output_type": "stream", "name": "stdout", "text": _clean(text)})
         elif type(data) is dict:
             kept = {kind: _clean(data[kind]) for kind in ("text/plain", "image/png") if type(data.get(kind)) is str}
+            if not BASE64.fullmatch(kept.get("image/png", "")):
+                del kept["image/png"]
             outputs.append({"output_type": "display_data", "metadata": {}, "data": kept})
     return outputs[:OUTPUTS_KEPT]
 
