@@ -143,7 +143,10 @@ def _pieces(files: list[Found], assignments: Mapping[str, frozenset[str]]) -> tu
     """The files that are somebody's, each by its own path, and the others with their reasons."""
     loose = [file.parts[0] for file in files if len(file.parts) == 1 and not file.junk]
     loose = [name for name in loose if not MOODLE.fullmatch(name)]
-    canvas = 2 * sum(CANVAS.fullmatch(name) is not None for name in loose) >= len(loose)  # its form is a weak sign
+    matches = [match for name in loose if (match := CANVAS.fullmatch(name))]
+    whose = {(match["number"], match["name"]) for match in matches}
+    # Its form is a weak sign: most files must have it, and a number must be one student's.
+    canvas = 2 * len(matches) >= len(loose) and len(whose) == len({number for number, _ in whose})
     pieces, ignored, junk = [], {}, []
     for file in files:
         parts = file.parts
@@ -156,8 +159,8 @@ def _pieces(files: list[Found], assignments: Mapping[str, frozenset[str]]) -> tu
         elif len(parts) == 1 and not file.junk:
             match = CANVAS.fullmatch(parts[0]) if canvas else None
             if match:
-                whose = match["name"], match["rest"], "canvas", match["number"]
-                pieces.append(Piece(file, *whose, order=(int(match["file"]),), late=bool(match["late"])))
+                named = match["name"], match["rest"], "canvas", match["number"]
+                pieces.append(Piece(file, *named, order=(int(match["file"] or 0),), late=bool(match["late"])))
             else:
                 pieces.append(Piece(file, _flat(parts[0], loose), parts[0], order=order))
         elif len(parts) > 2 and parts[1] in assignments:

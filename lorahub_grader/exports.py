@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def _fill(
         line = roster.lines[places[row.student]]
         text = line[maxima] if maxima is not None else possible[0][place] if possible else ""
         most = number(text) if text.strip() else assignment.points
-        if not most or most <= 0 or (most != assignment.points and maximum == "refuse"):
+        if most is None or not 0 < most < math.inf or (most != assignment.points and maximum == "refuse"):
             raise CourseError(
                 f"The platform's maximum is {text!r}, the assignment's {assignment.points:g}: change it there, or "
                 "let the points be scaled (--maximum scale) if it is a number."

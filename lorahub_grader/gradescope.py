@@ -18,7 +18,7 @@ from lorahub_grader import assignments, worker
 from lorahub_grader.assignments import RELEASE, ROOT, SOURCE, Assignment
 from lorahub_grader.collect import collect
 from lorahub_grader.journal import Outcome
-from lorahub_grader.repair import read
+from lorahub_grader.repair import read, which_assignment
 from lorahub_grader.sandbox import choose
 
 PLACE = Path("/autograder")
@@ -98,8 +98,11 @@ def grade(course: Path, name: str, place: Path = PLACE, kinds: Sequence[str] = K
 
 def _outcome(assignment: Assignment, folder: Path, kind: str) -> Outcome:
     ids = {assignment.name: assignment.answer_ids}
-    try:
-        answers, notes, trouble = read(*collect(folder, ids, assignment.name).submissions[0].read(), assignment)
+    try:  # all that lies there is one student's: the newest notebook of the assignment counts
+        found = collect(folder, ids, assignment.name).submissions
+        used = max(found, key=lambda s: (which_assignment(s.read()[0], ids) is not None, s.file.modified))
+        answers, notes, trouble = read(*used.read(), assignment)
+        notes += tuple(f"not used: {one.name}.ipynb" for one in found if one is not used)
     except CourseError as error:
         answers, notes, trouble = {}, (), str(error)
     job = worker.Job(assignment, "submission", "", answers, notes, sandbox=kind)

@@ -121,9 +121,9 @@ def _job(submission: Submission, assignment: Assignment, secret: str, kind: str,
     seed = hashlib.sha256(seed.encode()).hexdigest()
     cells = [(cell.grade_id, cell.role, cell.source, cell.points, sorted(cell.options)) for cell in assignment.cells]
     unsafe = kind == choose.UNSAFE
-    what = json.dumps([code(), seed, answers, cells, submission.submitted, trouble, notes, unsafe])
-    key = hashlib.sha256(what.encode()).hexdigest()
     whose = {"name": submission.name, "platform": submission.platform}
+    what = json.dumps([code(), seed, answers, cells, submission.submitted, trouble, notes, whose, unsafe])
+    key = hashlib.sha256(what.encode()).hexdigest()
     job = Job(
         assignment, submission.student, key, answers, notes, submission.submitted, seed, kind, **whose, **settings
     )

@@ -129,6 +129,8 @@ def test_a_name_with_numbers_is_no_sign_of_canvas(built, known, tmp_path) -> Non
     answers = (built / "exercises" / NAME / f"{NAME}.ipynb").read_bytes()
     put(tmp_path, {name: answers for name in ("ada_2024_01_small.ipynb", "bob.ipynb", "zoe.ipynb")})
     assert students(tmp_path, known) == [(NAME, name) for name in ("ada_2024_01_small", "bob", "zoe")]
+    put(tmp_path / "all", {f"{name}_01_02_lora.ipynb": answers for name in ("ada", "bob")})  # the course's numbers
+    assert students(tmp_path / "all", known) == [(NAME, "ada_01_02_lora"), (NAME, "bob_01_02_lora")]
 
 
 def test_a_file_beside_an_archives_outer_folder_is_passed_over(course, known) -> None:
@@ -276,6 +278,8 @@ def test_the_newest_of_two_notebooks_counts_and_the_other_is_named(answers, know
             archive.writestr(zipfile.ZipInfo(f"Ada_1_assignsubmission_file_/{name}.ipynb", moment), content)
     (found,) = collect(tmp_path / "moodle.zip", known).submissions
     assert found.read() == (newer, "") and found.notes == ("not used: c.ipynb",)
+    text = {"ada_1_9_x.ipynb": answers, "bob_LATE_2_text.html": "<p>in words</p>"}
+    assert [s.student for s in collect(put(tmp_path / "text", text), known).submissions] == ["1-ada", "2-bob"]
     (found,) = collect(put(tmp_path / "late", {f"ada_LATE_1_20_{NAME}.ipynb": answers}), known).submissions
     assert found.student == "1-ada" and found.notes == ("Canvas says that it was late",)
 

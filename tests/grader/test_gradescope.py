@@ -81,6 +81,13 @@ def test_a_submission_gets_points_messages_and_hints(place: Path, built: Path, s
     assert "the root is wrong" in results["tests"][1]["output"] and "1369" not in json.dumps(results)
 
 
+def test_of_two_notebooks_the_assignments_own_counts(place: Path, built: Path, sandbox) -> None:
+    hand_in(place, built, RIGHT)
+    (place / "submission" / "a_scratch.ipynb").write_text('{"cells": []}')
+    results = grade(place)
+    assert results["score"] == 6 and "not used: a_scratch.ipynb" in results["output"]
+
+
 def test_inside_a_container_another_user_can_not_read_the_solutions(place: Path, built: Path, tmp_path: Path) -> None:
     if os.geteuid() != 0 or shutil.which("bwrap") is None:
         pytest.skip("needs root and bubblewrap, to stand for the platform's container")

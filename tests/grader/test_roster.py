@@ -145,8 +145,9 @@ def test_another_maximum_is_scaled_or_refused(built) -> None:
         assert table[-1][column] == "25" and "scaled from 10 to 100" in notes
         with pytest.raises(CourseError, match="maximum is '100.*assignment's 10"):
             fill(built, to, roster, ada(), maximum="refuse")
-        with pytest.raises(CourseError, match="maximum is '(poor|0)"):
-            fill(built, to, roster.replace("100.00", "poor").replace("100", "0"), ada())
+        for other in ("poor", "0", "nan", "-5", "inf"):
+            with pytest.raises(CourseError, match=f"maximum is '{other}"):
+                fill(built, to, roster.replace("100.00", other).replace("100", other), ada())
     with pytest.raises(CourseError, match="scale or refuse, not 'half'"):
         fill(built, "moodle", sheet, ada(), maximum="half")
 
