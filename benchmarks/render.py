@@ -1,4 +1,4 @@
-"""Write the table of benchmarks into the README from results/: python benchmarks/render.py"""
+"""Write the tables of benchmarks and of mutants into README and teaching page from results/: render.py"""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lorahub_edu import results
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README, TEACHING = ROOT / "README.md", ROOT / "docs" / "teaching.md"
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 WORDS = {
     "train_step.tokens_per_second": "training on Alpaca, useful tokens/s, against PEFT + Trainer with dynamic padding",
@@ -68,12 +69,30 @@ def _figure(side: dict, ratio: str) -> str:
     return f"{side['seconds']:.2f} s"
 
 
-def render(text: str) -> str:
-    """The README's text with its table renewed."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+def mutants() -> str:
+    """The rows of the teaching page's table: each lesson's mutants, and how they were refused."""
+    found = json.loads((ROOT / "results" / "mutants.json").read_text(encoding="utf-8"))["problems"]
+    lines = [
+        "| lesson | mutants | no mistakes | accepted | refused | of these explained |",
+        "|---|---|---|---|---|---|",
+    ]
+    for lesson in [*sorted({id.partition(".")[0] for id in found}), "all"]:
+        own = [counts for id, counts in found.items() if lesson in (id.partition(".")[0], "all")]
+        made, equal, left = (sum(counts[key] for counts in own) for key in ("mutants", "equivalent", "survivors"))
+        told = sum(sum(counts["diagnoses"][kind] for kind in ("named", "input", "line")) for counts in own)
+        refused = made - equal - left
+        lines.append(f"| {lesson} | {made:,} | {equal} | {left} | {refused:,} | {told / max(1, refused):.0%} |")
+    return "\n".join(lines)
+
+
+def render(text: str, made: str | None = None, begin: str = BEGIN, end: str = END) -> str:
+    """A page's text with the table between its two marks renewed; the README's is the benchmarks'."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{table() if made is None else made}\n{end}{after}"
 
 
 if __name__ == "__main__":
     README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    page = render(TEACHING.read_text(encoding="utf-8"), mutants(), "<!-- mutants:begin -->", "<!-- mutants:end -->")
+    TEACHING.write_text(page, encoding="utf-8")

@@ -248,7 +248,7 @@ def _likeness_mistakes(task: Tensor, modules: Tensor, count: int) -> dict[str, l
 )
 def nearest_modules(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of nearest_modules(task, modules, count) -> list of whole numbers."""
-    for name, (known, count) in {"4 of 12": (12, 4), "3 of 9": (9, 3)}.items():
+    for name, (known, count) in {"4 of 12": (12, 4), "3 of 9": (9, 3), "2 of 4": (4, 2)}.items():
         for _ in range(OFTEN):
             shared = 3 * _random(6, generator=generator)
             sizes = 0.3 + 2 * torch.rand(known, 1, generator=generator, dtype=torch.float64)

@@ -35,7 +35,7 @@ def _numbers(*shape: int, generator: torch.Generator) -> np.ndarray:
 def objective(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of objective(losses, weights, alpha) -> (P,)."""
     count, dimension = _integer(4, 7, generator), _integer(9, 14, generator)
-    square = 6  # P = N: here the wrong axis has a legal shape
+    square = 4  # P = N: here the wrong axis has a legal shape
     for name, (p, n) in {
         "loss plus alpha times the mean of |w|, for every candidate": (count, dimension),
         "the same where there are as many candidates as modules": (square, square),
@@ -76,7 +76,7 @@ def recombine(answer: Callable, generator: torch.Generator) -> Iterator[Property
     """Specification of recombine(candidates, losses, shares) -> (n,)."""
     for name, (p, n) in {
         "the weighted mean of the better half": (2 * _integer(4, 7, generator), _integer(3, 6, generator)),
-        "another generation, as many weights as shares": (8, 4),
+        "another generation, as many weights as shares": (6, 3),
     }.items():
         mu = p // 2
         X, losses = _numbers(p, n, generator=generator), _numbers(p, generator=generator)

@@ -32,6 +32,7 @@ DRAWS = 20
 CALL_SECONDS = 2.0
 MUTANT_SECONDS = 60.0  # after which a mutant that does not even stop for its alarm is given up
 REFERENCE = "the reference"
+SHAPE = "you return shape"  # which depends on the inputs' shapes alone
 DIAGNOSES = ("named", "input", "line", "place", "none")
 RESULTS = Path("results") / "mutants.json"
 
@@ -174,8 +175,11 @@ def diagnosis(report: Report) -> tuple[str, str]:
         if p.misconception:
             return "named", p.misconception
     for p in failed:
+        if p.example and (SHAPE in p.example or "numbers of shape" not in p.example):
+            return "input", p.example
+    for p in failed:
         if p.example:
-            return ("input" if "numbers of shape" not in p.example else "place"), p.example
+            return "place", p.example
     if any("Error" in p.seen and "line" in p.seen for p in failed):
         return "line", failed[0].seen
     return "none", f"{failed[0].name}: {failed[0].seen}"

@@ -37,7 +37,7 @@ class Answer:
     """What stands for a learner's function or class in a specification.
 
     `faults` are (what must hold, what was seen, the mistake) for everything but the value; `calls` are the arguments
-    and the value of every call. With `in_place` it may change what it is given.
+    and the value of every call since the last property. With `in_place` it may change what it is given.
     """
 
     def __init__(self, inner: Callable, seconds: float = SECONDS, in_place: bool = False) -> None:
@@ -45,12 +45,15 @@ class Answer:
         self.first: tuple = ()
         self.faults: list[tuple[str, str, str]] = []
         self.calls: list[tuple[dict[str, object], object]] = []
+        self.fresh = True
         self.remote = hasattr(type(inner), "__there__")
 
     def __call__(self, *arguments: object, **named: object) -> object:
         self.first = self.first or arguments
         given = copied((arguments, named))
         value = self._watched(lambda: self.inner(*given[0], **given[1]), (arguments, named), given)
+        if not self.fresh:  # the calls so far belong to properties that were told already
+            self.calls, self.fresh = [], True
         self.calls.append((self._named(arguments, named), value))
         return value
 

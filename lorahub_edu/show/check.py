@@ -177,13 +177,18 @@ def _with_example(property_: Property, watched: answers.Answer | None) -> Proper
     """The property with the arguments of the call that it is about, if that is known."""
     if watched is None:
         return property_
-    calls, watched.calls = watched.calls, []
-    parts = [call for call in calls if call[1] is property_.value and call[1] is not None]
+    calls, watched.fresh = watched.calls, False
+    parts = [call for call in calls if property_.value is not None and _holds(call[1], property_.value)]
     parts = parts or (calls if len(calls) == 1 else [])
     if property_.passed or not parts:
         return replace(property_, value=None)
     said = property_.example or f"you return {answers.described({'': parts[0][1]})[3:]}"
     return replace(property_, value=None, example=f"for {answers.described(parts[0][0])}: {said}")
+
+
+def _holds(made: object, value: object) -> bool:
+    """Whether a value is what a call returned, or a part of it."""
+    return made is value or (isinstance(made, list | tuple) and any(part is value for part in made))
 
 
 SHAPES = re.compile(

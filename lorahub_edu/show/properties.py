@@ -82,7 +82,8 @@ def equals(
     wrong = {words: _tensor(other) for words, other in (misconceptions or {}).items()}
     guess = kind if close(right) else next((words for words, other in wrong.items() if close(other)), kind)
     if value.shape != right.shape:
-        seen_words, both = f"shape {tuple(value.shape)}, expected {tuple(right.shape)}", ""
+        seen_words = f"shape {tuple(value.shape)}, expected {tuple(right.shape)}"
+        both = f"you return shape {tuple(value.shape)}, right is {tuple(right.shape)}"
     elif value.numel() == 1:
         seen_words, both = f"{value.item():.6g}", f"you return {value.item():.9g}, right is {right.item():.9g}"
     elif value.numel() == 0:
