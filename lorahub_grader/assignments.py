@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE, RELEASE = "solutions", "exercises"
 ROLES = ("answer", "test", "manual")
 OPTIONS = {"points", "infinite", "in_kernel", "changes_inputs"}  # of a test, beside what says what it is
+OWN = "lorahub_edu"  # of a notebook's or cell's metadata, what is ours
 HINTS = re.compile(r"\{\{hints (\S+)\}\}")
 MARKERS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
 
@@ -87,6 +88,12 @@ class Assignment:
         return sum(cell.points for cell in self.cells)
 
     @property
+    def may_import(self) -> tuple[str, ...] | None:
+        """The rooms of the package that answers may import while they are graded; None is all."""
+        own = self.notebook.metadata.get(OWN)
+        return None if own is None else tuple(own["may_import"])
+
+    @property
     def answer_ids(self) -> frozenset[str]:
         """The ids of the cells that a learner fills in."""
         return frozenset(cell.grade_id for cell in self.cells if cell.role in ("answer", "manual"))
@@ -115,12 +122,13 @@ def build_source(name: str, root: Path = ROOT) -> NotebookNode:
     if not path.is_file():
         raise CourseError(f"There is no assignment {name!r}. {near_matches(name, sources(root))}")
     notebook = jupytext.read(path, fmt="py:percent")
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-            "language_info": {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"},
-        }
-    )
+    metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"},
+    }
+    if OWN in notebook.metadata:
+        metadata[OWN] = {"may_import": list(notebook.metadata[OWN]["may_import"])}
+    notebook.metadata = nbformat.from_dict(metadata)
     seen: set[str] = set()
     for index, cell in enumerate(notebook.cells):
         cell["id"] = f"{name[:2]}-{index:03d}"
@@ -158,7 +166,7 @@ def _metadata(cell: NotebookNode, where: str, seen: set[str]) -> dict:
     if role != "answer":
         nbgrader["points"] = said["points"]
     options = sorted(OPTIONS & {key for key, value in said.items() if value is True})
-    return {"nbgrader": nbgrader} | ({"lorahub_edu": {"options": options}} if options else {})
+    return {"nbgrader": nbgrader} | ({OWN: {"options": options}} if options else {})
 
 
 def _hints(problem: str) -> str:
@@ -286,7 +294,7 @@ def load(name: str, root: Path = ROOT) -> Assignment:
         said = cell.metadata.get("nbgrader", {})
         grade, solution = said.get("grade", False), said.get("solution", False)
         role = "manual" if grade and solution else "test" if grade else "answer" if solution else cell.cell_type
-        options = frozenset(cell.metadata.get("lorahub_edu", {}).get("options", ()))
+        options = frozenset(cell.metadata.get(OWN, {}).get("options", ()))
         cells.append(
             Cell(
                 index,

@@ -55,10 +55,12 @@ class Sandboxes:
 
     def get(self, job: Job) -> choose.Sandbox:
         """The one for a job."""
-        key = (job.sandbox, job.preload, job.limits)
+        may_import = job.assignment.may_import
+        key = (job.sandbox, job.preload, job.limits, may_import)
         if key != self.key:
             self.close()
-            self.current, self.key = choose.start(job.sandbox, Settings(preload=job.preload, limits=job.limits)), key
+            settings = Settings(preload=job.preload, limits=job.limits, may_import=may_import)
+            self.current, self.key = choose.start(job.sandbox, settings), key
         return self.current
 
     def close(self) -> None:

@@ -51,6 +51,7 @@ class Settings:
     """How a zygote works: what it preloads, whether it makes namespaces, which users answers become.
 
     `uid` is the first of a range from which each submission gets one of its own; None keeps the zygote's user.
+    `may_import` are the rooms of the package that answers may import; None is all.
     """
 
     preload: tuple[str, ...] = ()
@@ -58,6 +59,7 @@ class Settings:
     uid: int | None = None
     scratch: str = "/tmp"
     limits: Limits = Limits()
+    may_import: tuple[str, ...] | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from lorahub_grader.inside.zygote import Settings
@@ -25,5 +26,5 @@ def start_zygote(settings: Settings, as_nobody: bool = False) -> Zygote:
         raise SandboxError("Only root can run answers as another user: run this inside a container, as root.")
     scratch = Path(tempfile.mkdtemp(prefix="lorahub-edu-answers-"))
     scratch.chmod(0o1777)
-    settings = Settings(settings.preload, False, FIRST_USER if as_nobody else None, str(scratch), settings.limits)
+    settings = replace(settings, namespaces=False, uid=FIRST_USER if as_nobody else None, scratch=str(scratch))
     return start(program(settings), clean_environment(str(scratch)), scratch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lorahub_checks
@@ -19,6 +20,8 @@ NEEDED = ("CAP_SYS_ADMIN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"
 FIRST_USER = 1 << 30  # far above the users of any machine
 PACKAGE = Path(lorahub_edu.__file__).resolve().parent
 CHECKS = Path(lorahub_checks.__file__).resolve().parent
+WITHHELD = Path(__file__).with_name("withheld.txt")
+ALWAYS = ("show", "files", "results", "errors")  # rooms that checks need where answers live; none of them is an answer
 INSIDE = Path(inside.__file__).resolve().parent
 
 
@@ -38,8 +41,23 @@ def start_zygote(settings: Settings, readable: tuple[Path, ...] = ()) -> Zygote:
     uid = FIRST_USER if os.geteuid() == 0 else None
     folders = read_in_there(readable)
     scratch = _scratch(folders)
-    settings = Settings(settings.preload, True, uid, scratch, settings.limits)
-    return start([found, *arguments(folders, scratch), "--", *program(settings)], clean_environment(scratch))
+    settings = replace(settings, namespaces=True, uid=uid, scratch=scratch)
+    told = [*arguments(folders, scratch), *withheld(settings.may_import), "--remount-ro", "/", "--chdir", scratch]
+    return start([found, *told, "--", *program(settings)], clean_environment(scratch))
+
+
+def withheld(may_import: tuple[str, ...] | None) -> list[str]:
+    """What bubblewrap is told so that answers can't import what they should write: such a room raises ImportError."""
+    told = []
+    for path in sorted(PACKAGE.iterdir()) if may_import is not None else ():
+        if path.name.startswith("_") or path.stem in (*ALWAYS, *may_import):
+            continue
+        if path.suffix == ".py":
+            told += ["--ro-bind", str(WITHHELD), str(path)]
+        elif (path / "__init__.py").is_file():
+            told += ["--tmpfs", str(path), "--ro-bind", str(WITHHELD), str(path / "__init__.py")]
+            told += ["--remount-ro", str(path)]
+    return told
 
 
 def read_in_there(readable: tuple[Path, ...] = ()) -> tuple[Path, ...]:
@@ -88,4 +106,4 @@ def arguments(folders: tuple[Path, ...], scratch: str) -> list[str]:
     told += ["--ro-bind", package, package]
     if any(CHECKS.is_relative_to(folder) for folder in (*folders, *SYSTEM)):  # the checks hold references
         told += ["--tmpfs", str(CHECKS), "--remount-ro", str(CHECKS)]
-    return told + ["--remount-ro", "/", "--chdir", scratch]
+    return told

@@ -8,6 +8,8 @@
 #     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
+#   lorahub_edu:
+#     may_import: []
 # ---
 
 # %% [markdown]
@@ -19,6 +21,7 @@
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there: cells that you add are for you and are
 # not handed in. Below each answer stands a locked cell with a check; run it as often as you like. It says which properties
 # hold, what was probably meant, and gives one more hint each time. Grading uses the same properties on other inputs.
+# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
 #
 # **Notation.** A weight $W$ has shape `(out, in)`, the thin matrices are $A$ `(r, in)` and $B$ `(out, r)`, and the update is
 # $\Delta W = \frac{\alpha}{r} B A$.

@@ -8,6 +8,8 @@
 #     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
+#   lorahub_edu:
+#     may_import: [lora, models, data]
 # ---
 
 # %% [markdown]

@@ -8,6 +8,8 @@
 #     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
+#   lorahub_edu:
+#     may_import: []
 # ---
 
 # %% [markdown]
@@ -18,6 +20,7 @@
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
+# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
 #
 # Token ids here are plain whole numbers, so no tokenizer is needed until the last problem. -100 is the label that takes no
 # loss, in torch as in transformers.
@@ -28,6 +31,8 @@ import random
 import torch
 
 from lorahub_edu.show.check import check
+
+# %%
 from lorahub_edu.data import alpaca
 
 print(alpaca.PROMPT_WITH_INPUT)

@@ -8,6 +8,8 @@
 #     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
+#   lorahub_edu:
+#     may_import: []
 # ---
 
 # %% [markdown]
@@ -18,6 +20,7 @@
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
+# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
 #
 # **Notation.** Module $i$ has $A_i$ `(r, in)` and $B_i$ `(out, r)`; `As` and `Bs` are lists of them, `weights` are the $w_i$.
 # LoRAHub composes $(\sum_i w_i B_i)(\sum_i w_i A_i)$; the exact composition is $\sum_i w_i B_i A_i$.

@@ -8,6 +8,8 @@
 #     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
+#   lorahub_edu:
+#     may_import: []
 # ---
 
 # %% [markdown]
@@ -17,8 +19,8 @@
 # 90 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
-# with a check; run it as often as you like. Grading uses the same properties on other inputs. The package holds a CMA-ES of its
-# own: write yours before you read it.
+# with a check; run it as often as you like. Grading uses the same properties on other inputs.
+# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python. The package holds a CMA-ES of its own: write yours before you read it.
 #
 # **Notation.** $P$ candidates of $N$ weights each are an array `(P, N)`; their losses are `(P,)`, the lower the better. CMA-ES
 # draws from a Gaussian cloud with mean $m$, step size $\sigma$ and shape $C$, a covariance matrix `(n, n)`. Arrays are NumPy's.
@@ -27,7 +29,6 @@
 import numpy as np
 
 from lorahub_edu.show.check import check
-from lorahub_edu.hub.cmaes import default_population
 
 # %% [markdown]
 # ## Problem 1. What is minimised
@@ -256,6 +257,8 @@ generations = 3
 ### END SOLUTION
 
 # %%
+from lorahub_edu.hub.cmaes import default_population
+
 for count in (1, 5, 20, 100):
     population = default_population(count)
     print(

@@ -8,6 +8,8 @@
 #     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
+#   lorahub_edu:
+#     may_import: []
 # ---
 
 # %% [markdown]
@@ -18,6 +20,7 @@
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
+# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
 #
 # **Notation.** A weight $W$ is `(out, in)`, $A$ is `(r, in)`, $B$ is `(out, r)`; $W_0$ is the pretrained weight and
 # $\Delta W = \gamma B A$ the update, with the scaling $\gamma$. Singular values $\sigma_1 \ge \sigma_2 \ge \dots$ come strongest first.
@@ -26,7 +29,6 @@
 import torch
 
 from lorahub_edu.show.check import check
-from lorahub_edu.spectra import measures
 
 # %% [markdown]
 # ## Problem 1. Singular values without the product
@@ -209,6 +211,8 @@ first_strength = 6
 ### END SOLUTION
 
 # %%
+from lorahub_edu.spectra import measures
+
 pretrained = torch.zeros(11, 11, dtype=torch.float64)
 pretrained[range(10), range(10)] = torch.arange(9.5, 0, -1, dtype=torch.float64)
 for c in range(1, 11):

@@ -8,6 +8,8 @@
 #     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
+#   lorahub_edu:
+#     may_import: []
 # ---
 
 # %% [markdown]
@@ -18,6 +20,7 @@
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
+# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
 #
 # **Notation.** $W_0$ is a pretrained matrix, $W$ the tuned one, both `(out, in)`; $W - W_0$ is the update. Losses are in
 # nats a token.
