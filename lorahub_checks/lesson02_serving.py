@@ -133,18 +133,18 @@ def load_adapter(answer: Callable, generator: torch.Generator) -> Iterator[Prope
     parameters = there(answer, objects.parameters, model)
     before = there(answer, objects.state, model)
     good = {name: torch.randn(shape, generator=generator) for name, (shape, trains) in parameters.items() if trains}
-    first, last = list(good)[0], list(good)[-1]
+    odd, last = list(good)[integer(0, len(good) - 1, generator)], list(good)[-1]
     bad = {
         "a name that the model doesn't have": good | {last.replace("lora_B", "lora_b"): good[last]},
         "a parameter that the file lacks": {name: tensor for name, tensor in good.items() if name != last},
-        "a first tensor of another shape": good | {first: good[first][:1]},
+        "one tensor of another shape": good | {odd: good[odd][:1]},
         "a tensor of another shape that would be stretched to fit": good | {last: good[last][:1]},
     }
     advice = {
         "a name that the model doesn't have": "an unknown name is ignored, as load_state_dict(strict=False) does: a "
         "misspelt adapter would silently do nothing",
         "a parameter that the file lacks": "a missing one is overlooked: that layer would keep its random start",
-        "a first tensor of another shape": "the shape isn't compared for every tensor",
+        "one tensor of another shape": "the shape isn't compared for every tensor",
         "a tensor of another shape that would be stretched to fit": "the shape isn't compared: copy_ stretches a row "
         "over the whole matrix",
     }
