@@ -1,16 +1,16 @@
-"""Alpaca-format instruction rows: read, split, put into the prompt, and encode with the loss on the response."""
+"""Alpaca's instruction rows: load, split, put into the prompt, and encode with the loss on the response."""
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from lorahub_edu.data.rows import Example, read_rows
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import assets
 
@@ -20,7 +20,6 @@ Row = TypeVar("Row")
 IGNORED = -100  # torch's cross_entropy and transformers both skip this label
 SHIPPED_FILE = "alpaca_original.jsonl"
 SHIPPED = "the course's own small set of rows in Alpaca's format (CC BY 4.0)"
-EXTENSIONS = (".json", ".jsonl", ".parquet")
 SETS = ("tiny", "alpaca", "dolly")
 
 PROMPT_WITH_INPUT = (
@@ -33,15 +32,6 @@ PROMPT_WITHOUT_INPUT = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
-
-
-@dataclass(frozen=True)
-class Example:
-    """One instruction row; `input` is "" where the instruction needs no further text."""
-
-    instruction: str
-    input: str
-    output: str
 
 
 @dataclass(frozen=True)
@@ -59,120 +49,6 @@ def format_prompt(example: Example) -> str:
     """
     template = PROMPT_WITH_INPUT if example.input else PROMPT_WITHOUT_INPUT
     return template.format(instruction=example.instruction, input=example.input)
-
-
-def read_rows(path: str | Path, on_bad_row: Literal["raise", "skip"] = "raise") -> list[Example]:
-    """The instruction rows of a .json (one list), .jsonl (one object a line) or .parquet file, in its order.
-
-    Rows need `instruction` and `output`; `input` may be missing. Rows in Dolly-15k's form (`instruction`, `context`,
-    `response`) are read too. With "skip", bad rows are left out and counted in the log.
-
-    Raises:
-        CourseError: the file can't be read or holds no good row; or, with "raise", a row is bad (the message names it).
-    """
-    path = Path(path)
-    rows: list[Example] = []
-    problems: list[str] = []
-    for where, record in _records(path):
-        try:
-            rows.append(_example(where, record))
-        except CourseError as problem:
-            if on_bad_row == "raise":
-                raise
-            problems.append(str(problem))
-    if problems:
-        logger.warning("%d of %d rows left out; the first: %s", len(problems), len(problems) + len(rows), problems[0])
-    if not rows:
-        raise CourseError(f"{path} holds no {'good ' if problems else ''}row. Give a file with at least one.")
-    return rows
-
-
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Each record with its place, "file, row 3 (line 4)". A JSONL line stays a text here, with its number."""
-    suffix = path.suffix.lower()
-    if path.is_file() and suffix not in EXTENSIONS:
-        raise CourseError(f"{path} ends in {path.suffix!r}. {near_matches(suffix, EXTENSIONS)}")
-    if suffix == ".parquet" and path.is_file():
-        records = read_parquet(path)
-    else:
-        text = read_text(path)
-        if not text.strip():
-            raise CourseError(f"{path} is empty. Give a file with at least one row, or fetch it again.")
-        if suffix == ".jsonl":
-            for row, (line, content) in enumerate(numbered_lines(text), start=1):
-                yield f"{path}, row {row} (line {line})", (line, content)
-            return
-        records = parse(text, path)
-        if not isinstance(records, list):
-            raise CourseError(f"{path} holds one {type(records).__name__}, not a list. Put the rows in [ … ].")
-    yield from ((f"{path}, row {row}", record) for row, record in enumerate(records, start=1))
-
-
-def _example(where: str, record: Any) -> Example:
-    """`record` as an Example. Raises CourseError with `where` when it is not one."""
-    if isinstance(record, tuple):  # a line of a JSONL file, parsed here so that a bad one can be skipped
-        line, content = record
-        record = parse(content, where, line)
-    if not isinstance(record, dict):
-        raise CourseError(f"{where} is {record!r:.60}, not an object with the fields instruction, input and output.")
-    if "output" not in record and "response" in record:  # Dolly-15k's names for the same things
-        record = {**record, "input": record.get("context"), "output": record["response"]}
-    fields: dict[str, str] = {}
-    for name in ("instruction", "input", "output"):
-        if name not in record and name != "input":
-            raise CourseError(f"{where} has no field {name!r}; it has {sorted(map(str, record))}. Add the field.")
-        value = record.get(name)
-        value = "" if name == "input" and value is None else value
-        if not isinstance(value, str):
-            raise CourseError(f"{where}: {name!r} is {value!r:.60}, a {type(value).__name__}. Make it a string.")
-        if name != "input" and not value.strip():
-            raise CourseError(f"{where}: {name!r} is empty ({value!r}). Fill it in or leave the row out.")
-        fields[name] = value
-    return Example(**fields)
-
-
-def read_text(path: Path) -> str:
-    """A file's text. Raises CourseError when there is no file, it may not be read, or it is not UTF-8."""
-    if not path.is_file():
-        raise CourseError(f"{path} is {'a folder' if path.is_dir() else 'missing'}. Give one file.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        raise CourseError(f"{path} is not UTF-8 text: {byte}. Save it again as UTF-8.") from None
-    except OSError as error:
-        raise CourseError(f"{path} can't be read: {error.strerror or error}. Give a file you may read.") from None
-
-
-def numbered_lines(text: str) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1."""
-    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-
-
-def parse(text: str, where: str | Path, line: int = 0) -> Any:
-    """The value of a JSON text: a whole file, or the given line of one.
-
-    Raises:
-        CourseError: it is not JSON; the message begins with `where`.
-    """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {line or error.lineno}, column {error.colno}"
-        raise CourseError(
-            f"{where} is not valid JSON: {error.msg} ({place}). It may be cut short. Correct it, or fetch it again."
-        ) from None
-
-
-def read_parquet(path: Path) -> list[dict[str, Any]]:
-    """The rows of a parquet file. Raises CourseError when it can't be read."""
-    import pyarrow.parquet  # slow to import, and only the hub's files need it
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CourseError(f"{path} is not a readable parquet file: {reason} Fetch it again.") from None
 
 
 def shipped_examples() -> list[Example]:

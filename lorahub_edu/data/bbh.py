@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lorahub_edu.data.alpaca import parse, read_parquet, read_text
+from lorahub_edu.data.rows import parse, read_parquet, read_text, text_field
 from lorahub_edu.data.tasks import Item, Task, draw
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files.assets import LOCAL_VARIABLE, disk_problem, files_folder, local_folder
@@ -125,7 +125,7 @@ def _item(where: str, record: Any) -> Item:
     texts = [record.get(field) if isinstance(record, dict) else None for field in ("input", "target")]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise CourseError(f"{where} is {record!r:.60}: it needs the texts input and target, neither empty.")
-    return Item(*(text.strip() for text in texts))
+    return Item(*(text_field(where, "text", text).strip() for text in texts))
 
 
 def _find(name: str) -> tuple[Path | None, list[str]]:

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lorahub_edu.data.alpaca import numbered_lines, parse, read_text
+from lorahub_edu.data.rows import numbered_lines, parse, read_text, text_field
 from lorahub_edu.errors import CourseError, near_matches
 
 KINDS = ("module", "settling", "target")
@@ -113,8 +113,7 @@ def _record(where: str, number: int, line: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise CourseError(f'{where} is {record!r:.60}, not an object. Write {{"input": ..., "output": ...}}.')
     for field in ("instruction", "input", "output"):
-        if not isinstance(record.get(field, ""), str):
-            raise CourseError(f"{where}: {field!r} is {record[field]!r:.60}. Make it a string.")
+        text_field(where, field, record.get(field, ""))
     if not record.get("output", "").strip():
         raise CourseError(f"{where} has no output. Fill it in or leave the line out.")
     if record.get("split", "train") not in ("train", "test"):

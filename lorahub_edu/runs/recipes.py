@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from lorahub_edu.data.alpaca import EXTENSIONS
+from lorahub_edu.data.rows import EXTENSIONS
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub import stand_ins, zoo
 from lorahub_edu.hub.adapt import SearchConfig
