@@ -9,8 +9,10 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,16 +26,32 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
 BASE_HASH = "base_model_sha256"
-# Settings of PEFT's LoraConfig that change the mathematics beyond A, B and a scaling: refused, not ignored.
-UNSUPPORTED = (
-    "use_dora",
-    "modules_to_save",
-    "lora_bias",
-    "layer_replication",
-    "fan_in_fan_out",
-    "trainable_token_indices",
-)
+# Settings of PEFT's LoraConfig that say where A and B came from or where they go; the tensors' names say the latter.
+HARMLESS = {
+    *("task_type", "auto_mapping", "peft_version", "revision", "inference_mode", "runtime_config"),
+    *("exclude_modules", "layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size"),
+    *("eva_config", "loftq_config", "corda_config", "lora_ga_config"),  # read by the initialisation of that name only
+}
+OFF = (None, False, "none", [], {})
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+class PeftSettings(BaseModel):
+    """The settings of PEFT's LoraConfig that are read here, with PEFT's defaults."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    peft_type: Literal["LORA"]
+    r: PositiveInt = 8
+    lora_alpha: int | float = 8
+    lora_dropout: int | float = 0.0
+    use_rslora: bool | None = False
+    target_modules: str | list[str] | None = None
+    rank_pattern: dict[re.Pattern, PositiveInt] | None = None
+    alpha_pattern: dict[re.Pattern, int | float] | None = None
+    base_model_name_or_path: str | None = None
+    # The other initialisations (PiSSA, OLoRA, LoftQ …) also change the base weights, or the forward pass.
+    init_lora_weights: Literal[True, False, "gaussian", "orthogonal", "eva"] | None = True
 
 
 @dataclass(frozen=True)
@@ -153,10 +171,10 @@ def read_adapter(folder: str | Path) -> AdapterFile:
             )
     settings = _read_settings(config_file)
     weights, metadata = _read_weights(weights_file)
-    targets = settings.get("target_modules") or ()
+    targets = settings.target_modules or ()
     configs = {}
     for name, (A, B) in weights.items():
-        rank = _by_pattern(settings.get("rank_pattern"), name, settings.get("r"))
+        rank = _by_pattern(settings.rank_pattern, name, settings.r)
         if A.dim() != 2 or B.dim() != 2 or A.shape[0] != rank or B.shape[1] != rank:
             raise CourseError(
                 f"{weights_file}: {name} has A {tuple(A.shape)} and B {tuple(B.shape)}, but {CONFIG_FILE} says rank "
@@ -164,31 +182,39 @@ def read_adapter(folder: str | Path) -> AdapterFile:
             )
         configs[name] = LoRAConfig(
             rank=rank,
-            alpha=_by_pattern(settings.get("alpha_pattern"), name, settings.get("lora_alpha", rank)),
-            dropout=settings.get("lora_dropout", 0.0),
+            alpha=_by_pattern(settings.alpha_pattern, name, settings.lora_alpha),
+            dropout=settings.lora_dropout,
             target_modules=targets if isinstance(targets, str) else tuple(sorted(targets)),
-            rank_stabilised=settings.get("use_rslora", False),
+            rank_stabilised=bool(settings.use_rslora),
             dtype=A.dtype,
         )
-    return AdapterFile(folder, weights, configs, settings.get("base_model_name_or_path"), metadata.get(BASE_HASH))
+    return AdapterFile(folder, weights, configs, settings.base_model_name_or_path, metadata.get(BASE_HASH))
 
 
-def _read_settings(file: Path) -> dict:
+def _read_settings(file: Path) -> PeftSettings:
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CourseError(f"{file} is not readable JSON ({error}). Save the adapter again.") from error
-    kind = settings.get("peft_type")
-    if kind != "LORA":
-        raise CourseError(f"{file} describes a {kind!r} adapter; only 'LORA' can be loaded here.")
-    used = [key for key in UNSUPPORTED if settings.get(key)]
-    if settings.get("bias", "none") != "none":
-        used.append("bias")
+        settings = PeftSettings.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise CourseError(f"{file} is not readable JSON ({first['msg']}). Save the adapter again.") from error
+        setting = ".".join(map(str, first["loc"])) or "the whole file"
+        value = None if first["type"] == "missing" else first["input"]
+        if setting == "peft_type":
+            raise CourseError(f"{file} describes a {value!r} adapter; only 'LORA' can be loaded here.") from error
+        advice = "Correct the file, or save the adapter again."
+        if setting == "init_lora_weights":
+            advice = (
+                "Such a training changes more than A and B. Save the adapter again with PEFT's save_pretrained(..., "
+                "path_initial_model_for_weight_conversion=...), which converts PiSSA, OLoRA, CorDA and LoRA-GA to LoRA."
+            )
+        raise CourseError(f"{file} says {setting} = {value!r}, but: {first['msg']}. {advice}") from error
+    used = [f"{key} = {v!r}" for key, v in settings.model_extra.items() if key not in HARMLESS and v not in OFF]
     if used:
-        raise CourseError(f"{file} uses {', '.join(used)}, which changes more than A and B: load it with PEFT instead.")
-    rank = settings.get("r")
-    if not isinstance(rank, int) or rank < 1:
-        raise CourseError(f"{file} gives rank r = {rank!r}; it must be a whole number of at least 1.")
+        raise CourseError(
+            f"{file} says {', '.join(used)}, which this course does not know or which changes more than A and B: load "
+            "the adapter with PEFT instead."
+        )
     return settings
 
 
@@ -215,9 +241,10 @@ def _read_weights(file: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[st
     return {name: (pair["A"], pair["B"]) for name, pair in weights.items()}, metadata
 
 
-def _by_pattern(pattern: dict | None, name: str, default):  # noqa: ANN001, ANN202 - int or float as in the file
+def _by_pattern(pattern: dict[re.Pattern, float] | None, name: str, default: float) -> float:
     """PEFT's rank_pattern and alpha_pattern: the first key that matches the end of the layer's name decides."""
-    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", name)), default)
+    matches = (value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key.pattern})$", name))
+    return next(matches, default)
 
 
 def put_adapter(

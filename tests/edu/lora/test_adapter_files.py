@@ -198,21 +198,6 @@ def test_another_base_model(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"peft_type": "IA3"}, "describes a 'IA3' adapter"),
-        ({"use_dora": True}, "use_dora"),
-        ({"bias": "all"}, "bias"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    ],
-)
-def test_other_methods_are_refused_not_ignored(tmp_path: Path, changes: dict, match: str) -> None:
-    folder = save_adapter(adapted(), tmp_path / "mine")
-    rewrite(folder, **changes)
-    assert_refused(folder, match)
-
-
 def test_strange_tensors(tmp_path: Path) -> None:
     folder = save_adapter(adapted(), tmp_path / "mine")
     tensors = load_file(folder / WEIGHTS_FILE)

@@ -1,0 +1,221 @@
+"""Every setting of the installed PEFT: the logits are PEFT's, or the adapter is refused by name and value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import typing
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from peft.tuners.lora.config import (
+    ArrowConfig,
+    BdLoraConfig,
+    CordaConfig,
+    EvaConfig,
+    KasaConfig,
+    LoraGAConfig,
+    LoraRuntimeConfig,
+    MontecloraConfig,
+    VeloraConfig,
+)
+
+from lorahub_edu.errors import CourseError
+from lorahub_edu.lora.adapter_files import CONFIG_FILE, put_adapter, read_adapter
+from lorahub_edu.models import tiny
+
+IDS = torch.arange(24).view(2, 12)
+LOADS = {
+    "task_type": ["CAUSAL_LM", None],
+    "peft_type": ["LORA"],
+    "auto_mapping": [{"base_model_class": "LlamaForCausalLM", "parent_library": "transformers"}],
+    "peft_version": ["99.0"],
+    "base_model_name_or_path": ["someone/llama", None],
+    "revision": ["main"],
+    "inference_mode": [True, False],
+    "r": [2],
+    "lora_alpha": [5, 2.5, 0],
+    "lora_dropout": [0.3],
+    "use_rslora": [True],
+    "target_modules": ["all-linear", r".*\.[02]\..*up_proj", ["k_proj"]],
+    "exclude_modules": [["v_proj"], r".*\.0\..*"],
+    "rank_pattern": [{"v_proj": 2}, {r"1\..*q_proj": 7}],
+    "alpha_pattern": [{"q_proj": 3, "1.self_attn.q_proj": 99}, {r"[01]\..*q_proj": 0.5}],
+    "layers_to_transform": [[0, 2], 1],
+    "layers_pattern": ["layers"],
+    "megatron_core": ["another.core"],
+    "qalora_group_size": [8],
+    "runtime_config": [LoraRuntimeConfig()],
+    "loftq_config": [{"loftq_bits": 4}],
+    "eva_config": [EvaConfig()],
+    "corda_config": [CordaConfig()],
+    "lora_ga_config": [LoraGAConfig()],
+    "init_lora_weights": [True, False, "gaussian", "orthogonal", "eva"],
+}
+REFUSED = {
+    "init_lora_weights": ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "mica"],
+    "bias": ["all", "lora_only"],
+    "modules_to_save": [["lm_head"]],
+    "megatron_config": [{"tensor_model_parallel_size": 1}],
+    "trainable_token_indices": [[1, 2]],
+    "fan_in_fan_out": [True],
+    "use_dora": [True],
+    "velora_config": [VeloraConfig()],
+    "alora_invocation_tokens": [[3]],
+    "use_qalora": [True],
+    "monteclora_config": [MontecloraConfig()],
+    "layer_replication": [[[0, 4], [2, 4]]],
+    "lora_bias": [True],
+    "target_parameters": [["mlp.up_proj.weight"]],
+    "use_bdlora": [BdLoraConfig(nblocks=2)],
+    "arrow_config": [ArrowConfig()],
+    "kasa_config": [KasaConfig()],
+    "ensure_weight_tying": [True],
+}
+NEEDED = {"layers_pattern": {"layers_to_transform": [1, 3]}}
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    file = folder / CONFIG_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def saved_by_peft(folder: Path, **settings: object) -> Path:
+    """An adapter with random A and B, made and saved by PEFT; what PEFT can't make on this model is only written."""
+    plain = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+    try:
+        torch.manual_seed(0)
+        model = peft.get_peft_model(tiny.model(), peft.LoraConfig(**plain | settings))
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data += 0.05 * torch.randn(parameter.shape)
+        model.save_pretrained(folder)
+        return folder
+    except Exception:
+        written = {key: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for key, v in settings.items()}
+        rewrite(saved_by_peft(folder), **written)
+        return folder
+
+
+@torch.no_grad()
+def logits_by_peft(folder: Path) -> torch.Tensor:
+    return peft.PeftModel.from_pretrained(tiny.model(), folder).eval()(IDS).logits
+
+
+@torch.no_grad()
+def logits(folder: Path) -> torch.Tensor:
+    model = tiny.model()
+    put_adapter(model, read_adapter(folder))
+    return model(IDS).logits
+
+
+def pairs(table: dict[str, list]) -> list[tuple[str, object]]:
+    return [(setting, value) for setting, values in table.items() for value in values]
+
+
+def test_every_setting_of_the_installed_peft_is_in_a_table() -> None:
+    assert {field.name for field in dataclasses.fields(peft.LoraConfig)} == LOADS.keys() | REFUSED.keys()
+    kind = typing.get_type_hints(peft.LoraConfig)["init_lora_weights"]
+    named = {name for option in typing.get_args(kind) for name in typing.get_args(option)}
+    assert named - {"pissa_niter_[number of iters]"} <= {*LOADS["init_lora_weights"], *REFUSED["init_lora_weights"]}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("setting", "value"), pairs(LOADS))
+def test_gives_the_logits_of_peft(tmp_path: Path, setting: str, value: object) -> None:
+    folder = saved_by_peft(tmp_path, **NEEDED.get(setting, {}) | {setting: value})
+    torch.testing.assert_close(logits(folder), logits_by_peft(folder), rtol=1e-5, atol=1e-5)
+    assert (logits(folder) - tiny.model()(IDS).logits).abs().max() > 1e-3 or value == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("setting", "value"), pairs(REFUSED))
+def test_is_refused_by_name_and_value(tmp_path: Path, setting: str, value: object) -> None:
+    folder = saved_by_peft(tmp_path, **{setting: value})
+    rewrite(folder, **{setting: json.loads(json.dumps(value, default=dataclasses.asdict))})
+    seen = json.loads((folder / CONFIG_FILE).read_text())[setting]
+    with pytest.raises(CourseError, match=re.escape(f"{setting} = {seen!r}")):
+        read_adapter(folder)
+
+
+def test_a_setting_that_peft_does_not_have_yet(tmp_path: Path) -> None:
+    folder = saved_by_peft(tmp_path)
+    plain = logits(folder)
+    rewrite(folder, use_tomorrow=False, tomorrow_config=None)  # how PEFT writes a method that is not used
+    assert torch.equal(logits(folder), plain)
+    rewrite(folder, use_tomorrow=True)
+    with pytest.raises(CourseError, match="use_tomorrow = True"):
+        read_adapter(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("initialisation", ["pissa", "olora"])
+def test_a_base_that_changed_converted_by_peft(tmp_path: Path, initialisation: str) -> None:
+    """What the refusal advises: PEFT saves the difference as plain LoRA of twice the rank."""
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=initialisation)
+    model = peft.get_peft_model(tiny.model(), config)
+    model.peft_config["default"].init_lora_weights = True
+    model.save_pretrained(tmp_path / "start")
+    model.peft_config["default"].init_lora_weights = initialisation
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.05 * torch.randn(parameter.shape)
+    model.save_pretrained(tmp_path / "done", path_initial_model_for_weight_conversion=tmp_path / "start")
+    torch.testing.assert_close(logits(tmp_path / "done"), model(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("missing", ["r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"])
+def test_a_missing_setting_has_pefts_default(tmp_path: Path, missing: str) -> None:
+    folder = saved_by_peft(tmp_path, r=8, lora_alpha=5, use_rslora=False)
+    settings = json.loads((folder / CONFIG_FILE).read_text())
+    del settings[missing]
+    (folder / CONFIG_FILE).write_text(json.dumps(settings))
+    torch.testing.assert_close(logits(folder), logits_by_peft(folder), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("r", None),
+        ("r", "4"),
+        ("r", 4.5),
+        ("r", -1),
+        ("lora_alpha", None),
+        ("lora_alpha", "8"),
+        ("lora_alpha", [8]),
+        ("lora_alpha", float("nan")),
+        ("lora_dropout", None),
+        ("lora_dropout", "0.1"),
+        ("use_rslora", "yes"),
+        ("target_modules", 5),
+        ("target_modules", ["q_proj", 5]),
+        ("rank_pattern", 5),
+        ("rank_pattern", {"q_proj": "4"}),
+        ("alpha_pattern", {"q_proj": None}),
+        ("alpha_pattern", {"q_proj(": 4}),
+        ("init_lora_weights", 5),
+        ("peft_type", ["LORA"]),
+        ("peft_type", "IA3"),
+        ("base_model_name_or_path", 5),
+    ],
+)
+def test_odd_values_are_refused_in_one_line(tmp_path: Path, setting: str, value: object) -> None:
+    folder = saved_by_peft(tmp_path)
+    rewrite(folder, **{setting: value})
+    with pytest.raises(CourseError, match=setting if setting != "peft_type" else "describes a") as refused:
+        read_adapter(folder)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "5", "null", "{" * 100_000, '{"r": ' + "9" * 5000 + "}", '{"r": "\\ud800"}']
+)
+def test_files_that_hold_no_settings(tmp_path: Path, text: str) -> None:
+    folder = saved_by_peft(tmp_path)
+    (folder / CONFIG_FILE).write_text(text)
+    with pytest.raises(CourseError) as refused:
+        read_adapter(folder)
+    assert "\n" not in str(refused.value)
