@@ -25,7 +25,8 @@ from lorahub_edu.results import spread
 from lorahub_edu.spectra import measures, updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import count
-from lorahub_edu.spectra.updates import Update, Weights
+from lorahub_edu.spectra.updates import Update
+from lorahub_edu.spectra.weights import Weights, base_weights
 from lorahub_studies import adapting
 from lorahub_studies.adapting import METHODS, Bench
 
@@ -161,4 +162,4 @@ def _mean_sizes(files: Sequence[AdapterFile]) -> dict[str, float]:
 def _base(bench: Bench) -> Weights:
     """The base in full precision, as it was prepared; the bench's own copy is rounded to bfloat16."""
     name = pretrained.name_of(bench.model)
-    return updates.base_weights(name if name and pretrained.is_prepared(name) else bench.model)
+    return base_weights(name if name and pretrained.is_prepared(name) else bench.model)

@@ -20,7 +20,7 @@ from lorahub_edu.files import assets, save
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.lora.adapter_files import AdapterFile, read_adapter
 from lorahub_edu.results import Table
-from lorahub_edu.spectra.updates import is_checkpoint
+from lorahub_edu.spectra.weights import is_checkpoint
 
 CARD_FILE = "card.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "zoo"

@@ -27,6 +27,7 @@ from lorahub_edu.scoring import score
 from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import IntruderCounts, count
+from lorahub_edu.spectra.weights import base_weights
 
 SHRUNK = 0.7  # the control's factor on the whole update
 EPSILONS = (0.5, 0.6, 0.8)
@@ -142,7 +143,7 @@ def examine(
 
 def intruder_counter(model: PreTrainedModel) -> Callable[[AdapterFile], IntruderCounts]:
     """Counts the intruder dimensions at ε = 0.5 of adapters of one base model, whose spectra stay at hand."""
-    base, spectra = updates.base_weights(model), BaseSpectra()
+    base, spectra = base_weights(model), BaseSpectra()
     return lambda file: count(updates.iter_updates(file, base), spectra)
 
 

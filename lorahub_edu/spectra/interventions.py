@@ -21,7 +21,8 @@ from lorahub_edu.lora.adapter_files import AdapterFile, write_adapter
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.solver.decide import largest_cosines
-from lorahub_edu.spectra.updates import Update, base_of, base_weights, iter_updates
+from lorahub_edu.spectra.updates import Update, iter_updates
+from lorahub_edu.spectra.weights import base_of, base_weights
 
 KINDS = {
     "intruders": "the singular values of the intruder dimensions",

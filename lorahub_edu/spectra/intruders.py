@@ -21,7 +21,8 @@ from lorahub_edu.results import Table
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum
 from lorahub_edu.spectra.solver.decide import Cosines, largest_cosines
-from lorahub_edu.spectra.updates import Update, base_of, base_weights, iter_updates
+from lorahub_edu.spectra.updates import Update, iter_updates
+from lorahub_edu.spectra.weights import base_of, base_weights, unread
 
 UNCHANGED = "unchanged"
 MATRIX_PATH = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)\.(?P<projection>.*)")
@@ -56,11 +57,15 @@ class MatrixReport:
 
 @dataclass(frozen=True)
 class IntruderCounts:
-    """The intruders of every matrix of an update, among its k strongest vectors, at each ε."""
+    """The intruders of every matrix of an update, among its k strongest vectors, at each ε.
+
+    `left_out` says of each matrix that has fewer than k vectors why it has no row.
+    """
 
     rows: tuple[MatrixReport, ...]
     k: int
     epsilons: tuple[float, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def intruders(self) -> tuple[int, ...]:
@@ -90,18 +95,23 @@ def count(
         certified: prove that every count is the one that two full SVDs give. False trusts the search.
 
     Raises:
-        CourseError: k or an ε makes no sense, a matrix has fewer than k singular vectors, or holds NaN or infinity.
+        CourseError: k or an ε makes no sense, no matrix has k singular vectors, or one holds NaN or infinity.
 
     Source: arXiv 2410.21228, algorithm 1.
     """
     for epsilon in epsilons:
         measures.check_epsilon(epsilon)
-    rows = []
+    rows, left_out = [], []
     for update in updates:
-        measures.check_k(k, tuple(update.base.shape))
         update.check_finite()
-        rows.append(_row(update.to(device), bases.get(update.base).to(device), k, tuple(epsilons), certified))
-    return IntruderCounts(tuple(rows), k, tuple(epsilons))
+        try:
+            measures.check_k(k, tuple(update.base.shape))
+            rows.append(_row(update.to(device), bases.get(update.base).to(device), k, tuple(epsilons), certified))
+        except measures.TooFewVectorsError as error:  # such as a router of 8 experts
+            left_out.append(f"{update.name}: {error}")
+    if left_out and not rows:
+        raise CourseError(left_out[0])
+    return IntruderCounts(tuple(rows), k, tuple(epsilons), tuple(left_out))
 
 
 def _row(update: Update, spectrum: BaseSpectrum, k: int, epsilons: tuple[float, ...], certified: bool) -> MatrixReport:
@@ -174,6 +184,7 @@ def examine(
             summary.append(f"ε = {epsilon}: {intruders}, in {touched} {'matrix' if touched == 1 else 'matrices'}")
     ways = Counter(row.decided for row in report.rows)
     summary.append(f"{', '.join(f'{matrices} {way}' for way, matrices in ways.items())}; {seconds}")
+    summary += [f"left out: {why}" for why in (*report.left_out, *unread(source))]
     return report, "\n\n".join([str(by_layer(report)), str(by_projection(report)), "\n".join(summary)])
 
 

@@ -17,6 +17,10 @@ from lorahub_edu.errors import CourseError
 NEGLIGIBLE = 2.0**-23
 
 
+class TooFewVectorsError(CourseError):
+    """A matrix has fewer singular vectors than are asked for."""
+
+
 def left_vectors(matrix: Tensor) -> Tensor:
     """The left singular vectors of a matrix (out, in), strongest first, without those whose singular value is zero.
 
@@ -48,7 +52,8 @@ def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10) -> Tensor:
         (k,) float64, strongest vector first.
 
     Raises:
-        CourseError: k is below 1 or above the rank of W.
+        CourseError: k is below 1.
+        TooFewVectorsError: k is above the rank of W.
     """
     check_k(k, tuned.shape)
     vectors = left_vectors(tuned)
@@ -129,12 +134,12 @@ def check_epsilon(epsilon: float) -> None:
 
 
 def check_k(k: int, shape: tuple[int, ...], rank: int | None = None) -> None:
-    """Raise a CourseError unless a matrix of that shape, and of that rank or of full rank, has k singular vectors."""
+    """Raise an error unless a matrix of that shape, and of that rank or of full rank, has k singular vectors."""
     rank = min(shape) if rank is None else rank
     if k < 1:
         raise CourseError(f"k counts singular vectors and must be at least 1, but it is {k}. The paper takes 10.")
     if k > rank:
-        raise CourseError(
+        raise TooFewVectorsError(
             f"A matrix of shape {tuple(shape)} and rank {rank} has no {k} strongest singular vectors. Choose k of at "
             f"most {rank}."
         )
