@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from lorahub_edu.show import objects
 from lorahub_grader.inside.protocol import ClosedError, Codec, DeadlineError, ProtocolError
 from lorahub_grader.sandbox.process import AnswerProcess
 
 GRACE_SECONDS = 2.0  # from an interrupt to the end
 MESSAGES_LIMIT = 1_000_000  # calls back within one call
+# What these say of a module can't be told from its outputs, and an answer can patch what they look at.
+TAKEN_ON_TRUST = (objects.parameters, objects.gradients, objects.state)
 REPEATABLE = [
     "ArithmeticError",
     "AssertionError",
@@ -48,6 +51,7 @@ class Conversation:
     """The tests' side of the talk with one answer process.
 
     `lost` says why nothing more can be asked ("time", "memory", "died", …); it is empty while all is well.
+    `believed` says whether a test has rested on what the answer's process says of its objects.
     `writes_back` says whether what an answer changes in its arguments is changed here too, `changed` whether one ever
     did.
     """
@@ -59,6 +63,7 @@ class Conversation:
     number: int = 0
     writes_back: bool = True
     changed: bool = False
+    believed: bool = False
     callbacks: list[Callable] = field(default_factory=list)
     failure: AssertionError | None = None
 
@@ -216,6 +221,7 @@ class Remote:
 
     def __there__(self, function: Callable, *arguments: object, **named: object) -> object:
         """Call an importable function in the answer process; see `checks.objects.there`."""
+        self._conversation.believed |= function in TAKEN_ON_TRUST
         target = {"import": f"{function.__module__}:{function.__qualname__}"}
         return self._conversation.call(target, arguments, named, isinstance(function, type))
 

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lorahub_edu.show import progress
@@ -38,7 +38,8 @@ class Times:
 class Result:
     """One test's outcome: points, and for the learner what was wrong and the next hint (nothing of the test's source).
 
-    `properties` are (name, passed, value seen, probable misconception).
+    `properties` are (name, passed, value seen, probable misconception). `in_kernel` says that the answer's own process
+    was believed, which an answer can mislead.
     """
 
     grade_id: str
@@ -175,13 +176,13 @@ class Split:
         if unusable:
             return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, unusable[0]))
         self.conversation.codec.finite = "infinite" not in cell.options
-        self.conversation.writes_back, self.conversation.changed = True, False
+        self.conversation.writes_back, self.conversation.changed, self.conversation.believed = True, False, False
         result = self._attempt(cell, defined)
         if result.passed and self.conversation.changed and "changes_inputs" not in cell.options:
             # An answer that changes its inputs could change what it is compared with: it must hold for the old ones.
             self.conversation.writes_back = False
             result = self._attempt(cell, defined)
-        return result
+        return replace(result, in_kernel=self.conversation.believed)
 
     def _attempt(self, cell: Cell, defined: Defined) -> Result:
         """Run a test's source here, with what stands for the answers."""

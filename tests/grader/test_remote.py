@@ -254,3 +254,9 @@ def test_a_module_is_checked_there_as_it_is_here(words: str | None, talk) -> Non
     talk.ask({"do": "cell", "source": LAYER.format(**RIGHT | WRONG.get(words, {}))})
     report = check("01.5", name(talk, "LoRALayer", keep=True), seed=3)
     assert report.passed is (words is None) and (words or "") in str(report)
+    assert talk.believed  # which parameters are trained is the word of a process that an answer shares
+
+
+def test_values_are_not_taken_on_trust(talk) -> None:
+    talk.ask({"do": "cell", "source": "def scaling(alpha, rank):\n    return alpha / rank"})
+    assert check("00.1", name(talk, "scaling"), seed=3).passed and not talk.believed
