@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,7 @@ from lorahub_edu.errors import CourseError
 
 CourseOption = Annotated[Path, typer.Option("--course", help="The folder with solutions/ and exercises/.")]
 HERE = Path(".")
+TEACH = "Teach"  # the group in --help
 
 
 def build(
@@ -28,10 +29,11 @@ def build(
     from lorahub_grader import assignments
 
     if check:
+        _known(assignments.sources, course)
         found = assignments.differences(course)
         console.print("\n".join(found) or "Everything is what its source gives.", markup=False)
         raise typer.Exit(1 if found else 0)
-    for name in assignment or assignments.sources(course):
+    for name in assignment or _known(assignments.sources, course):
         for path in assignments.build(name, course):
             console.print(str(path), markup=False)
 
@@ -44,6 +46,9 @@ def lint_exercises(
     course: CourseOption = HERE,
 ) -> None:
     """Check the checks: they must accept right answers and refuse wrong ones by name. Exit code 1 if not."""
+    from lorahub_grader import assignments
+
+    _known(assignments.names, course)
     if mutants is not None:
         raise typer.Exit(_lint_mutants("" if mutants == "all" else mutants, course))
     from lorahub_grader import lint
@@ -61,6 +66,10 @@ def _lint_mutants(lesson: str, course: Path) -> int:
     from lorahub_grader import mutants
 
     found = list(mutants.tallies(course, lesson))
+    if not found:
+        raise CourseError(
+            f"No problem with a right answer is called {lesson!r}: give a lesson (01), a problem, or all."
+        )
     _print_rows(("problem", "mutants", "equivalent", "survivors", "refused late", "explained"), mutants.table(found))
     for tally in found:
         for line in tally.survivors:
@@ -147,6 +156,16 @@ def export(
         console.print(note, markup=False)
 
 
+def _known(names: Callable[[Path], list[str]], course: Path) -> list[str]:
+    """The assignments in a course's folder, as `names` finds them; a folder without one is no course."""
+    found = names(course)
+    if not found:
+        raise CourseError(
+            f"There is no assignment in {course.resolve()}: give the folder that has solutions/ with --course."
+        )
+    return found
+
+
 def _nbgrader_or_error() -> None:
     try:
         import nbgrader  # noqa: F401
@@ -181,8 +200,8 @@ def _print_rows(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the grader's commands to the course's command line."""
-    app.command("build")(build)
-    app.command("lint-exercises")(lint_exercises)
-    app.command("grade")(grade)
-    app.command("feedback")(feedback)
-    app.command("export")(export)
+    app.command("build", rich_help_panel=TEACH)(build)
+    app.command("lint-exercises", rich_help_panel=TEACH)(lint_exercises)
+    app.command("grade", rich_help_panel=TEACH)(grade)
+    app.command("feedback", rich_help_panel=TEACH)(feedback)
+    app.command("export", rich_help_panel=TEACH)(export)

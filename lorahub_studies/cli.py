@@ -16,7 +16,7 @@ from lorahub_edu.errors import CourseError
 OUT_HELP = "One file a run. You can stop at any time; the same command continues."
 MethodsOption = Annotated[str, typer.Option("--methods", help="Names, separated by commas; default all.")]
 ModulesOption = Annotated[str, typer.Option("--modules", help="As for adapt.")]
-WorkersOption = Annotated[int, typer.Option("--workers", help="Processes; 1 uses this one.")]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes; 1 uses this one.")]
 PlanOption = Annotated[bool, typer.Option("--plan", help="Only say how many runs there are and how many are missing.")]
 SaveOption = Annotated[bool, typer.Option("--save", help="For maintainers: write the summary to results/.")]
 
@@ -86,10 +86,10 @@ def zoo_train(
 def adapt_sweep(
     targets: Annotated[str, typer.Option(help="Names, separated by commas; default every verdict target.")] = "",
     methods: MethodsOption = "",
-    draws: Annotated[int, typer.Option(help="Draws of five examples.")] = 3,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of five examples.")] = 3,
     modules: ModulesOption = "",
     folder: ZooOption = None,
-    test_items: Annotated[int, typer.Option(help="Test items of each target.")] = 120,
+    test_items: Annotated[int, typer.Option(min=1, help="Test items of each target.")] = 120,
     profile: ProfileOption = None,
     base: BaseOption = "",
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/sweep"),
@@ -117,12 +117,12 @@ def adapt_sweep(
 
 def bbh(
     tasks: Annotated[str, typer.Option(help="Names, separated by commas; default all 27.")] = "",
-    draws: Annotated[int, typer.Option(help="Draws of five examples and 20 modules.")] = 5,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of five examples and 20 modules.")] = 5,
     modules: Annotated[str, typer.Option(help="As for adapt; default 20 random published ones a draw.")] = "",
     folder: ZooOption = None,
     base: Annotated[str, typer.Option(help="The base model.")] = "flan-t5-large",
     methods: MethodsOption = "",
-    test_items: Annotated[int, typer.Option(help="Test items of each task, at most.")] = 250,
+    test_items: Annotated[int, typer.Option(min=1, help="Test items of each task, at most.")] = 250,
     profile: ProfileOption = None,
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/bbh"),
     save: SaveOption = False,
@@ -154,9 +154,9 @@ def bbh(
 def methods_sweep(
     methods: MethodsOption = "",
     tasks: Annotated[str, typer.Option(help="Names, separated by commas; default the comparison's two.")] = "",
-    seeds: Annotated[int, typer.Option(help="Runs at the chosen rate.")] = 3,
-    steps: Annotated[int | None, typer.Option(help="Steps of every run; default the task's.")] = None,
-    test_items: Annotated[int, typer.Option(help="Held-out items of each task.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs at the chosen rate.")] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of every run; default the task's.")] = None,
+    test_items: Annotated[int, typer.Option(min=1, help="Held-out items of each task.")] = 60,
     profile: ProfileOption = None,
     out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/methods"),
     workers: WorkersOption = 1,
@@ -187,4 +187,4 @@ def register(app: typer.Typer) -> None:
     adapt_app.command("sweep")(adapt_sweep)
     methods_app.command("sweep")(methods_sweep)
     intruders_app.command("sweep")(intruders_sweep)
-    app.command("bbh")(bbh)
+    app.command("bbh", rich_help_panel="Compose")(bbh)

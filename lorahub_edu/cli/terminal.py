@@ -11,20 +11,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lorahub_edu.errors import CourseError
+
 console = Console(highlight=False, soft_wrap=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 ProfileOption = Annotated[str | None, typer.Option("--profile", "-p", help="tiny, cpu or gpu24; default cpu.")]
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The parts of a list that was typed with commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """The parts of a list that was typed with commas; nothing but commas is an error, and no choice of everything."""
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if text and not parts:
+        raise CourseError(f"{text!r} names nothing: give names with commas between them, or leave the option out.")
+    return parts
 
 
 @contextmanager
 def pool(workers: int) -> Iterator[Executor | None]:
     """A pool of processes that each use their share of the threads; None for one worker."""
-    if workers <= 1:
+    if workers == 1:
         yield None
         return
     import multiprocessing

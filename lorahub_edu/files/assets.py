@@ -102,6 +102,12 @@ def is_intact(name: str) -> bool:
     return _search(get_asset(name).editions, trust_marker=False)[0] is not None
 
 
+def check_source(source: str) -> None:
+    """Raise CourseError, with near matches, if `source` is no member of `SOURCES`."""
+    if source not in SOURCES:
+        raise CourseError(f"There is no source {source!r}. {near_matches(source, SOURCES)}")
+
+
 def fetch(name: str, *, source: str = "auto", offline: bool = False) -> Path:
     """The path of an asset whose SHA-256 is right. It is downloaded if it is not on this machine.
 
@@ -115,8 +121,7 @@ def fetch(name: str, *, source: str = "auto", offline: bool = False) -> Path:
         CourseError: no source has it (the message lists all sources), or it can't be written.
     """
     asset = get_asset(name)
-    if source not in SOURCES:
-        raise CourseError(f"There is no source {source!r}. {near_matches(source, SOURCES)}")
+    check_source(source)
     editions = [e for e in asset.editions if source == "auto" or (e.hub if source == "hub" else e.index)]
     if not editions:
         raise CourseError(f"{name} can't be had with --from {source}: it isn't there. Leave out --from.")

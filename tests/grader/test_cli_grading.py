@@ -28,7 +28,7 @@ def typed(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["lorahub-edu", *words])
         with pytest.raises(SystemExit) as ended:
             app.main()
-        return ended.value.code or 0, capsys.readouterr().out
+        return ended.value.code or 0, "".join(capsys.readouterr())
 
     return run
 
@@ -79,4 +79,4 @@ def test_what_goes_wrong_is_said(words, said, course: Path, typed) -> None:
 
 def test_a_real_process_prints_no_traceback(course: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "lorahub_edu", "grade", "nowhere"], capture_output=True, text=True)
-    assert done.returncode == 1 and "There is no nowhere" in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "There is no nowhere" in done.stderr and "Traceback" not in done.stderr

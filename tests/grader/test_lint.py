@@ -141,7 +141,7 @@ def test_the_command_prints_a_table_and_fails_when_a_check_does(course: Path, mo
         monkeypatch.setattr(sys, "argv", ["lorahub-edu", "lint-exercises", "--course", str(course)])
         with pytest.raises(SystemExit) as ended:
             app.main()
-        return ended.value.code or 0, capsys.readouterr().out
+        return ended.value.code or 0, "".join(capsys.readouterr())
 
     code, said = typed()
     assert (

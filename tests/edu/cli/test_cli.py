@@ -41,7 +41,7 @@ def test_train_resumes_and_saves_an_adapter_that_loads(tmp_path: Path) -> None:
     again = lorahub_edu("train", "--profile", "tiny", "--steps", "2", "--rank", "2", "--out", str(out))
     assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
     other = lorahub_edu("train", "--profile", "tiny", "--steps", "2", "--rank", "4", "--out", str(out))
-    assert other.returncode == 1 and "holds another run" in other.stdout and "Traceback" not in other.stderr
+    assert other.returncode == 1 and "holds another run" in other.stderr and "Traceback" not in other.stderr
 
 
 def test_train_on_ones_own_rows(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_train_on_ones_own_rows(tmp_path: Path) -> None:
     assert done.returncode == 0 and "30 rows" in done.stdout
     rows.write_text('{"instruction": "Say it.", "input": ""}\n')
     done = lorahub_edu("train", "--profile", "tiny", "--data", str(rows), "--out", str(tmp_path / "bad"))
-    assert done.returncode == 1 and "row 1" in done.stdout and "output" in done.stdout
+    assert done.returncode == 1 and "row 1" in done.stderr and "output" in done.stderr
     assert not (tmp_path / "bad").exists()
 
 
@@ -70,6 +70,7 @@ def test_train_on_ones_own_rows(tmp_path: Path) -> None:
         (("run", "--profile", "tiny"), "Which lesson?"),
         (("run", "99"), "no lesson '99'"),
         (("fetch", "--from", "moon"), "no source 'moon'"),
+        (("fetch", "--from", "moon", "--profile", "tiny"), "no source 'moon'"),
     ],
 )
 def test_what_a_user_gets_wrong(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -77,7 +78,7 @@ def test_what_a_user_gets_wrong(tmp_path: Path, arguments: tuple[str, ...], word
         arguments = (*arguments, "--out", str(tmp_path / "run"))
     done = lorahub_edu(*arguments, home=tmp_path / "home")
     assert done.returncode == 1
-    assert words in done.stdout.replace("\n", " ")
+    assert words in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -86,7 +87,7 @@ def test_fetch_offline_with_an_empty_cache_lists_every_place(tmp_path: Path) -> 
     done = lorahub_edu("fetch", "--offline", home=tmp_path / "home")
     assert done.returncode == 1
     for words in ("local folder", "cache", "offline", "SHA-256 b179c9523d0e", "LORAHUB_EDU_LOCAL"):
-        assert words in done.stdout
+        assert words in done.stderr
     assert lorahub_edu("fetch", "--profile", "tiny", home=tmp_path / "home").returncode == 0
 
 

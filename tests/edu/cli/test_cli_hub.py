@@ -48,7 +48,7 @@ def lorahub_edu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, 
         monkeypatch.setattr(sys, "argv", ["lorahub-edu", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             app.main()
-        return ended.value.code or 0, capsys.readouterr().out.replace("\n", " ")
+        return ended.value.code or 0, "".join(capsys.readouterr()).replace("\n", " ")
 
     return run
 
@@ -299,4 +299,4 @@ def test_as_a_process_a_problem_is_one_message_and_exit_code_1(tmp_path: Path) -
     command = [sys.executable, "-m", "lorahub_edu", "zoo", "show", "upper", "--folder", "absent"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stdout.startswith("lorahub-edu: There is no module 'upper' in absent.")
+    assert done.stderr.startswith("lorahub-edu: There is no module 'upper' in absent.")

@@ -19,7 +19,8 @@ def lorahub_edu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
             code = 0
         except SystemExit as ended:
             code = ended.code or 0
-        return code, capsys.readouterr().out.replace("\n", " ")
+        printed = capsys.readouterr()
+        return code, (printed.err if code else printed.out).replace("\n", " ")
 
     return run
 

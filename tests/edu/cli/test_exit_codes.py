@@ -1,0 +1,72 @@
+"""The command line never lies: 0 only where the asked-for was done, problems on standard error, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorahub_edu.cli import app, hub
+from lorahub_edu.files import assets
+
+Typed = tuple[int, str, str]  # exit code, standard output, standard error
+
+
+@pytest.fixture
+def lorahub_edu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path):
+    """The command line in this process, in an empty folder and with an empty home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "home"))
+
+    def run(*words: str) -> Typed:
+        monkeypatch.setattr(sys, "argv", ["lorahub-edu", *words])
+        code = 0
+        try:
+            app.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("build",), "no assignment in"),
+        (("build", "--check"), "no assignment in"),
+        (("lint-exercises",), "no assignment in"),
+        (("lint-exercises", "--mutants", "all"), "no assignment in"),
+        (("fetch", "--from", "nosuch", "--profile", "tiny"), "no source 'nosuch'"),
+        (("adapt", "--task", "upper", "--modules", ",", "--profile", "tiny"), "',' names nothing"),
+        (("adapt", "sweep", "--methods", " , ,", "--profile", "tiny"), "names nothing"),
+        (("zoo", "train", "--tasks", ",,", "--profile", "tiny"), "names nothing"),
+        (("methods", "sweep", "--plan", "--tasks", ",", "--profile", "tiny"), "names nothing"),
+        (("zoo", "train", "--workers", "-3", "--profile", "tiny"), "--workers"),
+        (("adapt", "sweep", "--workers", "0", "--profile", "tiny"), "--workers"),
+        (("adapt", "sweep", "--draws", "0", "--profile", "tiny"), "--draws"),
+        (("methods", "sweep", "--seeds", "-1", "--profile", "tiny"), "--seeds"),
+    ],
+)
+def test_nothing_done_is_no_success(lorahub_edu, words: tuple[str, ...], says: str) -> None:
+    code, out, err = lorahub_edu(*words)
+    assert code in (1, 2) and says in err and not out
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENOENT])
+def test_what_the_system_refuses_is_one_line(lorahub_edu, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refused(text: str) -> tuple[str, ...]:
+        raise OSError(number, "refused by the system", "/some/folder")
+
+    monkeypatch.setattr(hub, "listed", refused)
+    code, out, err = lorahub_edu("adapt", "--task", "upper", "--profile", "tiny")
+    assert code == 1 and not out
+    assert err.startswith("lorahub-edu: /some/folder: refused by the system") and err.count("\n") == 1
+
+
+def test_help_shows_the_groups_in_a_learners_order(lorahub_edu) -> None:
+    code, out, _ = lorahub_edu("--help")
+    places = [out.index(f"─ {group} ─") for group in app.GROUPS]
+    assert code == 0 and places == sorted(places)
