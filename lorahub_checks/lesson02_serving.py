@@ -136,7 +136,7 @@ def load_adapter(answer: Callable, generator: torch.Generator) -> Iterator[Prope
     odd, last = list(good)[integer(0, len(good) - 1, generator)], list(good)[-1]
     bad = {
         "a name that the model doesn't have": good | {last.replace("lora_B", "lora_b"): good[last]},
-        "a parameter that the file lacks": {name: tensor for name, tensor in good.items() if name != last},
+        "a parameter that the file lacks": {name: tensor for name, tensor in good.items() if name != odd},
         "one tensor of another shape": good | {odd: good[odd][:1]},
         "a tensor of another shape that would be stretched to fit": good | {last: good[last][:1]},
     }
