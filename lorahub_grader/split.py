@@ -174,7 +174,7 @@ class Split:
     def _test(self, cell: Cell, defined: Defined) -> Result:
         unusable = [defined.broken[name] for name in sorted(_names_read(cell.source)) if name in defined.broken]
         if unusable:
-            return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, unusable[0]))
+            return Result(cell.grade_id, cell.points, 0.0, self._explained(cell, unusable[0], defined))
         self.conversation.codec.finite = "infinite" not in cell.options
         self.conversation.writes_back, self.conversation.changed, self.conversation.believed = True, False, False
         result = self._attempt(cell, defined)

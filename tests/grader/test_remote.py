@@ -258,5 +258,6 @@ def test_a_module_is_checked_there_as_it_is_here(words: str | None, talk) -> Non
 
 
 def test_values_are_not_taken_on_trust(talk) -> None:
+    talk.believed = False
     talk.ask({"do": "cell", "source": "def scaling(alpha, rank):\n    return alpha / rank"})
     assert check("00.1", name(talk, "scaling"), seed=3).passed and not talk.believed
