@@ -6,8 +6,9 @@ What is saved here loads in PEFT, LLaMA-Factory or vLLM, and what those save loa
 from __future__ import annotations
 
 import json
+import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,8 @@ from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import save
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -281,15 +284,25 @@ def put_adapter(
             )
         if isinstance(layer, LoRALinear) and adapter in layer.configs:
             raise CourseError(f"{name} has an adapter {adapter!r} already: give this one another name.")
+    oversized = []
     for name, (A, B) in file.weights.items():
-        layer = modules[name]
+        layer, config = modules[name], file.configs[name]
+        if A.itemsize < 4 and layer.weight.dtype != A.dtype:  # PEFT's rule: A and B of 16 bits are made float32
+            config = replace(config, dtype=torch.float32)
         if isinstance(layer, LoRALinear):
-            layer.add_adapter(adapter, file.configs[name])
+            layer.add_adapter(adapter, config)
         else:
-            layer = LoRALinear(layer, file.configs[name], adapter)
+            layer = LoRALinear(layer, config, adapter)
             model.set_submodule(name, layer)
+        if config.rank > min(layer.in_features, layer.out_features):
+            oversized.append(f"{name} ({layer.out_features}, {layer.in_features})")
         with torch.no_grad():
             layer.lora_A[adapter].copy_(A)
             layer.lora_B[adapter].copy_(B)
+    if oversized:
+        logger.warning(
+            f"{file.path}: the rank is above the size of {len(oversized)} matrices, such as {oversized[0]}. Their "
+            f"update can't have a rank above the matrix's smaller side: a smaller rank would give the same."
+        )
     adapters.freeze(model)
     adapters.set_adapter(model, adapter)

@@ -103,18 +103,12 @@ class LoRALinear(nn.Module):
         """Add an adapter that changes nothing yet (B = 0), and make it the active one.
 
         Raises:
-            CourseError: the name is taken or holds a dot, or the rank does not fit the layer.
+            CourseError: the name is taken or holds a dot.
         """
         if adapter in self.configs:
             raise CourseError(f"The layer has an adapter {adapter!r} already: choose another name or remove it.")
         if "." in adapter or not adapter:
             raise CourseError(f"{adapter!r} can't name an adapter: the name must not be empty or hold a dot.")
-        largest = min(self.in_features, self.out_features)
-        if config.rank > largest:
-            raise CourseError(
-                f"Rank {config.rank} is above the layer's size: a ({self.out_features}, {self.in_features}) matrix "
-                f"has rank {largest} at most. Choose a rank from 1 to {largest}."
-            )
         weight = self.base_layer.weight
         A = torch.empty(config.rank, self.in_features)  # drawn on the CPU: the same seed gives the same A anywhere
         nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)

@@ -22,9 +22,11 @@ from peft.tuners.lora.config import (
     MontecloraConfig,
     VeloraConfig,
 )
+from safetensors.torch import load_file, save_file
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.lora.adapter_files import CONFIG_FILE, put_adapter, read_adapter
+from lorahub_edu.lora import adapters
+from lorahub_edu.lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE, put_adapter, read_adapter
 from lorahub_edu.models import tiny
 
 IDS = torch.arange(24).view(2, 12)
@@ -165,6 +167,31 @@ def test_a_base_that_changed_converted_by_peft(tmp_path: Path, initialisation: s
             parameter.data += 0.05 * torch.randn(parameter.shape)
     model.save_pretrained(tmp_path / "done", path_initial_model_for_weight_conversion=tmp_path / "start")
     torch.testing.assert_close(logits(tmp_path / "done"), model(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"r": 96}, {"rank_pattern": {"1.self_attn.v_proj": 200}, "use_rslora": True}])
+def test_a_rank_above_the_size_of_a_matrix(tmp_path: Path, caplog: pytest.LogCaptureFixture, settings: dict) -> None:
+    folder = saved_by_peft(tmp_path, **settings)
+    torch.testing.assert_close(logits(folder), logits_by_peft(folder), rtol=1e-5, atol=1e-5)
+    assert "a smaller rank would give the same" in caplog.text
+    model = tiny.model()
+    put_adapter(model, read_adapter(folder))
+    adapters.merge(model)
+    torch.testing.assert_close(model(IDS).logits, logits_by_peft(folder), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_computes_as_in_peft(tmp_path: Path, dtype: torch.dtype, base: torch.dtype) -> None:
+    folder = saved_by_peft(tmp_path, target_modules="all-linear")
+    tensors = {key: tensor.to(dtype) for key, tensor in load_file(folder / WEIGHTS_FILE).items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    mine = tiny.model().to(base)
+    put_adapter(mine, read_adapter(folder))
+    theirs = peft.PeftModel.from_pretrained(tiny.model().to(base), folder).eval()
+    for adapter, tolerance in ((tiny.model().to(base), None), (mine, 1e-6 if base == torch.float32 else 0.02)):
+        difference = (adapter(IDS).logits - theirs(IDS).logits).abs().max()
+        assert difference > 0.1 if tolerance is None else difference <= tolerance
 
 
 @pytest.mark.parametrize("missing", ["r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern"])
