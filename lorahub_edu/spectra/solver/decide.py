@@ -36,6 +36,7 @@ SMALL = 8  # below so many times the directions at its start, a short side is de
 LOW_RANK = 16  # an update counts as low-rank if its rank is at most this part of the short side
 TOLERANCE = 1e-9  # of a residual, relative to the k-th value
 MAX_ROUNDS = 60
+ORTHONORMAL = 1e-12  # ‖VᵀV − I‖ of vectors that count as orthonormal: more than rounding and less than the tolerance
 SPARE = 22  # directions beside the wanted ones, at the start and when a large subspace is cut
 
 
@@ -54,7 +55,9 @@ class Cosines:
     in_base: bool = False
 
     def decided(self, epsilons: Sequence[float]) -> bool:
-        """Whether every vector is surely an intruder or surely none, at every ε."""
+        """Whether every vector is surely an intruder or surely none, at every ε, and no cosine is above 1."""
+        if not bool((self.values <= 1 + ROUNDING).all()):
+            return False
         return all(bool(((self.upper < e) | (self.lower >= e)).all()) for e in epsilons)
 
 
@@ -106,6 +109,8 @@ def searched(
         return None
     tolerance = TOLERANCE if certified else matrix.rough
     ritz = largest_eigenpairs(matrix.apply, matrix.start(k + SPARE), k + 1, matrix.toward, tolerance)
+    if certified and (ritz := measured_again(matrix, ritz)) is None:
+        return None
     first = ritz.first(k)
     if not float(first.values[-1]) > NEGLIGIBLE**2 * float(first.values[0]):
         return None
@@ -187,6 +192,20 @@ def largest_eigenpairs(
         small = torch.cat([torch.cat([small, corner], 1), torch.cat([corner.T, new.T @ image_of_new], 1)])
         basis, image = torch.cat([basis, new], 1), torch.cat([image, image_of_new], 1)
     return Ritz(values[:k], vectors, residuals)
+
+
+def measured_again(matrix: Secular | Gram, ritz: Ritz) -> Ritz | None:
+    """The pairs with the residuals that their vectors have; None unless the vectors are orthonormal.
+
+    The search only updates its products with G. Where a new direction lies in its subspace up to rounding, what is left
+    of that direction is noise: vectors then lose their right angles.
+    """
+    overlaps = ritz.vectors.T @ ritz.vectors
+    overlaps.diagonal().sub_(1.0)
+    if not float(overlaps.norm()) <= ORTHONORMAL:
+        return None
+    residuals = (matrix.apply(ritz.vectors) - ritz.vectors * ritz.values).norm(dim=0)
+    return replace(ritz, residuals=residuals)
 
 
 def none_missed(matrix: Secular | Gram, ritz: Ritz) -> float | None:

@@ -18,8 +18,10 @@ from lorahub_edu.spectra.solver.decide import (
     DECOMPOSED,
     DEFINITION,
     Cosines,
+    Ritz,
     largest_cosines,
     largest_eigenpairs,
+    measured_again,
     searched,
 )
 from lorahub_edu.spectra.updates import Update
@@ -178,3 +180,34 @@ def test_a_start_that_is_invariant_stays_where_it_is() -> None:
     found = largest_eigenpairs(lambda x: diagonal[:, None] * x, start, 5)
     assert found.values.tolist() == pytest.approx([199, 198, 197, 196, 195])
     assert found.residuals.max() < 1e-12
+
+
+def test_an_update_far_above_its_base_is_counted_right_and_no_cosine_exceeds_one(tmp_path: Path) -> None:
+    """Behind a huge vector of the update stand weak ones of the base; the reference is two SVDs by numpy in float64."""
+    generator = torch.Generator().manual_seed(3)
+    base = torch.randn(288, 288, generator=generator)
+    left, _, right = torch.linalg.svd(base)
+    base = (left * (10.0 / (1 + torch.arange(288)) ** 0.7)) @ right
+    known = np.linalg.svd(base.double().numpy())[0]
+    for power in (0, 2, 3, 3.5, 4, 5):
+        for rank, k in ((1, 2), (1, 10), (4, 10)):
+            A = torch.linalg.qr(torch.randn(288, rank, generator=generator)).Q.T.contiguous()
+            B = torch.linalg.qr(torch.randn(288, rank, generator=generator)).Q
+            one = Update("huge", base, A, B, 10.0 * 10**power)
+            tuned = np.linalg.svd(one.weight(torch.float64).numpy())[0][:, :k]
+            reference = np.abs(tuned.T @ known).max(1)
+            row = intruders.count([one], BaseSpectra(tmp_path), k).rows[0]
+            assert row.intruders == (int((reference < 0.5).sum()),), (power, rank, k, row.decided)
+            assert max(row.cosines) <= 1 + 1e-6
+
+
+def test_a_search_that_lost_its_right_angles_proves_nothing() -> None:
+    """Two vectors that are nearly one have small residuals both, so residuals alone would certify them."""
+    matrix = gram.Gram(torch.diag(torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)), torch.eye(3))
+    true = torch.eye(3, 2, dtype=torch.float64)
+    values = torch.tensor([3.0, 2.0], dtype=torch.float64)
+    assert measured_again(matrix, Ritz(values, true, values)).residuals.max() == 0
+    twice = true[:, [0, 0]] + 1e-9 * true
+    assert measured_again(matrix, Ritz(values, twice, 0 * values)) is None
+    too_long = Cosines(values, values, values)
+    assert not too_long.decided((0.5,))
