@@ -27,9 +27,11 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.show.check import Report, check, get_problem
 from lorahub_grader import assignments, lint, mutate
 from lorahub_grader.assignments import ROOT, SOURCE
+from lorahub_grader.inside import namespaces
 
 DRAWS = 20
 CALL_SECONDS = 2.0
+MEMORY = 2 << 30  # bytes of address space beyond what is mapped at the start
 MUTANT_SECONDS = 60.0  # after which a mutant that does not even stop for its alarm is given up
 REFERENCE = "the reference"
 SHAPE = "you return shape"  # which depends on the inputs' shapes alone
@@ -149,6 +151,8 @@ def fates(source: Source) -> Iterator[Fate]:
 def _work(source: Source, waiting: list[mutate.Mutant], writer: object) -> None:
     torch.set_num_threads(1)  # a fork has none of the threads that its parent has computed with, and would wait
     sys.stdout = sys.stderr = io.StringIO()
+    if sys.platform == "linux":  # a mutant of a size can ask for all the memory that there is
+        namespaces.limit_memory(MEMORY)
     for mutant in waiting:
         writer.send(_fate(source, mutant))
 
