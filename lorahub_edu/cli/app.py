@@ -98,10 +98,12 @@ def fetch(
     console.print(f"model  {pretrained.prepare(base.name, source=source, offline=offline)}")
     if base.asset is None:
         console.print(f"       {base.repo} is fetched by the hub's own library when it is first loaded.")
-    for label, name in (("rows ", "alpaca"), ("texts", texts.WIKIPEDIA), ("texts", texts.C4)):
+    for label, name in (("rows ", chosen.rows), ("texts", texts.WIKIPEDIA), ("texts", texts.C4)):
         try:
             console.print(f"{label}  {assets.fetch(name, source=source, offline=offline)}")
         except CourseError as error:
+            if name == "alpaca-52k":
+                raise  # the run that needs all rows takes no smaller set
             console.print(f"{label}  the set that the course ships will be used. {error}")
 
 

@@ -173,7 +173,7 @@ def _model(profile: Profile) -> Answer:
 def _data(profile: Profile) -> Answer:
     if profile.name == TINY:
         return True, "the rows that come with the course", ""
-    return _asset("alpaca", f"lorahub-edu fetch --profile {profile.name}")
+    return _asset(profile.rows, f"lorahub-edu fetch --profile {profile.name}")
 
 
 def _asset(name: str, advice: str) -> Answer:

@@ -15,7 +15,7 @@ methods_app = typer.Typer(no_args_is_help=True, help="Methods of fine-tuning: li
 def train(
     recipe: Annotated[str | None, typer.Argument(help="A recipe's name or file; default the profile's run.")] = None,
     profile: ProfileOption = None,
-    data: Annotated[Path | None, typer.Option(help="Rows in Alpaca's or Dolly's form; default Alpaca.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A file of rows, alpaca or dolly; default the profile's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Checkpoints, log and adapter; default a folder in runs/.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; default the profile's.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of LoRA; default the profile's.")] = None,
@@ -27,6 +27,9 @@ def train(
     ] = None,
     block: Annotated[int | None, typer.Option(help="Tokens in a row; default the profile's.")] = None,
     checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations; default the profile's.")] = None,
+    validation: Annotated[
+        int | None, typer.Option(help="Rows held back; default the profile's, at most a fifth.")
+    ] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Run even if the predicted memory does not fit.")] = False,
 ) -> None:
     """Fine-tune the profile's model on Alpaca with LoRA, or run a recipe. An interrupted run continues.
@@ -40,7 +43,7 @@ def train(
 
     changes = finetune.Changes(
         steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, micro_batch_size=micro_batch,
-        block_size=block, gradient_checkpointing=checkpointing,
+        block_size=block, gradient_checkpointing=checkpointing, validation_rows=validation,
     )  # fmt: skip
     device = get_profile(recipes.machine(profile) if recipe else profile).device
     with processes.started(device):

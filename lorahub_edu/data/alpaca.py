@@ -20,7 +20,7 @@ Row = TypeVar("Row")
 IGNORED = -100  # torch's cross_entropy and transformers both skip this label
 SHIPPED_FILE = "alpaca_original.jsonl"
 SHIPPED = "the course's own small set of rows in Alpaca's format (CC BY 4.0)"
-SETS = ("tiny", "alpaca", "dolly")
+SETS = ("tiny", "alpaca", "alpaca-52k", "dolly")
 
 PROMPT_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -63,24 +63,38 @@ def load_alpaca(*, offline: bool = False) -> tuple[list[Example], str]:
     Rows with an empty output are left out and counted in the log: the public 52,002-row file holds some.
     """
     try:
-        path = assets.fetch("alpaca", offline=offline)
-        rows = read_rows(path, on_bad_row="skip")
-        return rows, f"{len(rows):,} Alpaca rows from {Path(path).name} (CC BY-NC 4.0, non-commercial use only)"
+        return _alpaca_rows(assets.fetch("alpaca", offline=offline))
     except CourseError as problem:
         logger.warning("Alpaca could not be loaded, so the smaller shipped set is used. %s", problem)
         return shipped_examples(), SHIPPED
 
 
+def _alpaca_rows(path: Path) -> tuple[list[Example], str]:
+    rows = read_rows(path, on_bad_row="skip")
+    return rows, f"{len(rows):,} Alpaca rows from {path.name} (CC BY-NC 4.0, non-commercial use only)"
+
+
 def load_rows(name_or_path: str | Path, *, offline: bool = False) -> tuple[list[Example], str]:
-    """The rows of a set ("tiny": the shipped rows, "alpaca", "dolly") or a file, and one sentence that says which.
+    """The rows of a set or a file, and one sentence that says which.
+
+    The sets: "tiny" (the shipped rows), "alpaca" (as `load_alpaca`: any edition), "alpaca-52k" (all rows or none),
+    "dolly".
 
     Raises:
-        CourseError: it is neither a set nor a file that `read_rows` takes.
+        CourseError: it is neither a set nor a file that `read_rows` takes, or the set can't be had.
     """
     if name_or_path == "tiny":
         return shipped_examples(), SHIPPED
     if name_or_path == "alpaca":
         return load_alpaca(offline=offline)
+    if name_or_path == "alpaca-52k":
+        try:
+            return _alpaca_rows(assets.fetch("alpaca-52k", offline=offline))
+        except CourseError as problem:
+            raise CourseError(
+                f"{problem}\n  - fetch all 52,002 rows with: lorahub-edu fetch --profile gpu24\n"
+                f"  - train on the Alpaca rows that are here: --data alpaca"
+            ) from None
     path = assets.fetch("dolly", offline=offline) if str(name_or_path) == "dolly" else Path(name_or_path)
     if not path.suffix and not path.exists():
         hint = near_matches(str(name_or_path), SETS)

@@ -32,7 +32,8 @@ class Changes:
 
     `rank` keeps alpha's ratio to the rank. `batching` and `schedule` are as in `TrainingConfig`. `micro_batch_size` and
     `gradient_checkpointing` change memory and time, not the result. Rows of more than `block_size` tokens are dropped.
-    `revision` is the base model's on the hub.
+    `validation_rows` are held back; without them, at most a fifth of the rows. `revision` is the base model's on the
+    hub.
     """
 
     steps: int | None = None
@@ -43,6 +44,7 @@ class Changes:
     micro_batch_size: int | None = None
     block_size: int | None = None
     gradient_checkpointing: bool | None = None
+    validation_rows: int | None = None
     revision: str | None = None
 
     def given(self) -> dict[str, object]:
@@ -126,7 +128,7 @@ def finetune(
 
     Args:
         method: a key of `methods.kinds.METHODS`; "lora" and "rslora" take their settings from the profile.
-        data: a file of rows, or "dolly"; None is Alpaca.
+        data: a file of rows or the name of a set (`alpaca.SETS`); None is the profile's.
         out: a folder for checkpoints, log.jsonl and the finished adapter; a run in this folder is continued.
         seed: fixes A, the split, the order of rows and dropout.
         anyway: run even if the planner says that it does not fit the GPU.
@@ -160,8 +162,8 @@ def finetune(
         batching=batching,
         seed=seed,
     )
-    training_rows, validation_rows = split_rows(profile, data, seed, offline, progress)
     pretrained.check_device(profile)
+    training_rows, validation_rows = split_rows(profile, data, seed, offline, progress, changes.validation_rows)
     with memory_watched(
         profile.base_model,
         memory_setting(profile, rank, method, settings),
@@ -237,9 +239,16 @@ def _loss(model: nn.Module, rows: list[alpaca.Encoded], profile: Profile, config
 
 
 def split_rows(
-    profile: Profile, data: str | Path | None, seed: int, offline: bool, progress: bool
+    profile: Profile,
+    data: str | Path | None,
+    seed: int,
+    offline: bool,
+    progress: bool,
+    validation_rows: int | None = None,
 ) -> tuple[list[alpaca.Example], list[alpaca.Example]]:
-    """Rows to train on and rows that are held back, as many as the profile says; `data` is as for `finetune`.
+    """Rows to train on and rows that are held back; `data` is as for `finetune`.
+
+    Held back are as many as the profile says, but at most a fifth of the rows, or exactly `validation_rows`.
 
     Raises:
         CourseError: the rows can't be had, or are too few.
@@ -247,9 +256,17 @@ def split_rows(
     rows, source = alpaca.load_rows(data or profile.rows, offline=offline)
     if progress and processes.is_first():
         print(f"{len(rows):,} rows: {source}")
-    if len(rows) <= profile.validation_rows:
+    held = validation_rows
+    if held is None:
+        held = min(profile.validation_rows, max(1, len(rows) // 5))
+        if held < profile.validation_rows and progress and processes.is_first():
+            print(
+                f"{held:,} of them are held back for validation, not {profile.validation_rows:,} as profile "
+                f"{profile.name} says: there are too few rows. --validation N sets another number."
+            )
+    if not 0 <= held < len(rows) or validation_rows == 0:
         raise CourseError(
-            f"{len(rows)} rows are too few: profile {profile.name!r} holds back {profile.validation_rows} of them."
+            f"{held:,} rows can't be held back of {len(rows):,}: at least 1 is needed, and 1 to train on. Give more "
+            f"rows or another --validation."
         )
-    training_rows = min(profile.train_rows, len(rows) - profile.validation_rows)
-    return alpaca.split(rows, profile.validation_rows, seed, training_rows)
+    return alpaca.split(rows, held, seed, min(profile.train_rows, len(rows) - held))

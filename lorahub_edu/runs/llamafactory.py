@@ -48,7 +48,7 @@ def export(
             f"one of {', '.join(TRAINED_THERE)}."
         )
     base, name, folder = get_base(recipe.profile.base_model), recipe.name, Path(folder)
-    training, validation = split_rows(recipe.profile, recipe.data, seed, offline, progress=False)
+    training, validation = split_rows(recipe.profile, recipe.rows, seed, offline, progress=False)
     parts = {f"{name}_train": training, f"{name}_validation": validation}
     columns = {"prompt": "instruction", "response": "output"}
     described = {part: {"file_name": f"{part}.json", "columns": columns} for part in parts}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from lorahub_edu.data.alpaca import SETS
 from lorahub_edu.data.rows import EXTENSIONS
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub import stand_ins, zoo
@@ -33,7 +34,6 @@ from lorahub_edu.training import processes
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
 LORAHUB = "lorahub"
-ROWS = ("alpaca", "dolly")
 PUBLISHED_RANK = 16  # of LoRAHub's published modules, on query and value
 IN_PROFILE = ("rank", "alpha", "dropout", "target_modules")  # settings of LoRA that a profile has too
 
@@ -42,8 +42,8 @@ IN_PROFILE = ("rank", "alpha", "dropout", "target_modules")  # settings of LoRA 
 class Recipe:
     """A run that is fixed but for its seed.
 
-    `card_gb` is the GPU's memory as it is sold. `rows` is "alpaca", "dolly" or a file; for LoRAHub a task. `method` is
-    a key of `methods.kinds.METHODS` or "lorahub". `twin` is what the small twin has otherwise than its profile, and
+    `card_gb` is the GPU's memory as it is sold. `rows` is one of `alpaca.SETS` or a file; for LoRAHub a task. `method`
+    is a key of `methods.kinds.METHODS` or "lorahub". `twin` is what the small twin has otherwise than its profile, and
     `prediction` the file's figures of memory, in GB.
     """
 
@@ -62,11 +62,6 @@ class Recipe:
     def composes(self) -> bool:
         """Whether it composes modules instead of training an adapter."""
         return self.method == LORAHUB
-
-    @property
-    def data(self) -> str | None:
-        """The rows as `finetune` takes them: None for Alpaca."""
-        return None if self.rows in ("alpaca", "tiny") else self.rows
 
 
 def names() -> list[str]:
@@ -167,10 +162,10 @@ def _check_base(base: BaseModel, method: str, rows: str) -> None:
             f"model.name is {base.name!r}, a model of the kind {base.kind}, with which {method!r} does not run here: "
             f"take one of {', '.join(known)}."
         )
-    if method != LORAHUB and rows not in ROWS and Path(rows).suffix.lower() not in EXTENSIONS:
+    if method != LORAHUB and rows not in SETS and Path(rows).suffix.lower() not in EXTENSIONS:
         raise CourseError(
             f"data.rows is {rows!r}, which is neither a set of rows nor a file that ends in {', '.join(EXTENSIONS)}. "
-            f"{near_matches(rows, ROWS)}"
+            f"{near_matches(rows, SETS)}"
         )
 
 
@@ -194,7 +189,9 @@ def twin(recipe: Recipe, profile: str) -> Recipe:
         learning_rate=recipe.twin.get("learning_rate", big.learning_rate),
         train_steps=recipe.twin.get("steps", small.train_steps) if small.name != "tiny" else small.train_steps,
     )
-    rows = "tiny" if small.name == "tiny" and not recipe.composes else recipe.twin.get("rows", recipe.rows)
+    rows = recipe.twin.get("rows", recipe.rows)
+    if not recipe.composes and (small.name == "tiny" or rows == BIG.rows):
+        rows = small.rows
     return replace(recipe, profile=changed, revision="", rows=rows)
 
 
@@ -261,6 +258,8 @@ def run(
     recipe = twin(read(recipe), machine(profile))
     big = recipe.profile.name == BIG.name
     folder = Path(out) if out else Path("runs") / (recipe.name if big else f"{recipe.name}-{recipe.profile.name}")
+    if big:
+        pretrained.check_device(recipe.profile)
     if big and processes.is_first():
         card = planned(recipe)
         room = f"{card.room / 1e9:.1f} GB to spare" if card.fits else f"{-card.room / 1e9:.1f} GB too much"
@@ -278,7 +277,7 @@ def run(
         changes,
         method=recipe.method,
         settings=recipe.settings,
-        data=data or recipe.data,
+        data=data or recipe.rows,
         out=folder,
         seed=seed,
         anyway=anyway,

@@ -17,7 +17,7 @@ from lorahub_edu.files import assets
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import pretrained, tiny
 from lorahub_edu.models.profiles import get_profile
-from lorahub_edu.runs import finetune
+from lorahub_edu.runs import finetune, recipes
 from lorahub_edu.runs.finetune import Changes
 
 
@@ -91,8 +91,64 @@ def test_an_unknown_method(tmp_path: Path) -> None:
 def test_too_few_rows(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "a", "output": "b"}\n' * 5)
-    with pytest.raises(CourseError, match="5 rows are too few.*holds back 16"):
+    for validation, message in ((5, "5 rows can't be held back of 5"), (0, "0 rows can't"), (-1, "-1 rows can't")):
+        with pytest.raises(CourseError, match=f"{message}.*another --validation"):
+            changes = Changes(validation_rows=validation)
+            finetune.finetune("tiny", changes, data=rows, out=tmp_path / "run", progress=False)
+    rows.write_text('{"instruction": "a", "output": "b"}\n')
+    with pytest.raises(CourseError, match="1 rows can't be held back of 1: at least 1 is needed, and 1 to train on"):
         finetune.finetune("tiny", data=rows, out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("profile", "count", "held"),
+    [
+        ("gpu24", 1000, 200), ("gpu24", 2001, 400), ("gpu24", 10_000, 2000), ("gpu24", 3, 1), ("cpu", 1000, 24),
+        ("cpu", 50, 10), ("tiny", 1000, 16), ("tiny", 2, 1),
+    ],
+)  # fmt: skip
+def test_own_rows_train_under_every_profile(tmp_path: Path, capsys, profile: str, count: int, held: int) -> None:
+    """The rows held back scale down, which is said, and are disjoint from those trained on."""
+    profile, rows = get_profile(profile), tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"instruction": "Say {i}", "output": "{i}"}}\n' for i in range(count)))
+    training, validation = finetune.split_rows(profile, rows, 0, offline=True, progress=True)
+    assert len(validation) == held and len(training) == min(count - held, profile.train_rows)
+    assert not {row.output for row in training} & {row.output for row in validation}
+    said = f"{held} of them are held back for validation, not {profile.validation_rows:,}"
+    assert (said in capsys.readouterr().out) == (held < profile.validation_rows)
+    training, validation = finetune.split_rows(profile, rows, 0, True, True, validation_rows=count - 1)
+    assert (len(training), len(validation)) == (1, count - 1)
+    assert "held back" not in capsys.readouterr().out
+
+
+def test_the_settings_of_the_source_need_all_rows(tmp_path: Path, monkeypatch) -> None:
+    """A cached demo of 999 rows is no answer for the run on 49,759; the message names the command that gets them."""
+    monkeypatch.setenv(assets.LOCAL_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "home"))
+    demo = tmp_path / "demo.json"
+    demo.write_text(json.dumps([vars(example) for example in alpaca.shipped_examples()]))
+    fetch = assets.fetch
+    monkeypatch.setattr(assets, "fetch", lambda name, **more: demo if name == "alpaca" else fetch(name, **more))
+    big = get_profile("gpu24")
+    with pytest.raises(CourseError, match=r"(?s)06391b656a06.*lorahub-edu fetch --profile gpu24.*--data alpaca"):
+        finetune.split_rows(big, None, 0, offline=True, progress=False)
+    assert len(finetune.split_rows(big, "alpaca", 0, offline=True, progress=False)[1]) == 37  # a fifth of 189
+    assert len(finetune.split_rows(get_profile("cpu"), None, 0, offline=True, progress=False)[1]) == 24
+
+
+def test_all_rows_are_one_edition_of_alpaca() -> None:
+    assert assets.ASSETS["alpaca-52k"].editions == assets.ASSETS["alpaca"].editions[:1]
+
+
+def test_the_gpu_is_looked_for_first(tmp_path: Path, monkeypatch) -> None:
+    """Before rows are read, and before a recipe's memory is said to fit."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = []
+    with pytest.raises(CourseError, match="needs an NVIDIA GPU"):
+        finetune.finetune("gpu24", data=tmp_path / "none.json", out=tmp_path / "run", progress=False)
+    with pytest.raises(CourseError, match="needs an NVIDIA GPU"):
+        recipes.run("llama_7b_lora_alpaca", "gpu24", out=tmp_path / "run", report=said.append)
+    assert not said
 
 
 @pytest.mark.real
