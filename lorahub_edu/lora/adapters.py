@@ -168,13 +168,21 @@ def merge(model: nn.Module, adapter: str | None = None) -> None:
     that, so memory grows by the adapted matrices; `merge_and_unload` keeps nothing.
 
     Raises:
-        CourseError: the model has no such adapter, another one is merged, or an update is not finite (nothing is
-            merged then).
+        CourseError: the model has no such adapter, another one is merged, an update is not finite, or a weight is
+            tied to another module's (nothing is merged then).
 
     Source: Hu et al. 2021, section 4.1, "No Additional Inference Latency".
     """
     adapter = adapter or next((layer.active for _, layer in lora_layers(model) if layer.active), None)
-    layers = [layer for _, layer in layers_with(model, adapter, " to merge")]
+    named = layers_with(model, adapter, " to merge")
+    for name, layer in named:
+        for other, parameter in model.named_parameters(remove_duplicate=False):
+            if parameter is layer.weight and other != f"{name}.base_layer.weight":
+                raise CourseError(
+                    f"The weight of {name} is tied: {other} is the same tensor, and a merge would change it too. Use "
+                    f"the adapter unmerged, or leave {name} out of its targets."
+                )
+    layers = [layer for _, layer in named]
     merged_before = [layer.merged for layer in layers]
     try:
         for layer in layers:

@@ -271,6 +271,20 @@ def test_bad_ranks() -> None:
     assert not list(adapters.lora_layers(model))  # nothing half-done
 
 
+def test_a_tied_head_is_not_merged() -> None:
+    model = tiny.model()
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    assert head.weight is embeddings.weight
+    before = embeddings.weight.clone()
+    adapters.inject(model, LoRAConfig(rank=2, target_modules=("q_proj", "lm_head")), seed=0)
+    with pytest.raises(CourseError, match=r"lm_head is tied: model.embed_tokens.weight"):
+        adapters.merge_and_unload(model)
+    assert torch.equal(embeddings.weight, before)
+    assert not any(layer.merged for _, layer in adapters.lora_layers(model))
+    head.weight = torch.nn.Parameter(before.clone())  # untied, the head merges
+    adapters.merge(model)
+
+
 def test_unknown_patterns_list_near_matches() -> None:
     model = tiny.model()
     with pytest.raises(CourseError, match="Did you mean .*'q_proj'"):
