@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_grader.handed_in import Found, entries, files_in, shown
-from lorahub_grader.platforms import CANVAS, MOODLE
+from lorahub_grader.platforms import CANVAS, MOODLE, MOODLE_FOLDER
 from lorahub_grader.repair import which_assignment
 
 FILES = 200  # of one student; more are not looked at
@@ -117,9 +117,10 @@ def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str 
         piece: which_assignment(piece.file.read()[0], assignments)
         for group in groups.values()
         for piece in group
-        if piece.is_notebook and len(group) <= FILES
+        if piece.is_notebook and not _too_many(group)
     }
-    main = wanted or _main([name for piece, name in told.items() if not piece.folder], assignments)
+    votes = [{told.get(piece) for piece in group} for (_, folder, _), group in groups.items() if not folder]
+    main = wanted or _main(votes, assignments)
     found = []
     for (student, folder, platform), group in groups.items():
         assignment, first = folder or main, group[0]
@@ -147,11 +148,15 @@ def _pieces(files: list[Found], assignments: Mapping[str, frozenset[str]]) -> tu
     whose = {(match["number"], match["name"]) for match in matches}
     # Its form is a weak sign: most files must have it, and a number must be one student's.
     canvas = 2 * len(matches) >= len(loose) and len(whose) == len({number for number, _ in whose})
+    plain_names = Counter(COPY.sub("", name.rpartition(".")[0]) for name in loose)
     pieces, ignored, junk = [], {}, []
     for file in files:
         parts = file.parts
         order = (file.modified, len(parts[-1]), parts[-1])  # of the same time, "NAME (1)" is later than "NAME"
-        if match := MOODLE.fullmatch(parts[0]):
+        match = (MOODLE if len(parts) == 1 else MOODLE_FOLDER).fullmatch(parts[0])
+        if match and MOODLE.fullmatch(match["rest"]):  # a student may write such a name, or call a file so
+            ignored[f"{file.name}: its name may be of two students; download submissions in folders"] = True
+        elif match:
             inner = "/".join(part for part in (match["rest"], *parts[1:]) if part)
             pieces.append(Piece(file, match["name"], inner, "moodle", match["number"], order=order))
         elif file.trouble:
@@ -162,7 +167,7 @@ def _pieces(files: list[Found], assignments: Mapping[str, frozenset[str]]) -> tu
                 named = match["name"], match["rest"], "canvas", match["number"]
                 pieces.append(Piece(file, *named, order=(int(match["file"] or 0),), late=bool(match["late"])))
             else:
-                pieces.append(Piece(file, _flat(parts[0], loose), parts[0], order=order))
+                pieces.append(Piece(file, _flat(parts[0], plain_names), parts[0], order=order))
         elif len(parts) > 2 and parts[1] in assignments:
             pieces.append(Piece(file, parts[0], "/".join(parts[2:]), folder=parts[1], order=order))
         elif file.junk:
@@ -176,21 +181,24 @@ def _pieces(files: list[Found], assignments: Mapping[str, frozenset[str]]) -> tu
     return pieces, list(ignored)
 
 
-def _flat(file: str, loose: list[str]) -> str:
+def _flat(file: str, plain_names: Mapping[str, int]) -> str:
     """The student of STUDENT.ipynb; a browser's "STUDENT (1).ipynb" is the same one where there is no STUDENT.ipynb."""
     name, dot, ending = file.rpartition(".")
     plain = COPY.sub("", name)
-    alone = [COPY.sub("", other.rpartition(".")[0]) for other in loose].count(plain) == 1
-    return (plain if alone else name) if dot and ending == "ipynb" else file
+    return (plain if plain_names[plain] == 1 else name) if dot and ending == "ipynb" else file
 
 
-def _main(told: list[str | None], assignments: Mapping[str, frozenset[str]]) -> str | None:
-    """The assignment that most notebooks are of: a download is of one, and last week's notebook in it is not graded.
+def _too_many(group: list[Piece]) -> bool:
+    return sum(not piece.junk for piece in group) > FILES
+
+
+def _main(votes: list[set[str | None]], assignments: Mapping[str, frozenset[str]]) -> str | None:
+    """The assignment that most students handed in: a download is of one, last week's notebook in it is not graded.
 
     Raises:
-        CourseError: two are of the same number of notebooks.
+        CourseError: two were handed in by the same number of students.
     """
-    counts = Counter(name for name in told if name).most_common(2)
+    counts = Counter(name for vote in votes for name in vote if name).most_common(2)
     if len(counts) == 2 and counts[0][1] == counts[1][1]:
         raise CourseError(
             f"There are as many notebooks of {counts[0][0]} as of {counts[1][0]}: give --assignment NAME."
@@ -213,7 +221,7 @@ def _submission(student: str, assignment: str, group: list[Piece], told: Mapping
         stamp, notes = _timestamp(next(piece.file for piece in group if piece.inner == "timestamp.txt"))
     listed = shown(", ".join(sorted(others)[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else ""))
     trouble = ""
-    if len(group) > FILES:
+    if _too_many(group):
         trouble = f"more than {FILES} files were handed in"
     elif used is None:
         trouble = f"no notebook was handed in: {listed}" if listed else "no notebook was handed in"

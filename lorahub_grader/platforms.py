@@ -11,4 +11,5 @@ import re
 
 CANVAS = re.compile(r"(?P<name>[^_]+)(?P<late>_LATE)?_(?P<number>\d+)_(?P<file>\d+(?=_)|(?=text\.html))_?(?P<rest>.+)")
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<number>\d+)_assignsubmission_[a-z]+_?(?P<rest>.*)")
+MOODLE_FOLDER = re.compile(r"(?P<name>.+)_(?P<number>\d+)_assignsubmission_[a-z]+_?(?P<rest>)")
 NUMBERED = re.compile(r"(?P<number>\d+)-.+")  # a student's name here that begins with a platform's number

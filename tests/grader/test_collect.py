@@ -314,6 +314,7 @@ def test_many_files_of_one_student_are_that_students_trouble(answers, known, tmp
         archive.writestr("Ada_1_assignsubmission_file_/x.ipynb", answers)
         for number in range(20_001):
             archive.writestr(f"Eve_2_assignsubmission_file_/{number}.ipynb", b"")
+            archive.writestr(f"Ada_1_assignsubmission_file_/.git/{number}", b"")
     found = collect(tmp_path / "all.zip", known).submissions
     assert [(s.student, s.read()[1]) for s in found] == [("1-Ada", ""), ("2-Eve", "more than 200 files were handed in")]
 
@@ -333,3 +334,21 @@ def test_macos_names_in_an_archive_are_read(answers, known, tmp_path) -> None:
     data = (tmp_path / "all.zip").read_bytes()
     (tmp_path / "all.zip").write_bytes(data.replace(b"Q" * len(name), name))
     assert students(tmp_path / "all.zip", known) == [(NAME, "1-Zoë")]
+
+
+def test_one_student_can_not_outvote_the_class(answers, known, tmp_path) -> None:
+    cell = {"cell_type": "code", "source": "x", "metadata": {"nbgrader": {"grade_id": "something"}}}
+    files = {f"{name}_{number}_9_x.ipynb": answers for number, name in enumerate(("ada", "bob"))}
+    files |= {f"eve_7_{number}_x.ipynb": json.dumps({"cells": [cell]}) for number in range(50)}
+    found = collect(put(tmp_path, files), known).submissions
+    assert {s.student: s.assignment for s in found} == dict.fromkeys(("0-ada", "1-bob", "7-eve"), NAME)
+
+
+def test_a_name_that_holds_another_students_number_does_not_become_that_student(answers, known, tmp_path) -> None:
+    mallory = "Eve_2_assignsubmission_file_x_3_assignsubmission_file_"
+    folders = put(tmp_path / "a", {f"{mallory}/x.ipynb": answers, "Ada_1_assignsubmission_file_/x.ipynb": answers})
+    names = [s.student for s in collect(folders, known).submissions]
+    assert names == ["1-Ada", "3-Eve_2_assignsubmission_file_x"]
+    flat = put(tmp_path / "b", {f"{mallory}x.ipynb": answers, "Ada_1_assignsubmission_file_x.ipynb": answers})
+    found = collect(flat, known)
+    assert [s.student for s in found.submissions] == ["1-Ada"] and "may be of two students" in found.ignored[0]
