@@ -116,8 +116,9 @@ def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str 
     told = {
         piece: which_assignment(piece.file.read()[0], assignments)
         for group in groups.values()
+        if not _too_many(group)
         for piece in group
-        if piece.is_notebook and not _too_many(group)
+        if piece.is_notebook
     }
     votes = [{told.get(piece) for piece in group} for (_, folder, _), group in groups.items() if not folder]
     main = wanted or _main(votes, assignments)
