@@ -115,7 +115,6 @@ def forward(batch: tuple) -> tuple[torch.Tensor, torch.Tensor]:
     logits = model.lm_head(model.model.norm(hidden[:, :-1][wanted]))  # (response tokens, vocabulary)
     return nn.functional.cross_entropy(logits.float(), targets[wanted]), logits
 
-
 # %%
 encoded = alpaca.encode_rows(alpaca.shipped_examples(), tokenizer, profile.block_size, too_long="drop")
 short = sorted(encoded, key=lambda row: len(row.input_ids))[:76]
@@ -128,7 +127,6 @@ train_batches = [prepare(short[i : i + ROWS]) for i in range(12, len(short), ROW
 def held_out_loss() -> float:
     """Loss on twelve rows that no run trains on."""
     return forward(held_out)[0].item()
-
 
 # %%
 ids = torch.tensor([short[0].input_ids], device=model.device)  # (1, T)
@@ -158,7 +156,6 @@ def train(parameters: list[nn.Parameter], learning_rate: float, seed: int) -> to
         optimizer.step()
         optimizer.zero_grad()
     return optimizer
-
 
 # %%
 updates, mean_gradients, full_loss = {}, {}, {}
@@ -412,7 +409,6 @@ class MyLoRALinear(nn.Module):
         narrow = x @ self.A.T  # (..., in) @ (in, r) -> (..., r)
         return self.base_layer(x) + self.scaling * (narrow @ self.B.T)  # (..., r) @ (r, out) -> (..., out)
 
-
 # %%
 print(MyLoRALinear(nn.Linear(100, 500, bias=False), rank=5, alpha=10))
 
@@ -567,7 +563,6 @@ def at_alpha(alpha: float) -> tuple[float, float, float]:
     loss, logits = forward(held_out)
     return update, ((logits - base_logits).norm() / base_logits.norm()).item(), loss.item()
 
-
 # %%
 dial = [profile.alpha * k for k in (0.25, 0.5, 1, 2, 4, 8, 16)]
 sizes, changes, losses = zip(*(at_alpha(alpha) for alpha in dial), strict=True)
@@ -644,7 +639,6 @@ def gain_of(seed: int, deltas: dict[str, torch.Tensor]) -> float:
 def norm(deltas: dict[str, torch.Tensor]) -> float:
     """Norm of all matrices together."""
     return math.sqrt(sum(delta.square().sum().item() for delta in deltas.values()))
-
 
 # %%
 adapters.set_adapter(model, None)
@@ -739,7 +733,6 @@ def timed_forward() -> tuple[float, torch.Tensor]:
     logits = model(prompt[:, :1], use_cache=False).logits  # (1, 1, vocabulary)
     logits[0, -1, 0].item()  # waits for the device
     return 1000 * (time.perf_counter() - started), logits
-
 
 # %%
 times = {"base": [], "unmerged": [], "merged": []}

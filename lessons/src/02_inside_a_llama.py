@@ -170,7 +170,6 @@ def branch_outputs(ids):
         hook.remove()
     return torch.stack(added)  # (1 + 2 * layers, 1, T, hidden)
 
-
 # %%
 with torch.no_grad():
     stream = branch_outputs(ids).cumsum(0)[::2]  # (1 + layers, 1, T, hidden): after 0, 1, 2, … blocks
@@ -582,7 +581,6 @@ def compare(dtype, inner):
     ours = F.linear(rms_norm(ours, last.weight, config.rms_norm_eps, inner), w_head)
     return [*differences, relative(ours, F.linear(last(theirs), w_head))]
 
-
 # %%
 PRECISIONS = {
     "all in float32": (torch.float32, torch.float32),
@@ -742,7 +740,6 @@ def seconds(choice, batch):  # of forward and backward with one placement traine
     if batch.is_cuda:
         torch.cuda.synchronize()  # a GPU answers before it has finished
     return time.perf_counter() - started
-
 
 # %%
 REPEATS, ENOUGH, BUDGET = 5, 3, 40.0  # a slow machine may stop after 3 rounds, once 40 seconds have passed

@@ -81,13 +81,10 @@ def logits_of(some_model) -> torch.Tensor:
     """The logits after the text's last token, (vocabulary,)."""
     return some_model(input_ids=text, attention_mask=torch.ones_like(text), use_cache=False).logits[0, -1]
 
-
 # %%
 plain = logits_of(model)
 shifts = {}
-starts = {
-    name: (name, {}) for name in ("bitfit", "ln_tuning", "ia3", "lora", "dora", "llama_adapter", "houlsby", "prompt")
-}
+starts = {name: (name, {}) for name in ("bitfit", "ln_tuning", "ia3", "lora", "dora", "llama_adapter", "houlsby", "prompt")}
 starts |= {f"prefix, scale {scale}": ("prefix", {"scale": scale}) for scale in (1.0, 0.1)}
 for label, (method, options) in starts.items():
     with attached(model, method, **options) as made:
@@ -205,11 +202,7 @@ def zero_init_attention(attention, hidden, cos, sin, prompt, gate):
     def heads(layer, x):  # (..., tokens, d) -> (..., heads, tokens, size)
         return layer(x).unflatten(-1, (-1, size)).transpose(-3, -2)
 
-    queries, keys, values = (
-        heads(attention.q_proj, hidden),
-        heads(attention.k_proj, prompt),
-        heads(attention.v_proj, prompt),
-    )
+    queries, keys, values = heads(attention.q_proj, hidden), heads(attention.k_proj, prompt), heads(attention.v_proj, prompt)
     turned = torch.cat([-queries[..., size // 2 :], queries[..., : size // 2]], -1)
     queries = queries * cos[:, None] + turned * sin[:, None]  # RoPE, as in the layer itself; cos, sin (b, T, size)
     groups = queries.shape[1] // len(keys)
@@ -217,7 +210,6 @@ def zero_init_attention(attention, hidden, cos, sin, prompt, gate):
     weights = torch.softmax(queries @ keys.mT / size**0.5, -1)  # (b, heads, T, P), over the prompt alone
     read = gate * weights @ values  # (b, heads, T, size)
     return attention.o_proj(read.transpose(1, 2).flatten(2))  # (b, T, d)
-
 
 # %%
 layer = model.model.layers[-1].self_attn
@@ -238,9 +230,7 @@ with torch.no_grad():
         differences[gate] = (ours - expected).abs().max().item(), ((expected - output).norm() / output.norm()).item()
 detach(made)
 for gate, (difference, change) in differences.items():
-    print(
-        f"gate {gate:5.2f}: from scratch against PEFT {difference:.0e}; the layer's output changes by {change:.2f} of its size"
-    )
+    print(f"gate {gate:5.2f}: from scratch against PEFT {difference:.0e}; the layer's output changes by {change:.2f} of its size")
 assert max(difference for difference, _ in differences.values()) < 1e-5
 
 # %% [markdown]
@@ -293,9 +283,7 @@ for method in ("lora", "houlsby", "pfeiffer", "prefix", "llama_adapter", "prompt
     try:
         with attached(model, method, budget=budget) as made:
             settings = made.parts[method]
-            size = next(
-                (f"{key} {settings[key]}" for key in ("rank", "bottleneck", "length") if key in settings), "fixed"
-            )
+            size = next((f"{key} {settings[key]}" for key in ("rank", "bottleneck", "length") if key in settings), "fixed")
             table.append((method, size, f"{made.trainable:,}", f"{made.trainable / budget - 1:+.1%}"))
     except CourseError as error:
         table.append((method, "impossible", "–", str(error).partition(": ")[2]))
@@ -343,9 +331,7 @@ check("04.3", size_for)
 RACE = {"lora": 3e-3, "ia3": 1e-2, "houlsby": 3e-3, "prefix": 3e-2, "llama_adapter": 3e-2}
 STEPS, TASK = 5, "antonym"
 race = {
-    name: comparison.run(
-        comparison.MethodRun(name, TASK, rate, seed=0, steps=STEPS, profile=profile.name, test_items=40)
-    )
+    name: comparison.run(comparison.MethodRun(name, TASK, rate, seed=0, steps=STEPS, profile=profile.name, test_items=40))
     for name, rate in RACE.items()
 }
 table = [
@@ -441,11 +427,7 @@ for pair in (["lora", "prefix"], ["lora", "houlsby"]):
         print(f"{' + '.join(pair)}: {made.trainable:,} parameters, {trained} of {everything} tensors get a gradient")
 if entries:
     for pair, gain in comparison_tables.gains(measured["summary"], ("lora+prefix", "lora+houlsby")).items():
-        scores = {
-            name: 100 * comparison_tables.mean_score(entries[name])
-            for name in (*pair.split("+"), pair)
-            if name in entries
-        }
+        scores = {name: 100 * comparison_tables.mean_score(entries[name]) for name in (*pair.split("+"), pair) if name in entries}
         print(", ".join(f"{name} {score:.0f} %" for name, score in scores.items()) + f": {100 * gain:+.0f} points")
 
 # %% [markdown]
@@ -473,10 +455,7 @@ rows = [
 if "lora" in entries:
     common = {"model": settings["base_model"], "profile": settings["profile"], "seeds": tuple(settings["seeds"])}
     common |= {key: measured[key] for key in ("device", "versions", "date")}
-    duels, by_loss = (
-        comparison_tables.duels(measured["summary"]),
-        comparison_tables.duels(measured["summary"], measure="loss"),
-    )
+    duels, by_loss = comparison_tables.duels(measured["summary"]), comparison_tables.duels(measured["summary"], measure="loss")
     alone = {name: tasks for name, tasks in duels.items() if "+" not in name and name not in FAMILIES["LoRA and kin"]}
     every = [value for tasks in alone.values() for value in tasks.values()]
     losses = [value for name in alone for value in by_loss[name].values()]

@@ -170,7 +170,6 @@ class Tracker(Ledger, TorchDispatchMode):
     def forget(self, storage: int) -> None:  # called when nobody holds the storage any more
         self.live -= self.sizes.pop(storage)
 
-
 # %% [markdown]
 # **Predict.** A million numbers in float32 are 4 MB. How many MB are live at the peak of `(x * 2 + 1).exp()`, `x` not
 # counted, when nothing needs a gradient? And when `x` does?
@@ -182,9 +181,7 @@ for wanted in (False, True):
     with Tracker() as watch:
         y = (x * 2 + 1).exp()
     peaks[wanted] = watch.peak / 1e6, watch.live / 1e6
-    print(
-        f"x requires a gradient: {wanted!s:5}  peak {watch.peak / 1e6:.0f} MB, left at the end {watch.live / 1e6:.0f} MB"
-    )
+    print(f"x requires a gradient: {wanted!s:5}  peak {watch.peak / 1e6:.0f} MB, left at the end {watch.live / 1e6:.0f} MB")
 
 # %% [markdown]
 # Two are live at a time: an operation's input and its result. The gradient changes nothing here: for the backward pass
@@ -255,7 +252,9 @@ check("05.2", peak_of)
 #   the course's own training step and loss on fake tensors under the tracker.
 
 # %%
-here = Setting(lora=lora, micro_batch=2, block=length, dtype=profile.dtype, device=torch.device(profile.device).type)
+here = Setting(
+    lora=lora, micro_batch=2, block=length, dtype=profile.dtype, device=torch.device(profile.device).type
+)
 fake = predict(config, here)
 print(f"predicted {fake.peak / GB:.4f} GB, counted in the real step {package.peak.total / GB:.4f} GB")
 print(f"the process itself grew by {process.added / GB:.4f} GB beyond what it had kept from the step before")
@@ -276,9 +275,7 @@ figure, axes = plt.subplots()
 for index, (mode, label) in enumerate(words.items()):
     of = "tensors_gb" if mode == "giving_back" else "with_allowance_gb"
     style = figures.line_style(index) | {"linestyle": "none"}
-    axes.plot(
-        [row[mode]["real_gb"] for row in cases.values()], [row[of] for row in cases.values()], label=label, **style
-    )
+    axes.plot([row[mode]["real_gb"] for row in cases.values()], [row[of] for row in cases.values()], label=label, **style)
 reals = [row[mode]["real_gb"] for row in cases.values() for mode in words]
 ends = torch.tensor([0.9 * min(reals), 1.1 * max(reals)])
 axes.plot(ends, ends, color="#555555", linewidth=1)
@@ -385,13 +382,9 @@ def draw_plan(figure, rows: int, tokens: int, checkpointing: int) -> str:
     count = counted(replace(source, micro_batch=rows, block=tokens, checkpointing=bool(checkpointing)))
     axes = figure.subplots()
     figures.plot_bars(axes, {part: [count.parts[part] / GB] for part in PARTS}, "GB", "{:.2f}")
-    axes.set_title(
-        f"{rows} x {tokens} tokens, checkpointing {'on' if checkpointing else 'off'}: {count.peak / GB:.1f} GB"
-    )
+    axes.set_title(f"{rows} x {tokens} tokens, checkpointing {'on' if checkpointing else 'off'}: {count.peak / GB:.1f} GB")
     cards = [size for size in (12, 16, 24, 40, 48, 80) if 1.05 * count.peak < capacity(size)]
-    return f"{count.peak / GB:.1f} GB of tensors: " + (
-        f"a {cards[0]} GB card will do." if cards else "more than 80 GB."
-    )
+    return f"{count.peak / GB:.1f} GB of tensors: " + (f"a {cards[0]} GB card will do." if cards else "more than 80 GB.")
 
 
 panels.sliders_panel(
@@ -430,9 +423,7 @@ adapter_7b = counted(replace(source, method="llama_adapter"))
 step = committed / "step_7b.json"
 if step.is_file():
     real = json.loads(step.read_text(encoding="utf-8"))
-    print(
-        f"A real 7B step on a CPU ({real['setting']}): {real['real_gb']:.2f} GB, predicted {real['predicted_gb']:.2f} GB."
-    )
+    print(f"A real 7B step on a CPU ({real['setting']}): {real['real_gb']:.2f} GB, predicted {real['predicted_gb']:.2f} GB.")
 
 # %% [markdown]
 # ## 5 · Four bits
@@ -467,9 +458,7 @@ check("05.3", four_bit_bytes)
 linear = llama.num_hidden_layers * (4 * D * D + 3 * D * INNER)
 quantised = linear * (0.5 + (8 + 32 / 256) / 64 / 8) + (counts["as it is"].parameters - linear) * 2
 measured = counts["4-bit base"].parts[WEIGHTS]
-print(
-    f"7B: {2 * counts['as it is'].parameters / GB:.2f} GB in bfloat16; by hand {quantised / GB:.2f} GB, planner {measured / GB:.2f} GB in NF4"
-)
+print(f"7B: {2 * counts['as it is'].parameters / GB:.2f} GB in bfloat16; by hand {quantised / GB:.2f} GB, planner {measured / GB:.2f} GB in NF4")
 assert abs(measured / quantised - 1) < 0.01
 
 # %% [markdown]
@@ -504,10 +493,7 @@ for name in ("LoRA", "full"):
     history = train(model, short, timed, progress=False).history
     seconds[name] = [record["seconds"] for record in history[1:]]
 ratio = statistics.median(seconds["full"]) / statistics.median(seconds["LoRA"])
-print(
-    {name: [round(value, 2) for value in values] for name, values in seconds.items()},
-    f"full takes {ratio:.1f} x LoRA's time",
-)
+print({name: [round(value, 2) for value in values] for name, values in seconds.items()}, f"full takes {ratio:.1f} x LoRA's time")
 
 # %% [markdown]
 # The step itself is more expensive by a small factor. Counting products says the same: three against two, and the
@@ -565,10 +551,7 @@ t5_counts = {
 }
 like = t5_counts["LoRAHub: one composed module, scored"] / t5_counts["inference, the base alone"]
 times = t5_counts["full fine-tuning"] / t5_counts["LoRAHub: one composed module, scored"]
-Table(
-    ("FLAN-T5-large in float32, five rows of 512 tokens", "GB of tensors"),
-    tuple((name, f"{value:.1f}") for name, value in t5_counts.items()),
-)
+Table(("FLAN-T5-large in float32, five rows of 512 tokens", "GB of tensors"), tuple((name, f"{value:.1f}") for name, value in t5_counts.items()))
 
 # %% [markdown]
 # A forward pass without gradients keeps only the activations of the current layer. The gap to full fine-tuning is the

@@ -193,9 +193,7 @@ print(f"{len(differences)} layers; largest relative difference {max(differences)
 
 
 # %%
-def composed_update(
-    As: list[torch.Tensor], Bs: list[torch.Tensor], weights: list[float], scaling: float
-) -> torch.Tensor:
+def composed_update(As: list[torch.Tensor], Bs: list[torch.Tensor], weights: list[float], scaling: float) -> torch.Tensor:
     """The update (out, in) of the composed module."""
     raise NotImplementedError
 
@@ -244,7 +242,6 @@ for A, B in modules.split(modules.flat.double()).values():  # (N, r, in), (N, ou
 def size(C: torch.Tensor) -> float:
     """Norm over all layers of the update Σ C[i, j] B_i A_j."""
     return torch.einsum("ij,ijkl,kl->", C, K, C).clamp(min=0).sqrt().item()
-
 
 # %%
 norms = torch.einsum("ijij->ij", K).sqrt()  # (N, N) sizes of B_i A_j
@@ -341,9 +338,7 @@ with Population(model, modules, "paper") as population:
     population.loss(w, batch).sum().backward()
 curvature = torch.linalg.eigvalsh((w.grad + w.grad.T) / (2 * tiny_step))  # (N,) of the second derivatives at 0
 down, up = int((curvature < 0).sum()), int((curvature > 0).sum())
-print(
-    f"curvature at w = 0: {curvature.min():.1f} to {curvature.max():.1f}; downhill in {down} directions, uphill in {up}"
-)
+print(f"curvature at w = 0: {curvature.min():.1f} to {curvature.max():.1f}; downhill in {down} directions, uphill in {up}")
 
 # %% [markdown]
 # **Read it.** In the paper's composition every term of $\hat B \hat A$ is a product of two weights. So the gradient at
@@ -477,7 +472,6 @@ def rotated(file, generator: torch.Generator):
         turned[name] = ((Q @ A.double()).float(), (B.double() @ Q.T).float())
     return replace(file, weights=turned)
 
-
 # %%
 generator = torch.Generator().manual_seed(0)
 turned = [rotated(upper, generator) for _ in range(ROTATIONS)]
@@ -501,12 +495,8 @@ figure, axes = plt.subplots(figsize=(7, 2.8))
 composed_losses = {how: basis["past + upper / 2", how] for how in ("paper", "exact")}
 for place, (how, values) in enumerate(composed_losses.items()):
     style = figures.line_style(place)
-    axes.plot(
-        values[1:], [place] * ROTATIONS, style["marker"], color=style["color"], alpha=0.6, label=f"{how}, rotated"
-    )
-    axes.plot(
-        values[0], place, "*", color="black", fillstyle="none", markersize=16, label=None if place else "as trained"
-    )
+    axes.plot(values[1:], [place] * ROTATIONS, style["marker"], color=style["color"], alpha=0.6, label=f"{how}, rotated")
+    axes.plot(values[0], place, "*", color="black", fillstyle="none", markersize=16, label=None if place else "as trained")
 axes.set_yticks((0, 1), ("paper", "exact"))
 axes.set(xlabel="loss of past + upper / 2 on past_upper (nats)", ylim=(-0.6, 1.6))
 axes.legend(frameon=False, fontsize=8)

@@ -174,7 +174,6 @@ def valley(X: np.ndarray) -> np.ndarray:
     along, across = (X @ across_and_along).T
     return along**2 + 25 * across**2
 
-
 # %%
 START, SIGMA, POPULATION = np.array([-1.5, -1.0]), 0.15, 8
 X = START + SIGMA * np.random.default_rng(5).standard_normal((POPULATION, 2))  # (P, 2) sample; C = I at first
@@ -264,9 +263,7 @@ for axes, generation in zip(plots, moments, strict=True):
     draw_cloud(axes, generation)
 ratios = [float(np.sqrt(np.linalg.cond(step["C"]))) for step in trace]
 panels.show(figure, alt=f"Four pictures of a valley with the cloud as an ellipse. It starts as a circle, {ratios[0]:.0f} to 1, and becomes up to {max(ratios):.1f} times as long as wide, along the valley, while its mean moves to the lowest point.")  # fmt: skip
-print(
-    f"best loss {trace[0]['losses'].min():.3g} → {min(s['losses'].min() for s in trace):.1e} in {POPULATION * (GENERATIONS + 1)} evaluations"
-)
+print(f"best loss {trace[0]['losses'].min():.3g} → {min(s['losses'].min() for s in trace):.1e} in {POPULATION * (GENERATIONS + 1)} evaluations")
 
 # %% [markdown]
 # **Read it.** First the cloud grows, because the mean keeps its direction. Then it stretches *along* the valley, which
@@ -311,13 +308,9 @@ check("07.2", recombine)
 shapes = [(20, 40), (20, 120), (20, 1000), (5, 40), (100, 40)]
 asked_for = ("NGOpt", "Shiwa", "CMA")
 chosen = {(name, *shape): chosen_optimizer(name, *shape) for name in asked_for for shape in shapes}
-lines = [
-    (f"{n} weights, {budget} evaluations", *(chosen[name, n, budget] for name in asked_for)) for n, budget in shapes
-]
+lines = [(f"{n} weights, {budget} evaluations", *(chosen[name, n, budget] for name in asked_for)) for n, budget in shapes]
 is_cma = [float(chosen[name, 20, 40].lower().startswith("cma")) for name in ("NGOpt", "Shiwa")]
-print(
-    f"of NGOpt and Shiwa, {sum(is_cma):.0f} choose CMA-ES at the paper's size: {chosen['NGOpt', 20, 40]}, {chosen['Shiwa', 20, 40]}"
-)
+print(f"of NGOpt and Shiwa, {sum(is_cma):.0f} choose CMA-ES at the paper's size: {chosen['NGOpt', 20, 40]}, {chosen['Shiwa', 20, 40]}")
 Table(("the task", *(f"ask for {name}" for name in asked_for)), tuple(lines), "What nevergrad really runs.")
 
 # %% [markdown]
@@ -345,9 +338,7 @@ labels = pad_sequence([torch.tensor(row.encoded().labels) for row in five], True
 packed = fewshot.batches(model.config, five)[0]
 vocabulary = model.get_output_embeddings().out_features
 print(f"positions a candidate: {padded.input_ids.numel()} padded, {packed.num_tokens} packed behind one prefix")
-print(
-    f"logits a candidate: {padded.input_ids.numel() * vocabulary:,} everywhere, {len(packed.labels) * vocabulary:,} at the labels"
-)
+print(f"logits a candidate: {padded.input_ids.numel() * vocabulary:,} everywhere, {len(packed.labels) * vocabulary:,} at the labels")
 
 
 # %%
@@ -372,7 +363,6 @@ def timed(job, *arguments) -> tuple[float, np.ndarray]:
     result = job(*arguments)
     return time.perf_counter() - started, result
 
-
 # %%
 adapter_files.put_adapter(model, compose.compose(modules, some[0]), "candidate")
 slow_seconds, slow_losses = timed(one_after_the_other, some)
@@ -390,10 +380,7 @@ half_error = float(np.abs(half.losses - fast.losses).max())
 ranks = np.argsort(np.argsort(np.stack([fast.losses, half.losses]), 1), 1)  # (2, P)
 agreement = float(np.corrcoef(ranks)[0, 1])  # Spearman's: the correlation of the two rankings
 ways = {f"one after the other, {profile.dtype}": (slow_seconds, 0.0), f"in one forward, {profile.dtype}": (fast_seconds, loss_error), "in one forward, bfloat16": (half_seconds, half_error)}  # fmt: skip
-lines = [
-    (way, f"{1000 * s / len(some):.0f} ms", f"{slow_seconds / s:.1f}", f"{error:.0e}")
-    for way, (s, error) in ways.items()
-]
+lines = [(way, f"{1000 * s / len(some):.0f} ms", f"{slow_seconds / s:.1f}", f"{error:.0e}") for way, (s, error) in ways.items()]
 print(f"rank correlation of the bfloat16 losses with the {profile.dtype} ones: {agreement:.4f}")
 assert loss_error < 1e-5 or model.dtype != torch.float32, "the short way must give the same losses"
 Table(("20 candidates", "a candidate", "times as fast", "largest loss difference to the row above"), tuple(lines))
@@ -447,9 +434,7 @@ panels.show(figure, alt=f"The lowest objective so far against candidates scored,
 # %%
 figure, plots = plt.subplots(2, 1, figsize=(9, 4), sharex=True, sharey=True)
 for place, (axes, label) in enumerate(zip(plots, ("CMA-ES, 40", "auto, 120"), strict=True)):
-    axes.bar(
-        range(N), searched[label].weights, color=figures.COLOURS[place], hatch=("", "//")[place], edgecolor="white"
-    )
+    axes.bar(range(N), searched[label].weights, color=figures.COLOURS[place], hatch=("", "//")[place], edgecolor="white")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel="weight", title=label)
 axes.set_xticks(range(N), modules.names, rotation=60, ha="right", fontsize=8)
@@ -467,9 +452,7 @@ SHOWN = 5
 test_rows = rows_for(model, tokenizer, instruction, test_items)
 prompts = [tokenizer.decode(row.prompt_ids) for row in test_rows[:SHOWN]]
 test_batches = fewshot.batches(model.config, sorted(test_rows, key=lambda row: row.tokens))
-settled = {"base model": (np.zeros((1, N)), "paper")} | {
-    label: (f.weights[None], f.composition) for label, f in searched.items()
-}
+settled = {"base model": (np.zeros((1, N)), "paper")} | {label: (f.weights[None], f.composition) for label, f in searched.items()}
 tested, written = {}, {}
 for label, (weights, composition) in settled.items():
     with Population(search_model, modules, composition) as population:
@@ -480,9 +463,7 @@ for label, (weights, composition) in settled.items():
 
 # %%
 for label, scores in tested.items():
-    print(
-        f"{label:18s} strict {scores.strict.mean():4.0%}, answer-only {scores.answer_only.mean():4.0%}, loss {scores.losses[0]:.2f} on {scores.strict.shape[1]} test items"
-    )
+    print(f"{label:18s} strict {scores.strict.mean():4.0%}, answer-only {scores.answer_only.mean():4.0%}, loss {scores.losses[0]:.2f} on {scores.strict.shape[1]} test items")
 columns = [[item.input for item in test_items[:SHOWN]], [item.output for item in test_items[:SHOWN]], *written.values()]
 Table(("input", "wanted", *written), tuple(zip(*columns, strict=True)), "What the model writes, first line only.")
 
@@ -504,9 +485,7 @@ Table(("input", "wanted", *written), tuple(zip(*columns, strict=True)), "What th
 ILLUSTRATE = ("first_word", "past_upper", "third_person", "antonym_upper")
 settling, bbh, trial = map(results.committed_study, ("adapt_settling", "adapt_bbh", "adapt_verdict"))
 print(f"measured with {PROFILES[settling['settings'].get('profile', 'cpu')].base_model} on {settling['device']}")
-adapting_tables.table(
-    settling["summary"], "strict", ILLUSTRATE, "Strict exact match in percent: mean (lowest to highest over the draws)."
-)
+adapting_tables.table(settling["summary"], "strict", ILLUSTRATE, "Strict exact match in percent: mean (lowest to highest over the draws).")
 
 # %%
 adapting_tables.table(settling["summary"], "answer_only", ILLUSTRATE, "Answer-only exact match in percent.")
@@ -548,12 +527,7 @@ for target in ILLUSTRATE:
 # %%
 draws = {e["target"]: e["draws"] for e in bbh["summary"] if e["method"] == "auto" and e["target"] != "mean"}
 print(f"draws of five examples: {draws}")
-adapting_tables.table(
-    bbh["summary"],
-    "strict",
-    list(draws),
-    "BBH, strict exact match in percent. Guessing alone gives 50 on a yes-or-no task.",
-)
+adapting_tables.table(bbh["summary"], "strict", list(draws), "BBH, strict exact match in percent. Guessing alone gives 50 on a yes-or-no task.")
 
 # %% [markdown]
 # Now the trial. Nobody looked at these targets while choices were made. All verdicts below come from them alone.
@@ -569,9 +543,7 @@ print(f"{len(targets)} targets, at least {fewest} test items each: {', '.join(ta
 adapting_tables.overview(trial["summary"], "Means over the targets, with the range over the draws of five examples.")
 
 # %%
-adapting_tables.table(
-    trial["summary"], "strict", [*targets[:6], "mean"], "Strict exact match in percent, the first targets."
-)
+adapting_tables.table(trial["summary"], "strict", [*targets[:6], "mean"], "Strict exact match in percent, the first targets.")
 
 # %%
 adapting_tables.table(trial["summary"], "strict", [*targets[6:], "mean"], "The other targets.")
@@ -605,11 +577,7 @@ lines = [
     (METHODS[m].label, f"{statistics.median(d.values()):+.1f}", f"{min(d.values()):+.1f} to {max(d.values()):+.1f}", str(len(d)), adapting_tables.verdict(d))
     for m, d in against.items()
 ]  # fmt: skip
-Table(
-    ("LoRAHub (CMA-ES, 40) minus …", "median", "range over draws", "draws", "LoRAHub is ahead"),
-    tuple(lines),
-    "Points of strict exact match, mean over the targets.",
-)
+Table(("LoRAHub (CMA-ES, 40) minus …", "median", "range over draws", "draws", "LoRAHub is ahead"), tuple(lines), "Points of strict exact match, mean over the targets.")
 
 # %% [markdown]
 # ### What does a query cost?
@@ -628,23 +596,16 @@ for draw in DRAWS:
     shots, _ = split(task, draw, shots=5, test_items=0)
     longer = rows_for(model, tokenizer, instruction, asked_items, shots)
     encoded = rows_for(model, tokenizer, instruction, shots)
-    apart, together = (
-        sum(row.tokens for row in encoded),
-        sum(b.num_tokens for b in fewshot.batches(model.config, encoded)),
-    )
+    apart, together = sum(row.tokens for row in encoded), sum(b.num_tokens for b in fewshot.batches(model.config, encoded))
     costs.append((statistics.fmean(len(row.prompt_ids) for row in longer), apart, together))
 
 # %%
 pays = {
     (budget, how): [adapting_tables.break_even(budget, cost[1 + column], cost[0], without) for cost in costs]
-    for budget, (column, how) in itertools.product(
-        (40, 120), enumerate(("five separate rows", "packed behind one prefix"))
-    )
+    for budget, (column, how) in itertools.product((40, 120), enumerate(("five separate rows", "packed behind one prefix")))
 }
 for (budget, how), queries in pays.items():
-    print(
-        f"{budget:3d} evaluations, {how}: paid back after {statistics.median(queries):.0f} queries ({min(queries):.0f} to {max(queries):.0f})"
-    )
+    print(f"{budget:3d} evaluations, {how}: paid back after {statistics.median(queries):.0f} queries ({min(queries):.0f} to {max(queries):.0f})")
 
 # %%
 figure, axes = plt.subplots()
@@ -713,28 +674,16 @@ with Population(model, modules) as population:
         taken["gradient"].append(time.perf_counter() - middle)
 gradient_cost = [g / f for g, f in zip(taken["gradient"][1:], taken["forward"][1:], strict=True)]  # the first warms up
 modules_share = modules.flat.numel() / model.num_parameters()
-print(
-    f"one gradient step costs {statistics.median(gradient_cost):.1f} forwards ({min(gradient_cost):.1f} to {max(gradient_cost):.1f})"
-)
+print(f"one gradient step costs {statistics.median(gradient_cost):.1f} forwards ({min(gradient_cost):.1f} to {max(gradient_cost):.1f})")
 print(f"slope: {N} numbers; all {N} modules together have {modules_share:.1%} of the base's parameters")
 
 # %%
-seconds = {
-    m: statistics.median(adapting_tables.per_draw(verdict_rows, m, "cpu_seconds").values())
-    for m in ("gradient_40", "cma_40", "cma_120")
-}
+seconds = {m: statistics.median(adapting_tables.per_draw(verdict_rows, m, "cpu_seconds").values()) for m in ("gradient_40", "cma_40", "cma_120")}
 nearest = min(("cma_40", "cma_120"), key=lambda m: abs(seconds[m] - seconds["gradient_40"]))
-print(
-    ", ".join(f"{METHODS[m].label}: {s:.0f} processor s" for m, s in seconds.items())
-    + f"; nearest in time: {METHODS[nearest].label}"
-)
-by_gradient = {
-    measure: adapting_tables.difference(verdict_rows, "gradient_40", nearest, measure) for measure in ("strict", "loss")
-}
+print(", ".join(f"{METHODS[m].label}: {s:.0f} processor s" for m, s in seconds.items()) + f"; nearest in time: {METHODS[nearest].label}")
+by_gradient = {measure: adapting_tables.difference(verdict_rows, "gradient_40", nearest, measure) for measure in ("strict", "loss")}
 for measure, d in by_gradient.items():
-    print(
-        f"gradient on w minus {METHODS[nearest].label}, {measure}: {statistics.median(d.values()):+.2f} ({min(d.values()):+.2f} to {max(d.values()):+.2f})"
-    )
+    print(f"gradient on w minus {METHODS[nearest].label}, {measure}: {statistics.median(d.values()):+.2f} ({min(d.values()):+.2f} to {max(d.values()):+.2f})")
 
 # %% [markdown]
 # **Read it.** No hyper-network is needed, only the composition's own graph. A step costs a few forwards *of one candidate*. A
@@ -775,11 +724,7 @@ few, many = min(by_count), max(by_count)
 common = [target for target in by_count[few] if target in by_count[many]]
 more_spread = [statistics.pstdev(by_count[many][t]) - statistics.pstdev(by_count[few][t]) for t in common]
 higher_best = [max(by_count[many][t]) - max(by_count[few][t]) for t in common]
-Table(
-    ("modules", "targets", "mean", "standard deviation over draws", "best draw"),
-    tuple(lines),
-    "LoRAHub, strict exact match in points, means over the targets.",
-)
+Table(("modules", "targets", "mean", "standard deviation over draws", "best draw"), tuple(lines), "LoRAHub, strict exact match in points, means over the targets.")
 
 # %% [markdown]
 # ### Does the modules' rank matter?
@@ -797,16 +742,9 @@ by_rank = {
     m: {r: [100 * row["strict"] for row in of_ranks["rows"] if row["rank"] == r and row["method"] == m] for r in MODULE_RANKS}
     for m in (LORAHUB, "single")
 }  # fmt: skip
-lines = [
-    (METHODS[m].label, *(f"{statistics.fmean(v):.1f} ({min(v):.0f}–{max(v):.0f})" for v in found_at.values()))
-    for m, found_at in by_rank.items()
-]
+lines = [(METHODS[m].label, *(f"{statistics.fmean(v):.1f} ({min(v):.0f}–{max(v):.0f})" for v in found_at.values())) for m, found_at in by_rank.items()]
 rank_means = [statistics.fmean(values) for values in by_rank[LORAHUB].values()]
-Table(
-    ("method", *(f"rank {r}" for r in MODULE_RANKS)),
-    tuple(lines),
-    f"Strict exact match in points, {len(by_rank[LORAHUB][MODULE_RANKS[0]])} cells: {', '.join(sorted({row['target'] for row in of_ranks['rows']}))}.",
-)
+Table(("method", *(f"rank {r}" for r in MODULE_RANKS)), tuple(lines), f"Strict exact match in points, {len(by_rank[LORAHUB][MODULE_RANKS[0]])} cells: {', '.join(sorted({row['target'] for row in of_ranks['rows']}))}.")
 
 # %% [markdown]
 # ### Are the right modules found?
@@ -822,14 +760,10 @@ RELATIVES = {
     "film_sentiment": ("sentiment",),
 }  # fmt: skip
 named = {target: [name for name in related if name in modules.names] for target, related in RELATIVES.items()}
-finds = {
-    m: adapting_tables.relatives_found(verdict_rows, m, named) for m in ("random_40", LORAHUB, "auto") if m in measured
-}
+finds = {m: adapting_tables.relatives_found(verdict_rows, m, named) for m in ("random_40", LORAHUB, "auto") if m in measured}
 for m, (shares_found, chance) in finds.items():
     values = list(shares_found.values())
-    print(
-        f"{METHODS[m].label:26s} in {statistics.median(values):.0f} % of the targets ({min(values):.0f} to {max(values):.0f}); by chance {chance:.0f} %"
-    )
+    print(f"{METHODS[m].label:26s} in {statistics.median(values):.0f} % of the targets ({min(values):.0f} to {max(values):.0f}); by chance {chance:.0f} %")
 above_chance = {draw: value - finds[LORAHUB][1] for draw, value in finds[LORAHUB][0].items()}
 
 # %% [markdown]
@@ -859,24 +793,15 @@ above_chance = {draw: value - finds[LORAHUB][1] for draw, value in finds[LORAHUB
 
 # %%
 BAR = 8
-own = results.committed_study(
-    "adapt_verdict_own_init"
-)  # the second zoo; the base model's own rows do not depend on a zoo
-zoos = {
-    "one starting A": verdict_rows,
-    "own starting A": own["rows"] + [r for r in verdict_rows if r["method"] == "zero_shot"],
-}
+own = results.committed_study("adapt_verdict_own_init")  # the second zoo; the base model's own rows do not depend on a zoo
+zoos = {"one starting A": verdict_rows, "own starting A": own["rows"] + [r for r in verdict_rows if r["method"] == "zero_shot"]}
 over, over_base = {}, {}
 for name, rows in zoos.items():
     over[name] = {m: adapting_tables.difference(rows, "auto", m) for m in ("cma_120", "single")}
     over_base[name] = adapting_tables.difference(rows, "auto", "zero_shot", "strict", other_measure="answer_only")
     for m, d in over[name].items():
-        print(
-            f"{name}: auto minus {METHODS[m].label:18s} mean {statistics.fmean(d.values()):+5.1f} points, {len(d)} draws {min(d.values()):+.1f} to {max(d.values()):+.1f}; bar {BAR}"
-        )
-    print(
-        f"{name}: auto, strict, minus zero-shot, answer-only: mean {statistics.fmean(over_base[name].values()):+.1f} points"
-    )
+        print(f"{name}: auto minus {METHODS[m].label:18s} mean {statistics.fmean(d.values()):+5.1f} points, {len(d)} draws {min(d.values()):+.1f} to {max(d.values()):+.1f}; bar {BAR}")
+    print(f"{name}: auto, strict, minus zero-shot, answer-only: mean {statistics.fmean(over_base[name].values()):+.1f} points")
 
 # %%
 passed = [statistics.fmean(d.values()) >= BAR for of_zoo in over.values() for d in of_zoo.values()]
@@ -890,12 +815,9 @@ parts = {"cma_exact_120": "exact composition, but CMA-ES", "greedy_paper_120": "
 for m, words in parts.items():
     if m in measured:
         d = adapting_tables.difference(verdict_rows, m, "cma_120")
-        print(
-            f"{words:38s} {statistics.median(d.values()):+.1f} points against CMA-ES, 120 ({min(d.values()):+.1f} to {max(d.values()):+.1f})"
-        )
+        print(f"{words:38s} {statistics.median(d.values()):+.1f} points against CMA-ES, 120 ({min(d.values()):+.1f} to {max(d.values()):+.1f})")
 wins = sum(
-    statistics.fmean(adapting_tables.difference(verdict_rows, "auto", "single", targets=[target]).values()) > 0
-    for target in targets
+    statistics.fmean(adapting_tables.difference(verdict_rows, "auto", "single", targets=[target]).values()) > 0 for target in targets
 )
 print(f"auto is ahead of the best single module on {wins} of {len(targets)} targets")
 
@@ -912,13 +834,9 @@ print(f"auto is ahead of the best single module on {wins} of {len(targets)} targ
 
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
-def from_trial(
-    name: str, differences: dict[int, float], unit: str = "points of strict exact match", note: str = ""
-) -> Finding:
+def from_trial(name: str, differences: dict[int, float], unit: str = "points of strict exact match", note: str = "") -> Finding:
     """A finding whose verdict follows from the sign of every draw's difference."""
-    return adapting_tables.finding(
-        trial, name, differences, unit, verdict=adapting_tables.verdict(differences), note=note, model=base_of_trial
-    )
+    return adapting_tables.finding(trial, name, differences, unit, verdict=adapting_tables.verdict(differences), note=note, model=base_of_trial)
 
 
 base_of_trial = PROFILES[trial["settings"].get("profile", "cpu")].base_model

@@ -88,9 +88,7 @@ model, tokenizer = pretrained.load(profile)
 tail = Tail(model, layers=min(6, model.config.num_hidden_layers // 4))  # what we train; its weights kept in float32
 name = [n for n in tail.names if n.endswith("down_proj")][-1]
 W0 = tail.original[name]  # (out, in)
-U0, S0, Vh0 = torch.linalg.svd(
-    W0, full_matrices=False
-)  # (out, p), (p,), (p, in); vectors are columns of U0, rows of Vh0
+U0, S0, Vh0 = torch.linalg.svd(W0, full_matrices=False)  # (out, p), (p,), (p, in); vectors are columns of U0, rows of Vh0
 assert torch.allclose(W0 @ Vh0[3], S0[3] * U0[:, 3], atol=1e-4), "W0 turns v into σ u"
 share = (S0.square().cumsum(0) / S0.square().sum()).numpy()  # (p,)
 half = int((share < 0.5).sum()) + 1
@@ -151,9 +149,7 @@ panels.show(
 # %%
 noise = torch.randn(len(U0), 200, generator=torch.Generator().manual_seed(0))
 chance = (U0.T @ (noise / noise.norm(dim=0))).abs().max(0).values  # (200,) of random directions
-print(
-    f"largest |cos| of a random direction with any of the {U0.shape[1]} left vectors: {chance.mean():.2f} ({chance.min():.2f} to {chance.max():.2f})"
-)
+print(f"largest |cos| of a random direction with any of the {U0.shape[1]} left vectors: {chance.mean():.2f} ({chance.min():.2f} to {chance.max():.2f})")
 
 # %% [markdown]
 # **Read it.** Remember that last line. Take a direction that has nothing to do with $W_0$, in a space of so many
@@ -180,9 +176,7 @@ rows_to_train = tail.cache(sequence_tasks.encode(tokenizer, rows.train))
 held = tail.cache(sequence_tasks.encode(tokenizer, rows.validation)).batches()
 base_loss = tail.loss(held)
 print(f"{rows.train[0].instruction} {rows.train[0].input!r} → {rows.train[0].output!r}")
-print(
-    f"{len(tail.names)} matrices in the last {tail.layers} layers; loss before: {base_loss:.2f} nats, target {base_loss / 2:.2f}"
-)
+print(f"{len(tail.names)} matrices in the last {tail.layers} layers; loss before: {base_loss:.2f} nats, target {base_loss / 2:.2f}")
 
 # %%
 R1, HURRY, STABLE, PATIENT, FULL = "r = 1", "r = 64, hurry", "r = 64, stabilised", "r = 64, patience", "full"
@@ -303,17 +297,7 @@ lines = [
     for label, best in likeness.items()
 ]  # fmt: skip
 print(f"a random direction would have {chance.mean():.2f}")
-Table(
-    (
-        "run",
-        f"all {len(before.T)} vectors of this matrix",
-        f"its {K} strongest",
-        f"{K} strongest of every matrix, mean",
-        "lowest matrix",
-    ),
-    tuple(lines),
-    "Mean of the largest |cosines|.",
-)
+Table(("run", f"all {len(before.T)} vectors of this matrix", f"its {K} strongest", f"{K} strongest of every matrix, mean", "lowest matrix"), tuple(lines), "Mean of the largest |cosines|.")
 
 # %% [markdown]
 # **Read it.** A bright diagonal says: every direction is still there, as strong as it was. Where the diagonal blurs,
@@ -391,7 +375,6 @@ def total(found: IntruderCounts, k: int = K, epsilon: float = EPSILON) -> int:
     """Intruders of a report at an ε, among the k strongest vectors or all that it looked at."""
     return sum(cosine < epsilon for row in found.rows for cosine in row.cosines[:k])
 
-
 # %%
 started = time.process_time()
 slow = [count_by_definition(update.base, update.weight(torch.float64)) for update in trained[R1].updates]
@@ -403,18 +386,12 @@ fast = [row.intruders[0] for row in again.rows]
 in_package = [measures.intruder_count(u.base, u.weight(torch.float64), K, EPSILON) for u in trained[R1].updates[:4]]
 agreeing = sum(a == b for a, b in zip(slow, fast, strict=True))
 print(f"{agreeing} of {len(slow)} matrices agree: {sum(slow)} intruders by definition, {sum(fast)} by count")
-print(
-    f"two SVDs a matrix: {slow_seconds:.1f} processor s; count: {fast_seconds:.1f} (and {sum(one_off):.1f} for the base, once)"
-)
+print(f"two SVDs a matrix: {slow_seconds:.1f} processor s; count: {fast_seconds:.1f} (and {sum(one_off):.1f} for the base, once)")
 assert slow == fast and slow[:4] == in_package
 
 # %%
 lines = [(label, f"{ended[label].validation_loss:.2f}", str(total(found)), str(sum(any(c < EPSILON for c in row.cosines) for row in found.rows))) for label, found in report.items()]  # fmt: skip
-Table(
-    ("run", "held-out loss", f"intruders of {K * len(tail.names)} vectors", f"matrices of {len(tail.names)} with any"),
-    tuple(lines),
-    f"k = {K}, ε = {EPSILON}.",
-)
+Table(("run", "held-out loss", f"intruders of {K * len(tail.names)} vectors", f"matrices of {len(tail.names)} with any"), tuple(lines), f"k = {K}, ε = {EPSILON}.")
 
 # %% [markdown]
 # ### What k and ε decide
@@ -437,9 +414,7 @@ def draw_threshold(figure: plt.Figure, epsilon: float) -> str:
         style = figures.line_style(place) | {"marker": None}
         axes.step([0, *cosines, 1], [0, *range(1, len(cosines) + 1), len(cosines)], where="post", label=label, **style)
     axes.axvline(epsilon, color="black", linewidth=1)
-    axes.set(
-        xlabel="largest |cosine|", ylabel=f"vectors below it\n(of {K * len(tail.names)})", xlim=(0, 1), yscale="symlog"
-    )
+    axes.set(xlabel="largest |cosine|", ylabel=f"vectors below it\n(of {K * len(tail.names)})", xlim=(0, 1), yscale="symlog")
     axes.legend(frameon=False, fontsize=8)
     counts = ", ".join(f"{label} {total(found, epsilon=epsilon)}" for label, found in report.items())
     return html.escape(f"ε = {epsilon:.2f}: {counts} intruders")
@@ -452,9 +427,7 @@ panels.slider_panel("ε", every_epsilon, draw_threshold, start=EPSILON)
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-over_epsilon = {
-    label: (every_epsilon, [total(found, epsilon=e) for e in every_epsilon]) for label, found in report.items()
-}
+over_epsilon = {label: (every_epsilon, [total(found, epsilon=e) for e in every_epsilon]) for label, found in report.items()}
 ks = range(1, MOST + 1)
 over_k = {label: (ks, [total(deeper[label], k) for k in ks]) if label in deeper else ([], []) for label in report}
 figures.plot_series(left, over_epsilon, f"ε (k = {K})", "intruders")
@@ -469,9 +442,7 @@ panels.show(
     + ", ".join(f"{label} {total(found)}" for label, found in report.items())
     + (f". Full fine-tuning has its first at ε = {first_of_full}." if first_of_full else ". Full fine-tuning has none at any ε."),
 )  # fmt: skip
-print(
-    f"first ε with an intruder in full fine-tuning: {first_of_full}; a random direction counts above {chance.max():.2f}"
-)
+print(f"first ε with an intruder in full fine-tuning: {first_of_full}; a random direction counts above {chance.max():.2f}")
 
 # %% [markdown]
 # **Read it.** ε is a convention. If it is too low, no vector counts; if it is too high, every vector that moved a little counts.
@@ -504,9 +475,7 @@ panels.show(
     + ", ".join(f"{label} {statistics.fmean(values):.1f}" for label, values in effective.items()) + ".",
 )  # fmt: skip
 for label, values in effective.items():
-    print(
-        f"{label:20s} effective rank {statistics.fmean(values):6.1f} ({min(values):.1f} to {max(values):.1f} over the matrices)"
-    )
+    print(f"{label:20s} effective rank {statistics.fmean(values):6.1f} ({min(values):.1f} to {max(values):.1f} over the matrices)")
 
 # %% [markdown]
 # **Read it.** The losses are equal, and the changes are very different. Full fine-tuning changes a little in very many
@@ -610,9 +579,7 @@ def binned(pairs: list[tuple[float, bool]]) -> list[tuple[float, int, float]]:
 
 
 bins = {label: binned(pairs) for label, pairs in by_source.items()}
-intervals = [
-    f"{low:g} to {high:g}" if high < 1e9 else f"above {low:g}" for low, high in zip(EDGES, EDGES[1:], strict=False)
-]
+intervals = [f"{low:g} to {high:g}" if high < 1e9 else f"above {low:g}" for low, high in zip(EDGES, EDGES[1:], strict=False)]
 lines = [
     (interval, *(f"{of[i][2]:.0%} of {of[i][1]}" if of[i][1] else "–" for of in bins.values()))
     for i, interval in enumerate(intervals)
@@ -665,9 +632,7 @@ print(f"trained matrices with an intruder: {summary}")
 # %%
 study_rows = forgetting_tables.learned(over_ranks["rows"]) if over_ranks else []
 common = forgetting_tables.matched_loss(study_rows) if study_rows else 0.0
-forgetting_tables.arms_table(
-    study_rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds."
-) if study_rows else "not measured yet"
+forgetting_tables.arms_table(study_rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if study_rows else "not measured yet"
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if study_rows:
@@ -675,13 +640,9 @@ if study_rows:
     figure, plots = plt.subplots(1, 2, figsize=(9, 3.4))
     for axes, quantity in zip(plots, ("intruders", "spike_ratio"), strict=True):
         for place, rule in enumerate(rules):
-            curve = {
-                rank: v for rank, v in forgetting_tables.rank_curve(study_rows, quantity, rule, common).items() if rank
-            }
+            curve = {rank: v for rank, v in forgetting_tables.rank_curve(study_rows, quantity, rule, common).items() if rank}
             middle = [statistics.fmean(values) for values in curve.values()]
-            ends = np.array(
-                [[m - min(v), max(v) - m] for m, v in zip(middle, curve.values(), strict=True)]
-            ).T  # (2, ranks)
+            ends = np.array([[m - min(v), max(v) - m] for m, v in zip(middle, curve.values(), strict=True)]).T  # (2, ranks)
             axes.errorbar(list(curve), middle, ends, label=rule, capsize=3, **figures.line_style(place))
         full = forgetting_tables.by_arm(study_rows, quantity, common)[0, ""]
         axes.axhline(statistics.fmean(full), color="black", linewidth=1, label="full fine-tuning")
@@ -710,9 +671,7 @@ if study_rows:
 # %%
 for label in (HURRY, STABLE, PATIENT):
     tuning, mean_strength = RUNS[label], statistics.fmean(row.spike_ratio for row in report[label].rows)
-    print(
-        f"{label:20s} rate × scaling {tuning.learning_rate * tuning.scaling:.4f}: {total(report[label]):3d} intruders, mean strength {mean_strength:.2f}, loss {ended[label].validation_loss:.2f}"
-    )
+    print(f"{label:20s} rate × scaling {tuning.learning_rate * tuning.scaling:.4f}: {total(report[label]):3d} intruders, mean strength {mean_strength:.2f}, loss {ended[label].validation_loss:.2f}")
 
 # %% [markdown]
 # ## Step 8. Counting without an SVD
@@ -737,9 +696,7 @@ inside = secular.in_base_coordinates(update, spectra.get(update.base))
 exact = torch.linalg.svdvals(update.weight(torch.float64))  # only to compare with
 for i in (1, 3, 10, 30):
     mu = (exact[i - 1].square() + exact[i].square()) / 2  # between the i-th and the next
-    print(
-        f"above μ = {mu:9.3f}: {inside.count_above(mu)} by the signs of a {2 * inside.rank} × {2 * inside.rank} matrix, {int((exact.square() > mu).sum())} by an SVD"
-    )
+    print(f"above μ = {mu:9.3f}: {inside.count_above(mu)} by the signs of a {2 * inside.rank} × {2 * inside.rank} matrix, {int((exact.square() > mu).sum())} by an SVD")
 
 # %%
 ways = {label: [row.decided for row in found.rows] for label, found in report.items()}
@@ -772,10 +729,7 @@ for way, job in {
 }.items():
     started = time.process_time()
     timings[way] = (job(), time.process_time() - started)
-lines = [
-    (way, str(n), f"{seconds:.2f} s", f"{timings['two SVDs'][1] / seconds:.0f}")
-    for way, (n, seconds) in timings.items()
-]
+lines = [(way, str(n), f"{seconds:.2f} s", f"{timings['two SVDs'][1] / seconds:.0f}") for way, (n, seconds) in timings.items()]
 assert len({n for n, _ in timings.values()}) == 1, "one count, whichever way"
 print(f"the base's spectrum, once: {base_once:.2f} s")
 Table(("way", "intruders", "processor time", "times as fast"), tuple(lines))
@@ -840,9 +794,7 @@ found = [
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 ends_of = {(forgetting_tables.arm(row["run"]), row["run"]["seed"]): forgetting_tables.last(row) for row in study_rows}
 if study_rows:
-    counts = forgetting_tables.by_arm(
-        study_rows, "intruders", common
-    )  # {(rank, rule): one value a seed}, at the common loss
+    counts = forgetting_tables.by_arm(study_rows, "intruders", common)  # {(rank, rule): one value a seed}, at the common loss
     of_full = counts.pop((0, ""))
     lora = [n for values in counts.values() for n in values]
     everywhere = sum(min(values) > 0 for values in counts.values())
@@ -862,12 +814,8 @@ if study_rows:
             f"{len(worse)} runs ended worse than full of their seed; {sum(n > 0 for n in worse)} of them have intruders", study=over_ranks,
         ))  # fmt: skip
     for rule in rules:
-        curve = {
-            rank: values for rank, values in forgetting_tables.rank_curve(study_rows, "intruders", rule).items() if rank
-        }
-        none, some = (
-            [rank for rank, v in curve.items() if test(v)] for test in (lambda v: max(v) == 0, lambda v: min(v) > 0)
-        )
+        curve = {rank: values for rank, values in forgetting_tables.rank_curve(study_rows, "intruders", rule).items() if rank}
+        none, some = ([rank for rank, v in curve.items() if test(v)] for test in (lambda v: max(v) == 0, lambda v: min(v) > 0))
         vanish = bool(none and some) and len(none) + len(some) == len(curve) and max(some) < min(none)
         back = any(low < high for low in none for high in some)
         found.append(Row(
@@ -901,19 +849,12 @@ else:
 # %%
 measured = []
 for label, of in by_source.items():
-    for key, has in (
-        ("below_half", [has for s, has in of if s < 0.5]),
-        ("above_twice", [has for s, has in of if s > 2]),
-    ):
+    for key, has in (("below_half", [has for s, has in of if s < 0.5]), ("above_twice", [has for s, has in of if s > 2])):
         if has:
             values = (statistics.fmean(has),)
-            measured.append(
-                Row(f"strength.{key}.{label}", values, "share with an intruder", note=f"{len(has)} matrices")
-            )
+            measured.append(Row(f"strength.{key}.{label}", values, "share with an intruder", note=f"{len(has)} matrices"))
 times = (slow_seconds / fast_seconds,)
-measured.append(
-    Row("count.times_as_fast", times, "times two SVDs, the base's spectra being there", note=f"{len(slow)} matrices")
-)
+measured.append(Row("count.times_as_fast", times, "times two SVDs, the base's spectra being there", note=f"{len(slow)} matrices"))
 
 # %%
 publish("08", [*found, *measured], profile)

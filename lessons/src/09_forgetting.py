@@ -75,9 +75,7 @@ LAYERS = 2 if profile.name == "tiny" else 6
 place = Lab(profile.name, LAYERS, train_rows=8 * STEPS, validation_rows=64)
 base_loss = place.base_loss(TASK)
 print(f"{len(place.texts)} batches of {place.texts_label}")
-print(
-    f"before: {place.pretraining_loss:.2f} nats a token on the text, perplexity {math.exp(place.pretraining_loss):.1f}; {base_loss:.2f} on the task"
-)
+print(f"before: {place.pretraining_loss:.2f} nats a token on the text, perplexity {math.exp(place.pretraining_loss):.1f}; {base_loss:.2f} on the task")
 print(f"0.3 nats more is a perplexity times {math.exp(0.3):.2f}")
 
 # %% [markdown]
@@ -154,19 +152,7 @@ lines = [
     )
     for label in RUNS
 ]  # fmt: skip
-Table(
-    (
-        "run",
-        "steps",
-        "task loss",
-        "forgetting (nats a token)",
-        f"intruders (ε = {EPSILON})",
-        "mean ‖ΔW‖/‖W₀‖",
-        "nuclear norm of ΔW",
-    ),
-    tuple(lines),
-    "± is the standard error over the batches of text.",
-)
+Table(("run", "steps", "task loss", "forgetting (nats a token)", f"intruders (ε = {EPSILON})", "mean ‖ΔW‖/‖W₀‖", "nuclear norm of ΔW"), tuple(lines), "± is the standard error over the batches of text.")
 
 # %%
 figure, axes = plt.subplots()
@@ -205,9 +191,7 @@ panels.show(
 over_ranks = results.committed_study("intruders_ranks")
 rows = forgetting_tables.learned(over_ranks["rows"]) if over_ranks else []
 common = forgetting_tables.matched_loss(rows) if rows else 0.0
-forgetting_tables.arms_table(
-    rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds."
-) if rows else "not measured yet"
+forgetting_tables.arms_table(rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if rows else "not measured yet"
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if rows:
@@ -217,12 +201,8 @@ if rows:
     for i, (rule, curve) in enumerate(curves.items()):
         ranks = [rank for rank in curve if rank]
         middle = [statistics.fmean(curve[rank]) for rank in ranks]
-        ends = np.array(
-            [[m - min(curve[r]), max(curve[r]) - m] for m, r in zip(middle, ranks, strict=True)]
-        ).T  # (2, ranks)
-        axes.errorbar(
-            [r * 1.06 ** (i - 1) for r in ranks], middle, ends, label=rule, capsize=3, **figures.line_style(i)
-        )
+        ends = np.array([[m - min(curve[r]), max(curve[r]) - m] for m, r in zip(middle, ranks, strict=True)]).T  # (2, ranks)
+        axes.errorbar([r * 1.06 ** (i - 1) for r in ranks], middle, ends, label=rule, capsize=3, **figures.line_style(i))
     full = next(iter(curves.values()))[0]
     axes.axhspan(min(full), max(full), color="#888888", alpha=0.3, label="full fine-tuning")
     axes.set(xlabel="rank", ylabel="forgetting\n(nats a token)", ylim=(0, None))
@@ -232,10 +212,7 @@ if rows:
     panels.show(
         figure,
         alt=f"Forgetting over the rank at a task loss of {common:.2f}, mean and range of the seeds: "
-        + "; ".join(
-            f"{rule} " + ", ".join(f"r = {r} {statistics.fmean(v):.2f}" for r, v in curve.items() if r)
-            for rule, curve in curves.items()
-        )
+        + "; ".join(f"{rule} " + ", ".join(f"r = {r} {statistics.fmean(v):.2f}" for r, v in curve.items() if r) for rule, curve in curves.items())
         + f"; full {statistics.fmean(full):.2f}.",
     )
 
@@ -246,25 +223,13 @@ if rows:
         best = forgetting_tables.least_forgetting(rows, rule, common)
         task = {rank: v for rank, v in forgetting_tables.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
         seeds = range(min(map(len, task.values())))
-        lines.append(
-            (rule, ", ".join(map(str, best)), ", ".join(str(min(task, key=lambda r: task[r][seed])) for seed in seeds))
-        )
-    display(
-        Table(
-            ("rule of scaling", "rank that forgets least, by seed", "rank with the lowest task loss, by seed"),
-            tuple(lines),
-            "The second column at one task loss, the third after equal steps.",
-        )
-    )
+        lines.append((rule, ", ".join(map(str, best)), ", ".join(str(min(task, key=lambda r: task[r][seed])) for seed in seeds)))
+    display(Table(("rule of scaling", "rank that forgets least, by seed", "rank with the lowest task loss, by seed"), tuple(lines), "The second column at one task loss, the third after equal steps."))
     forgotten, counts = (forgetting_tables.by_arm(rows, quantity, common) for quantity in ("forgetting", "intruders"))
-    clean = max(
-        (arm for arm in counts if arm[0] and max(counts[arm]) == 0), key=lambda arm: statistics.fmean(forgotten[arm])
-    )
+    clean = max((arm for arm in counts if arm[0] and max(counts[arm]) == 0), key=lambda arm: statistics.fmean(forgotten[arm]))
     intruded = min((arm for arm in counts if min(counts[arm]) > 0), key=lambda arm: statistics.fmean(forgotten[arm]))
     for arm in (clean, intruded, (0, "")):
-        print(
-            f"{forgetting_tables.label(*arm)}: {forgetting_tables.in_words(counts[arm], 0)} intruders, forgets {forgetting_tables.in_words(forgotten[arm])} nats"
-        )
+        print(f"{forgetting_tables.label(*arm)}: {forgetting_tables.in_words(counts[arm], 0)} intruders, forgets {forgetting_tables.in_words(forgotten[arm])} nats")
 
 # %% [markdown]
 # **Read it.** Follow one curve at a time. Under $\alpha = 2r$ forgetting rises with the rank, and rank 1 is best. Under
@@ -360,11 +325,7 @@ lines = [
     for i, scale in enumerate(LAMBDAS)
     if i
 ]
-Table(
-    ("λ", *NAMES.values()),
-    tuple(lines),
-    f"Share of {forgot[HURRY]:.2f} nats of forgetting that is gone, at what rise of the task loss (nats); {report[HURRY].intruders[0]} intruders.",
-)
+Table(("λ", *NAMES.values()), tuple(lines), f"Share of {forgot[HURRY]:.2f} nats of forgetting that is gone, at what rise of the task loss (nats); {report[HURRY].intruders[0]} intruders.")
 
 
 # %%
@@ -374,23 +335,15 @@ def draw_price(figure: plt.Figure, allowed: float) -> str:
     found = {}
     for i, (kind, label) in enumerate(NAMES.items()):
         axes.plot(prices[kind], [100 * share for share in returned[kind]], label=label, **figures.line_style(i))
-        found[label] = max(
-            share for share, price in zip(returned[kind], prices[kind], strict=True) if price <= allowed + 1e-9
-        )
+        found[label] = max(share for share, price in zip(returned[kind], prices[kind], strict=True) if price <= allowed + 1e-9)
     axes.axvline(allowed, color="black", linewidth=0.8)
-    axes.set(
-        xlabel="rise of the task loss (nats a token)", ylabel="forgetting undone (%)", xlim=(-0.1, 1.2), ylim=(-75, 105)
-    )
+    axes.set(xlabel="rise of the task loss (nats a token)", ylabel="forgetting undone (%)", xlim=(-0.1, 1.2), ylim=(-75, 105))
     axes.legend(frameon=False)
-    return f"For at most {allowed:g} nats of task loss: " + ", ".join(
-        f"{label} {100 * share:.0f} %" for label, share in found.items()
-    )
+    return f"For at most {allowed:g} nats of task loss: " + ", ".join(f"{label} {100 * share:.0f} %" for label, share in found.items())
 
 
 figure = plt.figure()
-panels.show(
-    figure, alt="What three interventions undo of the forgetting against what they cost. " + draw_price(figure, 0.1)
-)
+panels.show(figure, alt="What three interventions undo of the forgetting against what they cost. " + draw_price(figure, 0.1))
 
 # %%
 panels.slider_panel("price", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], draw_price, start=0.1)
@@ -401,33 +354,16 @@ panels.slider_panel("price", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8], draw_price, 
 # %%
 taken_apart = results.committed_study("intruders_intervene")
 apart_rows = [row for row in taken_apart["rows"] if not row["diverged"]] if taken_apart else []
-forgetting_tables.interventions_table(
-    apart_rows, "Share of the forgetting that is gone, at what rise of the task loss: mean and range of the seeds."
-) if apart_rows else "not measured yet"
+forgetting_tables.interventions_table(apart_rows, "Share of the forgetting that is gone, at what rise of the task loss: mean and range of the seeds.") if apart_rows else "not measured yet"
 
 # %%
 COSTS = (0.02, 0.05, 0.1, 0.2)
 if apart_rows:
     lines = [
-        (
-            f"{cost:g}",
-            *(
-                forgetting_tables.in_words(
-                    [100 * share for share in forgetting_tables.removed_at_cost(apart_rows, kind, cost)], 0
-                )
-                + " %"
-                for kind in NAMES
-            ),
-        )
+        (f"{cost:g}", *(forgetting_tables.in_words([100 * share for share in forgetting_tables.removed_at_cost(apart_rows, kind, cost)], 0) + " %" for kind in NAMES))
         for cost in COSTS
     ]
-    display(
-        Table(
-            ("allowed rise of the task loss (nats)", *NAMES.values()),
-            tuple(lines),
-            f"The most that each gives back at that price: mean and range of {len(apart_rows)} runs, λ from {max(e['scale'] for e in apart_rows[0]['scaled'])} to 0.",
-        )
-    )
+    display(Table(("allowed rise of the task loss (nats)", *NAMES.values()), tuple(lines), f"The most that each gives back at that price: mean and range of {len(apart_rows)} runs, λ from {max(e['scale'] for e in apart_rows[0]['scaled'])} to 0."))
 
 # %% [markdown]
 # **Read it.** Alone, the paper's test gives the published result: at $\lambda = 0.7$ weaker intruders undo some forgetting and
@@ -451,9 +387,7 @@ if apart_rows:
 # %%
 in_a_row = results.committed_study("intruders_continual")
 sequence_rows = [row for row in in_a_row["rows"] if row["stages"]] if in_a_row else []
-forgetting_tables.continual_table(
-    sequence_rows, "Nats a token: mean and range over the seeds."
-) if sequence_rows else "not measured yet"
+forgetting_tables.continual_table(sequence_rows, "Nats a token: mean and range over the seeds.") if sequence_rows else "not measured yet"
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if sequence_rows:
@@ -462,17 +396,8 @@ if sequence_rows:
     figure, axes = plt.subplots()
     for i, (rank, seeds) in enumerate(by_rank.items()):
         middle = [statistics.fmean(seed[n] for seed in seeds) for n in range(len(tasks) + 1)]
-        ends = np.array(
-            [[m - min(s[n] for s in seeds), max(s[n] for s in seeds) - m] for n, m in enumerate(middle)]
-        ).T  # (2, n)
-        axes.errorbar(
-            range(len(middle)),
-            middle,
-            ends,
-            label=f"r = {rank}" if rank else "full",
-            capsize=3,
-            **figures.line_style(i),
-        )
+        ends = np.array([[m - min(s[n] for s in seeds), max(s[n] for s in seeds) - m] for n, m in enumerate(middle)]).T  # (2, n)
+        axes.errorbar(range(len(middle)), middle, ends, label=f"r = {rank}" if rank else "full", capsize=3, **figures.line_style(i))
     axes.set(xlabel="after task", ylabel="text forgotten\n(nats a token)")
     axes.set_xticks(range(len(tasks) + 1), ["base", *tasks])
     axes.legend(frameon=False)
@@ -503,18 +428,13 @@ ends = forgetting_tables.quantities(over_ranks["rows"]) if over_ranks else []
 if ends:
     figure, plots = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axes, quantity in zip(plots, ("intruders", "nuclear_norm"), strict=True):
-        axes.scatter(
-            [end[quantity] for end in ends], [end["forgetting"] for end in ends], s=20, color=figures.COLOURS[0]
-        )
+        axes.scatter([end[quantity] for end in ends], [end["forgetting"] for end in ends], s=20, color=figures.COLOURS[0])
         axes.set(xlabel=forgetting_tables.LABELS[quantity])
     plots[0].set_ylabel("forgetting\n(nats a token)")
     clean = [end["forgetting"] for end in ends if end["intruders"] == 0]
     intruded = [end["forgetting"] for end in ends if end["intruders"] > 0]
     summary = f"{len(clean)} runs without an intruder forget {min(clean):.2f} to {max(clean):.2f} nats, {len(intruded)} with some {min(intruded):.2f} to {max(intruded):.2f}"
-    panels.show(
-        figure,
-        alt=f"Forgetting against the intruders and against the nuclear norm of the update, one point a run; {summary}.",
-    )
+    panels.show(figure, alt=f"Forgetting against the intruders and against the nuclear norm of the update, one point a run; {summary}.")
     print(summary)
 
 # %% [markdown]
@@ -565,10 +485,7 @@ for rule in rules if rows else ():
         f"I11.text.{rule}", best, "rank that forgets least", verdict(set(best) == {64}, 64 not in best), f"{rule}, at task loss {common:.2f}", study=over_ranks,
     ))  # fmt: skip
 if apart_rows:
-    by_kind = {
-        kind: [e for e in forgetting_tables.intervention_effects(apart_rows) if e["kind"] == kind and e["scale"] == 0.7]
-        for kind in NAMES
-    }
+    by_kind = {kind: [e for e in forgetting_tables.intervention_effects(apart_rows) if e["kind"] == kind and e["scale"] == 0.7] for kind in NAMES}
     of_intruders = [entry["removed"] for entry in by_kind["intruders"]]
     dear = max(entry["task"] for entry in by_kind["intruders"])
     found.append(Row(

@@ -87,7 +87,6 @@ def strength(report) -> float:
     """Median over the matrices of σ₁(ΔW)/σ₁₀(W₀)."""
     return statistics.median(row.spike_ratio for row in report.rows)
 
-
 # %%
 lines = []
 for label, w in compositions.items():
@@ -178,9 +177,7 @@ for search in sorted({row["search"] for row in composed["rows"]}):
     for variant in list(VARIANTS)[1:]:
         gaps = paired(variant, search)
         wins = sum(gap > 0 for gap in gaps)
-        print(
-            f"{search}: found minus {VARIANTS[variant]!r}: median {statistics.median(gaps):+.0f}, more in {wins} of {len(gaps)}"
-        )
+        print(f"{search}: found minus {VARIANTS[variant]!r}: median {statistics.median(gaps):+.0f}, more in {wins} of {len(gaps)}")
 
 # %% [markdown]
 # **Read it.** Compare *found* with three rows. *The same weights, all positive* shows how many intruders the signs
@@ -232,9 +229,7 @@ for key, text in forgetting_sweep.HYPOTHESES.items():
 predicted = results.committed_study("intruders_predict")
 runs = forgetting_tables.quantities(predicted["rows"]) if predicted else []
 lost = sum(bool(row["diverged"]) for row in predicted["rows"]) if predicted else 0
-forgetting_tables.correlations_table(
-    predicted["rows"], caption=f"{len(runs)} runs; {lost} more diverged."
-) if runs else "not measured yet"
+forgetting_tables.correlations_table(predicted["rows"], caption=f"{len(runs)} runs; {lost} more diverged.") if runs else "not measured yet"
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 if runs:
@@ -253,19 +248,14 @@ if runs:
     panels.show(
         figure,
         alt="Forgetting against four measures of the update, one point a run; triangles are updates of an effective rank "
-        "above 100. Spearman's rho: "
-        + ", ".join(f"{forgetting_tables.LABELS[n]} {rho}" for n, rho in rhos.items())
-        + ".",
+        "above 100. Spearman's rho: " + ", ".join(f"{forgetting_tables.LABELS[n]} {rho}" for n, rho in rhos.items()) + ".",
     )
 
 # %%
 verdicts = judge(runs) if runs else {}
 Table(
     ("hypothesis", "held", "because"),
-    tuple(
-        (f"{key}. {forgetting_sweep.HYPOTHESES[key]}", "yes" if v["held"] else "no", v["because"])
-        for key, v in verdicts.items()
-    ),
+    tuple((f"{key}. {forgetting_sweep.HYPOTHESES[key]}", "yes" if v["held"] else "no", v["because"]) for key, v in verdicts.items()),
 )
 
 # %% [markdown]
@@ -332,9 +322,7 @@ for name, file in zip(names, files, strict=True):
     forgot[name] = text_loss(judged, plain.sequences) - before
     adapters.set_adapter(judged, None)
 order = sorted(forgot, key=forgot.get)
-print(
-    f"loss on text before: {before:.2f}; least forgotten by {order[0]} ({forgot[order[0]]:+.2f}), most by {order[-1]} ({forgot[order[-1]]:+.2f})"
-)
+print(f"loss on text before: {before:.2f}; least forgotten by {order[0]} ({forgot[order[0]]:+.2f}), most by {order[-1]} ({forgot[order[-1]]:+.2f})")
 
 # %%
 by_module = {
@@ -381,68 +369,20 @@ found = []
 if composed["rows"]:
     mean_part = statistics.fmean(shipped_parts)
     for search in sorted({row["search"] for row in composed["rows"]}):
-        more = [
-            row["intruders"][0] - mean_part
-            for row in composed["rows"]
-            if row["search"] == search and row["variant"] == "found"
-        ]
+        more = [row["intruders"][0] - mean_part for row in composed["rows"] if row["search"] == search and row["variant"] == "found"]
         shown = "shown" if min(more) > 0 else "refuted here" if max(more) <= 0 else "not shown here"
-        found.append(
-            Row(
-                f"X1.more_than_its_parts.{search}",
-                more,
-                "intruders above a single module's mean",
-                shown,
-                f"{len(more)} compositions; shown if every one has more",
-                study=composed,
-            )
-        )
+        found.append(Row(f"X1.more_than_its_parts.{search}", more, "intruders above a single module's mean", shown, f"{len(more)} compositions; shown if every one has more", study=composed))
         saved = [-gap for gap in paired("no signs", search)]
         cancel = "shown" if min(saved) > 0 else "refuted here" if statistics.median(saved) <= 0 else "not shown here"
-        found.append(
-            Row(
-                f"X1.negative_weights_cancel.{search}",
-                saved,
-                "intruders more without the signs",
-                cancel,
-                "shown if every composition has more intruders once its weights are all positive",
-                study=composed,
-            )
-        )
+        found.append(Row(f"X1.negative_weights_cancel.{search}", saved, "intruders more without the signs", cancel, "shown if every composition has more intruders once its weights are all positive", study=composed))
 for name in MEASURES if runs else ():
     rho = rhos[name]
-    found.append(
-        Row(
-            f"X4.rho.{name}",
-            [rho.rho],
-            "Spearman's rho with forgetting over fresh runs",
-            "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here",
-            f"{len(runs)} runs, 95 % interval {rho.low:.2f} to {rho.high:.2f}",
-            study=predicted,
-        )
-    )
+    found.append(Row(f"X4.rho.{name}", [rho.rho], "Spearman's rho with forgetting over fresh runs", "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here", f"{len(runs)} runs, 95 % interval {rho.low:.2f} to {rho.high:.2f}", study=predicted))
 for key, v in verdicts.items():
-    found.append(
-        Row(
-            f"X4.{key}",
-            [v["held"]],
-            "1 if the hypothesis held as it was written",
-            "shown" if v["held"] else "refuted here",
-            f"{forgetting_sweep.HYPOTHESES[key]}: {v['because']}",
-            study=predicted,
-        )
-    )
+    found.append(Row(f"X4.{key}", [v["held"]], "1 if the hypothesis held as it was written", "shown" if v["held"] else "refuted here", f"{forgetting_sweep.HYPOTHESES[key]}: {v['because']}", study=predicted))
 for label, rho in zoo_rho.items():
     sure = "shown" if rho.low > 0 else "refuted here" if rho.high < 0 else "not shown here"
-    found.append(
-        Row(
-            f"X4.zoo.{label}",
-            rho.rho,
-            "Spearman's rho over the zoo's modules",
-            sure,
-            f"95 % interval {rho.low:.2f} to {rho.high:.2f}",
-        )
-    )
+    found.append(Row(f"X4.zoo.{label}", rho.rho, "Spearman's rho over the zoo's modules", sure, f"95 % interval {rho.low:.2f} to {rho.high:.2f}"))
 
 # %%
 publish("10", found, profile)

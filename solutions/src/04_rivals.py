@@ -336,9 +336,7 @@ times_larger = 8
 # %%
 for rank in (1, 4, 16, 64, 256):
     lora, stabilised = 16 / rank, 16 / math.sqrt(rank)
-    print(
-        f"rank {rank:3d}: alpha/r = {lora:7.4f}, alpha/sqrt(r) = {stabilised:7.4f}, {stabilised / lora:4.0f} times larger"
-    )
+    print(f"rank {rank:3d}: alpha/r = {lora:7.4f}, alpha/sqrt(r) = {stabilised:7.4f}, {stabilised / lora:4.0f} times larger")
 
 # %% test="test_times_larger" points=1
 check("04.10", times_larger)

@@ -228,9 +228,7 @@ first, second = (
 for v, w in ((0.5, 0.8), (-0.5, -0.8)):
     in_the_hub = (v * first[1] + w * second[1]) @ (v * first[0] + w * second[0])
     exactly = v * first[1] @ first[0] + w * second[1] @ second[0]
-    print(
-        f"weights {v:4.1f}, {w:4.1f}: first row in LoRAHub {in_the_hub[0].numpy().round(2)}, exact {exactly[0].numpy().round(2)}"
-    )
+    print(f"weights {v:4.1f}, {w:4.1f}: first row in LoRAHub {in_the_hub[0].numpy().round(2)}, exact {exactly[0].numpy().round(2)}")
 
 # %% test="test_turned_weights" points=1
 check("06.8", turned_weights)
