@@ -75,7 +75,7 @@ def stack(
 
     Args:
         files: at least one module, as `adapter_files.read_adapter` gives it.
-        names: None takes the folders'.
+        names: None takes the folders', with as many of their parents as make them differ.
         composition: "paper" needs equal ranks and scalings; for "exact" they may differ.
         dtype: of the stack; None needs all modules to have one dtype and takes it, in float32 at least.
 
@@ -88,7 +88,7 @@ def stack(
     check_composition(composition)
     if not files:
         raise CourseError("There is no module to compose: give at least one.")
-    names = tuple(names if names is not None else (Path(file.path).name for file in files))
+    names = tuple(names if names is not None else _shortest_names([Path(file.path) for file in files]))
     if len(names) != len(files) or len(set(names)) != len(names):
         raise CourseError(f"{len(files)} modules need {len(files)} different names, but these were given: {names}.")
     _check_alike(files, names, composition, dtype)
@@ -111,6 +111,16 @@ def stack(
             raise CourseError(f"Module {name!r} holds NaN or infinite values: leave it out, or train it again.")
     shared = replace(config, dtype=dtype, dropout=0.0)
     return ModuleStack(names, torch.stack(rows), shapes, rank, shared, files[0].base_model, files[0].base_model_sha256)
+
+
+def _shortest_names(paths: Sequence[Path]) -> list[str]:
+    """The end of each path, of as many folders as make all ends differ: a/adapter and b/adapter."""
+    names = [path.name for path in paths]
+    for parts in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        if len(set(names)) == len(names):
+            break
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+    return names
 
 
 def check_composition(composition: str) -> None:
@@ -137,7 +147,9 @@ def _check_alike(
 def _other_layers(first: AdapterFile, second: AdapterFile, first_name: str, second_name: str) -> str:
     """How two modules differ in their base or in the layers that they adapt; empty where they don't."""
     hashes = [file.base_model_sha256 for file in (first, second)]
-    if hashes[0] != hashes[1] if all(hashes) else first.base_model != second.base_model:
+    bases = {Path(file.base_model).name for file in (first, second) if file.base_model}  # a path of it is the same base
+    # A module that names no base may be of the same one: its shapes are compared below.
+    if hashes[0] != hashes[1] if all(hashes) else len(bases) > 1:
         bases = [f"{f.base_model} (SHA-256 {(f.base_model_sha256 or 'unknown')[:12]})" for f in (first, second)]
         return f"they were trained on different base models, {bases[0]} and {bases[1]}."
     one, two = _layer_shapes(first), _layer_shapes(second)

@@ -249,6 +249,18 @@ def test_names_must_differ(files) -> None:
         stack(files, names=("a", "b"))
 
 
+def test_names_come_from_as_much_of_the_path_as_makes_them_differ(files) -> None:
+    for folders in (("runs/a/adapter", "runs/b/adapter"), ("x/checkpoint-500", "y/checkpoint-500"), ("m0", "m1")):
+        moved = [replace(file, path=Path("/home") / folder) for file, folder in zip(files, folders, strict=False)]
+        wanted = tuple(folder.removeprefix("runs/") for folder in folders)
+        assert stack(moved).names == wanted
+
+
+@pytest.mark.parametrize("name", [None, "", "tiny-random-llama/", "/home/me/models/tiny-random-llama"])
+def test_a_base_without_a_name_or_with_its_path_is_not_another_base(model, files, name: str | None) -> None:
+    assert len(stack([files[0], random_module(model, 7, base=(name, None))])) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
