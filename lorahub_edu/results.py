@@ -13,8 +13,6 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import save
 
@@ -103,6 +101,8 @@ def _figure(value: float) -> str:
 
 def describe_device() -> str:
     """The machine in a few words: accelerator if there is one, else the processor and its threads."""
+    import torch  # here, so that a mistyped name on the command line is answered without it
+
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     if torch.backends.mps.is_available():

@@ -12,11 +12,22 @@ import typer
 from rich.console import Console
 
 from lorahub_edu.errors import CourseError
+from lorahub_edu.models.profiles import get_profile
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
-ProfileOption = Annotated[str | None, typer.Option("--profile", "-p", help="tiny, cpu or gpu24; default cpu.")]
+
+def _known_profile(name: str | None) -> str | None:
+    """A mistyped profile is answered before the command loads torch."""
+    if name:
+        get_profile(name)
+    return name
+
+
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", "-p", callback=_known_profile, help="tiny, cpu or gpu24; default cpu.")
+]
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -93,10 +93,12 @@ def plan(
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
     """Predict the peak memory of a step, and the cheapest change that makes it fit. Needs no GPU and no weights."""
+    from lorahub_edu.memory.shapes import find, read_config
+
+    find(model)  # before torch is loaded
     from lorahub_edu.lora.layer import LoRAConfig
     from lorahub_edu.memory.plan import advise, capacity
     from lorahub_edu.memory.setting import Setting
-    from lorahub_edu.memory.shapes import read_config
 
     modules = targets if targets == "all-linear" else listed(targets)
     setting = Setting(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-
-from transformers import AutoConfig, PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files.sources import hub_address, why_unreachable
-from lorahub_edu.models import pretrained
+from lorahub_edu.models.profiles import BASE_MODELS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+# transformers is imported where a configuration is made, so that a mistyped name is answered at once.
 
 FILE = Path(__file__).resolve().parent.parent / "data" / "model_shapes.json"
 NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -43,22 +47,39 @@ def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
     Raises:
         CourseError: nothing of that name is known here or on the hub, or the file is no configuration.
     """
-    known = {name.lower(): name for name in sorted({*shapes(), *ALIASES, *pretrained.TINY})}
-    name = known.get(model.lower())
-    if name in pretrained.TINY:
-        return pretrained.TINY[name][2]()
-    if name is not None:
-        shape = dict(shapes()[ALIASES.get(name, name)])
+    found = find(model)
+    from transformers import AutoConfig
+
+    from lorahub_edu.models import pretrained
+
+    if found in pretrained.TINY:
+        return pretrained.TINY[found][2]()
+    if found in shapes():
+        shape = dict(shapes()[found])
         return AutoConfig.for_model(shape.pop("model_type"), **shape)
+    return _from_file(found) if isinstance(found, Path) else _from_hub(found, offline)
+
+
+def find(model: str) -> str | Path:
+    """What `read_config` reads for a model: a shape, a tiny model, a file, or a name on the hub.
+
+    Raises:
+        CourseError: it is none of them.
+    """
+    tiny = [base.name for base in BASE_MODELS.values() if not (base.asset or base.repo)]
+    known = {name.lower(): name for name in sorted({*shapes(), *ALIASES, *tiny})}
+    name = known.get(model.lower())
+    if name is not None:
+        return ALIASES.get(name, name)
     path = Path(model)
     if path.exists():
-        return _from_file(path / "config.json" if path.is_dir() else path)
+        return path / "config.json" if path.is_dir() else path
     if "/" not in model or model.startswith((".", "/")):
         raise CourseError(
             f"There is no model {model!r}: the course has no model shape with this name, and there is no such folder. "
             f"{near_matches(model.lower(), known)} A name on the hub has the form owner/name."
         )
-    return _from_hub(model, offline)
+    return model
 
 
 def _from_file(path: Path) -> PreTrainedConfig:
@@ -69,6 +90,8 @@ def _from_file(path: Path) -> PreTrainedConfig:
         raise CourseError(f"Can't read {path}: {error.strerror}. Give a folder that holds a config.json.") from error
     except (ValueError, TypeError, KeyError) as error:
         raise CourseError(f"{path} is not the configuration of a model: it has no model_type.") from error
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.for_model(**fields)
     except Exception as error:  # transformers checks the fields by its own kinds of error
@@ -83,6 +106,8 @@ def _from_file(path: Path) -> PreTrainedConfig:
 
 
 def _from_hub(model: str, offline: bool) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
     reason = "offline was chosen" if offline else why_unreachable(hub_address())
     try:
         return AutoConfig.from_pretrained(model, local_files_only=reason is not None)

@@ -12,20 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jupytext
-import nbformat
 import psutil
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbformat import NotebookNode
-from traitlets.config import Config
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.models import profiles
 from lorahub_edu.results import Finding, Table
 from lorahub_edu.show import progress
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+# Jupyter's libraries are imported where they are used, so that a mistyped lesson is answered at once.
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = ROOT / "lessons"
@@ -62,6 +62,9 @@ def resolve(name: str) -> str:
 
 def build(name: str) -> NotebookNode:
     """The notebook of a lesson's source, without outputs; the same source gives the same notebook and cell ids."""
+    import jupytext
+    import nbformat
+
     notebook = jupytext.read(SOURCES / f"{name}.py")
     notebook.metadata = nbformat.from_dict(
         {
@@ -110,6 +113,10 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
     Raises:
         CourseError: a cell failed or took more than ten minutes, or the kernel died; the message has the cell.
     """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from traitlets.config import Config
+
     chosen = profiles.get_profile(profile).name
     notebook = build(name)
     private = tempfile.TemporaryDirectory(prefix="lorahub-edu-")
@@ -178,6 +185,8 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
 
 def save(run: Run, folder: Path = LESSONS) -> Path:
     """Write an executed lesson as a notebook, and return its path."""
+    import nbformat
+
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{run.lesson}.ipynb"
     nbformat.write(run.notebook, path)

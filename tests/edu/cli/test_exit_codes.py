@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,3 +71,44 @@ def test_help_shows_the_groups_in_a_learners_order(lorahub_edu) -> None:
     code, out, _ = lorahub_edu("--help")
     places = [out.index(f"─ {group} ─") for group in app.GROUPS]
     assert code == 0 and places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("run", "foo"), "no lesson 'foo'"),
+        (("plan", "--model", "nosuch"), "no model 'nosuch'"),
+        (("train", "--profile", "nosuch"), "no profile 'nosuch'"),
+        (("adapt", "--task", "upper", "--profile", "nosuch"), "no profile 'nosuch'"),
+        (("methods", "list", "--profile", "nosuch"), "no profile 'nosuch'"),
+        (("fetch", "--from", "nosuch"), "no source 'nosuch'"),
+    ],
+)
+def test_a_mistyped_name_is_answered_without_torch(words: tuple[str, ...], says: str) -> None:
+    """What takes seconds are torch, transformers and Jupyter: none of them may be loaded."""
+    program = (
+        "import sys\nfrom lorahub_edu.cli import app\ntry:\n    app.main()\nfinally:\n"
+        "    print(*sorted({'torch', 'transformers', 'nbclient', 'jupytext'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1 and says in done.stderr and done.stdout.strip() == ""
+
+
+def test_every_room_but_the_graders_imports_on_windows() -> None:
+    """The modules that only Unix has are blocked."""
+    program = """
+import builtins, importlib, pkgutil
+real = builtins.__import__
+def blocked(name, names=None, *more, **named):  # libraries know for themselves what a system has
+    if name in ("resource", "fcntl", "pwd", "grp", "termios") and names["__name__"].startswith("lorahub"):
+        raise ModuleNotFoundError(f"{names['__name__']} imports {name}, which only Unix has")
+    return real(name, names, *more, **named)
+builtins.__import__ = blocked
+for room in ("lorahub_edu", "lorahub_checks", "lorahub_studies"):
+    package = importlib.import_module(room)
+    for module in pkgutil.walk_packages(package.__path__, room + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
