@@ -116,6 +116,7 @@ def test_bad_page_is_one_clear_reason(
         make_tarball({TOY_MEMBER: TOY_BYTES})[:-200_000],
         TOY_WHEEL.replace(TOY_BYTES[:50], bytes(50)),
     ],
+    ids=["wheel without it", "tarball without it", "link in its place", "no archive", "cut short", "damaged"],
 )
 def test_bad_archive_is_a_reason(server: StandIn, tmp_path: Path, archive: bytes) -> None:
     server.list_archive(TOY_INDEX.archive, archive)
