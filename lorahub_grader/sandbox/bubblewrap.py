@@ -42,7 +42,7 @@ def start_zygote(settings: Settings, readable: tuple[Path, ...] = ()) -> Zygote:
     folders = read_in_there(readable)
     scratch = _scratch(folders)
     settings = replace(settings, namespaces=True, uid=uid, scratch=scratch)
-    told = [*arguments(folders, scratch), *withheld(settings.may_import), "--remount-ro", "/", "--chdir", scratch]
+    told = arguments(folders, scratch, settings.may_import)
     return start([found, *told, "--", *program(settings)], clean_environment(scratch))
 
 
@@ -72,7 +72,7 @@ def _scratch(folders: tuple[Path, ...]) -> str:
     return "/scratch" if any(folder.is_relative_to("/tmp") for folder in folders) else "/tmp"
 
 
-def arguments(folders: tuple[Path, ...], scratch: str) -> list[str]:
+def arguments(folders: tuple[Path, ...], scratch: str, may_import: tuple[str, ...] | None = None) -> list[str]:
     """What bubblewrap is told; see bwrap(1).
 
     The zygote keeps the capabilities with which it makes namespaces for each submission; the answer processes have
@@ -106,4 +106,4 @@ def arguments(folders: tuple[Path, ...], scratch: str) -> list[str]:
     told += ["--ro-bind", package, package]
     if any(CHECKS.is_relative_to(folder) for folder in (*folders, *SYSTEM)):  # the checks hold references
         told += ["--tmpfs", str(CHECKS), "--remount-ro", str(CHECKS)]
-    return told
+    return [*told, *withheld(may_import), "--remount-ro", "/", "--chdir", scratch]

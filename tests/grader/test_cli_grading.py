@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from grading_course import NAME, RIGHT, copy_of, submit
 
-from lorahub_edu.cli import app
+from lorahub_edu.cli import app, terminal
 
 
 @pytest.fixture
 def course(built: Path, tmp_path: Path, monkeypatch) -> Path:
     made = copy_of(built, tmp_path / "course")
     monkeypatch.chdir(made)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(terminal.console, "width", 200)
     return made
 
 

@@ -270,7 +270,7 @@ def test_a_sweep_compares_and_goes_on(
     code, words = lorahub_edu(*command, "--methods", "singel")
     assert code == 1 and "Did you mean 'single'" in words
     code, words = lorahub_edu(*command, "--draws", 0)
-    assert code == 1 and "0 draws" in words
+    assert code == 2 and "greater than or equal to 1" in words
 
 
 def test_bbh_runs_end_to_end_and_goes_on(lorahub_edu: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
