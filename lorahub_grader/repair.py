@@ -42,30 +42,32 @@ def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
 
     Returns:
         One source for each answer that was found; where a cell is there several times, the last that was filled in
-        counts.
+        counts, and parts of one are put together.
 
     Raises:
         UnreadableError: it is no notebook.
     """
     cells = list(_cells(_parse(content)))
-    sources, notes = {}, []
+    sources, notes, blank = {}, [], True
     for wanted in assignment.cells:
         if wanted.role not in ("answer", "manual"):
             continue
         found = [cell.source for cell in cells if cell.grade_id == wanted.grade_id]
-        if not found:
-            found, note = _without_id(cells, wanted, assignment)
-            notes.append(f"{wanted.grade_id}: {note}")
+        if not any(_is_filled(source, wanted) for source in found):
+            others, note = _without_id(cells, wanted, assignment, bool(found))
+            found = others or found
+            notes += [f"{wanted.grade_id}: {note}"] if note else []
         if not found:
             continue
+        sources[wanted.grade_id], which = _chosen(found, wanted, _names(wanted, assignment))
+        blank = blank and not _is_filled(sources[wanted.grade_id], wanted)
         if len(found) > 1:
-            notes.append(
-                f"{wanted.grade_id}: the cell was there {len(found)} times; the last that was filled in counts"
-            )
-        sources[wanted.grade_id] = _chosen(found, wanted)
+            notes.append(f"{wanted.grade_id}: the cell was there {len(found)} times; {which}")
         if len(sources[wanted.grade_id]) > ANSWER_CHARACTERS:
             notes.append(f"{wanted.grade_id}: more than {ANSWER_CHARACTERS:,} characters, left out")
             del sources[wanted.grade_id]
+    if sources and blank:
+        notes.append("nothing was filled in")
     known = {cell.grade_id for cell in assignment.cells}
     given = {cell.stub.strip() for cell in assignment.cells} | {source.strip() for source in sources.values()} | {""}
     own = sum(cell.is_code and cell.grade_id not in known and cell.source.strip() not in given for cell in cells)
@@ -74,18 +76,27 @@ def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
     return RepairedAnswers(sources, tuple(notes))
 
 
-def _without_id(cells: list[_Cell], wanted: Cell, assignment: Assignment) -> tuple[list[str], str]:
-    """An answer whose cell lost its metadata (Colab and other editors drop it), and how it was found.
+def _without_id(cells: list[_Cell], wanted: Cell, assignment: Assignment, empty: bool) -> tuple[list[str], str]:
+    """An answer that is not in its cell, and how it was found: editors such as Colab drop a cell's metadata.
 
-    A cell that defines what the answer defines is the answer. An answer that defines nothing is the one unknown cell
-    between the given cells around it.
+    A cell that defines what the answer defines is the answer; where Jupyter merged cells, it is another answer's. An
+    answer that defines nothing is the one unknown cell between the given cells around it.
+
+    Args:
+        empty: the cell is there, and nothing was filled in.
     """
-    loose = [cell for cell in cells if cell.grade_id is None]
+    missing, lost, it = "the cell was missing", "the cell had lost its id", " and"
+    if empty:
+        missing, lost, it = "", "the cell was left empty", "; another one"
     is_code = assignment.notebook.cells[wanted.index].cell_type == "code"
-    if names := set(wanted.names) if is_code else set():
-        found = [cell.source for cell in loose if cell.is_code and names <= _defined(cell.source)]
-        return found, "the cell had lost its id and was found by what it defines" if found else "the cell was missing"
+    if names := _names(wanted, assignment):
+        fitting = [cell for cell in cells if cell.is_code and names <= _defined(cell.source)]
+        if found := [cell.source for cell in fitting if cell.grade_id is None]:
+            return found, f"{lost}{it} was found by what it defines"
+        merged = [cell.source for cell in fitting if cell.grade_id in assignment.answer_ids and not empty]
+        return merged, "the cell was missing; another answer's defines the same" if merged else missing
     given = {cell.stub.strip(): cell.index for cell in assignment.cells if cell.role not in ("answer", "manual")}
+    given.pop("", None)  # a test whose source is hidden; learners make empty cells too
     place, between = -1, []
     for cell in cells:
         place = given.get(cell.source.strip(), place)
@@ -93,11 +104,8 @@ def _without_id(cells: list[_Cell], wanted: Cell, assignment: Assignment) -> tup
         if unknown and place == _given_before(wanted, given.values()) and cell.is_code == is_code:
             between.append(cell.source)
     if len(between) == 1:
-        return between, "the cell had lost its id and was found by its place"
-    return (
-        [],
-        f"the cell had lost its id; {len(between)} cells stand in its place" if between else "the cell was missing",
-    )
+        return between, f"{lost}{it} was found by its place"
+    return [], f"{lost}; {len(between)} cells stand in its place" if between else missing
 
 
 def _given_before(wanted: Cell, places: Iterable[int]) -> int:
@@ -180,7 +188,20 @@ def _cells(notebook: dict) -> Iterator[_Cell]:
         yield _Cell(grade_id, clean, cell.get("cell_type") == "code")
 
 
-def _chosen(found: list[str], wanted: Cell) -> str:
-    """Of several copies of a cell the last that was filled in."""
-    filled = [source for source in found if source.strip() and source.strip() != wanted.stub.strip()]
-    return (filled or found)[-1]
+def _names(wanted: Cell, assignment: Assignment) -> set[str]:
+    """What an answer in code defines."""
+    return set(wanted.names) if assignment.notebook.cells[wanted.index].cell_type == "code" else set()
+
+
+def _is_filled(source: str, wanted: Cell) -> bool:
+    return source.strip() not in ("", wanted.stub.strip())
+
+
+def _chosen(found: list[str], wanted: Cell, names: set[str]) -> tuple[str, str]:
+    """Of several copies of a cell the last that was filled in; Jupyter gives parts of a split cell the same id."""
+    filled = [source for source in found if _is_filled(source, wanted)] or found[-1:]
+    defined = [names & _defined(source) for source in filled]
+    if len(filled) > 1 and sum(map(len, defined)) == len(set().union(*defined)):  # no name twice
+        return "\n\n".join(filled), "its parts were put together"
+    last = max(range(len(filled)), key=lambda place: (len(defined[place]), place))
+    return filled[last], "the last that was filled in counts"

@@ -21,7 +21,7 @@ from lorahub_grader.handed_in import shown
 from lorahub_grader.journal import Outcome
 from lorahub_grader.repair import read
 from lorahub_grader.sandbox import choose
-from lorahub_grader.worker import SANDBOXES, Job, outcome_of, work
+from lorahub_grader.worker import SANDBOXES, Job, explain, outcome_of, work
 
 PACKAGES = ("lorahub_checks", "lorahub_edu", "lorahub_grader")  # what a submission's points follow from
 
@@ -204,7 +204,7 @@ def table(outcomes: Iterable[Outcome]) -> list[tuple[str, str, str, str]]:
     rows = []
     for outcome in outcomes:
         slow = [f"{test.grade_id}: {test.message}" for test in outcome.tests if "no answer within" in test.message]
-        words = [outcome.reason, *outcome.notes, *(slow if not outcome.reason else [])]
+        words = [outcome.reason and explain(outcome.reason), *outcome.notes, *(slow if not outcome.reason else [])]
         what = shown("; ".join(word for word in words if word))
         rows.append((outcome.student, outcome.assignment, f"{outcome.earned:g} of {outcome.points:g}", what))
     return rows
