@@ -23,6 +23,20 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def known(built: Path) -> dict[str, frozenset[str]]:
+    """The ids of each assignment's answers, as collecting asks for them."""
+    from lorahub_grader import assignments
+
+    return {NAME: assignments.load(NAME, built).answer_ids, "02_other": frozenset({"something"})}
+
+
+@pytest.fixture(scope="session")
+def answers(built: Path) -> bytes:
+    """A notebook that is handed in as it was released."""
+    return (built / "exercises" / NAME / f"{NAME}.ipynb").read_bytes()
+
+
+@pytest.fixture(scope="session")
 def sandbox():
     """One zygote without torch for all tests."""
     started = sandbox_or_skip()

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import pytest
 
 from lorahub_edu.errors import CourseError
 from lorahub_grader import assignments
+from lorahub_grader.collect import collect
 from lorahub_grader.inside.zygote import Limits, Settings
 from lorahub_grader.sandbox import choose
 from lorahub_grader.sandbox.process import SandboxError
+
+if TYPE_CHECKING:
+    from lorahub_grader import runner
+    from lorahub_grader.gradebook import Course
 
 NAME = "01_small"
 HEADER = "# ---\n# jupyter:\n#   jupytext:\n#     text_representation:\n#       format_name: percent\n# ---\n\n"
@@ -96,6 +102,32 @@ def submit(root: Path, student: str, answers: dict[str, str], name: str = NAME, 
     path = place / (f"{student}.ipynb" if flat else f"{name}.ipynb")
     path.write_text(json.dumps(notebook(root, answers, name)), encoding="utf-8")
     return path
+
+
+def students(place: Path, known: dict[str, frozenset[str]], wanted: str | None = None) -> list[tuple[str, str]]:
+    """(assignment, student) of each submission that is found in a place."""
+    return [(found.assignment, found.student) for found in collect(place, known, wanted).submissions]
+
+
+def put(place: Path, files: dict[str, bytes | str]) -> Path:
+    """Write files into a folder."""
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return place
+
+
+def grade(course: Course, **more: object) -> runner.Graded:
+    """Grade what was submitted in a course, with nothing preloaded."""
+    from lorahub_grader import runner
+
+    return runner.grade(course, course.root / "submitted", settings={"preload": ()}, **more)
+
+
+def scores(course: Course) -> dict[str, float]:
+    """What the gradebook says of each student."""
+    with course.open() as book:
+        return {s.student_id: s.score for s in book.find_assignment(NAME).submissions}
 
 
 def copy_of(course: Path, to: Path) -> Path:
