@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lorahub_edu.show.answers import PRINTED
+from lorahub_checks.watched import PRINTED
 
 
 def integer(low: int, high: int, generator: torch.Generator) -> int:

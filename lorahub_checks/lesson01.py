@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from lorahub_checks.draws import integer, normal
 from lorahub_checks.predictions import number
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 from lorahub_edu.show import objects
-from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
-from lorahub_edu.show.properties import Property, equals, holds
 
 SCALING_LEFT_OUT = "the scaling alpha / r is left out"
 ALPHA_ONLY = "the update is multiplied by alpha, not by alpha / r"

@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorahub_checks.draws import integer
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
-from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
-from lorahub_edu.show.properties import Property, equals, holds
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorahub_checks.draws import integer
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.show import objects
-from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
-from lorahub_edu.show.properties import Property, equals, holds
 
 SIZES = {
     "vocab_size": 32,

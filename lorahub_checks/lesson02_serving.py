@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from lorahub_checks.draws import integer, normal
 from lorahub_checks.lesson02_models import UPDATE_BY_ALPHA, UPDATE_UNSCALED, small_llama
 from lorahub_checks.predictions import choice
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.show import objects
-from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
-from lorahub_edu.show.properties import Property, equals, holds
 
 TARGETS = ("q_proj", "v_proj")
 

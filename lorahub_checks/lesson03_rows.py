@@ -13,11 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lorahub_checks.draws import integer, tokens
 from lorahub_checks.predictions import choice
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 from lorahub_edu.data import alpaca
 from lorahub_edu.show import objects
-from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
-from lorahub_edu.show.properties import Property, equals, holds
 
 END = 2
 WORDS = ("river", "seven", "paint", "cloud", "table", "green", "north", "quiet", "letter", "stone")

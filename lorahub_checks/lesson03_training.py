@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from lorahub_checks.draws import integer, normal
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 
 IGNORED = -100
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lorahub_checks.draws import integer, normal
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals
 
 
 @problem(

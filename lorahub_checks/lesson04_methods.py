@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorahub_checks.draws import integer, normal
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 
 IGNORED = -100
 

@@ -15,11 +15,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lorahub_checks.draws import integer, normal
 from lorahub_checks.predictions import choice, number
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 from lorahub_edu.methods.attach import attach
 from lorahub_edu.show import objects
-from lorahub_edu.show.check import problem
 from lorahub_edu.show.objects import there
-from lorahub_edu.show.properties import Property, equals, holds
 
 SIZE_NAMES = {"prompt": "length", "prefix": "length", "lora": "rank"}
 

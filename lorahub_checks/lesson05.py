@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 
 
 def _draw(generator: torch.Generator, low: int, high: int) -> int:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lorahub_checks.draws import normal
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 
 NOT_A_PAIR = "return the pair A, B (is the return missing?)"
 

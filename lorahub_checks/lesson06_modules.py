@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lorahub_checks.draws import normal
 from lorahub_checks.predictions import choice
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 
 OFTEN = 200  # draws after which it is no accident that a mistake gives the right value
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals
 
 
 def _integer(low: int, high: int, generator: torch.Generator) -> int:

@@ -13,8 +13,8 @@ import torch
 
 from lorahub_checks.draws import normal
 from lorahub_checks.predictions import number
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 
 
 def _numbers(*shape: int, generator: torch.Generator) -> np.ndarray:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, holds
 
 STEP = 0.4
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 
 SIGNED = "the sign was kept: u and −u are the same direction, so take the absolute value first"
 SQUARED_SHARES = "the shares are of σ², not of σ: that is another measure, and a smaller number here"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lorahub_checks.draws import normal
 from lorahub_checks.predictions import number
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals
 
 
 def _random(*shape: int, generator: torch.Generator) -> Tensor:

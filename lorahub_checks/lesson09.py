@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lorahub_checks.draws import normal
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals
 
 OFTEN = 400  # draws after which it is no accident that a mistake gives the right value
 

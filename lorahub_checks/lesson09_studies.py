@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lorahub_checks.predictions import number
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 
 
 def _between(low: float, high: float, generator: torch.Generator) -> float:

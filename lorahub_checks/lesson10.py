@@ -12,8 +12,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 
 
 def _numbers(count: int, generator: torch.Generator) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_checks.properties import Property, equals, holds
 
 
 def choice(answer: object, right: str, mistakes: Mapping[str, str]) -> Iterator[Property]:

@@ -24,8 +24,8 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from lorahub_checks.problems import get_problem
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.show.check import get_problem
 
 if TYPE_CHECKING:
     from nbgrader.apps import NbGraderAPI

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from lorahub_checks.problems import Report, check
 from lorahub_edu.errors import CourseError
-from lorahub_edu.show.check import Report, check
 from lorahub_edu.show.graded import NotSatisfiedError, require
 from lorahub_grader import assignments
 from lorahub_grader.assignments import ROOT, SOURCE, Assignment

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 
+from lorahub_checks.problems import Report, check, get_problem
 from lorahub_edu.errors import CourseError
-from lorahub_edu.show.check import Report, check, get_problem
 from lorahub_grader import assignments, lint, mutate
 from lorahub_grader.assignments import ROOT, SOURCE
 from lorahub_grader.inside import namespaces

@@ -220,7 +220,7 @@ class Remote:
         return f"<the answer's {self._name}>"
 
     def __there__(self, function: Callable, *arguments: object, **named: object) -> object:
-        """Call an importable function in the answer process; see `checks.objects.there`."""
+        """Call an importable function in the answer process; see `lorahub_edu.show.objects.there`."""
         self._conversation.believed |= function in TAKEN_ON_TRUST
         target = {"import": f"{function.__module__}:{function.__qualname__}"}
         return self._conversation.call(target, arguments, named, isinstance(function, type))

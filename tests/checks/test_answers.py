@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from lorahub_edu.show import check as checks
-from lorahub_edu.show.check import check, get_problem, problem
-from lorahub_edu.show.properties import equals
+from lorahub_checks import problems
+from lorahub_checks.problems import get_problem, problem
+from lorahub_checks.properties import equals
+from lorahub_edu.show.check import check
 from lorahub_grader import assignments, lint
 
 
@@ -27,7 +28,7 @@ def adding():
             yield equals("n more", answer(x, rows, n), x + n, misconceptions={"it was subtracted": x - n})
 
     yield
-    checks._PROBLEMS.pop("98.1")
+    problems._PROBLEMS.pop("98.1")
 
 
 def adds_in_place(x, rows, n):

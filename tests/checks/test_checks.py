@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lorahub_checks import problems
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import Property, equals, holds
 from lorahub_edu.errors import CourseError
-from lorahub_edu.show import check as checks
-from lorahub_edu.show.check import check, problem
-from lorahub_edu.show.properties import Property, equals, holds
+from lorahub_edu.show.check import check
 
 DRAWN = []
 
@@ -22,10 +23,10 @@ def doubling():
         yield equals("twice the input", answer(x), 2 * x, misconceptions={"it was squared": x**2})
         yield holds("never negative", (torch.as_tensor(answer(x)) >= 0).all(), "a negative number", "a sign is wrong")
 
-    checks._ATTEMPTS.clear()
+    problems._ATTEMPTS.clear()
     DRAWN.clear()
     yield
-    checks._PROBLEMS.pop("98.1")
+    problems._PROBLEMS.pop("98.1")
 
 
 def test_a_right_answer_passes_public_checks_only() -> None:
@@ -89,7 +90,7 @@ def test_unknown_problems() -> None:
 
 
 def test_rendering_escapes_what_the_answer_printed() -> None:
-    report = checks.Report("98.1", "t", (Property("p", False, "<script>alert(1)</script>"),))
+    report = problems.Report("98.1", "t", (Property("p", False, "<script>alert(1)</script>"),))
     assert "<script>" not in report._repr_html_() and "FAILED" in report._repr_html_()
     assert "dashed" in report._repr_html_()  # a second cue beside colour
 

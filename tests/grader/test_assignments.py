@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from grading_course import HEADER, NAME, SMALL, make_course
 
+from lorahub_checks.problems import get_problem
 from lorahub_edu.errors import CourseError
-from lorahub_edu.show.check import get_problem
 from lorahub_grader import assignments
 from lorahub_grader.assignments import MARKERS, ROOT, load
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from grading_course import HEADER, make_course
 
+from lorahub_checks import problems
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import equals
 from lorahub_edu.cli import app
 from lorahub_edu.errors import CourseError
-from lorahub_edu.show import check
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import equals
 from lorahub_grader import lint
 from lorahub_grader.assignments import load
 
@@ -64,7 +64,7 @@ def course(tmp_path: Path):
     (made / "solutions" / "variants").mkdir()
     write(made, SOUND)
     yield made
-    check._PROBLEMS.pop("98.3")
+    problems._PROBLEMS.pop("98.3")
 
 
 def write(course: Path, text: str, name: str = "lesson98") -> None:

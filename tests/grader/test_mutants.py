@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from grading_course import HEADER, make_course
 
-from lorahub_edu.show import check as checks
-from lorahub_edu.show.check import problem
-from lorahub_edu.show.properties import equals
+from lorahub_checks import problems
+from lorahub_checks.problems import problem
+from lorahub_checks.properties import equals
 from lorahub_grader import mutants
 from lorahub_grader.mutate import mutants as made
 
@@ -77,7 +77,7 @@ def course(tmp_path: Path):
     (path / "solutions" / "variants").mkdir()
     (path / "results").mkdir()
     yield path, weak
-    checks._PROBLEMS.pop("98.4")
+    problems._PROBLEMS.pop("98.4")
 
 
 def test_a_weak_check_is_found_by_its_survivors(course) -> None:
@@ -112,4 +112,4 @@ def test_mutants_that_hang_or_die_are_replaced(course, monkeypatch) -> None:
 
 def test_every_equivalent_names_a_problem() -> None:
     for one in mutants.equivalents():
-        assert checks.get_problem(one["problem"]) and len(one["reason"]) > 20
+        assert problems.get_problem(one["problem"]) and len(one["reason"]) > 20

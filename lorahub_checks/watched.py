@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from lorahub_edu.show import objects
+from lorahub_edu.show.check import SECONDS
 from lorahub_edu.show.objects import there
 
-SECONDS = 20.0
 PRINTED = 24  # numbers of a tensor that are printed; of a larger one the shape is
 TWISTS = 1000  # blocks of 624 numbers that an answer may draw from a global generator
 OWN = ("lorahub_edu", "lorahub_checks", "lorahub_grader")
@@ -205,11 +205,6 @@ def same(one: object, other: object) -> bool:
 def described(arguments: Mapping[str, object]) -> str:
     """The arguments of a call in words: numbers in full, of large tensors the shape."""
     return ", ".join(f"{name} = {_printed(value)}" for name, value in arguments.items())
-
-
-def is_exact(arguments: Mapping[str, object]) -> bool:
-    """Whether `described` says all of them in full."""
-    return "numbers of shape" not in described(arguments)
 
 
 def _printed(value: object) -> str:

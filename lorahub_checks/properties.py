@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorahub_edu.show import answers
+from lorahub_checks.watched import described
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,8 @@ def _equals_plain(name: str, seen: object, expected: object, misconceptions: Map
     if type(value) is type(right) and value == right:
         return Property(name, True)
     guess = next((words for words, other in misconceptions.items() if _plain(other) == value), "")
-    words = answers.described({"": seen})[3:]
-    return Property(
-        name, False, words, guess, f"you return {words}, right is {answers.described({'': right})[3:]}", seen
-    )
+    words = described({"": seen})[3:]
+    return Property(name, False, words, guess, f"you return {words}, right is {described({'': right})[3:]}", seen)
 
 
 def _plain(value: object) -> object:
