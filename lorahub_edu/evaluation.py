@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import make_batches
 from lorahub_edu.errors import CourseError
+from lorahub_edu.training import architectures
 from lorahub_edu.training.losses import mean_loss
 
 SAMPLING_SECONDS = 0.005
@@ -34,10 +35,11 @@ def loss(model: PreTrainedModel, rows: Sequence[Encoded], micro_batch_size: int 
         Nats a token.
 
     Raises:
-        CourseError: there are no rows.
+        CourseError: there are no rows, or the model's own loss is another one (`architectures`).
     """
     if not rows:
         raise CourseError("There are no rows to evaluate on.")
+    architectures.check_batching(model, batching)
     pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
     return mean_loss(model, make_batches(rows, batching, micro_batch_size, pad))
 
@@ -174,7 +176,7 @@ def generate(
         raise CourseError("There is no prompt to continue.")
     encoded = tokenizer(list(prompts), return_tensors="pt", padding=True, padding_side="left").to(model.device)
     length = encoded["input_ids"].shape[1]
-    context = model.config.max_position_embeddings
+    context = getattr(model.config, "max_position_embeddings", math.inf)  # ALiBi has no last position
     if length + max_new_tokens > context:
         raise CourseError(
             f"The longest prompt has {length} tokens; with {max_new_tokens} new ones it passes the model's context of "

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel
 
 from lorahub_edu.data import fewshot
 from lorahub_edu.data.alpaca import IGNORED
-from lorahub_edu.data.batching import additive_mask, make_batches
+from lorahub_edu.data.batching import attention_masks, make_batches
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
 from lorahub_edu.errors import CourseError
-from lorahub_edu.training.losses import has_virtual_tokens, last_hidden_states
+from lorahub_edu.training import architectures
+from lorahub_edu.training.losses import has_virtual_tokens, last_hidden_states, output_logits
 
 LOGIT_ROWS = 64  # label positions whose logits exist at a time: 64 x 49,152 numbers, not all of a population's
 
@@ -57,17 +58,32 @@ def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[Scoring
         rows: encoded rows, or scoring batches made of them.
 
     Raises:
-        CourseError: there are no rows.
+        CourseError: there are no rows, or the model's own losses are other ones (`training.architectures`).
     """
     was_training = model.training
     model.eval()
     try:
         if has_virtual_tokens(model):
             return score_padded(model, rows)
+        check_architecture(model)
         batches = scoring_batches(model, rows)
         return gather([[judge(model, batch, 1) for batch in batches]], batches)
     finally:
         model.train(was_training)
+
+
+def check_architecture(model: PreTrainedModel) -> None:
+    """Raise CourseError unless packed scores of this model are those of its own forward pass.
+
+    `score_padded` may still be right for it.
+    """
+
+    def ours(rows: Sequence[PromptedRow]) -> float:
+        batches = fewshot.batches(model.config, rows)
+        return gather([[judge(model, batch, 1) for batch in batches]], batches).losses[0]
+
+    advice = "score its rows with scoring.score_padded."
+    architectures.check(model, "scores of rows that share a prompt's beginning", ours, advice)
 
 
 @torch.no_grad()
@@ -81,6 +97,7 @@ def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_
     """
     if not rows or isinstance(rows[0], ScoringBatch):
         raise CourseError("There are no rows to score: give at least one example, and no packed batches.")
+    architectures.check_batching(model, "padded")
     groups = [rows[start : start + rows_at_a_time] for start in range(0, len(rows), rows_at_a_time)]
     judged = []
     for group in groups:
@@ -95,14 +112,14 @@ def label_states(model: PreTrainedModel, batch: ScoringBatch, count: int) -> Ten
     """The last hidden states from which the answers' tokens are predicted, for `count` copies of a batch.
 
     Returns:
-        (count, L, d), ready for the output head.
+        (count, L, d), ready for `output_logits`.
     """
     device = model.device
     ids = batch.input_ids.to(device).repeat(count, 1)  # (P·b, T)
     if batch.decoder_ids is None:
         seen = batch.seen.to(device)
-        mask = additive_mask(seen, model.dtype)  # (1, 1, n, n), added to the scores
         positions = batch.position_ids.to(device)
+        mask = attention_masks(model.config, seen, positions[0], model.dtype)
         out = model.get_decoder()(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
         hidden = out.last_hidden_state  # (P, n, d)
     else:
@@ -113,8 +130,6 @@ def label_states(model: PreTrainedModel, batch: ScoringBatch, count: int) -> Ten
             input_ids=read, encoder_hidden_states=encoded, encoder_attention_mask=seen, use_cache=False
         )
         hidden = out.last_hidden_state.view(count, -1, out.last_hidden_state.shape[-1])  # (P, b·S, d)
-        if getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings):
-            hidden = hidden * model.config.d_model**-0.5  # T5 scales a tied head
     return hidden[:, batch.places.to(device)]  # (P, L, d)
 
 
@@ -126,10 +141,9 @@ def judge(model: PreTrainedModel, batch: ScoringBatch, count: int) -> tuple[Tens
 
 def _judge(model: PreTrainedModel, hidden: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """As `judge`, from the hidden states, (P·L, d), at which the labels, (P·L,), are predicted."""
-    head = model.get_output_embeddings()
     losses, wrong = [], []
     for start in range(0, len(labels), LOGIT_ROWS):
-        logits = head(hidden[start : start + LOGIT_ROWS]).float()  # (<=64, V)
+        logits = output_logits(model, hidden[start : start + LOGIT_ROWS]).float()  # (<=64, V)
         wanted = labels[start : start + LOGIT_ROWS]
         losses.append(F.cross_entropy(logits, wanted, reduction="none"))
         wrong.append(logits.argmax(-1) != wanted)

@@ -21,6 +21,7 @@ from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.scoring import label_states, scoring_batches
 from lorahub_edu.training.descent import Descent, schedule, seeded
+from lorahub_edu.training.losses import output_logits
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _fit(model: PreTrainedModel, examples: Sequence[PromptedRow], tuning: FewSho
 
     def loss(batch: ScoringBatch) -> torch.Tensor:
         hidden = label_states(model, batch, 1)[0]  # (L, d)
-        logits = model.get_output_embeddings()(hidden).float()  # (L, V)
+        logits = output_logits(model, hidden).float()  # (L, V)
         return F.cross_entropy(logits, batch.labels.to(logits.device), reduction="sum") / total
 
     return [descent.step(loss(batch) for batch in batches).loss for _ in range(tuning.epochs)]

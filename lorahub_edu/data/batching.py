@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -54,19 +54,20 @@ class Batch:
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
 
-    def model_inputs(self, attention: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    def model_inputs(self, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
         """Keyword arguments for a causal language model or its decoder, without the labels and without a cache.
 
-        `attention` is the model's (`model.config._attn_implementation`), `dtype` too, for the additive mask that "sdpa"
-        and "eager" need for a packed batch. Raises CourseError when the attention cannot keep packed rows apart.
+        `config` and `dtype` are the model's, for the additive mask that "sdpa" and "eager" need for a packed batch.
+        Raises CourseError when its attention cannot keep packed rows apart.
         """
+        attention = config._attn_implementation
         inputs = {"input_ids": self.input_ids, "position_ids": self.position_ids, "use_cache": False}
         if self.segment_lengths is None:
             return inputs | {"attention_mask": self.attention_mask}
         device = self.input_ids.device
         if attention in ("sdpa", "eager"):
             visible = visible_positions(self.segment_lengths, device=device)
-            return inputs | {"attention_mask": additive_mask(visible, dtype)}
+            return inputs | {"attention_mask": attention_masks(config, visible, self.position_ids[0], dtype)}
         ends = torch.tensor([0, *itertools.accumulate(self.segment_lengths)], dtype=torch.int32)  # (rows + 1,)
         longest = max(self.segment_lengths)
         if attention == PACKED_ATTENTION:
@@ -210,6 +211,28 @@ def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
 
 
+def attention_masks(
+    config: PreTrainedConfig, visible: Tensor, positions: Tensor, dtype: torch.dtype
+) -> Tensor | dict[str, Tensor]:
+    """The `attention_mask` of a packed sequence: one additive mask, or one for each kind of layer.
+
+    Args:
+        config: of the model; a sliding window narrows its masks.
+        visible: (n, n) bool, as `visible_positions` gives it.
+        positions: (n,) of each token in its own row.
+
+    Source: Jiang et al. 2023, "Mistral 7B", arXiv 2310.06825, section 2 (the window); transformers takes a dict where
+        kinds of layers differ.
+    """
+    full, window = additive_mask(visible, dtype), getattr(config, "sliding_window", None)
+    if window is None:
+        return full
+    narrow = additive_mask(visible & (positions[:, None] - positions < window), dtype)
+    if not getattr(config, "layer_types", None):
+        return narrow
+    return {"full_attention": full, "sliding_attention": narrow}
+
+
 def group_by_tokens(lengths: Sequence[int], prefix: int, most: int) -> list[list[int]]:
     """Row indices in their order, in groups of at most `most` tokens with the prefix; a longer row is a group alone."""
     groups: list[list[int]] = [[]]
@@ -232,6 +255,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,  # factor on query · key; None is 1/√(head size)
     cu_seq_lens_q: Tensor | None = None,  # (rows + 1,) where rows begin and end, 0 to T; the name is flash attention's
+    sliding_window: int | None = None,  # how many tokens are seen, the own one among them
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention inside each packed row, one fused call for each run of rows of equal length.
@@ -239,7 +263,14 @@ def packed_attention(
     A T x T mask costs T² however short the rows are; this costs the sum of their squares. transformers calls it in
     every layer of a model with the attention implementation "packed", and wants (1, T, heads, head size) and no
     weights. Without `cu_seq_lens_q` (padded batches, generation with a cache) it is transformers' own "sdpa".
+    Raises CourseError for a model that changes its attention scores, as Gemma-2 does.
     """
+    changed = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    if changed:
+        raise CourseError(
+            f'{type(module).__name__} changes its attention scores ({changed[0]}), and "packed" attention does not: '
+            f'load the model with attn_implementation="eager".'
+        )
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -251,8 +282,12 @@ def packed_attention(
     parts = zip(groups, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
     for (length, count), *states in parts:
         q, k, v = (state[0].unflatten(1, (count, length)).transpose(0, 1) for state in states)  # (rows, heads, L, D)
+        near = None
+        if sliding_window is not None and sliding_window < length:
+            near = torch.ones(length, length, dtype=torch.bool, device=q.device).tril().triu(1 - sliding_window)
+        options = {"attn_mask": near, "is_causal": near is None, "enable_gqa": q.shape[1] != k.shape[1]}
         out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            q, k, v, dropout_p=dropout, scale=scaling, **options
         )  # (rows, heads, L, D)
         outputs.append(out.transpose(1, 2).flatten(0, 1))  # (rows x L, heads, D)
     return torch.cat(outputs)[None], None  # (1, T, heads, D)

@@ -105,7 +105,7 @@ def rows_for(
     answers = [item.output for item in items]
     if model.config.is_encoder_decoder:
         return encode(tokenizer, prompts, answers, encoder_decoder=True)
-    return encode(tokenizer, prompts, answers, context=model.config.max_position_embeddings)
+    return encode(tokenizer, prompts, answers, context=getattr(model.config, "max_position_embeddings", None))
 
 
 @dataclass(frozen=True)

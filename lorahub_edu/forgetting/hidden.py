@@ -86,8 +86,8 @@ class Tail:
 
     def __init__(self, model: PreTrainedModel, layers: int = 6, dtype: torch.dtype | None = torch.bfloat16) -> None:
         decoder = model.get_decoder()
-        if not all(hasattr(decoder, part) for part in ("layers", "rotary_emb", "norm", "embed_tokens")):
-            raise CourseError(f"{type(model).__name__} is not built like a LLaMA: give a causal model of that family.")
+        if model.config.model_type != "llama":  # others scale embeddings and logits, or see a window only
+            raise CourseError(f"{type(model).__name__} ({model.config.model_type}) is not a LLaMA: give one of those.")
         if not 1 <= layers <= len(decoder.layers):
             raise CourseError(f"A tail of {layers} layers: the model has {len(decoder.layers)}; take 1 to that many.")
         self.model = model

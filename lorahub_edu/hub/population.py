@@ -19,7 +19,8 @@ from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub.compose import ModuleStack, check_composition
 from lorahub_edu.lora.layer import LoRALinear
-from lorahub_edu.scoring import Scores, gather, judge, label_states, scoring_batches
+from lorahub_edu.scoring import Scores, check_architecture, gather, judge, label_states, scoring_batches
+from lorahub_edu.training.losses import output_logits
 
 
 class PopulationLinear(nn.Module):
@@ -60,7 +61,7 @@ class Population:
         max_tokens: most positions in one forward, over all candidates; the population is cut to fit.
 
     Raises:
-        CourseError: the modules don't fit the model.
+        CourseError: the modules don't fit the model, or its own scores are other ones.
 
     Source: claims H1, H4, H17.
     """
@@ -69,6 +70,7 @@ class Population:
         self, model: PreTrainedModel, modules: ModuleStack, composition: str = "paper", max_tokens: int = 2048
     ) -> None:
         check_composition(composition)
+        check_architecture(model)
         self.model, self.modules, self.composition, self.max_tokens = model, modules, composition, max_tokens
         self.layers: dict[str, PopulationLinear] = {}
         self._was_training: bool | None = None  # None outside the block
@@ -180,6 +182,6 @@ class Population:
         """(P,) mean label loss in nats of candidates (P, N), with its graph, for gradient descent; claim H18."""
         self.use(weights)
         hidden = label_states(self.model, batch, len(weights))  # (P, L, d)
-        logits = self.model.get_output_embeddings()(hidden).float()  # (P, L, V)
+        logits = output_logits(self.model, hidden.flatten(0, 1)).float()  # (P·L, V)
         labels = batch.labels.to(hidden.device).expand(len(weights), -1)  # (P, L)
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
+        return F.cross_entropy(logits, labels.flatten(), reduction="none").view(labels.shape).mean(1)

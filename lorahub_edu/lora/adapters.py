@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
@@ -48,6 +49,12 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | LoRALinear) and name not in inner
     ]
+    conv = next((name for name, module in model.named_modules() if isinstance(module, Conv1D)), None)
+    if conv:
+        raise CourseError(
+            f"{conv} of {type(model).__name__} is a Conv1D, whose weight is transposed; LoRA here adapts nn.Linear. "
+            f"Take another model, or PEFT's LoRA: methods.attach(model, 'lora')."
+        )
     if target_modules == ALL_LINEAR:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         return [name for name in linear if model.get_submodule(name) is not head]

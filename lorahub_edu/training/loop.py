@@ -19,7 +19,7 @@ from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import Batch, make_batches, step_rows
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapters
-from lorahub_edu.training import checkpoints, processes
+from lorahub_edu.training import architectures, checkpoints, processes
 from lorahub_edu.training.descent import Descent, autocast, gradient_checkpointing, interrupts, schedule, seeded
 from lorahub_edu.training.losses import batch_loss, mean_loss
 
@@ -106,8 +106,9 @@ def train(
         The history. An interrupt from the keyboard ends the run after the last whole step and is no error.
 
     Raises:
-        CourseError: nothing is trainable or an adapter is merged; the folder holds another run; the loss is NaN or
-            infinite (the weights are then those before that step); the disk is full.
+        CourseError: nothing is trainable or an adapter is merged; the model's own loss is another one
+            (`architectures`); the folder holds another run; the loss is NaN or infinite (the weights are then those
+            before that step); the disk is full.
 
     Source: Hu et al. 2021, section 4.2; loss over the labels of a whole step, as transformers' Trainer has it.
     """
@@ -174,6 +175,8 @@ class _Run:
             clip_norm=config.clip_norm,
         )
         self.pad_token_id = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
+        with autocast(self.device, config.autocast):
+            architectures.check_batching(model, config.batching)
         self.result = TrainingResult()
         self.best: dict[str, Tensor] = {}
         self.saved_step = -1

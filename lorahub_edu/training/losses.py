@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from lorahub_edu.data.alpaca import IGNORED
 from lorahub_edu.data.batching import Batch
@@ -86,7 +89,7 @@ def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
         CourseError: the model has virtual tokens, and the batch is packed or gradient checkpointing drops them.
     """
     if not has_virtual_tokens(model):
-        inputs = batch.model_inputs(model.config._attn_implementation, model.dtype)
+        inputs = batch.model_inputs(model.config, model.dtype)
         return model.get_decoder()(**inputs).last_hidden_state  # (B, T, d)
     if batch.segment_lengths is not None:
         raise CourseError(
@@ -109,6 +112,57 @@ def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     return states[0][:, -batch.input_ids.shape[1] :]  # (B, virtual + T, d) or (B, T, d) -> (B, T, d)
 
 
+class _DecoderOutput(BaseModelOutputWithPast):
+    def __getattr__(self, _name: str) -> None:
+        """Nothing but hidden states: routers, caches and attentions of some decoder are not there."""
+
+
+@contextmanager
+def _replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """The module computes something else while the block lasts."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The model's own logits from last hidden states: its head, and what some models do before and after it.
+
+    Gemma caps the head's product, Granite and Cohere scale it, T5 scales what goes in.
+
+    Args:
+        hidden: (N, d).
+
+    Returns:
+        (N, vocabulary).
+    """
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's wrapper adds tokens
+    inputs = {"encoder_outputs": (hidden[None],)} if whole.config.is_encoder_decoder else {}
+    with _replaced(whole.get_decoder(), lambda *_args, **_kwargs: _DecoderOutput(hidden[None])):
+        return whole(**inputs, use_cache=False).logits[0]
+
+
+def _head_is_a_product(model: PreTrainedModel, head: nn.Module, hidden: Tensor) -> bool:
+    """Whether the model's logits are its head's weight times the hidden states, and nothing else."""
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return False
+    received, product = [], hidden.new_empty(1, 1, 1)
+
+    def forward(states: Tensor) -> Tensor:
+        received.append(states)
+        return product
+
+    with _replaced(head, forward):
+        logits = output_logits(model, hidden)
+    pairs = ((received[0], hidden), (logits, product))  # the same memory: nothing was computed before or after
+    return all(a.untyped_storage()._cdata == b.untyped_storage()._cdata for a, b in pairs)
+
+
 def batch_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     """Next-token loss summed over a batch's `num_labels` positions, in nats: divide by the labels of the whole step."""
     hidden = last_hidden_states(model, batch)  # (B, T, d)
@@ -126,9 +180,18 @@ def labelled_loss(model: PreTrainedModel, hidden: Tensor, targets: Tensor, where
     """
     hidden, targets = hidden[:, :-1][where], targets[where]  # (N, d), (N,)
     head = model.get_output_embeddings()
-    if isinstance(head, nn.Linear) and head.bias is None:
+    if _head_is_a_product(model, head, hidden.detach()):
         return chunked_cross_entropy(hidden, head.weight, targets)
-    return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+
+    def chunk_loss(hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = output_logits(model, hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, targets, reduction="sum")
+
+    # Each chunk's logits are computed again in the backward pass, so that only one chunk's exist at a time.
+    chunks = zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.stack([checkpoint(chunk_loss, *chunk, **options) for chunk in chunks]).sum()
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def batched_loss(model, batches: list[Batch], attention: str) -> torch.Tensor:
     dtype = next(model.parameters()).dtype
     total = torch.zeros((), dtype=torch.float64)
     for batch in batches:
-        logits = model(**batch.model_inputs(attention, dtype)).logits[:, :-1]  # (B, T - 1, vocabulary)
+        logits = model(**batch.model_inputs(model.config, dtype)).logits[:, :-1]  # (B, T - 1, vocabulary)
         total = total + F.cross_entropy(
             logits.flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
         )
@@ -84,7 +84,7 @@ def test_hidden_states_of_a_packed_row_are_those_of_the_row_alone(make_model, at
     rows = random_rows()
     model = make_model(attention, torch.float64)
     (batch,) = make_batches(rows, "packed", len(rows), pad_token_id=0)
-    hidden = model.model(**batch.model_inputs(attention, torch.float64)).last_hidden_state[0]
+    hidden = model.model(**batch.model_inputs(model.config, torch.float64)).last_hidden_state[0]
     by_tokens = {tuple(row.input_ids): row for row in rows}
     for ids, states in zip(
         batch.input_ids[0].split(batch.segment_lengths), hidden.split(batch.segment_lengths), strict=True
@@ -101,9 +101,9 @@ def test_a_changed_token_changes_no_other_row(make_model, attention):
     model = make_model(attention)
     (batch,) = make_batches(random_rows(), "packed", len(LENGTHS), pad_token_id=0)
     first, second = batch.segment_lengths[:2]
-    before = model.model(**batch.model_inputs(attention)).last_hidden_state[0]
+    before = model.model(**batch.model_inputs(model.config)).last_hidden_state[0]
     batch.input_ids[0, first] = (batch.input_ids[0, first] + 1) % 97  # the first token of the second row
-    after = model.model(**batch.model_inputs(attention)).last_hidden_state[0]
+    after = model.model(**batch.model_inputs(model.config)).last_hidden_state[0]
     changed = (before != after).any(dim=-1)
     assert changed[first : first + second].all()
     assert not changed[:first].any() and not changed[first + second :].any()
@@ -122,9 +122,11 @@ def test_rows_would_leak_without_the_separation(make_model):
 def test_packed_inputs_fail_loudly_under_another_attention(make_model):
     (batch,) = make_batches(random_rows(), "packed", len(LENGTHS), pad_token_id=0)
     with pytest.raises(RuntimeError):
-        make_model("sdpa")(**batch.model_inputs("packed"))
+        make_model("sdpa")(**batch.model_inputs(make_model("packed").config))
+    config = make_model("sdpa").config
+    config._attn_implementation = "flex_attention"
     with pytest.raises(CourseError, match="'flex_attention' cannot keep"):
-        batch.model_inputs("flex_attention")
+        batch.model_inputs(config)
 
 
 def test_packed_attention_makes_no_square_mask(make_model, monkeypatch):
@@ -135,7 +137,7 @@ def test_packed_attention_makes_no_square_mask(make_model, monkeypatch):
     original = batching.sdpa_attention_forward
     monkeypatch.setattr(batching, "sdpa_attention_forward", lambda *a, **k: seen.append(1) or original(*a, **k))
     (batch,) = make_batches(random_rows(), "packed", len(LENGTHS), pad_token_id=0)
-    inputs = batch.model_inputs("packed")
+    inputs = batch.model_inputs(model.config)
     assert inputs["attention_mask"].numel() == 0
     model(**inputs)
     assert not seen, "a packed batch must not take the masked path"
@@ -208,7 +210,7 @@ def test_every_row_is_used_once(lengths, micro_batch_size, strategy):
         assert len(batches) == -(-len(rows) // micro_batch_size)
 
 
-def test_packed_batch_by_hand():
+def test_packed_batch_by_hand(make_model):
     rows = [Encoded([5, 6, 7], [IGNORED, 6, 7]), Encoded([8, 9, 10, 11], [8, 9, 10, 11])]
     (batch,) = make_batches(rows, "packed", 2, pad_token_id=0)
     assert batch.input_ids.tolist() == [[8, 9, 10, 11, 5, 6, 7]]
@@ -216,7 +218,7 @@ def test_packed_batch_by_hand():
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
     assert batch.segment_lengths == [4, 3] and batch.attention_mask is None
     assert (batch.num_tokens, batch.num_labels) == (7, 5)
-    assert batch.model_inputs("packed")["cu_seq_lens_q"].tolist() == [0, 4, 7]
+    assert batch.model_inputs(make_model("packed").config)["cu_seq_lens_q"].tolist() == [0, 4, 7]
     assert batch.to("meta").input_ids.device.type == "meta"
 
 

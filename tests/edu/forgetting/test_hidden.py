@@ -93,7 +93,7 @@ def test_float32_weights_are_kept_when_the_model_computes_in_bfloat16() -> None:
 def test_wrong_tails_are_refused(tail: Tail) -> None:
     with pytest.raises(CourseError, match="has 4; take 1 to"):
         Tail(tiny.model(), layers=5)
-    with pytest.raises(CourseError, match="not built like a LLaMA"):
+    with pytest.raises(CourseError, match="not a LLaMA"):
         Tail(tiny.t5(), layers=1)
     with pytest.raises(CourseError, match="no rows"):
         tail.cache([])
