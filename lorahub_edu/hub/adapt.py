@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from lorahub_edu import results
 from lorahub_edu.data.fewshot import PromptedRow
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.hub.compose import ModuleStack, compose, stack
 from lorahub_edu.hub.population import Population
 from lorahub_edu.hub.searches import Search, Space, make_search, needs_gradient
@@ -36,7 +36,6 @@ LOG_FILE = "search.jsonl"
 SUMMARY_FILE = "adapt.json"
 # optimizer="auto": the composition that a sweep found best, and what it is searched with.
 AUTO = {"optimizer": "greedy", "composition": "exact", "budget": 120}
-CHOICES = ("loss", "exact match")
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,6 @@ class SearchConfig:
             function of (space, budget, seed) that returns a search (`searches`).
         budget: candidates to score; None is the paper's 40, or 120 for "auto". A gradient step counts as one.
         composition: "paper" or "exact"; None is the paper's, or exact for "auto".
-        choose: the candidate that is kept: "loss" is the one of the lowest objective; "exact match" is the one that
-            answers most examples exactly, and among those has the lowest objective.
         l1: factor of the mean of |wᵢ|.
         original_scale: divide the loss by the number of examples. The released code divides a mean once more, so with
             five examples its L1 term weighs five times as much as in the paper.
@@ -60,14 +57,9 @@ class SearchConfig:
     budget: int | None = None
     seed: int = 0
     composition: str | None = None
-    choose: str = "loss"
     l1: float = L1
     original_scale: bool = False
     options: dict[str, object] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.choose not in CHOICES:
-            raise CourseError(f"Candidates can't be chosen by {self.choose!r}. {near_matches(self.choose, CHOICES)}")
 
     def filled(self) -> SearchConfig:
         """The same with nothing left open: "auto" by its name, and the defaults of budget and composition."""
@@ -284,11 +276,10 @@ class SearchLog:
         return scores
 
 
-def _rank(objectives: np.ndarray, strict: np.ndarray, choose: str) -> np.ndarray:
-    """Indices of the candidates that did not fail, the best first; earlier ones win ties."""
-    finite = np.flatnonzero(~np.isnan(objectives))
-    exact = np.nan_to_num(strict[finite]) if choose == "exact match" else np.zeros(len(finite))
-    return finite[np.lexsort((objectives[finite], -exact))]
+def _rank(objectives: np.ndarray) -> np.ndarray:
+    """Indices of the candidates that did not fail, the lowest objective first; earlier ones win ties."""
+    order = np.argsort(objectives, kind="stable")  # NaN last
+    return order[~np.isnan(objectives[order])]
 
 
 def _best(
@@ -299,7 +290,7 @@ def _best(
     config: SearchConfig,
 ) -> tuple[np.ndarray, float]:
     """The weights that are kept and their loss, by the search's own scores or by the final model's."""
-    ranking = _rank(history.objectives, history.strict, config.choose)
+    ranking = _rank(history.objectives)
     if not len(ranking):
         raise CourseError(
             f"All {len(history)} candidates gave a loss that is not finite: are the modules of this base model, "
@@ -312,7 +303,7 @@ def _best(
     judge = final_model if isinstance(final_model, PreTrainedModel) else final_model()
     with Population(judge, stacked, config.composition) as population:
         scores = population.score(finalists, examples)
-    ranking = _rank(config.objectives(scores.losses, finalists, len(examples)), scores.strict.mean(1), config.choose)
+    ranking = _rank(config.objectives(scores.losses, finalists, len(examples)))
     best = int(ranking[0]) if len(ranking) else 0  # the first where all of them fail
     return finalists[best], float(scores.losses[best])
 

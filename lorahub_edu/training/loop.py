@@ -32,7 +32,7 @@ class TrainingConfig:
 
     `steps` are optimizer steps of `batch_size` rows, processed in micro-batches of `micro_batch_size` rows. `schedule`
     is one of transformers' ("linear", "cosine", …). `autocast` is a dtype's name, or None. Every `validate_every` steps
-    the validation loss is taken; after `patience` of them without a better one the run returns to the best weights.
+    the validation loss is taken.
     """
 
     steps: int
@@ -47,7 +47,6 @@ class TrainingConfig:
     gradient_checkpointing: bool = False
     autocast: str | None = None
     validate_every: int = 0
-    patience: int | None = None
     checkpoint_every: int = 50
     seed: int = 0
 
@@ -61,11 +60,10 @@ class TrainingConfig:
 
 @dataclass
 class TrainingResult:
-    """What a run did: one record a step, the best validation, and why it ended ("finished", "early", "interrupted")."""
+    """What a run did: one record a step, and why it ended ("finished" or "interrupted")."""
 
     history: list[dict] = field(default_factory=list)
     stopped: str = "finished"
-    best_step: int | None = None
     seconds: float = 0.0
 
     @property
@@ -122,7 +120,7 @@ def train(
         with gradient_checkpointing(model, config.gradient_checkpointing), interrupts() as interrupted:
             shown = progress and processes.is_first()
             with tqdm(total=config.steps, initial=run.step, disable=not shown, unit="step", dynamic_ncols=True) as bar:
-                while run.step < config.steps and run.result.stopped != "early":
+                while run.step < config.steps:
                     if (record := run.one_step(interrupted)) is None:
                         run.result.stopped = "interrupted"
                         break
@@ -132,7 +130,7 @@ def train(
                         on_step(record)
     finally:
         model.train(was_training)
-    run.finish()
+    run.save()
     run.result.seconds = time.perf_counter() - started
     if run.result.stopped == "interrupted" and processes.is_first():
         go_on = "Nothing is on disk: call train(..., folder='runs/name') to be able to go on after an interrupt."
@@ -178,7 +176,6 @@ class _Run:
         with autocast(self.device, config.autocast):
             architectures.check_batching(model, config.batching)
         self.result = TrainingResult()
-        self.best: dict[str, Tensor] = {}
         self.saved_step = -1
 
     @property
@@ -214,32 +211,21 @@ class _Run:
                 f"another folder."
             )
         tensors, meta = checkpoint.tensors, checkpoint.meta
-        self._set_parameters({name: tensors[f"parameter.{name}"] for name in self.parameters})
-        checkpoints.restore_optimizer(self.descent.optimizer, list(self.parameters), tensors)
-        self.best = {name: tensors[f"best.{name}"] for name in self.parameters if f"best.{name}" in tensors}
-        self.descent.steps_done = self.saved_step = checkpoint.step
-        stopped = "finished" if meta["stopped"] == "interrupted" else meta["stopped"]
-        self.result = TrainingResult(meta["history"], stopped, meta["best_step"])
-        self._write_log()  # drops lines of steps that were done after the checkpoint and lost
-
-    def _set_parameters(self, values: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(values[name])
+                parameter.copy_(tensors[f"parameter.{name}"])
+        checkpoints.restore_optimizer(self.descent.optimizer, list(self.parameters), tensors)
+        self.descent.steps_done = self.saved_step = checkpoint.step
+        self.result = TrainingResult(meta["history"])
+        self._write_log()  # drops lines of steps that were done after the checkpoint and lost
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless it is there already."""
         if self.folder is None or self.saved_step == self.step or not processes.is_first():
             return
         tensors = {f"parameter.{name}": p for name, p in self.parameters.items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         tensors |= checkpoints.optimizer_tensors(self.descent.optimizer, list(self.parameters))
-        meta = {
-            "fingerprint": self.fingerprint(),
-            "history": self.result.history,
-            "stopped": self.result.stopped,
-            "best_step": self.result.best_step,
-        }
+        meta = {"fingerprint": self.fingerprint(), "history": self.result.history}
         checkpoints.save(self.folder, self.step, tensors, meta)
         self.saved_step = self.step
 
@@ -279,7 +265,7 @@ class _Run:
         if self.folder is not None and processes.is_first():
             with (self.folder / LOG_FILE).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(record) + "\n")
-            if self.step % config.checkpoint_every == 0 or self.step == config.steps or self.result.stopped == "early":
+            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self.save()
         return record
 
@@ -298,17 +284,3 @@ class _Run:
         with autocast(self.device, config.autocast):
             batches = make_batches(self.validation, config.batching, config.micro_batch_size, self.pad_token_id)
             record["validation_loss"] = processes.from_first(mean_loss(self.model, batches), self.device)
-        if config.patience is None:
-            return
-        earlier = self.result.validation_losses
-        if not earlier or record["validation_loss"] < min(loss for _, loss in earlier):
-            self.result.best_step = self.step
-            self.best = {name: p.detach().clone() for name, p in self.parameters.items()}
-        elif sum(step > self.result.best_step for step, _ in earlier) + 1 >= config.patience:
-            self.result.stopped = "early"
-
-    def finish(self) -> None:
-        """Keep the last step, then return to the best weights if the run looked for them."""
-        self.save()
-        if self.best and self.result.stopped != "interrupted":
-            self._set_parameters(self.best)

@@ -186,31 +186,6 @@ def test_the_final_model_chooses_among_the_best(files, lazy: bool) -> None:
     assert np.array_equal(itself.weights, adapt(sound, files, ROWS, SearchConfig(search)).weights)
 
 
-def test_the_choice_can_rest_on_exact_answers(model, files, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among the candidates that answer most examples exactly, the one with the lowest objective."""
-    real = Population.score
-
-    def answering(self, weights, rows):
-        scores = real(self, weights, rows)
-        return replace(scores, strict=np.repeat(np.asarray(weights)[:, :1] > 0.5, 2, axis=1))
-
-    monkeypatch.setattr(Population, "score", answering)
-    search = fixed([[0.0, 0.5, 0.0], [0.9, 1.5, 1.5], [0.8, -1.5, 1.5], [1.0, 0.0, 1.0]])
-    losses = [
-        float64_loss(files, w) + L1 * np.abs(w).mean()
-        for w in adapt(model, files, ROWS, SearchConfig(search)).history.weights
-    ]
-    by_loss, by_answers = (
-        adapt(model, files, ROWS, SearchConfig(search, choose=how)) for how in ("loss", "exact match")
-    )
-    assert by_loss.weights.tolist() == by_loss.history.weights[int(np.argmin(losses))].tolist() == [0.0, 0.5, 0.0]
-    assert by_answers.weights.tolist() == by_loss.history.weights[1 + int(np.argmin(losses[1:]))].tolist()
-    final = adapt(model, files, ROWS, SearchConfig(search, choose="exact match"), final_model=tiny.model())
-    assert np.array_equal(final.weights, by_answers.weights)
-    with pytest.raises(CourseError, match="can't be chosen by 'exact'. Did you mean 'exact match'"):
-        adapt(model, files, ROWS, SearchConfig(search, choose="exact"))
-
-
 def test_the_model_is_left_as_it_was_also_when_the_caller_interrupts(files) -> None:
     model = tiny.model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

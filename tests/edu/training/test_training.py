@@ -198,18 +198,6 @@ def test_warm_up_and_decay(rows) -> None:
     assert rates == pytest.approx([0, 0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25])
 
 
-def test_early_stop_returns_to_the_best_weights(rows) -> None:
-    model = adapted()
-    config = replace(CONFIG, steps=60, learning_rate=0.3, warmup_steps=0, validate_every=1, patience=3, clip_norm=None)
-    result = train(model, rows[:6], config, validation=rows[20:30], progress=False)
-    assert result.stopped == "early" and result.steps < 60
-    values = dict(result.validation_losses)
-    assert values[result.best_step] == min(values.values())
-    assert result.steps == result.best_step + 3
-    again = losses.mean_loss(model, make_batches(rows[20:30], "packed", 2, 2))
-    assert again == pytest.approx(values[result.best_step], abs=1e-6)
-
-
 def test_log_has_one_line_a_step_and_callbacks_see_it(rows, tmp_path: Path) -> None:
     seen = []
     config = replace(CONFIG, validate_every=3)

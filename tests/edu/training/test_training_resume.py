@@ -35,7 +35,7 @@ def rows():
 
 
 def test_a_run_in_two_halves_equals_one(rows, tmp_path: Path) -> None:
-    config = replace(CONFIG, steps=8, checkpoint_every=3, validate_every=2, patience=9)
+    config = replace(CONFIG, steps=8, checkpoint_every=3, validate_every=2)
     whole = adapted(dropout=0.2)
     expected = train(whole, rows, config, validation=rows[:4], progress=False)
 
@@ -81,7 +81,7 @@ KILLED = textwrap.dedent(
 
     rows = alpaca.encode_rows(alpaca.shipped_examples()[:40], tiny.tokenizer(), 96, too_long="drop")
     config = TrainingConfig(steps=40, learning_rate=5e-3, batch_size=4, micro_batch_size=2, warmup_steps=2,
-                            checkpoint_every=2, validate_every=10, patience=50)
+                            checkpoint_every=2, validate_every=10)
 
     def digest(folder):
         model = tiny.model(attention="packed")
