@@ -35,7 +35,7 @@ MOST_MATRICES = 3  # of memory beside the matrix that is examined, at most
 def trained_adapter(scratch: Path) -> Path:
     """An adapter of every projection, trained with a learning rate and a scale that give some intruders."""
     from lorahub_edu.models.profiles import get_profile
-    from lorahub_edu.runs.finetune import Changes, finetune
+    from lorahub_edu.runs.finetune import finetune
 
     adapter = scratch / "run" / "adapter"
     if not adapter.is_dir():
@@ -47,7 +47,7 @@ def trained_adapter(scratch: Path) -> Path:
             batch_size=4,
             validation_rows=8,
         )
-        changes = Changes(steps=STEPS, learning_rate=LEARNING_RATE)
+        changes = {"train_steps": STEPS, "learning_rate": LEARNING_RATE}
         finetune(profile, changes, out=scratch / "run", progress=False, offline=True)
     return adapter
 

@@ -23,7 +23,6 @@ from lorahub_edu.data import alpaca
 from lorahub_edu.files import assets
 from lorahub_edu.methods.files import weight_bytes
 from lorahub_edu.runs import recipes
-from lorahub_edu.runs.finetune import Changes
 
 PROFILE = "cpu"
 
@@ -46,12 +45,12 @@ def run(name: str, options: argparse.Namespace) -> dict:
         if recipe.composes:
             done = recipes.run(name, PROFILE, out=out, progress=False)
             line |= {
-                "candidates": len(done.found.history),
+                "candidates": len(done.adapted.history),
                 "loss_before": round(float(done.before.losses[0]), 4),
                 "loss_after": round(float(done.after.losses[0]), 4),
             }
         else:
-            changes, data = Changes(steps=options.steps, block_size=options.block), None
+            changes, data = {"train_steps": options.steps, "block_size": options.block}, None
             if recipe.rows == "dolly" and assets.locate("dolly") is None:
                 data = dolly_stand_in(Path(scratch))
                 line["rows"] = "the course's own rows, in Dolly's form"

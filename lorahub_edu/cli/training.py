@@ -41,8 +41,8 @@ def train(
     from lorahub_edu.runs import finetune, recipes
     from lorahub_edu.training import processes
 
-    changes = finetune.Changes(
-        steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, micro_batch_size=micro_batch,
+    changes = dict(
+        train_steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, micro_batch_size=micro_batch,
         block_size=block, gradient_checkpointing=checkpointing, validation_rows=validation,
     )  # fmt: skip
     device = get_profile(recipes.machine(profile) if recipe else profile).device

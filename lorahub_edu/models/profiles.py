@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 
 from lorahub_edu.errors import CourseError, near_matches
@@ -19,7 +19,8 @@ class Profile:
 
     Lengths are in tokens, batch sizes in rows. `batch_size` rows make one optimizer step and are processed in
     micro-batches of `micro_batch_size`: memory follows the second, the optimizer sees the first. `rows` is a set of
-    rows of `data.alpaca`.
+    rows of `data.alpaca`. `revision` is the base model's on the hub. `batching` and `schedule` are as in
+    `TrainingConfig`.
     """
 
     name: str
@@ -43,6 +44,16 @@ class Profile:
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
     gradient_checkpointing: bool = False
+    revision: str = ""
+    batching: str = "packed"
+    schedule: str = "linear"
+
+    def changed(self, **changes: object) -> Profile:
+        """The same with other values of some fields; None keeps the profile's. A new rank keeps alpha's ratio to it."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        if "rank" in given:
+            given.setdefault("alpha", self.alpha / self.rank * given["rank"])
+        return replace(self, **given)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -25,31 +26,7 @@ from lorahub_edu.training import processes
 from lorahub_edu.training.descent import autocast
 from lorahub_edu.training.loop import TrainingConfig, TrainingResult, train
 
-
-@dataclass(frozen=True)
-class Changes:
-    """What a run has otherwise than its profile; None keeps the profile's.
-
-    `rank` keeps alpha's ratio to the rank. `batching` and `schedule` are as in `TrainingConfig`. `micro_batch_size` and
-    `gradient_checkpointing` change memory and time, not the result. Rows of more than `block_size` tokens are dropped.
-    `validation_rows` are held back; without them, at most a fifth of the rows. `revision` is the base model's on the
-    hub.
-    """
-
-    steps: int | None = None
-    rank: int | None = None
-    learning_rate: float | None = None
-    schedule: str | None = None
-    batching: str | None = None
-    micro_batch_size: int | None = None
-    block_size: int | None = None
-    gradient_checkpointing: bool | None = None
-    validation_rows: int | None = None
-    revision: str | None = None
-
-    def given(self) -> dict[str, object]:
-        """The changes that are not None."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+NO_CHANGES: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -76,15 +53,11 @@ class FinetuneResult:
         )
 
 
-def lora_config(profile: Profile, rank: int | None = None, rank_stabilised: bool = False) -> LoRAConfig:
-    """The profile's LoRA settings, or those of another rank with the same ratio of alpha to rank.
-
-    A base in a short dtype keeps A and B in float32, where small updates don't vanish.
-    """
-    rank = profile.rank if rank is None else rank
+def lora_config(profile: Profile, rank_stabilised: bool = False) -> LoRAConfig:
+    """The profile's LoRA settings. A and B of a base in a short dtype are float32, where small updates don't vanish."""
     return LoRAConfig(
-        rank=rank,
-        alpha=profile.alpha / profile.rank * rank,
+        rank=profile.rank,
+        alpha=profile.alpha,
         dropout=profile.dropout,
         target_modules=profile.target_modules,
         rank_stabilised=rank_stabilised,
@@ -99,22 +72,24 @@ def training_config(profile: Profile, **changes: object) -> TrainingConfig:
         learning_rate=profile.learning_rate,
         batch_size=profile.batch_size,
         micro_batch_size=profile.micro_batch_size,
+        batching=profile.batching,
         warmup_steps=profile.warmup_steps,
+        schedule=profile.schedule,
         weight_decay=profile.weight_decay,
         gradient_checkpointing=profile.gradient_checkpointing,
         autocast=profile.dtype if profile.dtype != "float32" else None,
         validate_every=max(1, profile.train_steps // 4),
         checkpoint_every=max(1, profile.train_steps // 20),
     )
-    return replace(config, **{name: value for name, value in changes.items() if value is not None})
+    return replace(config, **changes)
 
 
 def finetune(
     profile: Profile | str | None = None,
-    changes: Changes = Changes(),  # noqa: B008 - frozen
+    changes: Mapping[str, object] = NO_CHANGES,
     *,
     method: str = "lora",
-    settings: Mapping[str, object] | None = None,
+    settings: Mapping[str, object] = NO_CHANGES,
     data: str | Path | None = None,
     out: str | Path = "runs/alpaca",
     seed: int = 0,
@@ -127,6 +102,8 @@ def finetune(
     In several processes (`processes.started`), each does its share of every step.
 
     Args:
+        changes: fields of the profile that are otherwise, as for `Profile.changed`. Exactly so many `validation_rows`
+            are held back; without them, at most a fifth of the rows.
         method: a key of `methods.kinds.METHODS`; "lora" and "rslora" take their settings from the profile.
         data: a file of rows or the name of a set (`alpaca.SETS`); None is the profile's.
         out: a folder for checkpoints, log.jsonl and the finished adapter; a run in this folder is continued.
@@ -142,46 +119,37 @@ def finetune(
 
     Source: claim R9 (Raschka 2023, the hyper-parameters of the `gpu24` profile).
     """
-    profile = profile if isinstance(profile, Profile) else get_profile(profile)
-    in_profile = ("micro_batch_size", "block_size", "gradient_checkpointing")
-    profile = replace(profile, **{name: value for name, value in changes.given().items() if name in in_profile})
+    profile = (profile if isinstance(profile, Profile) else get_profile(profile)).changed(**changes)
     kind = kinds.LAYERS if method in OWN else kinds.get_method(method).kind
-    settings, rank = dict(settings or {}), changes.rank
+    settings, rank = dict(settings), changes.get("rank")
     if rank is not None and method not in OWN:
         raise CourseError(
             f"rank={rank} is for {' and '.join(OWN)}; {method} has settings of its own: change them there."
         )
-    batching = changes.batching or "packed"
-    if kind == kinds.PROMPT and batching == "packed":
-        batching = "padded"
-    config = training_config(
-        profile,
-        steps=changes.steps,
-        learning_rate=changes.learning_rate,
-        schedule=changes.schedule,
-        batching=batching,
-        seed=seed,
-    )
+    if kind == kinds.PROMPT and profile.batching == "packed":
+        profile = replace(profile, batching="padded")
+    config = training_config(profile, seed=seed)
     pretrained.check_device(profile)
-    training_rows, validation_rows = split_rows(profile, data, seed, offline, progress, changes.validation_rows)
+    held = changes.get("validation_rows")
+    training_rows, validation_rows = split_rows(profile, data, seed, offline, progress, held)
     with memory_watched(
         profile.base_model,
-        memory_setting(profile, rank, method, settings),
+        memory_setting(profile, method, settings),
         profile.device,
         only=("micro-batch", "checkpointing", "block"),
         anyway=anyway,
         override="--anyway",
     ):
-        attention = PACKED_ATTENTION if batching == "packed" else "sdpa"
+        attention = PACKED_ATTENTION if profile.batching == "packed" else "sdpa"
         # A card that has room for the base in 4 bits may have none for it before: that happens in ordinary memory.
         device = "cpu" if method == "qlora" else None
         model, tokenizer = pretrained.load(
-            profile, attention=attention, device=device, offline=offline, revision=changes.revision or ""
+            profile, attention=attention, device=device, offline=offline, revision=profile.revision
         )
         rows = alpaca.encode_rows(training_rows, tokenizer, profile.block_size, too_long="drop")
         validation = alpaca.encode_rows(validation_rows, tokenizer, profile.block_size, too_long="drop")
         before = None if device else _loss(model, validation, profile, config)
-        model, save = _put_on(model, profile, method, settings, rank, seed)
+        model, save = _put_on(model, profile, method, settings, seed)
         model.to(profile.device)
         before = _loss(model, validation, profile, config) if before is None else before
         result = train(model, rows, config, validation=validation, folder=out, progress=progress)
@@ -194,17 +162,12 @@ def finetune(
     return FinetuneResult(adapter, before, after, result)
 
 
-def memory_setting(
-    profile: Profile,
-    rank: int | None = None,
-    method: str = "lora",
-    settings: Mapping[str, object] | None = None,
-) -> Setting:
+def memory_setting(profile: Profile, method: str = "lora", settings: Mapping[str, object] = NO_CHANGES) -> Setting:
     """What the memory planner must know of a profile's training step."""
     return Setting(
         method=method,
-        lora=lora_config(profile, rank, method == "rslora"),
-        options=dict(settings or {}),
+        lora=lora_config(profile, method == "rslora"),
+        options=dict(settings),
         micro_batch=profile.micro_batch_size,
         block=profile.block_size,
         accumulation=-(-profile.batch_size // (profile.micro_batch_size * processes.count())),
@@ -217,11 +180,11 @@ def memory_setting(
 
 
 def _put_on(
-    model: PreTrainedModel, profile: Profile, method: str, settings: dict, rank: int | None, seed: int
+    model: PreTrainedModel, profile: Profile, method: str, settings: dict, seed: int
 ) -> tuple[nn.Module, Callable[[Path], Path]]:
     """The model with its method, and what saves it: the course's own LoRA, or one of PEFT's methods."""
     if method in OWN:
-        adapters.inject(model, lora_config(profile, rank, method == "rslora"), seed=seed)
+        adapters.inject(model, lora_config(profile, method == "rslora"), seed=seed)
         name = profile.base_model
         return model, lambda folder: adapter_files.save_adapter(
             model, folder, base_model=name, base_model_sha256=pretrained.base_sha256(name)

@@ -28,7 +28,7 @@ from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.methods import kinds
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import BASE_MODELS, ENVIRONMENT_VARIABLE, BaseModel, Profile, get_base, get_profile
-from lorahub_edu.runs.finetune import Changes, FinetuneResult, finetune, memory_setting
+from lorahub_edu.runs.finetune import NO_CHANGES, FinetuneResult, finetune, memory_setting
 from lorahub_edu.runs.recipe_file import BIG, LoRAHubSettings, RecipeFile, TrainedSettings, checked
 from lorahub_edu.training import processes
 
@@ -50,11 +50,9 @@ class Recipe:
     name: str
     card_gb: float
     profile: Profile
-    revision: str
     rows: str
     method: str
     settings: Mapping[str, object]
-    decay: str
     twin: Mapping[str, object] = field(default_factory=dict)
     prediction: Mapping[str, float] = field(default_factory=dict)
 
@@ -117,6 +115,8 @@ def _recipe(name: str, content: object) -> Recipe:
         validation_rows=file.data.validation,
         block_size=file.data.block,
         train_steps=file.schedule.steps,
+        schedule=file.schedule.decay,
+        revision=file.model.revision or base.revision or "",
         **file.schedule.model_dump(exclude={"steps", "decay"}),
         **_lora_fields(settings),
     )
@@ -124,11 +124,9 @@ def _recipe(name: str, content: object) -> Recipe:
         name=name,
         card_gb=file.card_gb,
         profile=profile,
-        revision=file.model.revision or base.revision or "",
         rows=file.data.rows,
         method=method,
         settings=settings,
-        decay=file.schedule.decay,
         twin=file.twin.model_dump(exclude_none=True),
         prediction=file.prediction,
     )
@@ -182,7 +180,7 @@ def twin(recipe: Recipe, profile: str) -> Recipe:
     if small == BIG:
         return recipe
     big = recipe.profile
-    kept = {key: getattr(big, key) for key in (*IN_PROFILE, "weight_decay", "gradient_checkpointing")}
+    kept = {key: getattr(big, key) for key in (*IN_PROFILE, "weight_decay", "gradient_checkpointing", "schedule")}
     changed = replace(
         small,
         **kept,
@@ -192,7 +190,7 @@ def twin(recipe: Recipe, profile: str) -> Recipe:
     rows = recipe.twin.get("rows", recipe.rows)
     if not recipe.composes and (small.name == "tiny" or rows == BIG.rows):
         rows = small.rows
-    return replace(recipe, profile=changed, revision="", rows=rows)
+    return replace(recipe, profile=changed, rows=rows)
 
 
 def setting(recipe: Recipe) -> Setting:
@@ -235,7 +233,7 @@ def machine(profile: str | None = None) -> str:
 def run(
     recipe: str | Path,
     profile: str | None = None,
-    changes: Changes = Changes(),  # noqa: B008 - frozen
+    changes: Mapping[str, object] = NO_CHANGES,
     *,
     data: str | Path | None = None,
     out: str | Path | None = None,
@@ -265,13 +263,12 @@ def run(
         room = f"{card.room / 1e9:.1f} GB to spare" if card.fits else f"{-card.room / 1e9:.1f} GB too much"
         report(f"{recipe.name}: about {card.needed / 1e9:.1f} GB, {room} on a {recipe.card_gb:g} GB card.")
     if recipe.composes:
-        given = [*changes.given(), *(["data"] if data else [])]
+        given = [name for name, value in {**changes, "data": data}.items() if value is not None]
         if given:
             raise CourseError(
                 f"{recipe.name} trains nothing, so {', '.join(given)} can't be changed: edit a copy of it."
             )
         return _compose(recipe, folder, seed, anyway, progress)
-    changes = replace(changes, schedule=changes.schedule or recipe.decay, revision=changes.revision or recipe.revision)
     return finetune(
         recipe.profile,
         changes,

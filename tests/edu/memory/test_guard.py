@@ -57,7 +57,7 @@ def test_finetune_asks_before_it_loads(gpu, monkeypatch: pytest.MonkeyPatch, tmp
         pretrained, "load", lambda *_a, **_k: loaded.append(1) or (_ for _ in ()).throw(CourseError("far"))
     )
     profile = replace(get_profile("gpu24"), train_rows=32, validation_rows=8)
-    tight = finetune.Changes(micro_batch_size=8, gradient_checkpointing=False)
+    tight = {"micro_batch_size": 8, "gradient_checkpointing": False}
     with pytest.raises(CourseError, match=r"open_llama_7b_v2.*Cheapest change.*--micro-batch 4\b.*--anyway"):
         finetune.finetune(profile, tight, out=tmp_path, progress=False, data=_rows(tmp_path))
     assert not loaded

@@ -18,7 +18,6 @@ from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import pretrained, tiny
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.runs import finetune, recipes
-from lorahub_edu.runs.finetune import Changes
 
 
 def test_tiny_from_rows_to_peft(tmp_path: Path) -> None:
@@ -36,7 +35,7 @@ def test_tiny_from_rows_to_peft(tmp_path: Path) -> None:
 def test_two_runs_of_one_seed_end_alike_and_another_seed_does_not(tmp_path: Path) -> None:
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        done = finetune.finetune("tiny", Changes(steps=2), out=tmp_path / name, seed=seed, progress=False)
+        done = finetune.finetune("tiny", {"train_steps": 2}, out=tmp_path / name, seed=seed, progress=False)
         weights.append(adapter_files.read_adapter(done.adapter).weights)
     site = next(iter(weights[0]))
     assert all(torch.equal(weights[0][s][i], weights[1][s][i]) for s in weights[0] for i in (0, 1))
@@ -45,7 +44,7 @@ def test_two_runs_of_one_seed_end_alike_and_another_seed_does_not(tmp_path: Path
 
 def test_alpha_keeps_its_ratio_to_the_rank() -> None:
     profile = get_profile("gpu24")
-    assert finetune.lora_config(profile).scaling == finetune.lora_config(profile, rank=32).scaling == 2.0
+    assert finetune.lora_config(profile).scaling == finetune.lora_config(profile.changed(rank=32)).scaling == 2.0
     assert finetune.lora_config(profile).dtype == torch.float32  # A and B on a bfloat16 base
     assert finetune.lora_config(get_profile("cpu")).dtype is None
 
@@ -66,14 +65,14 @@ def test_the_gpu24_settings_on_a_small_model(tmp_path: Path) -> None:
 
 
 def test_rank_stabilised_lora_is_the_courses_own(tmp_path: Path) -> None:
-    done = finetune.finetune("tiny", Changes(steps=1), out=tmp_path, method="rslora", progress=False)
+    done = finetune.finetune("tiny", {"train_steps": 1}, out=tmp_path, method="rslora", progress=False)
     configs = adapter_files.read_adapter(done.adapter).configs.values()
     assert all(config.rank_stabilised and config.scaling == 8.0 / 4**0.5 for config in configs)
 
 
 def test_a_method_of_peft_with_tokens_before_the_rows_pads_them(tmp_path: Path) -> None:
     done = finetune.finetune(
-        "tiny", Changes(steps=2), out=tmp_path, method="prefix", settings={"length": 4, "scale": 0.1}, progress=False
+        "tiny", {"train_steps": 2}, out=tmp_path, method="prefix", settings={"length": 4, "scale": 0.1}, progress=False
     )
     assert done.training.losses[1] < done.training.losses[0] + 0.1
     loaded = peft.PeftModel.from_pretrained(tiny.model(), done.adapter)
@@ -84,7 +83,7 @@ def test_an_unknown_method(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="no method 'lorra'. Did you mean 'lora'"):
         finetune.finetune("tiny", out=tmp_path, method="lorra", progress=False)
     with pytest.raises(CourseError, match="rank=4 is for lora and rslora; qlora has settings of its own"):
-        finetune.finetune("tiny", Changes(rank=4), out=tmp_path, method="qlora", progress=False)
+        finetune.finetune("tiny", {"rank": 4}, out=tmp_path, method="qlora", progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -93,7 +92,7 @@ def test_too_few_rows(tmp_path: Path) -> None:
     rows.write_text('{"instruction": "a", "output": "b"}\n' * 5)
     for validation, message in ((5, "5 rows can't be held back of 5"), (0, "0 rows can't"), (-1, "-1 rows can't")):
         with pytest.raises(CourseError, match=f"{message}.*another --validation"):
-            changes = Changes(validation_rows=validation)
+            changes = {"validation_rows": validation}
             finetune.finetune("tiny", changes, data=rows, out=tmp_path / "run", progress=False)
     rows.write_text('{"instruction": "a", "output": "b"}\n')
     with pytest.raises(CourseError, match="1 rows can't be held back of 1: at least 1 is needed, and 1 to train on"):
