@@ -69,14 +69,14 @@ class Report:
 
     def __str__(self) -> str:
         count = sum(p.passed for p in self.properties)
-        verdict = "public checks passed" if self.passed else f"{count} of {len(self.properties)} public checks passed"
+        outcome = "public checks passed" if self.passed else f"{count} of {len(self.properties)} public checks passed"
         hint = [f"hint: {self.hint}"] if self.hint and not self.passed else []
-        return "\n".join([f"{self.problem} {self.title}: {verdict}", *self._lines(), *hint])
+        return "\n".join([f"{self.problem} {self.title}: {outcome}", *self._lines(), *hint])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        # A border and words carry the verdict, colour only repeats it.
+        # A border and words carry the outcome, colour only repeats it.
         colour, style = ("#0072B2", "solid") if self.passed else ("#D55E00", "dashed")
         return f'<pre style="border-left: 4px {style} {colour}; padding-left: 0.8em">{html.escape(str(self))}</pre>'
 

@@ -53,12 +53,12 @@ def lint_exercises(
         raise typer.Exit(_lint_mutants("" if mutants == "all" else mutants, course))
     from lorahub_grader import lint
 
-    found = list(lint.verdicts(course, assignment))
-    _print_rows(("problem", "assignment", "right answers", "wrong answers", "verdict"), lint.table(found))
+    found = list(lint.judgements(course, assignment))
+    _print_rows(("problem", "assignment", "right answers", "wrong answers", "check"), lint.table(found))
     for line in lint.faults(found):
         console.print(line, markup=False)
     console.print(lint.summary(found))
-    raise typer.Exit(0 if all(verdict.sound for verdict in found) else 1)
+    raise typer.Exit(0 if all(one.sound for one in found) else 1)
 
 
 def _lint_mutants(lesson: str, course: Path) -> int:

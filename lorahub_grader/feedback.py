@@ -101,7 +101,7 @@ def _part(cell: Cell, test: Result, grade: Grade | None, spoken: Grade | None) -
     return {
         "title": _title(cell.grade_id),
         "state": "passed" if score >= cell.points else "not",
-        "verdict": f"{score:g} of {cell.points:g}{changed}",
+        "points": f"{score:g} of {cell.points:g}{changed}",
         "score": score,
         "message": test.message,
         "properties": test.properties,
@@ -116,7 +116,7 @@ def _manual_part(cell: Cell, grade: Grade | None) -> dict:
     return {
         "title": _title(cell.grade_id),
         "state": "open" if waiting else "passed" if grade.score >= cell.points else "not",
-        "verdict": f"your teacher reads this one ({cell.points:g} points)"
+        "points": f"your teacher reads this one ({cell.points:g} points)"
         if waiting
         else f"{grade.score:g} of {cell.points:g}",
         "score": 0.0 if waiting else grade.score,

@@ -167,7 +167,7 @@ def judge(id: str, answer: object, seeds: tuple[int, ...] = SEEDS) -> list[Repor
     return reports
 
 
-def verdict(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEEDS) -> Judgement:
+def judgement(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEEDS) -> Judgement:
     """Judge all answers to a problem.
 
     Args:
@@ -199,7 +199,7 @@ def verdict(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEEDS
     return found
 
 
-def verdicts(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Judgement]:
+def judgements(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Judgement]:
     """Judge the variants of every problem.
 
     Args:
@@ -212,11 +212,11 @@ def verdicts(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Judg
     for name in names or assignments.names(root):
         for problem in asked(assignments.load(name, root)):
             seen.add(problem.problem)
-            yield verdict(given.get(problem.problem, Variants(problem.problem, {}, {})), problem)
+            yield judgement(given.get(problem.problem, Variants(problem.problem, {}, {})), problem)
     if not names:
         for id in given:
             if id not in seen:
-                yield verdict(given[id], None)
+                yield judgement(given[id], None)
 
 
 def table(found: list[Judgement]) -> list[tuple[str, ...]]:
@@ -236,10 +236,10 @@ def faults(found: list[Judgement]) -> list[str]:
         "missing": "missing",
     }
     return [
-        f"{verdict.problem}: {words}: {line}"
-        for verdict in found
+        f"{one.problem}: {words}: {line}"
+        for one in found
         for words, kind in kinds.items()
-        for line in getattr(verdict, kind)
+        for line in getattr(one, kind)
     ]
 
 
@@ -247,11 +247,11 @@ def summary(found: list[Judgement]) -> str:
     """How many problems and answers there are, and how many of these were judged wrongly."""
     counts = {
         "problem": len(found),
-        "right answer": sum(verdict.right for verdict in found),
-        "wrong answer": sum(verdict.wrong for verdict in found),
-        "false accept": sum(len(verdict.false_accepts) for verdict in found),
-        "false reject": sum(len(verdict.false_rejects) for verdict in found),
+        "right answer": sum(one.right for one in found),
+        "wrong answer": sum(one.wrong for one in found),
+        "false accept": sum(len(one.false_accepts) for one in found),
+        "false reject": sum(len(one.false_rejects) for one in found),
     }
-    words = sum(len(verdict.other_words) for verdict in found)
+    words = sum(len(one.other_words) for one in found)
     counted = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
     return f"{counted}, {words} refused with other words."

@@ -72,7 +72,7 @@ def write(course: Path, text: str, name: str = "lesson98") -> None:
 
 
 def only(course: Path) -> lint.Judgement:
-    (found,) = lint.verdicts(course)
+    (found,) = lint.judgements(course)
     return found
 
 
@@ -107,7 +107,7 @@ def test_a_stub_that_is_accepted_and_a_reference_that_is_not(course: Path) -> No
     (asked,) = lint.asked(load(NAME, course))
     given = lint.variants(course)["98.3"]
     filled = lint.Asked("98.3", NAME, asked.test, "double", lambda x: 3 * x, lambda x: 2 * x)
-    found = lint.verdict(given, filled)
+    found = lint.judgement(given, filled)
     assert found.false_accepts == ["the blank stub"] and found.false_rejects[0].startswith("the reference")
 
 
