@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
-from lorahub_edu.forgetting.lab import Lab, lab, losses, parts, spectrum
+from lorahub_edu.forgetting.lab import Lab, losses, parts
 from lorahub_edu.forgetting.tails import Trained, Tuning, train, training
 from lorahub_edu.spectra.interventions import KINDS
 from lorahub_edu.spectra.intruders import IntruderCounts
@@ -46,6 +48,31 @@ class TailRun:
     def tuning(self) -> Tuning:
         """Method and settings, for `tails.train`."""
         return Tuning(self.learning_rate, self.steps, self.rank, self.scaling, self.seed)
+
+
+@lru_cache(maxsize=1)
+def lab(profile: str, layers: int) -> Lab:
+    """The lab of this process; the last one is kept."""
+    return Lab(profile, layers)
+
+
+def spectrum(report: IntruderCounts) -> dict:
+    """What a report's matrices say together.
+
+    Returns:
+        `intruders`: totals by ε; `spike_ratio` and `largest_spike_ratio`: mean and largest σ₁(ΔW)/σ₁₀(W₀);
+        `relative_size`: mean ‖ΔW‖/‖W₀‖; `nuclear_norm`: sum over matrices; `effective_rank`: mean.
+    """
+    rows = report.rows
+    ratios = [row.spike_ratio for row in rows]
+    return {
+        "intruders": {str(e): total for e, total in zip(report.epsilons, report.intruders, strict=True)},
+        "spike_ratio": statistics.fmean(ratios),
+        "largest_spike_ratio": max(ratios),
+        "relative_size": statistics.fmean(row.relative_size for row in rows),
+        "nuclear_norm": sum(row.nuclear_norm for row in rows),
+        "effective_rank": statistics.fmean(row.effective_rank for row in rows),
+    }
 
 
 def run_tail(run: TailRun) -> dict:

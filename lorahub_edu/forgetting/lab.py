@@ -5,10 +5,8 @@ The lab keeps the rows, the texts, the losses of the base and the spectra of the
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -101,31 +99,6 @@ class Lab:
     def count(self, updates: Sequence[Update]) -> IntruderCounts:
         """Intruders of some changes for every ε of `EPSILONS`, with the rest of what their spectra say."""
         return intruders.count(updates, self.bases, K, EPSILONS)
-
-
-@lru_cache(maxsize=1)
-def lab(profile: str, layers: int) -> Lab:
-    """The lab of this process; the last one is kept."""
-    return Lab(profile, layers)
-
-
-def spectrum(report: IntruderCounts) -> dict:
-    """What a report's matrices say together.
-
-    Returns:
-        `intruders`: totals by ε; `spike_ratio` and `largest_spike_ratio`: mean and largest σ₁(ΔW)/σ₁₀(W₀);
-        `relative_size`: mean ‖ΔW‖/‖W₀‖; `nuclear_norm`: sum over matrices; `effective_rank`: mean.
-    """
-    rows = report.rows
-    ratios = [row.spike_ratio for row in rows]
-    return {
-        "intruders": {str(e): total for e, total in zip(report.epsilons, report.intruders, strict=True)},
-        "spike_ratio": statistics.fmean(ratios),
-        "largest_spike_ratio": max(ratios),
-        "relative_size": statistics.fmean(row.relative_size for row in rows),
-        "nuclear_norm": sum(row.nuclear_norm for row in rows),
-        "effective_rank": statistics.fmean(row.effective_rank for row in rows),
-    }
 
 
 @dataclass(frozen=True)

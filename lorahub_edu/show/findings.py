@@ -57,7 +57,7 @@ class Row:
         verdict: of `results.VERDICTS`, mostly by `verdict`; "" for a value that is recorded without a claim.
         note: what the verdict rests on.
         claim: the claim's id, where the name does not begin with it.
-        seeds: that this run used; None takes those of the whole table.
+        seeds: that this run used; None takes those of the study, where there is one.
         study: the committed study that the values come from; None means this run.
         circumstances: fields of `results.Finding` that differ from the table's.
     """
@@ -73,12 +73,12 @@ class Row:
     study: Mapping[str, Any] | None = None
     circumstances: Mapping[str, Any] | None = None
 
-    def finding(self, profile: Profile, seeds: tuple[int, ...] = ()) -> Finding:
+    def finding(self, profile: Profile) -> Finding:
         """The finding that this row records."""
         prefix = self.name.partition(".")[0]
         claim = self.claim if self.claim is not None else prefix if self.verdict and prefix in CLAIMS else ""
         values = tuple(map(float, self.values if isinstance(self.values, Iterable) else [self.values]))
-        fields: dict[str, Any] = {"model": profile.base_model, "profile": profile.name, "seeds": seeds}
+        fields: dict[str, Any] = {"model": profile.base_model, "profile": profile.name}
         if self.study is not None:
             fields = _of_study(self.study)
         if self.seeds is not None:
@@ -87,15 +87,14 @@ class Row:
         return Finding(self.name, values, self.unit, claim, self.verdict, self.note, **fields)
 
 
-def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile, seeds: tuple[int, ...] = ()) -> Table:
+def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile) -> Table:
     """Record a lesson's findings and show those with a claim beside the committed ones.
 
     Args:
         lesson: its number, for example "01".
         rows: the declared table, in the order in which it is shown; a finding of a sweep is taken as it is.
-        seeds: of this run, for rows that name none.
     """
-    found = [row if isinstance(row, Finding) else row.finding(profile, seeds) for row in rows]
+    found = [row if isinstance(row, Finding) else row.finding(profile) for row in rows]
     results.record(found, f"lesson_{lesson}")
     return findings_table(f"lesson_{lesson}", [finding for finding in found if finding.claim])
 

@@ -90,12 +90,12 @@ def sliders_panel(
 class LiveCurve:
     """A loss curve that grows while training runs: give it to `train(..., on_step=LiveCurve(steps))`.
 
-    `steps` are those of the whole run, for the bar; the curve is drawn anew at each `every`-th.
+    `steps` are those of the whole run, for the bar.
     """
 
-    def __init__(self, steps: int, every: int = 1) -> None:
+    def __init__(self, steps: int) -> None:
         self.history: list[dict] = []
-        self._steps, self._every = steps, every
+        self._steps = steps
         self._figure = Figure(figsize=(7, 3), layout="constrained")
         self._bar = ipywidgets.IntProgress(max=steps, layout=ipywidgets.Layout(width="60%"))
         self._text = ipywidgets.HTML()
@@ -111,7 +111,6 @@ class LiveCurve:
             f"step {record['step']} of {self._steps}, loss {record['loss']:.3f}, "
             f"{record['tokens_per_second']:,.0f} tokens/s, {left:.0f} s left"
         )
-        if record["step"] % self._every == 0 or record["step"] == self._steps:
-            self._figure.clear()
-            figures.plot_training(self._figure.subplots(), self.history)
-            self._image.value = figure_png(self._figure)
+        self._figure.clear()
+        figures.plot_training(self._figure.subplots(), self.history)
+        self._image.value = figure_png(self._figure)
