@@ -23,8 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 lab: setup
-	@$(BIN)/jupyter trust lessons/*.ipynb >/dev/null  # these are this clone's own lessons: let their panels show
-	$(BIN)/jupyter lab $$(test "$$(id -u)" = 0 && echo --allow-root) lessons/00_start_here.ipynb
+	$(BIN)/lorahub-edu lab
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile

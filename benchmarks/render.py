@@ -1,4 +1,4 @@
-"""Write the tables of benchmarks and of mutants into README and teaching page from results/: render.py"""
+"""Write the tables of benchmarks and of mutants into their pages in docs/ from results/: render.py"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from lorahub_edu import results
 
 ROOT = Path(__file__).resolve().parent.parent
-README, TEACHING = ROOT / "README.md", ROOT / "docs" / "teaching.md"
+MEASURED, TEACHING = (ROOT / "docs" / f"{page}.md" for page in ("measured", "teaching"))
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 WORDS = {
     "train_step.tokens_per_second": "training on Alpaca, useful tokens/s, against PEFT + Trainer with dynamic padding",
@@ -41,7 +41,7 @@ FIGURES = {
 
 
 def table() -> str:
-    """The rows of the README's table, from every committed benchmark that it names."""
+    """The rows of the benchmarks' table, from every committed benchmark that it names."""
     lines = ["| what | ours is better by | ours | peer | measured on |", "|---|---|---|---|---|"]
     for key, words in WORDS.items():
         name, _, ratio = key.partition(".")
@@ -86,13 +86,13 @@ def mutants() -> str:
 
 
 def render(text: str, made: str | None = None, begin: str = BEGIN, end: str = END) -> str:
-    """A page's text with the table between its two marks renewed; the README's is the benchmarks'."""
+    """A page's text with the table between its two marks renewed; the default is the benchmarks'."""
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{table() if made is None else made}\n{end}{after}"
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    MEASURED.write_text(render(MEASURED.read_text(encoding="utf-8")), encoding="utf-8")
     page = render(TEACHING.read_text(encoding="utf-8"), mutants(), "<!-- mutants:begin -->", "<!-- mutants:end -->")
     TEACHING.write_text(page, encoding="utf-8")

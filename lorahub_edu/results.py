@@ -14,10 +14,9 @@ from importlib import metadata
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.files import save
+from lorahub_edu.files import assets, course, save
 
 FOLDER_VARIABLE = "LORAHUB_EDU_RESULTS"
-CHECKOUT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "transformers", "peft", "nevergrad", "numpy")
 VERDICTS = ("shown", "not shown here", "refuted here")
 
@@ -122,13 +121,13 @@ def library_versions() -> dict[str, str]:
 
 def committed_folder() -> Path:
     """The folder of the project's own findings, `results/`, which pages and tables quote."""
-    return CHECKOUT / "results"
+    return course.SHIPPED / "results"
 
 
 def folder() -> Path:
-    """The folder of this run's findings: LORAHUB_EDU_RESULTS, else a private folder that git ignores."""
+    """The folder of this run's findings: LORAHUB_EDU_RESULTS, else .course/results in the course, else in the cache."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return Path(chosen) if chosen else CHECKOUT / ".course" / "results"
+    return Path(chosen) if chosen else (course.folder() or assets.home()) / ".course" / "results"
 
 
 def write_json(path: str | Path, content: dict | list) -> Path:

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from lorahub_edu import __version__
-from lorahub_edu.cli import hub, spectra, training
+from lorahub_edu.cli import course, hub, spectra, training
 from lorahub_edu.cli.terminal import ProfileOption, console, errors
 from lorahub_edu.errors import CourseError
 
@@ -43,6 +43,8 @@ app.add_typer(hub.zoo_app, name="zoo", rich_help_panel=COMPOSE)
 app.add_typer(hub.adapt_app, name="adapt", rich_help_panel=COMPOSE)
 app.add_typer(training.methods_app, name="methods", rich_help_panel=TRAIN)
 app.add_typer(spectra.intruders_app, name="intruders", rich_help_panel=INSPECT)
+app.command("init", rich_help_panel=START)(course.init)
+app.command("lab", rich_help_panel=START)(course.lab)
 app.command("report", rich_help_panel=INSPECT)(spectra.report)
 app.command("plan", rich_help_panel=TRAIN)(training.plan)
 app.command("train", rich_help_panel=TRAIN)(training.train)

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.files import assets
+from lorahub_edu.files import assets, course
 from lorahub_edu.files.assets import size_text
 from lorahub_edu.files.sources import describe, find_index, hub_address, why_unreachable, without_password
 from lorahub_edu.models.profiles import Profile, get_profile
@@ -58,6 +58,7 @@ def diagnose(profile: str | None = None) -> list[Check]:
         ("Free disk", True, _disk),
         ("Model", not tiny, _model),
         ("Data", not tiny, _data),
+        ("Course", False, _course),
         ("Hugging Face hub", False, _hub),
         ("Package index", False, _index),
         ("Sandbox", False, _sandbox),
@@ -88,14 +89,16 @@ def _ask(name: str, required: bool, probe: Callable[[Profile], Answer], profile:
         ok, detail, advice = probe(profile)
         return Check(name, ok, required, detail, advice)
     except Exception as error:  # one question that fails leaves the others
-        advice = "make setup" if isinstance(error, ImportError) else "report this line to the course's authors"
+        advice = (
+            "install the course again" if isinstance(error, ImportError) else "report this line to the course's authors"
+        )
         return Check(name, False, required, f"can't be looked at: {type(error).__name__}: {describe(error)}", advice)
 
 
 def _python(_: Profile) -> Answer:
     oldest = ".".join(map(str, OLDEST_PYTHON))
     where = "in a virtual environment" if sys.prefix != sys.base_prefix else "the system's own"
-    advice = f"install Python {oldest} or newer and run `make setup` again"
+    advice = f"install Python {oldest} or newer, and the course again"
     return sys.version_info[:2] >= OLDEST_PYTHON, f"{platform.python_version()}, {where}", advice
 
 
@@ -174,6 +177,11 @@ def _data(profile: Profile) -> Answer:
     if profile.name == TINY:
         return True, "the rows that come with the course", ""
     return _asset(profile.rows, f"lorahub-edu fetch --profile {profile.name}")
+
+
+def _course(_: Profile) -> Answer:
+    found = course.folder()
+    return found is not None, str(found or f"there are no lessons at {Path.cwd()}"), "lorahub-edu init FOLDER"
 
 
 def _asset(name: str, advice: str) -> Answer:

@@ -16,6 +16,7 @@ import yaml
 from lorahub_edu.data.alpaca import SETS
 from lorahub_edu.data.rows import EXTENSIONS
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.files import course
 from lorahub_edu.hub import stand_ins, zoo
 from lorahub_edu.hub.adapt import SearchConfig
 from lorahub_edu.hub.candidates import random_candidates
@@ -32,7 +33,7 @@ from lorahub_edu.runs.finetune import NO_CHANGES, FinetuneResult, finetune, memo
 from lorahub_edu.runs.recipe_file import BIG, LoRAHubSettings, RecipeFile, TrainedSettings, checked
 from lorahub_edu.training import processes
 
-FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+FOLDER = course.SHIPPED / "recipes"
 LORAHUB = "lorahub"
 PUBLISHED_RANK = 16  # of LoRAHub's published modules, on query and value
 IN_PROFILE = ("rank", "alpha", "dropout", "target_modules")  # settings of LoRA that a profile has too

@@ -18,6 +18,7 @@ import psutil
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.files import course
 from lorahub_edu.models import profiles
 from lorahub_edu.results import Finding, Table
 from lorahub_edu.show import progress
@@ -27,12 +28,18 @@ if TYPE_CHECKING:
 
 # Jupyter's libraries are imported where they are used, so that a mistyped lesson is answered at once.
 
-ROOT = Path(__file__).resolve().parents[2]
-LESSONS = ROOT / "lessons"
+LESSONS = course.SHIPPED / "lessons"
 SOURCES = LESSONS / "src"
 CELL_SECONDS = 600
 CHECK = re.compile(r'\bcheck\(\s*"(\d\d\.\d+)"')
 NONE = "–"
+# Where a notebook was opened without the course (Colab, Kaggle), its first code cell fetches the course.
+DOOR = """\
+from importlib.util import find_spec
+
+if not find_spec("lorahub_edu"):
+    %pip install -q lorahub-edu"""
+HIDDEN = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}
 
 
 def names() -> list[str]:
@@ -43,7 +50,7 @@ def names() -> list[str]:
     """
     found = sorted(path.stem for path in SOURCES.glob("[0-9][0-9]_*.py"))
     if not found:
-        raise CourseError(f"There are no lessons at {SOURCES}: run this from a clone of the course's repository.")
+        raise CourseError(f"There are no lessons at {SOURCES}: install the course again.")
     return found
 
 
@@ -66,6 +73,7 @@ def build(name: str) -> NotebookNode:
     import nbformat
 
     notebook = jupytext.read(SOURCES / f"{name}.py")
+    door = nbformat.v4.new_code_cell(DOOR, id=f"{name[:2]}-door", metadata=HIDDEN)
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -76,6 +84,7 @@ def build(name: str) -> NotebookNode:
         cell["id"] = f"{name[:2]}-{index:03d}"
         kept = {key: cell.metadata[key] for key in ("tags", "jupyter") if key in cell.metadata}  # collapsed cells
         cell["metadata"] = nbformat.from_dict(kept)
+    notebook.cells.insert(1, door)  # below the title
     nbformat.validate(notebook)
     return notebook
 
@@ -119,6 +128,7 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
 
     chosen = profiles.get_profile(profile).name
     notebook = build(name)
+    place = course.folder()
     private = tempfile.TemporaryDirectory(prefix="lorahub-edu-")
     # Sockets in a private folder where the system has them, instead of open ports on this machine.
     sockets = {"transport": "ipc", "ip": str(Path(private.name) / "socket")} if os.name == "posix" else {}
@@ -129,7 +139,7 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
         kernel_name="python3",
         timeout=CELL_SECONDS,
         record_timing=False,  # a published notebook changes with its content only
-        resources={"metadata": {"path": str(LESSONS)}},
+        resources={"metadata": {"path": str(place / "lessons" if place else Path.cwd())}},
     )
     client.create_kernel_manager()
     environment = os.environ | {
@@ -206,7 +216,7 @@ def record_costs(run: Run, model: str, folder: Path) -> None:
     )
 
 
-def progress_tables(root: Path = ROOT) -> tuple[Table, Table]:
+def progress_tables(root: Path = course.SHIPPED) -> tuple[Table, Table]:
     """Two tables of what the learner did, of all there is to do.
 
     Lessons: when each was last run to its end, and how many of its checks were passed. Assignments: the same for their

@@ -1,4 +1,4 @@
-"""Benchmarks print one JSON line of the agreed form, what is committed reached its target, and the README quotes it."""
+"""Benchmarks print one JSON line of the agreed form, what is committed reached its target, and a page quotes it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_the_last_line_is_the_json_object(tmp_path: Path) -> None:
         assert ratio == pytest.approx(line["peer"]["milliseconds"][key] / line["ours"]["milliseconds"][key], rel=0.05)
 
 
-def test_the_readme_quotes_the_committed_lines() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_a_page_quotes_the_committed_lines() -> None:
+    text = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
     assert render.render(text) == text, "run python benchmarks/render.py"
     assert f"{committed('train_step')['ratios']['tokens_per_second']:.2f} ×" in text
 

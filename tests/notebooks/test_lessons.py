@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -206,3 +208,20 @@ def test_publishing_drops_findings_of_an_earlier_edition(tmp_path: Path, monkeyp
     with lessons.fresh_findings("07_adapting"):
         results.record([new], "lesson_07", tmp_path)
     assert {f.name for f in results.read("lesson_07", tmp_path)} == {"kept"}
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_first_code_cell_fetches_the_course_only_where_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    asked: list[tuple[str, ...]] = []
+    shell = SimpleNamespace(run_line_magic=lambda *words: asked.append(words))
+    if not here:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    exec(TransformerManager().transform_cell(lessons.DOOR), {"get_ipython": lambda: shell})
+    assert asked == ([] if here else [("pip", "install -q lorahub-edu")])
+    for name in NAMES:
+        first = next(cell for cell in committed(name).cells if cell.cell_type == "code")
+        assert (first.source, first.outputs) == (lessons.DOOR, []) and "hide-input" in first.metadata.tags

@@ -19,7 +19,7 @@ from lorahub_edu.files import assets
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
 
-NAMES = ["Python", "torch", "Device", "Free memory", "Free disk", "Model", "Data"]
+NAMES = ["Python", "torch", "Device", "Free memory", "Free disk", "Model", "Data", "Course"]
 NAMES += ["Hugging Face hub", "Package index", "Sandbox"]
 
 
@@ -177,7 +177,7 @@ def test_missing_package_and_unknown_profile() -> None:
         raise ImportError("No module named 'torch'")
 
     check = doctor._ask("torch", True, unimportable, get_profile("tiny"))
-    assert not check.ok and check.advice == "make setup"
+    assert not check.ok and check.advice == "install the course again"
     (only,) = diagnose("cpuu")
     assert not all_required_ok([only]) and "cpuu" in only.detail
 
