@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.files import assets, course, save
+from lorahub_edu.files import course, save
 
 FOLDER_VARIABLE = "LORAHUB_EDU_RESULTS"
 LIBRARIES = ("torch", "transformers", "peft", "nevergrad", "numpy")
@@ -127,7 +127,11 @@ def committed_folder() -> Path:
 def folder() -> Path:
     """The folder of this run's findings: LORAHUB_EDU_RESULTS, else .course/results in the course, else in the cache."""
     chosen = os.environ.get(FOLDER_VARIABLE)
-    return Path(chosen) if chosen else (course.folder() or assets.home()) / ".course" / "results"
+    if chosen:
+        return Path(chosen)
+    from lorahub_edu.files import assets  # here, because it loads the network's libraries
+
+    return (course.folder() or assets.home()) / ".course" / "results"
 
 
 def write_json(path: str | Path, content: dict | list) -> Path:
