@@ -99,8 +99,9 @@ class BaseSpectra:
 
 
 def matrix_sha256(matrix: Tensor) -> str:
-    """The hash of a matrix's shape and of its values as float32."""
-    values = matrix.detach().to("cpu", torch.float32).contiguous()
+    """The hash of a matrix's shape and of its values as float32, or as float64 where they are in float64."""
+    precision = torch.promote_types(matrix.dtype, torch.float32)
+    values = matrix.detach().to("cpu", precision).contiguous()
     digest = hashlib.sha256(repr(tuple(values.shape)).encode())
     digest.update(memoryview(values.numpy()).cast("B"))
     return digest.hexdigest()

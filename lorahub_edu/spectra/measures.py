@@ -21,14 +21,16 @@ class TooFewVectorsError(CourseError):
     """A matrix has fewer singular vectors than are asked for."""
 
 
-def left_vectors(matrix: Tensor) -> Tensor:
+def left_vectors(matrix: Tensor, least: float | None = None) -> Tensor:
     """The left singular vectors of a matrix (out, in), strongest first, without those whose singular value is zero.
+
+    A value up to `least` counts as zero; None takes `NEGLIGIBLE` times the largest.
 
     Returns:
         (out, rank) float64, orthonormal columns; rank is at most min(out, in).
     """
     left, values, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
-    return left[:, values > NEGLIGIBLE * values[0]]
+    return left[:, values > (NEGLIGIBLE * values[0] if least is None else least)]
 
 
 def similarity(tuned: Tensor, pretrained: Tensor) -> Tensor:
@@ -42,11 +44,11 @@ def similarity(tuned: Tensor, pretrained: Tensor) -> Tensor:
     return (tuned.T @ pretrained).abs()
 
 
-def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10) -> Tensor:
+def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10, least: float | None = None) -> Tensor:
     """For each of the k strongest left singular vectors of W, its largest |cosine| with any one of W₀.
 
     `pretrained` is W₀ and `tuned` is W, both (out, in). W₀ has min(out, in) left singular vectors. Where out > in they
-    do not span the whole space. A tuned vector outside their span has cosine 0.
+    do not span the whole space. A tuned vector outside their span has cosine 0. `least` is as for W's `left_vectors`.
 
     Returns:
         (k,) float64, strongest vector first.
@@ -56,7 +58,7 @@ def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10) -> Tensor:
         TooFewVectorsError: k is above the rank of W.
     """
     check_k(k, tuned.shape)
-    vectors = left_vectors(tuned)
+    vectors = left_vectors(tuned, least)
     check_k(k, tuned.shape, rank=vectors.shape[1])
     known = left_vectors(pretrained)
     if not known.shape[1]:  # a base of zeros has no vector to resemble

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +83,12 @@ class Update:
             return factored_singular_values(self.up, self.down, self.scaling)
         return torch.linalg.eigvalsh(short_gram(self.delta)).clamp_min(0).sqrt().flip(0)
 
+    def most(self) -> float:
+        """A bound of ‖ΔW‖, which also bounds what the products of its factors round: |scaling| ‖A‖ ‖B‖."""
+        parts = (self.up, self.down) if self.factored else (self.delta,)
+        norms = (float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts)
+        return math.prod(norms, start=abs(self.scaling))
+
     def to(self, device: torch.device | str) -> Update:
         """The same on another device."""
         moved = {part: getattr(self, part) for part in ("base", "down", "up", "delta")}
@@ -145,7 +152,7 @@ def _from_checkpoint(tuned: Weights, base: Weights) -> Iterator[Update]:
     advice = "Give the base that it was trained from with --base."
     _check_shapes({name: tuned.shapes[name] for name in names}, base, tuned.label, advice)
     pairs = ((name, base.read(name), tuned.read(name)) for name in names)
-    return (Update(name, before, delta=after.float() - before.float()) for name, before, after in pairs)
+    return (Update(name, before, delta=after.double() - before.double()) for name, before, after in pairs)
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]], base: Weights, label: str, advice: str) -> None:

@@ -2,31 +2,23 @@
 
 The squared singular values of a matrix are the eigenvalues of its Gram matrix G. The search (Rayleigh-Ritz) takes the
 best approximations in a subspace, and adds what they miss to the subspace, until the residuals are small. How sure a
-cosine then is follows from three facts:
-- *Residual.* If ‖G u − θ u‖ ≤ ρ for a unit u, and every eigenvalue of G but one is at least γ away from θ, then the
-  angle between u and that one's eigenvector has sin ≤ ρ/γ (Davis and Kahan). A cosine with any unit vector is then off
-  by at most ‖u − u*‖ ≤ √2 · ρ/γ.
-- *Basis.* With SᵀS = I + Ω and SᵀGS = M + Δ, a Ritz pair (θ, z) of M with residual ρ gives u = S z with
-  ‖G u − θ u‖ ≤ (ρ + ‖Δ‖ + θ‖Ω‖)/(1 − ‖Ω‖), because Sᵀ(G u − θ u) = (M z − θ z) + Δ z − θ Ω z.
-- *Values.* λᵢ(M + Δ) = φ · λᵢ(G) with 1 − ‖Ω‖ ≤ φ ≤ 1 + ‖Ω‖ (Ostrowski), and adding Δ moves no eigenvalue by more than
-  ‖Δ‖ (Weyl).
+cosine then is, and what that rests on, is in `bounds`.
 
-Source: Saad 2011, "Numerical Methods for Large Eigenvalue Problems", chapters 4.3 and 8.4; Parlett 1998, "The Symmetric
-Eigenvalue Problem", chapters 10 and 11; Horn and Johnson, theorem 4.5.9.
+Source: Saad 2011, "Numerical Methods for Large Eigenvalue Problems", chapters 4.3 and 8.4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lorahub_edu.spectra import measures
-from lorahub_edu.spectra.bases import ROUNDING, TINY, BaseSpectrum
-from lorahub_edu.spectra.measures import NEGLIGIBLE
+from lorahub_edu.spectra.bases import TINY, BaseSpectrum
 from lorahub_edu.spectra.solver import gram, secular
+from lorahub_edu.spectra.solver.bounds import Cosines, Ritz, Rounding, bounded
 from lorahub_edu.spectra.solver.gram import Gram
 from lorahub_edu.spectra.solver.secular import Secular
 from lorahub_edu.spectra.updates import Update
@@ -38,27 +30,6 @@ TOLERANCE = 1e-9  # of a residual, relative to the k-th value
 MAX_ROUNDS = 60
 ORTHONORMAL = 1e-12  # ‖VᵀV − I‖ of vectors that count as orthonormal: more than rounding and less than the tolerance
 SPARE = 22  # directions beside the wanted ones, at the start and when a large subspace is cut
-
-
-@dataclass(frozen=True)
-class Cosines:
-    """The largest |cosine| of each of k vectors with all pretrained ones, (k,) float64, and its bounds.
-
-    `vectors` (p, k) float64 are the tuned vectors of the short side, in the base's kept vectors if `in_base`; None if
-    they were not kept.
-    """
-
-    values: Tensor
-    lower: Tensor
-    upper: Tensor
-    vectors: Tensor | None = None
-    in_base: bool = False
-
-    def decided(self, epsilons: Sequence[float]) -> bool:
-        """Whether every vector is surely an intruder or surely none, at every ε, and no cosine is above 1."""
-        if not bool((self.values <= 1 + ROUNDING).all()):
-            return False
-        return all(bool(((self.upper < e) | (self.lower >= e)).all()) for e in epsilons)
 
 
 def largest_cosines(
@@ -93,7 +64,8 @@ def largest_cosines(
     cosines = decomposed(whole, update, spectrum, k)
     if cosines is not None and cosines.decided(epsilons):
         return cosines, DECOMPOSED
-    exact = measures.largest_cosines(update.base, update.weight(torch.float64), k)
+    least = Rounding.of(update, spectrum).least
+    exact = measures.largest_cosines(update.base, update.weight(torch.float64), k, least)
     return Cosines(exact, exact, exact), DEFINITION
 
 
@@ -111,43 +83,19 @@ def searched(
     ritz = largest_eigenpairs(matrix.apply, matrix.start(k + SPARE), k + 1, matrix.toward, tolerance)
     if certified and (ritz := measured_again(matrix, ritz)) is None:
         return None
-    first = ritz.first(k)
-    if not float(first.values[-1]) > NEGLIGIBLE**2 * float(first.values[0]):
-        return None
     beyond = none_missed(matrix, ritz) if certified else 0.0
     if beyond is None:
         return None
-    cosines = _bounded(matrix, update, spectrum, first, beyond)
-    return cosines if certified else replace(cosines, lower=cosines.values, upper=cosines.values)
+    cosines = bounded(matrix, update, spectrum, ritz.first(k), beyond, Rounding.of(update, spectrum))
+    return cosines if certified or cosines is None else replace(cosines, lower=cosines.values, upper=cosines.values)
 
 
 def decomposed(matrix: Gram, update: Update, spectrum: BaseSpectrum, k: int) -> Cosines | None:
     """The same from a decomposition of the tuned matrix's Gram matrix; None if its k-th singular value may be zero."""
     values, vectors = matrix.strongest(min(k + 1, len(matrix.matrix)))
-    if not float(values[k - 1]) > max(NEGLIGIBLE**2 * float(values[0]), matrix.rounding):
-        return None
     beyond = float(values[k]) if k < len(values) else -float("inf")
-    first = Ritz(values, vectors, torch.zeros_like(values)).first(k)
-    return _bounded(matrix, update, spectrum, first, beyond)
-
-
-@dataclass(frozen=True)
-class Ritz:
-    """Approximate eigenpairs of a symmetric G, largest first.
-
-    Attributes:
-        values: (k,) float64; each is at most the true one (Cauchy).
-        vectors: (p, k) float64, orthonormal columns.
-        residuals: (k,) float64, the norms of G u − θ u; an eigenvalue of G lies within that of θ.
-    """
-
-    values: Tensor
-    vectors: Tensor
-    residuals: Tensor
-
-    def first(self, k: int) -> Ritz:
-        """The k largest pairs."""
-        return Ritz(self.values[:k], self.vectors[:, :k], self.residuals[:k])
+    ritz = measured_again(matrix, Ritz(values, vectors, values).first(k))
+    return ritz and bounded(matrix, update, spectrum, ritz, beyond, Rounding.of(update, spectrum))
 
 
 def largest_eigenpairs(
@@ -184,6 +132,8 @@ def largest_eigenpairs(
             turn = turn[:, : k + SPARE]
             basis, image, small = basis @ turn, image @ turn, torch.diag(values[: k + SPARE])
         new = misfit[:, missing] if expand is None else expand(values[:k][missing], vectors[:, missing])
+        if not bool(torch.isfinite(new.norm())):  # θ is an eigenvalue to the last bit
+            new = misfit[:, missing]
         for _ in range(2):  # its part in the basis is subtracted twice, because once leaves rounding
             new = new - basis @ (basis.T @ new)
             new = torch.linalg.qr(new / new.norm(dim=0).clamp_min(TINY)).Q
@@ -204,8 +154,10 @@ def measured_again(matrix: Secular | Gram, ritz: Ritz) -> Ritz | None:
     overlaps.diagonal().sub_(1.0)
     if not float(overlaps.norm()) <= ORTHONORMAL:
         return None
+    # Orthonormal vectors lie within that norm of these: G and θ move them by at most so much.
+    skew = 2 * overlaps.norm() * ritz.values[0]
     residuals = (matrix.apply(ritz.vectors) - ritz.vectors * ritz.values).norm(dim=0)
-    return replace(ritz, residuals=residuals)
+    return replace(ritz, residuals=residuals + skew)
 
 
 def none_missed(matrix: Secular | Gram, ritz: Ritz) -> float | None:
@@ -216,52 +168,3 @@ def none_missed(matrix: Secular | Gram, ritz: Ritz) -> float | None:
         if bound is not None:
             return bound
     return None
-
-
-def _bounded(matrix: Secular | Gram, update: Update, spectrum: BaseSpectrum, ritz: Ritz, beyond: float) -> Cosines:
-    """Cosines of k tuned left vectors with the base's, if every other eigenvalue is at most `beyond`."""
-    products, error = matrix.products(ritz.vectors, update, spectrum)
-    sines = _sines(ritz, beyond, spectrum if matrix.in_base else None, matrix.rounding)
-    kept = spectrum.values > NEGLIGIBLE * spectrum.values[0]
-    if not kept.any():  # a base of zeros has no vector to resemble
-        nothing = torch.zeros_like(sines)
-        return Cosines(nothing, nothing, nothing, ritz.vectors, matrix.in_base)
-    if update.wide:
-        cosines, error = products.abs()[kept], error + ROUNDING
-    else:
-        # Left vectors are W v/σ and W₀ v₀/σ₀: v₀ᵀW₀ᵀW v is divided by σ₀σ, and so are the errors of v₀ and of the
-        # products. The tangent of an angle between W v and W v* is at most σ₁(W)/σ times that between v and v*.
-        lengths, base_lengths = ritz.values.sqrt(), spectrum.values[kept, None].clamp_min(TINY)
-        cosines = (products[kept] / (base_lengths * lengths)).abs()
-        of_products = (error / lengths + ROUNDING * spectrum.values[0]) / base_lengths
-        error = of_products + cosines * (error / ritz.values)
-        tangents = sines / (1 - sines.square()).clamp_min(TINY).sqrt()
-        sines = (tangents * lengths[0] / lengths).clamp_max(1.0)
-    turned = 2**0.5 * sines
-    return Cosines(
-        cosines.max(dim=0).values,
-        (cosines - error).max(dim=0).values - turned,
-        (cosines + error).max(dim=0).values + turned,
-        ritz.vectors,
-        matrix.in_base,
-    )
-
-
-def _sines(ritz: Ritz, beyond: float, spectrum: BaseSpectrum | None, rounding: float) -> Tensor:
-    """Upper bounds of sin of the angle between each Ritz vector and the true eigenvector.
-
-    The k pairs belong to M, which has the errors of `spectrum`, or to G itself (None). Every other eigenvalue of that
-    matrix is at most `beyond`, up to `rounding`.
-
-    Returns:
-        (k,), 1 where nothing can be said.
-    """
-    omega, delta = (spectrum.orthogonality, spectrum.defect + rounding) if spectrum else (0.0, rounding)
-    values = ritz.values
-    residuals = (ritz.residuals + delta + values.abs() * omega) / (1 - omega)
-    lower = (values - delta) / (1 + omega)
-    upper = (values + ritz.residuals + delta) / (1 - omega)
-    above = torch.cat([lower.new_full((1,), torch.inf), lower[:-1]])
-    below = torch.cat([upper[1:], upper.new_full((1,), (beyond + delta) / (1 - omega))])
-    gaps = torch.minimum(above - values, values - below)
-    return torch.where(gaps > 0, residuals / gaps.clamp_min(TINY), 1.0).clamp_max(1.0)

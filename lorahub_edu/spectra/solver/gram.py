@@ -30,11 +30,6 @@ class Gram:
     rough = 1e-9  # tolerance of a search that is not certified
     toward = None  # the search adds the residual vectors
 
-    @property
-    def rounding(self) -> float:
-        """The error of float64, in units of the eigenvalues."""
-        return _rounding(self.matrix)
-
     def start(self, count: int) -> Tensor:
         """Directions to start from, (p, count): the base's strongest."""
         return self.basis[:, :count].double()
@@ -48,17 +43,17 @@ class Gram:
         shifted = (vectors * values) @ vectors.T
         shifted -= self.matrix
         shifted.diagonal().add_(mu)
-        rounding = _rounding(shifted)
+        rounding = 4 * len(shifted) * EPSILON64 * float(shifted.diagonal().sum())  # of the factor, by Rump 2006
         return float(mu) + rounding if int(torch.linalg.cholesky_ex(shifted).info) == 0 else None
 
-    def products(self, vectors: Tensor, update: Update, spectrum: BaseSpectrum) -> tuple[Tensor, float]:
-        """v₀ᵀu if out ≤ in, else v₀ᵀW₀ᵀW u, for kept v₀ and tuned u (p, k) of the short side: (p, k), and the error."""
+    def products(self, vectors: Tensor, update: Update, spectrum: BaseSpectrum) -> Tensor:
+        """v₀ᵀu if out ≤ in, else v₀ᵀW₀ᵀW u, for kept v₀ and tuned u (p, k) of the short side: (p, k)."""
         if update.wide:
-            return spectrum.coordinates(vectors), EPSILON64 * len(vectors)
+            return spectrum.coordinates(vectors)
         total = torch.zeros_like(vectors)
         for base, tuned in update.slices():
             total += base @ (tuned.T @ vectors)
-        return spectrum.coordinates(total), self.rounding
+        return spectrum.coordinates(total)
 
     def strongest(self, count: int) -> tuple[Tensor, Tensor]:
         """The largest eigenvalues, largest first, and their vectors, after a reduction of the whole matrix.
@@ -77,8 +72,3 @@ class Gram:
 def tuned_gram(update: Update, spectrum: BaseSpectrum) -> Gram:
     """The Gram matrix of W = W₀ + ΔW, added up slice by slice."""
     return Gram(sum_of_squares(tuned for _, tuned in update.slices()), spectrum.basis)
-
-
-def _rounding(symmetric: Tensor) -> float:
-    """How far float64 may move an eigenvalue of a positive matrix: a small multiple of p · 2⁻⁵³ · trace (Rump 2006)."""
-    return 4 * len(symmetric) * EPSILON64 * float(symmetric.diagonal().sum())

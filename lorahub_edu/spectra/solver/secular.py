@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorahub_edu.spectra.bases import EPSILON64, SLICE, TINY, BaseSpectrum
+from lorahub_edu.spectra.bases import SLICE, TINY, BaseSpectrum
 from lorahub_edu.spectra.updates import Update
 
 STRONGEST = 16  # directions of the change at the start of the search
@@ -60,11 +60,6 @@ class Secular:
         ones = torch.ones(self.rank, dtype=self.factor.dtype, device=self.factor.device)
         return torch.cat([ones, -ones])
 
-    @property
-    def rounding(self) -> float:
-        """The error of float64, in units of the eigenvalues."""
-        return 16 * len(self.squares) * EPSILON64 * float(self.squares[0] + self.factor.square().sum())
-
     def start(self, count: int) -> Tensor:
         """Directions to start from, (p, any): the base's `count` strongest, and those of the change."""
         p, r, some = len(self.squares), self.rank, min(self.rank, STRONGEST)
@@ -92,19 +87,18 @@ class Secular:
         terms = 1.0 + float((weighted.abs() * self.factor.abs()).sum())
         if not float(values.abs().min()) > SURE_SIGN * terms:
             return None
-        return int((self.squares > mu).sum()) + int((values > 0).sum()) - self.rank
+        return int((self._distances(mu[None]) > 0).sum()) + int((values > 0).sum()) - self.rank
 
     def bound_of_rest(self, mu: Tensor, values: Tensor, vectors: Tensor) -> float | None:
         """A bound of every eigenvalue but the k largest, if exactly k lie above μ; else None."""
         return float(mu) if self.count_above(mu) == len(values) else None
 
-    def products(self, vectors: Tensor, update: Update, spectrum: BaseSpectrum) -> tuple[Tensor, float]:
+    def products(self, vectors: Tensor, update: Update, spectrum: BaseSpectrum) -> Tensor:
         """As `gram.Gram.products`; a wide update's vectors are in the base's kept vectors already."""
         if update.wide:
-            return vectors, 2 * spectrum.orthogonality
+            return vectors
         old = self.factor[:, self.rank :]  # Z: W₀ᵀW = W₀ᵀW₀ + Z Lᵀ where the right vectors are kept
-        products = self.squares[:, None] * vectors + old @ (self.change.T @ vectors)
-        return products, spectrum.defect + self.rounding
+        return self.squares[:, None] * vectors + old @ (self.change.T @ vectors)
 
     def _distances(self, values: Tensor) -> Tensor:
         """Σ₀² − μ for each μ of (c,), (c, p), never zero."""
