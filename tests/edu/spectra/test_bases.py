@@ -52,6 +52,8 @@ def test_the_same_values_in_another_precision_are_the_same_matrix() -> None:
     assert bases.matrix_sha256(w) == bases.matrix_sha256(w.float()) == bases.matrix_sha256(w.T.contiguous().T)
     assert bases.matrix_sha256(w) != bases.matrix_sha256(w.reshape(30, 24))
     assert bases.matrix_sha256(w) != bases.matrix_sha256(-w)
+    nearly = w.double() * (1 + 1e-12)  # the same in float32, but another spectrum
+    assert bases.matrix_sha256(nearly) not in (bases.matrix_sha256(w), bases.matrix_sha256(w.double()))
 
 
 def test_a_file_cut_short_or_of_another_version_is_rebuilt(tmp_path: Path) -> None:

@@ -25,14 +25,14 @@ import certificate  # noqa: E402
 
 def test_no_adversarial_matrix_is_proven_wrong() -> None:
     ways, flaws = Counter(), Counter()
-    for seed in range(400, 580):  # at 525 a shift of the search is an eigenvalue to the last bit
+    for seed in range(400, 550):  # at 525 a shift of the search is an eigenvalue to the last bit
         case, decided, found = certificate.judge(seed)
         ways[decided] += 1
         assert not found.total(), (seed, decided, dict(found), case.kinds)
         flaws += found
-    assert ways.total() == 180
-    assert ways[decide.CERTIFIED] > 60  # a proof that never holds would be right, too
-    assert ways[decide.DECOMPOSED] > 10
+    assert ways.total() == 150
+    assert ways[decide.CERTIFIED] > 50  # a proof that never holds would be right, too
+    assert ways[decide.DECOMPOSED] > 8
     assert ways[f"{decide.DEFINITION} (tied)"] > 2
 
 

@@ -72,6 +72,8 @@ def test_a_checkpoint_gives_the_differences(base: LlamaForCausalLM, by_peft: tup
         assert len(found) == 4 * 7  # every linear layer, and neither embedding nor head
         for one in updates.iter_updates(folder, base):
             torch.testing.assert_close(found[one.name].dense(), one.dense(), atol=1e-6, rtol=1e-4)
+        for name, one in found.items():  # exactly, however far a value moved
+            assert torch.equal(one.weight(torch.float64), merged[f"{name}.weight"].double())
         assert found["model.layers.0.mlp.up_proj"].is_zero()
         assert not found["model.layers.0.mlp.down_proj"].is_zero()
 
