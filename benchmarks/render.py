@@ -1,4 +1,4 @@
-"""Write the tables of benchmarks and of mutants into their pages in docs/ from results/: render.py"""
+"""Write the tables of benchmarks, mutants and claims into their pages in docs/ from results/: render.py"""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from lorahub_edu import results
+from lorahub_edu.show import findings
 
 ROOT = Path(__file__).resolve().parent.parent
-MEASURED, TEACHING = (ROOT / "docs" / f"{page}.md" for page in ("measured", "teaching"))
+MEASURED, TEACHING, CLAIMS = (ROOT / "docs" / f"{page}.md" for page in ("measured", "teaching", "claims"))
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 WORDS = {
     "train_step.tokens_per_second": "training on Alpaca, useful tokens/s, against PEFT + Trainer with dynamic padding",
@@ -85,6 +86,30 @@ def mutants() -> str:
     return "\n".join(lines)
 
 
+def claims() -> str:
+    """The rows of the claims page: each committed finding of a claim, the source's figure, the verdict and its rule."""
+    lines = ["| claim | the source | this course | verdict | lesson |", "|---|---|---|---|---|"]
+    found = [
+        (
+            f.claim,
+            str(f),
+            f"**{f.verdict or 'a figure, no verdict'}**",
+            f.note,
+            f"Rule: {f.rule}" * bool(f.rule),
+            lesson,
+        )
+        for lesson in (f"{number:02}" for number in range(1, 11))
+        for f in results.read(f"lesson_{lesson}", results.committed_folder())
+        if f.claim
+    ]
+    for claim, declared in findings.CLAIMS.items():
+        for _, measured, verdict, *words, lesson in (row for row in found if row[0] == claim):
+            cells = (f"{claim}. {declared.statement}", declared.source_figure or "none given", measured)
+            told = ". ".join(filter(None, (verdict, *words)))
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, told, lesson)) + " |")
+    return "\n".join(lines)
+
+
 def render(text: str, made: str | None = None, begin: str = BEGIN, end: str = END) -> str:
     """A page's text with the table between its two marks renewed; the default is the benchmarks'."""
     before, _, rest = text.partition(begin)
@@ -96,3 +121,5 @@ if __name__ == "__main__":
     MEASURED.write_text(render(MEASURED.read_text(encoding="utf-8")), encoding="utf-8")
     page = render(TEACHING.read_text(encoding="utf-8"), mutants(), "<!-- mutants:begin -->", "<!-- mutants:end -->")
     TEACHING.write_text(page, encoding="utf-8")
+    page = render(CLAIMS.read_text(encoding="utf-8"), claims(), "<!-- claims:begin -->", "<!-- claims:end -->")
+    CLAIMS.write_text(page, encoding="utf-8")

@@ -18,14 +18,15 @@ from lorahub_edu.files import course, save
 
 FOLDER_VARIABLE = "LORAHUB_EDU_RESULTS"
 LIBRARIES = ("torch", "transformers", "peft", "nevergrad", "numpy")
-VERDICTS = ("shown", "not shown here", "refuted here")
+VERDICTS = ("shown", "not shown here", "refuted here", "exploratory")  # the last: the rule came after the data
 
 
 @dataclass(frozen=True)
 class Finding:
     """One measured value with everything needed to judge and repeat it.
 
-    `values` are the repeats, one a seed or a run, in `unit`; `value` is their median and `spread` their range.
+    `values` are the repeats, one a seed or a run, in `unit`; `value` is their median and `spread` their range. `rule`
+    is the rule of the verdict with the commit that wrote it, where the values come from a committed study.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Finding:
     claim: str = ""
     verdict: str = ""
     note: str = ""
+    rule: str = ""
     seeds: tuple[int, ...] = ()
     model: str = ""
     profile: str = ""

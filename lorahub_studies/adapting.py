@@ -41,7 +41,7 @@ METHODS = {
     "random_weights": Approach("random weights, no search", "fixed"),
     "single": Approach("best single module", "single"),
     "random_40": Approach("random search, 40", "search", {"optimizer": "random", "budget": 40}),
-    "ngopt_40": Approach("NGOpt, 40 (the released code)", "search", {"optimizer": "ngopt", "budget": 40}),
+    "ngopt_40": Approach("NGOpt, 40 (the released optimizer)", "search", {"optimizer": "ngopt", "budget": 40}),
     "cma_40": Approach("CMA-ES, 40", "search", {"optimizer": "cma", "budget": 40}),
     "cma_120": Approach("CMA-ES, 120", "search", {"optimizer": "cma", "budget": 120}),
     "gradient_40": Approach("gradient on w, 40 steps", "search", {"optimizer": "gradient", "budget": 40}),

@@ -165,5 +165,5 @@ def test_profiles_have_the_sources_settings() -> None:
     # Raschka 2023, the LoRA listing: lr 3e-4, batch 128 in micro-batches of 4, block 512, r 8, alpha 16, dropout 0.05
     assert (big.learning_rate, big.batch_size, big.micro_batch_size, big.block_size) == (3e-4, 128, 4, 512)
     assert (big.rank, big.alpha, big.dropout, big.warmup_steps, big.weight_decay) == (8, 16.0, 0.05, 100, 0.0)
-    assert big.train_steps * big.batch_size // big.micro_batch_size == 62_400  # the source's iterations
+    assert big.train_steps == -(-(50_000 * 3 // 4) // 32)  # lit-llama's iterations of 4 rows
     assert (big.train_rows, big.validation_rows) == (49_759, 2_000)

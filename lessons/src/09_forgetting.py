@@ -232,11 +232,12 @@ if rows:
         print(f"{forgetting_tables.label(*arm)}: {forgetting_tables.in_words(counts[arm], 0)} intruders, forgets {forgetting_tables.in_words(forgotten[arm])} nats")
 
 # %% [markdown]
-# **Read it.** Follow one curve at a time. Under $\alpha = 2r$ forgetting rises with the rank, and rank 1 is best. Under
-# a fixed $\alpha$ it falls, and the highest rank is best. The rank-stabilised rule lies between the two, and there is a
-# U. Each of the three agrees with itself over all seeds, and no two of them agree on a rank. So a U is no law of the
-# rank. It appears where a rule is too strong at both ends. Ask how strong the update is (the column $\|\Delta
-# W\|/\|W_0\|$), before you ask for its rank.
+# **Read it.** Follow one curve at a time, with the learning rates beside it. Under $\alpha = 2r$ rank 1 forgets least.
+# The curve does not rise all the way: where the chosen rate drops threefold (from rank 4 to 16, and from 64 to 192), it
+# falls or stays. Under a fixed $\alpha$ all ranks have one rate. There forgetting falls, and the highest rank is best.
+# The rank-stabilised rule lies between the two, and there is a U. Each of the three agrees with itself over all seeds,
+# and no two of them agree on a rank. But rank and rate change together here, so no curve is one of the rank alone. Ask
+# how strong the update is (the column $\|\Delta W\|/\|W_0\|$), before you ask for its rank.
 #
 # And look at the last line. A run without any intruder can forget far more than full fine-tuning, and a run with intruders can
 # forget no more than full fine-tuning.
@@ -446,12 +447,12 @@ if ends:
 #
 # What each verdict asks:
 #
-# - **I8** is about the text after the last task, in every seed. The lower of two LoRA ranks must have forgotten more
-#   than the higher one, and every LoRA rank more than full. It is refuted if rank 1 forgets least of all in every seed.
-# - **I9** holds for a rule of scaling if, in every seed, a rank strictly between the lowest and the highest forgets
-#   least. It is refuted if this is so in no seed.
-# - **I11** asks two things of every seed: the rank with the lowest task loss is at most 8, and the rank that forgets
-#   least is 64.
+# - *Exploratory* means that no rule which fits the claim was written before the data. **I8** speaks of accuracy on
+#   earlier tasks, and measured is the loss of text. **I9** speaks of the rank, and here rank and learning rate change
+#   together. **I11** says that a low rank is *enough*, and the first rule asked for the *best* rank.
+# - Their rows say what the values alone would say. For **I8**: in every seed a lower rank forgot more than a higher one,
+#   and every rank more than full. For **I9**: in every seed a rank between the lowest and the highest forgets least. For
+#   **I11**: in every seed the best rank at most 8 is at most 0.05 nats behind the best of all, and rank 64 forgets least.
 # - **I12** as it is written: at λ = 0.7 every run gets some forgetting back for at most 0.1 nats of task loss.
 # - **I12** with its control, at a price of 0.1 nats: in every run the intruders give back more than shrinking the whole
 #   update does.
@@ -476,9 +477,10 @@ for rule in rules if rows else ():
         f"{rule}, at task loss {common:.2f}; the ranks' means differ by {between:.2f} nats, seeds of one rank by up to {within:.2f}", study=over_ranks,
     ))  # fmt: skip
     task = {rank: v for rank, v in forgetting_tables.rank_curve(over_ranks["rows"], "loss", rule).items() if rank}
-    best_task = [min(task, key=lambda r: task[r][seed]) for seed in range(min(map(len, task.values())))]
+    seeds = range(min(map(len, task.values())))
+    behind = [min(v[seed] for rank, v in task.items() if rank <= 8) - min(v[seed] for v in task.values()) for seed in seeds]
     found.append(Row(
-        f"I11.task.{rule}", best_task, "rank with the lowest task loss", verdict(max(best_task) <= 8, min(best_task) > 8),
+        f"I11.task.{rule}", behind, "nats of task loss, best rank ≤ 8 minus best of all", verdict(max(behind) <= 0.05, min(behind) > 0.05),
         f"{rule}, after equal steps, each rank at its own learning rate", study=over_ranks,
     ))  # fmt: skip
     found.append(Row(

@@ -6,14 +6,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from importlib import resources
 from typing import Any
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.models.profiles import Profile, get_profile
-from lorahub_edu.results import Finding, Table
+from lorahub_edu.results import VERDICTS, Finding, Table
 from lorahub_edu.show import progress
 
 
@@ -26,8 +26,12 @@ class Claim:
     source_figure: str = ""
 
 
-_DECLARED = json.loads((resources.files("lorahub_edu.data") / "claims.json").read_text(encoding="utf-8"))
-CLAIMS = {id: Claim(id, *texts) for id, texts in _DECLARED.items()}
+_DATA = resources.files("lorahub_edu.data")
+CLAIMS = {
+    id: Claim(id, *texts) for id, texts in json.loads((_DATA / "claims.json").read_text(encoding="utf-8")).items()
+}
+RULES = json.loads((_DATA / "rules.json").read_text(encoding="utf-8"))
+"""Verdicts on committed studies by a finding's name or its beginning: rule, commit and study, or why there is none."""
 
 
 def get_claim(claim: str) -> Claim:
@@ -39,6 +43,20 @@ def get_claim(claim: str) -> Claim:
     if claim not in CLAIMS:
         raise CourseError(f"There is no claim {claim!r}. {near_matches(claim, CLAIMS)}")
     return CLAIMS[claim]
+
+
+def ruled(finding: Finding) -> Finding:
+    """A finding of a committed study with the rule of its verdict; "exploratory" where no such rule came first."""
+    if finding.verdict in ("", VERDICTS[-1]):
+        return finding
+    names = [name for name in RULES if f"{finding.name}.".startswith(f"{name}.")]
+    entry = RULES[max(names, key=len)] if names else {"why": "no rule was written before the data"}
+    if "rule" in entry:
+        return replace(finding, rule=f"{entry['rule']} ({entry['commit']})")
+    note = f"{entry['why']}; the values alone would say {finding.verdict}" + (
+        f". {finding.note}" if finding.note else ""
+    )
+    return replace(finding, verdict=VERDICTS[-1], note=note)
 
 
 def verdict(shown: bool, refuted: bool = False) -> str:
@@ -54,7 +72,7 @@ class Row:
         name: the part before the first dot is the claim, where there is a claim of that id ("R3.error_at_rank_8").
         values: one a seed, run or matrix, or a single number.
         unit: of the values.
-        verdict: of `results.VERDICTS`, mostly by `verdict`; "" for a value that is recorded without a claim.
+        verdict: of `results.VERDICTS`, mostly by `verdict`; "" for a value that is recorded without one.
         note: what the verdict rests on.
         claim: the claim's id, where the name does not begin with it.
         seeds: that this run used; None takes those of the study, where there is one.
@@ -84,7 +102,8 @@ class Row:
         if self.seeds is not None:
             fields["seeds"] = tuple(self.seeds)
         fields |= self.circumstances or {}
-        return Finding(self.name, values, self.unit, claim, self.verdict, self.note, **fields)
+        finding = Finding(self.name, values, self.unit, claim, self.verdict, self.note, **fields)
+        return finding if self.study is None else ruled(finding)
 
 
 def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile) -> Table:
@@ -92,9 +111,9 @@ def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile) -> Tab
 
     Args:
         lesson: its number, for example "01".
-        rows: the declared table, in the order in which it is shown; a finding of a sweep is taken as it is.
+        rows: the declared table, in the order in which it is shown; a finding of a sweep is taken with its rule.
     """
-    found = [row if isinstance(row, Finding) else row.finding(profile) for row in rows]
+    found = [ruled(row) if isinstance(row, Finding) else row.finding(profile) for row in rows]
     results.record(found, f"lesson_{lesson}")
     return findings_table(f"lesson_{lesson}", [finding for finding in found if finding.claim])
 
@@ -102,7 +121,8 @@ def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile) -> Tab
 def _of_study(study: Mapping[str, Any]) -> dict[str, Any]:
     """Device, versions, date, seeds, model and profile of a committed study."""
     profile = get_profile(study["settings"].get("profile", "cpu"))
-    seeds = {row["run"]["seed"] for row in study["rows"] if "seed" in row.get("run", {})}
+    runs = [row.get("run", row) for row in study["rows"]]
+    seeds = {run["seed"] for run in runs if "seed" in run}
     made_with = {key: study[key] for key in ("device", "versions", "date")}
     return made_with | {"seeds": tuple(sorted(seeds)), "model": profile.base_model, "profile": profile.name}
 
@@ -125,7 +145,8 @@ def findings_table(group: str, mine: Sequence[Finding]) -> Table:
             statement += f" [{which}]" if which else ""
         if course:
             measured = f"{course} [{', '.join(filter(None, (course.model, course.device)))}]"
-        verdict = f"**{finding.verdict}**" + (f": {finding.note}" if finding.note else "")
+        verdict = f"**{finding.verdict or 'a figure, no verdict'}**" + (f": {finding.note}" if finding.note else "")
+        verdict += f". Rule: {finding.rule}" if finding.rule else ""
         rows.append((statement, claim.source_figure or "none given", measured, str(finding), verdict))
     return Table(("claim", "the source", "this course", "this run", "verdict of this run"), tuple(rows))
 

@@ -278,7 +278,7 @@ require("03.3", perplexity_of)
 #
 # | difficulty | minutes | source | the common bug |
 # |---|---|---|---|
-# | 2 of 5 | 5 | Raschka 2023, *LoRA & LLaMA*: 62,400 iterations | taking every micro-batch for a step |
+# | 2 of 5 | 5 | Raschka 2023, LLaMA-Adapter: 62,400 iterations | taking every micro-batch for a step |
 #
 # A run goes through 62,400 micro-batches of 4 rows; a batch has 128 rows. How many steps does the optimizer take? Set
 # `optimizer_steps` before you run anything, then run the cell below.

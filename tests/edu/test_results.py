@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,49 @@ def test_claims_by_id() -> None:
     assert findings.get_claim("R5").source_figure == "50,000 → 3,000 at r = 5"
     with pytest.raises(CourseError, match="no claim 'R55'. Did you mean 'R5'"):
         findings.get_claim("R55")
+
+
+def study_finding(name: str, verdict: str) -> Finding:
+    return Finding(name, (1.0,), "x", claim=name.partition(".")[0], verdict=verdict, note="so many runs")
+
+
+def test_a_verdict_on_a_study_names_the_rule_that_came_first() -> None:
+    told = findings.ruled(study_finding("I12.against.update", "not shown here"))
+    assert told.verdict == "not shown here" and told.rule.endswith("(6404113)")
+    assert "Rule: " in str(findings.findings_table("nothing", [told]))
+
+
+@pytest.mark.parametrize(("name", "why"), [("I9.least_forgetting.alpha = 2r", "rank and rate"), ("I9x.new", "no rule")])
+def test_without_a_rule_a_verdict_on_a_study_is_exploratory(name: str, why: str) -> None:
+    told = findings.ruled(study_finding(name, "refuted here"))
+    assert told.verdict == "exploratory" and why in told.note and "would say refuted here" in told.note
+    assert not told.rule
+
+
+def test_a_figure_without_a_verdict_says_so() -> None:
+    figure = Finding("R14.speed", (1.0,), "x", claim="R14")
+    assert findings.ruled(figure) == figure
+    assert "a figure, no verdict" in str(findings.findings_table("nothing", [figure]))
+
+
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(results.CHECKOUT), *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in findings.RULES.items() if "rule" in entry])
+def test_a_rule_is_older_than_its_data(name: str) -> None:
+    entry = findings.RULES[name]
+    first = git("log", "--reverse", "--format=%H", "--", f"results/{entry['study']}.json").stdout.split()
+    if not first or git("cat-file", "-e", entry["commit"]).returncode:
+        pytest.skip("this checkout has no history")
+    assert (
+        first[0][:7] != entry["commit"] and not git("merge-base", "--is-ancestor", entry["commit"], first[0]).returncode
+    )
+
+
+def test_the_page_of_claims_is_written_from_the_results() -> None:
+    sys.path.insert(0, str(results.CHECKOUT / "benchmarks"))
+    import render
+
+    page = render.CLAIMS.read_text(encoding="utf-8")
+    assert render.render(page, render.claims(), "<!-- claims:begin -->", "<!-- claims:end -->") == page

@@ -176,3 +176,40 @@ def test_what_was_not_measured_is_said(rows: list[dict]) -> None:
 def test_a_difference_that_is_only_rounding_decides_nothing() -> None:
     assert tables.verdict([1e-16, 0.5, 0.7]) == "not shown here"
     assert tables.verdict([-1e-16, -0.5, -0.7]) == "not shown here"
+
+
+def rows_of(table: dict[str, list[float]], method: str) -> list[dict]:
+    """A row a target and draw; exact match from 0 to 1."""
+    return [
+        {"target": t, "draw": d, "method": method, "strict": v}
+        for t, values in table.items()
+        for d, v in enumerate(values)
+    ]
+
+
+def test_an_interval_over_targets_is_that_of_a_bootstrap_over_both() -> None:
+    generator = np.random.default_rng(1)
+    ours = {f"t{i}": list(0.5 + generator.normal(0, 0.2) + generator.normal(0, 0.05, 5)) for i in range(12)}
+    rows = rows_of(ours, "auto") + rows_of({t: [0.4] * 5 for t in ours}, "single")
+    found = tables.over_targets(rows, "auto", "single")
+    table = 100 * (np.array(list(ours.values())) - 0.4)
+    own = np.random.default_rng(7)
+    means = []
+    for _ in range(4000):
+        targets = own.integers(12, size=12)
+        means.append(np.mean([own.choice(table[t], 5).mean() for t in targets]))
+    assert found["mean"] == pytest.approx(table.mean())
+    assert [found["low"], found["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.6)
+    assert (found["ahead"], found["behind"]) == ((table.mean(1) > 0).sum(), (table.mean(1) < 0).sum())
+
+
+def test_four_targets_ahead_and_four_behind_show_nothing() -> None:
+    """Every draw's mean is above zero, but the targets disagree: the sign over draws would call it shown."""
+    ahead = {f"t{i}": [0.5 + (0.2 if i < 4 else -0.1)] * 3 for i in range(8)}
+    rows = rows_of(ahead, "cma_40") + rows_of({t: [0.5] * 3 for t in ahead}, "ngopt_40")
+    assert tables.verdict(tables.difference(rows, "cma_40", "ngopt_40")) == "shown"
+    found = tables.over_targets(rows, "cma_40", "ngopt_40")
+    assert (found["ahead"], found["behind"]) == (4, 4)
+    assert tables.verdict_over_targets(found) == "not shown here"
+    assert tables.verdict_over_targets({"low": 0.1, "high": 2.0}) == "shown"
+    assert tables.verdict_over_targets({"low": -2.0, "high": -0.1}) == "refuted here"

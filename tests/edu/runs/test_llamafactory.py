@@ -59,7 +59,7 @@ def test_keys_are_known_there(recipe: str, exported) -> None:
         assert set(part["columns"]) <= COLUMNS
         row = json.loads((folder / part["file_name"]).read_text())[0]
         assert set(part["columns"].values()) == set(row)
-    assert settings["max_steps"] == 1950 and settings["learning_rate"] == recipes.read(recipe).profile.learning_rate
+    assert settings["max_steps"] == 1172 and settings["learning_rate"] == recipes.read(recipe).profile.learning_rate
     assert settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"] == 128
     assert settings.get("quantization_bit") == (4 if "qlora" in recipe else None)
     assert settings["template"] == "empty" and settings["cutoff_len"] == 512
