@@ -88,25 +88,21 @@ def mutants() -> str:
 
 def claims() -> str:
     """The rows of the claims page: each committed finding of a claim, the source's figure, the verdict and its rule."""
-    lines = ["| claim | the source | this course | verdict | lesson |", "|---|---|---|---|---|"]
+    lines = ["| claim | the source | finding | this course | verdict | lesson |", "|---|---|---|---|---|---|"]
     found = [
-        (
-            f.claim,
-            str(f),
-            f"**{f.verdict or 'a figure, no verdict'}**",
-            f.note,
-            f"Rule: {f.rule}" * bool(f.rule),
-            lesson,
-        )
+        (lesson, finding)
         for lesson in (f"{number:02}" for number in range(1, 11))
-        for f in results.read(f"lesson_{lesson}", results.committed_folder())
-        if f.claim
+        for finding in results.read(f"lesson_{lesson}", results.committed_folder())
+        if finding.claim
     ]
-    for claim, declared in findings.CLAIMS.items():
-        for _, measured, verdict, *words, lesson in (row for row in found if row[0] == claim):
-            cells = (f"{claim}. {declared.statement}", declared.source_figure or "none given", measured)
-            told = ". ".join(filter(None, (verdict, *words)))
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (*cells, told, lesson)) + " |")
+    for id, claim in findings.CLAIMS.items():
+        first = (f"{id}. {claim.statement}", claim.source_figure or "none given")
+        for lesson, of in (row for row in found if row[1].claim == id):
+            rule = f"Rule: {of.rule}" if of.rule else ""
+            told = ". ".join(filter(None, (f"**{of.verdict or 'a figure, no verdict'}**", of.note, rule)))
+            cells = (*first, of.name.removeprefix(f"{id}.").replace("_", " "), str(of), told, lesson)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            first = (id, "")
     return "\n".join(lines)
 
 
