@@ -129,39 +129,64 @@ def tried_changes(current: Plan, only: Sequence[str] = ()) -> Iterator[Change]:
     5. A 4-bit base: other frozen weights (QLoRA found almost no loss), every product unpacks its weight first.
     6. A shorter block: long rows are dropped or cut, so the data are others.
 
-    Each is tried alone in this order, then all up to each of them together. `only` are the members of `KINDS` to try;
-    empty tries all.
+    Each is tried alone in this order, then all up to each of them together. Of several sizes of one change only those
+    are tried that a search by halves needs. `only` are the members of `KINDS` to try; empty tries all.
 
     Raises:
         CourseError: as `predict`.
     """
     kinds = [kind for kind in KINDS if not only or kind in only]
-    for change in (*_alone(current, kinds), *_together(current.setting, kinds)):
-        planned = replace(change, plan=plan(current.config, change.setting, current.available))
-        yield planned
-        if planned.plan.fits:
+    for sizes in (*_alone(current, kinds), *_together(current.setting, kinds)):
+        tried = _mildest(current, sizes)
+        yield from tried
+        if tried and tried[-1].plan.fits:
             return
 
 
-def _alone(current: Plan, kinds: Sequence[str]) -> Iterator[Change]:
-    """Single changes, without those that can't save what is missing."""
+def _mildest(current: Plan, sizes: Sequence[Change]) -> list[Change]:
+    """The planned ones among sizes of a change, the mildest first, up to the mildest that fits.
+
+    Memory falls from size to size, so the strongest is planned first, and then one of each half.
+    """
+    planned: dict[int, Change] = {}
+
+    def fits(i: int) -> bool:
+        planned[i] = replace(sizes[i], plan=plan(current.config, sizes[i].setting, current.available))
+        return planned[i].plan.fits
+
+    first, last = 0, len(sizes) - 1
+    if sizes and fits(last):
+        while first < last:
+            middle = (first + last) // 2
+            first, last = (first, middle) if fits(middle) else (middle + 1, last)
+    return [planned[i] for i in sorted(planned) if i <= last]
+
+
+def _alone(current: Plan, kinds: Sequence[str]) -> Iterator[list[Change]]:
+    """The sizes of single changes, without changes that can't save what is missing."""
     for kind in kinds:
         most = sum(current.prediction.parts[part] for part in SAVES.get(kind, (ACTIVATIONS, LOGITS)))
         if most + current.allowance.total >= -current.room:
-            yield from _changes(kind, current.setting)
+            yield _changes(kind, current.setting)
 
 
-def _together(setting: Setting, kinds: Sequence[str]) -> Iterator[Change]:
+def _together(setting: Setting, kinds: Sequence[str]) -> Iterator[list[Change]]:
     """The same changes on top of each other: the smallest micro-batch, then each further change added."""
     taken: list[Change] = []
     for kind in kinds:
         choices = _changes(kind, taken[-1].setting if taken else setting)
-        before = list(taken)
-        for choice in choices if kind == "block" else choices[-1:]:
-            taken = [*before, choice]
-            if len(taken) > 1:
-                words, options = "; ".join(c.words for c in taken), " ".join(c.options for c in taken)
-                yield Change(words, "; ".join(dict.fromkeys(c.cost for c in taken)), options, choice.setting)
+        stacks = [[*taken, choice] for choice in (choices if kind == "block" else choices[-1:])]
+        if taken and stacks:
+            yield [
+                Change(
+                    "; ".join(change.words for change in stack),
+                    "; ".join(dict.fromkeys(change.cost for change in stack)),
+                    " ".join(change.options for change in stack),
+                    stack[-1].setting,
+                )
+                for stack in stacks
+            ]
+        taken = stacks[-1] if stacks else taken
 
 
 def _changes(kind: str, setting: Setting) -> list[Change]:

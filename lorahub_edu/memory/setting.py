@@ -20,6 +20,7 @@ GB = 1e9  # bytes; cards are sold in GiB, figures of frameworks and papers are i
 MARGIN = 0.85  # of what a step that ran out was thought to need: what a change must get below
 NONE, FULL, OWN = "none", "full", ("lora", "rslora")
 METHODS = (NONE, *kinds.METHODS)
+MOST_TOKENS = 2**31  # in one micro-batch; above it torch can't count the bytes of one tensor
 DTYPES = ("float32", "bfloat16", "float16")
 KNOWN = {
     "method": METHODS,
@@ -59,6 +60,11 @@ class Setting:
         for name in ("micro_batch", "block", "accumulation"):
             if getattr(self, name) < 1:
                 raise CourseError(f"{name} must be at least 1, but it is {getattr(self, name)}.")
+        if self.micro_batch * self.block > MOST_TOKENS:
+            raise CourseError(
+                f"{self.micro_batch} x {self.block} tokens at one time are more than any machine holds: give at most "
+                f"{MOST_TOKENS:,} together."
+            )
         if not 0 < self.labelled <= 1:
             raise CourseError(f"labelled is a share above 0 and at most 1, but it is {self.labelled}.")
         for name, known in KNOWN.items():

@@ -20,6 +20,11 @@ from lorahub_edu.errors import CourseError
 CHUNK = 128
 
 
+def chunk_starts(rows: int) -> range:
+    """Where the chunks of so many rows begin."""
+    return range(0, rows, CHUNK)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Sum of -log softmax(hidden @ weight.T)[label]; the gradient is computed chunk by chunk in the forward pass."""
 
@@ -29,7 +34,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight) if wants_weight else None
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        for start in range(0, hidden.shape[0], CHUNK):
+        for start in chunk_starts(hidden.shape[0]):
             h, y = hidden[start : start + CHUNK], labels[start : start + CHUNK, None]
             logits = (h @ weight.t()).to(total.dtype)  # (chunk, vocabulary)
             log_normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)  # (chunk, 1)

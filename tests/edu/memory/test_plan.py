@@ -69,6 +69,18 @@ def test_the_first_that_fits_is_taken_in_the_order_of_cost() -> None:
     assert change.plan.fits and all(not other.plan.fits for other in others)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 16, 32])
+def test_of_many_sizes_the_mildest_that_fits_is_found(rows: int) -> None:
+    """Beside every half planned, one after the other."""
+    setting = replace(SETTING, micro_batch=64)
+    available = plan(CONFIG, replace(setting, micro_batch=rows, accumulation=64 // rows), 0).needed
+    tried = list(tried_changes(plan(CONFIG, setting, available), only=("micro-batch",)))
+    assert tried[-1].options == f"--micro-batch {rows}" and not any(change.plan.fits for change in tried[:-1])
+    assert [c.plan.setting.micro_batch for c in tried] == sorted(
+        (c.plan.setting.micro_batch for c in tried), reverse=True
+    )
+
+
 def test_changes_are_put_together_where_none_is_enough_alone() -> None:
     both = needed(micro_batch=1, accumulation=4, checkpointing=True)
     alone = min(needed(micro_batch=1, accumulation=4), needed(checkpointing=True), needed(quantisation="nf4-dq"))

@@ -10,10 +10,12 @@ from transformers import GPT2Config, LlamaConfig
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora.layer import LoRAConfig
+from lorahub_edu.memory import fake
 from lorahub_edu.memory.predict import predict, with_layers
 from lorahub_edu.memory.setting import Setting
-from lorahub_edu.memory.tracker import GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS
+from lorahub_edu.memory.tracker import GRADIENTS, LOGITS, OPTIMIZER, WEIGHTS, StorageTracker
 from lorahub_edu.models import tiny
+from lorahub_edu.training import losses
 
 CPU = {"micro_batch": 2, "block": 96, "dtype": "float32", "device": "cpu"}
 
@@ -93,6 +95,33 @@ def test_the_librarys_loss_holds_all_logits_and_the_courses_a_chunk() -> None:
     assert course.peak < library.peak - all_logits
 
 
+@pytest.mark.parametrize("block", [16, 130, 400])
+@pytest.mark.parametrize("changes", [{}, {"method": "full"}, {"task": "scoring"}], ids=str)
+def test_three_chunks_of_the_loss_stand_for_all(block: int, changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = Setting(micro_batch=5, block=block, **changes)
+    few = predict(tiny.config(), setting)
+    real, patch = losses.chunk_starts, fake.mock.patch.object
+    monkeypatch.setattr(
+        fake.mock.patch, "object", lambda of, name, new: patch(of, name, real if name == "chunk_starts" else new)
+    )
+    assert predict(tiny.config(), setting) == few
+
+
+def test_a_plan_takes_as_many_operations_for_a_large_batch_as_for_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    real = StorageTracker.__torch_dispatch__
+
+    def counting(self: StorageTracker, *arguments: object) -> object:
+        counts[-1] += 1
+        return real(self, *arguments)
+
+    monkeypatch.setattr(StorageTracker, "__torch_dispatch__", counting)
+    for rows, block in ((4, 128), (1024, 8192)):
+        counts.append(0)
+        predict(tiny.config(), Setting(micro_batch=rows, block=block))
+    assert counts[0] == counts[1] > 100
+
+
 def test_what_each_change_saves() -> None:
     config, setting = with_layers(tiny.config(), 8), Setting(lora=LORA, micro_batch=4, block=128)
     before = predict(config, setting)
@@ -129,6 +158,7 @@ def test_other_architectures() -> None:
     [
         ({"micro_batch": 0}, "micro_batch must be at least 1, but it is 0"),
         ({"block": -5}, "block must be at least 1, but it is -5"),
+        ({"micro_batch": 10**6, "block": 10**6}, "1000000 x 1000000 tokens at one time.*at most 2,147,483,648"),
         ({"optimizer": "adam"}, "no optimizer 'adam'.*Did you mean 'adamw'"),
         ({"quantisation": "nf5"}, "no quantisation 'nf5'.*'nf4'"),
         ({"dtype": "bf16"}, "no dtype 'bf16'"),
