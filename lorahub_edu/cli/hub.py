@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from lorahub_edu.errors import CourseError
 zoo_app = typer.Typer(no_args_is_help=True, help="LoRA modules: list, show, verify.")
 
 ZooOption = Annotated[Path | None, typer.Option("--folder", help="Another folder of modules than the shipped zoo.")]
-BaseOption = Annotated[str, typer.Option("--base", help="Another base model than the profile's.")]
+BaseOption = Annotated[str, typer.Option("--base", help="A base model's name, here or on the hub, or its folder.")]
 
 
 @zoo_app.command("list")
@@ -73,12 +72,10 @@ def adapt(
     from lorahub_edu.data import tasks
     from lorahub_edu.hub import task_adapter, zoo
     from lorahub_edu.hub.adapt import SearchConfig
-    from lorahub_edu.models.profiles import get_profile
 
     if not task:
         known = ", ".join(tasks.names("settling") + tasks.names("target"))
         raise CourseError(f"Adapt to what? Give --task with one of {known}, or a JSONL file of your own examples.")
-    settings = get_profile(profile)
     done = task_adapter.adapt_to(
         task,
         SearchConfig(optimizer, budget, seed, composition, original_scale=original_scale),
@@ -87,7 +84,8 @@ def adapt(
         draw=draw,
         rank=rank,
         test_items=test_items,
-        profile=replace(settings, base_model=base or settings.base_model),
+        profile=profile,
+        base=base,
         out=out,
     )
     console.print(str(done))

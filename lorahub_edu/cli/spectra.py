@@ -32,7 +32,7 @@ AdapterArgument = Annotated[
     str,
     typer.Argument(help="A module of the zoo, an adapter's folder, owner/name on the hub, or a tuned model's folder."),
 ]
-BaseOption = Annotated[str, typer.Option("--base", help="The base model or its folder; default the adapter's.")]
+BaseOption = Annotated[str, typer.Option("--base", help="The base model's name or folder; default the adapter's.")]
 FolderOption = Annotated[Path | None, typer.Option("--folder", help="Another folder of modules than the shipped zoo.")]
 KOption = Annotated[int, typer.Option("--k", help="How many of a matrix's strongest vectors are compared.")]
 
@@ -87,9 +87,9 @@ def scale(
 
 
 def report(
-    adapter: Annotated[str, typer.Argument(help="An adapter's folder in PEFT's layout, or a module of the zoo.")],
+    adapter: Annotated[str, typer.Argument(help="A module of the zoo, an adapter's folder, or owner/name on the hub.")],
     task: Annotated[str, typer.Option(help="A word task to score before and after.")] = "",
-    base: Annotated[str, typer.Option("--base", help="Another base model than the profile's.")] = "",
+    base: BaseOption = "",
     test_items: Annotated[int, typer.Option(help="Test items of the task, at most.")] = 60,
     sequences: Annotated[int, typer.Option(help="Sequences of plain text.")] = 64,
     out: Annotated[Path | None, typer.Option(help="A file to write the page to, as Markdown.")] = None,
@@ -99,7 +99,7 @@ def report(
     from lorahub_edu.hub import zoo
     from lorahub_edu.show.adapter_report import examine
 
-    source = zoo.SHIPPED / adapter if not Path(adapter).exists() and adapter in zoo.names() else adapter
+    source = zoo.open_source(adapter)
     page = examine(source, task=task, test_items=test_items, sequences=sequences, profile=profile, base_model=base)
     console.print(str(page))
     if out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from typing import Any
 from lorahub_edu.data.rows import numbered_lines, parse, read_text, text_field
 from lorahub_edu.errors import CourseError, near_matches
 
+logger = logging.getLogger(__name__)
+
 KINDS = ("module", "settling", "target")
+FIELDS = ("instruction", "input", "output", "split")  # of a user's own file
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def read(path: str | Path) -> Task:
     """A task from a JSONL file of the user's own, named after the file and of kind "own".
 
     A line is an object with "input" and "output". All lines have the same "instruction", or none has one: then the
-    task's instruction is "". A line with "split": "test" is kept for the test.
+    task's instruction is "". A line with "split": "test" is kept for the test. The log says which fields are not read.
 
     Raises:
         CourseError: the file can't be read, a line is wrong (the message has its number), the instructions differ, or
@@ -99,6 +103,8 @@ def read(path: str | Path) -> Task:
     if len(wordings) > 1:
         shown = ", ".join(f"line {number}: {wording!r:.60}" for wording, number in list(wordings.items())[:3])
         raise CourseError(f"{path} has {len(wordings)} different instructions ({shown}). Keep one task a file.")
+    for field in sorted({field for _, record in records for field, value in record.items() if value} - {*FIELDS}):
+        logger.warning("%s: the field %r is not read.", path.name, field)
     parts: dict[str, list[Item]] = {"train": [], "test": []}
     for _, record in records:
         parts[record.get("split", "train")].append(Item(record.get("input", ""), record["output"]))
@@ -112,7 +118,7 @@ def _record(where: str, number: int, line: str) -> dict[str, Any]:
     record = parse(line, where, number)
     if not isinstance(record, dict):
         raise CourseError(f'{where} is {record!r:.60}, not an object. Write {{"input": ..., "output": ...}}.')
-    for field in ("instruction", "input", "output"):
+    for field in FIELDS[:3]:
         text_field(where, field, record.get(field, ""))
     if not record.get("output", "").strip():
         raise CourseError(f"{where} has no output. Fill it in or leave the line out.")

@@ -8,6 +8,7 @@ Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 3.2, equation 1.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from torch import Tensor
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.lora.adapter_files import AdapterFile
 from lorahub_edu.lora.layer import LoRAConfig
+
+logger = logging.getLogger(__name__)
 
 COMPOSITIONS = ("paper", "exact")
 # What is said of two modules that can't be composed: the first two for the paper's composition only.
@@ -92,6 +95,10 @@ def stack(
     if len(names) != len(files) or len(set(names)) != len(names):
         raise CourseError(f"{len(files)} modules need {len(files)} different names, but these were given: {names}.")
     _check_alike(files, names, composition, dtype)
+    if not all(file.base_model_sha256 for file in files) and not all(file.base_name for file in files):
+        unnamed = ", ".join(name for file, name in zip(files, names, strict=True) if not file.base_name)
+        logger.warning("%s: the base is not known, so only the shapes of the layers were compared.", unnamed)
+    known = max(files, key=lambda file: (bool(file.base_model_sha256), bool(file.base_name)))
     config = max((c for file in files for c in file.configs.values()), key=lambda c: c.rank)
     rank = config.rank
     shapes = _layer_shapes(files[0])
@@ -110,7 +117,7 @@ def stack(
         if not torch.isfinite(rows[-1]).all():  # even a weight of 0 would make NaN of it, in every candidate
             raise CourseError(f"Module {name!r} holds NaN or infinite values: leave it out, or train it again.")
     shared = replace(config, dtype=dtype, dropout=0.0)
-    return ModuleStack(names, torch.stack(rows), shapes, rank, shared, files[0].base_model, files[0].base_model_sha256)
+    return ModuleStack(names, torch.stack(rows), shapes, rank, shared, known.base_model, known.base_model_sha256)
 
 
 def _shortest_names(paths: Sequence[Path]) -> list[str]:
@@ -147,11 +154,11 @@ def _check_alike(
 def _other_layers(first: AdapterFile, second: AdapterFile, first_name: str, second_name: str) -> str:
     """How two modules differ in their base or in the layers that they adapt; empty where they don't."""
     hashes = [file.base_model_sha256 for file in (first, second)]
-    bases = {Path(file.base_model).name for file in (first, second) if file.base_model}  # a path of it is the same base
-    # A module that names no base may be of the same one: its shapes are compared below.
-    if hashes[0] != hashes[1] if all(hashes) else len(bases) > 1:
+    bases = [file.base_name for file in (first, second)]
+    if hashes[0] != hashes[1] if all(hashes) else all(bases) and bases[0] != bases[1]:
         bases = [f"{f.base_model} (SHA-256 {(f.base_model_sha256 or 'unknown')[:12]})" for f in (first, second)]
-        return f"they were trained on different base models, {bases[0]} and {bases[1]}."
+        hint = "" if all(hashes) else " If it is one base, --base names it."
+        return f"they were trained on different base models, {bases[0]} and {bases[1]}.{hint}"
     one, two = _layer_shapes(first), _layer_shapes(second)
     if one.keys() != two.keys():
         only = ((first_name, sorted(one.keys() - two.keys())), (second_name, sorted(two.keys() - one.keys())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -65,6 +65,7 @@ def adapt_to(
     rank: int | None = None,
     test_items: int = 100,
     profile: Profile | str | None = None,
+    base: str = "",
     out: str | Path = Path("runs/adapt"),
     progress: bool = True,
 ) -> TaskAdapter:
@@ -77,6 +78,7 @@ def adapt_to(
         folder: the zoo that module names are looked up in.
         draw: which five of a named task's examples.
         rank: brings the adapter to this rank at most (a truncated SVD); None keeps it exact, at rank N·r for "exact".
+        base: the base model's name or folder, also of modules that name another; "" takes the profile's.
         test_items: how many of the task's test items to score before and after; 0 scores none.
         out: the search's log, its summary and the adapter; a search that was killed continues from there.
 
@@ -94,11 +96,13 @@ def adapt_to(
     if not examples:
         raise CourseError(f"{task} has no example to adapt to: give at least one row.")
     files = zoo.load(list(modules) or None, folder)
+    if base:
+        files = [replace(file, base_model=base) for file in files]
     dtype = torch.float32 if needs_gradient(config.optimizer) else torch.bfloat16
-    model, tokenizer = pretrained.load(profile, dtype=dtype)
+    model, tokenizer = pretrained.load(profile, base=base, dtype=dtype)
     rows = rows_for(model, tokenizer, target.instructions[0], examples)
     _check_base(files, model)
-    exact_model = cache(lambda: pretrained.load(profile, dtype=torch.float32)[0])  # loaded after the search
+    exact_model = cache(lambda: pretrained.load(profile, base=base, dtype=torch.float32)[0])  # loaded after the search
     adapted = adapt(model, files, rows, config, final_model=exact_model, folder=out, progress=progress)
     module, model = adapted.module, exact_model()
     exact_rank = max(config.rank for config in module.configs.values())

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import assets, save
@@ -135,8 +135,7 @@ def _hub_folder(repo: str) -> Path:
 def from_hub(repo: str) -> Path:
     """A module that is published on the hub, in a local folder.
 
-    Old modules (LoRAHub's own among them) are published as a pickled adapter_model.bin. Such a file is read once with
-    torch's weights-only reader, which builds tensors and runs no code. It is kept as safetensors.
+    Old modules (LoRAHub's own among them) are published as a pickled adapter_model.bin, which is kept as safetensors.
 
     Args:
         repo: "owner/name", for example "lorahub/flan_t5_large-cosmos_qa".
@@ -152,12 +151,7 @@ def from_hub(repo: str) -> Path:
     try:
         snapshot = Path(snapshot_download(repo, allow_patterns=["adapter_config.json", "adapter_model.*"]))
         settings = (snapshot / adapter_files.CONFIG_FILE).read_text(encoding="utf-8")
-        if (snapshot / adapter_files.WEIGHTS_FILE).is_file():
-            tensors = load_file(snapshot / adapter_files.WEIGHTS_FILE)
-        else:
-            tensors = torch.load(snapshot / "adapter_model.bin", map_location="cpu", weights_only=True)
-            if not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
-                raise ValueError("adapter_model.bin holds something else than named tensors")
+        tensors, metadata = adapter_files.read_tensors(adapter_files.find_weights(snapshot))
     except Exception as error:  # the hub's library raises many kinds
         raise CourseError(
             f"Can't get the module {repo!r} from the hub: {type(error).__name__}: {str(error)[:200]}. Check the name "
@@ -166,7 +160,7 @@ def from_hub(repo: str) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     (target / adapter_files.CONFIG_FILE).write_text(settings, encoding="utf-8")
     with save.replacing(target / adapter_files.WEIGHTS_FILE) as unfinished:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished)
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished, metadata or None)
     return target
 
 

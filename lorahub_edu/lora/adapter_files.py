@@ -1,4 +1,4 @@
-"""Adapters on disk in PEFT's layout: adapter_config.json beside adapter_model.safetensors, never a pickle.
+"""Adapters on disk in PEFT's layout: adapter_config.json beside adapter_model.safetensors.
 
 What is saved here loads in PEFT, LLaMA-Factory or vLLM, and what those save loads here.
 """
@@ -37,6 +37,8 @@ HARMLESS = {
 }
 OFF = (None, False, "none", [], {})
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+APART = "The two files don't belong together."
+LOCAL = re.compile(r"[./~]|[A-Za-z]:|.*\\|.*/.+/")  # a path, not "name" or "owner/name"
 
 
 class PeftSettings(BaseModel):
@@ -49,7 +51,7 @@ class PeftSettings(BaseModel):
     lora_alpha: int | float = 8
     lora_dropout: int | float = 0.0
     use_rslora: bool | None = False
-    target_modules: str | list[str] | None = None
+    target_modules: re.Pattern | list[str] | None = None
     rank_pattern: dict[re.Pattern, PositiveInt] | None = None
     alpha_pattern: dict[re.Pattern, int | float] | None = None
     base_model_name_or_path: str | None = None
@@ -66,6 +68,12 @@ class AdapterFile:
     configs: dict[str, LoRAConfig]
     base_model: str | None
     base_model_sha256: str | None
+
+    @property
+    def base_name(self) -> str:
+        """The base's name without its owner; "" where it has none or only a path of another machine."""
+        name = (self.base_model or "").rstrip("/")
+        return "" if LOCAL.match(name) else name.rpartition("/")[2]
 
 
 def save_adapter(
@@ -156,41 +164,32 @@ def read_adapter(folder: str | Path) -> AdapterFile:
     """Read the adapter in a folder, or the one that a file belongs to; its tensors are on the CPU.
 
     Raises:
-        CourseError: a file is missing, cut short, a pickle, not LoRA, or uses a setting this course does not have.
+        CourseError: a file is missing, cut short, not LoRA or more than tensors, or has a setting unknown here.
     """
     given = Path(folder)
     folder = given.parent if given.is_file() else given
-    weights_file, config_file = folder / WEIGHTS_FILE, folder / CONFIG_FILE
-    for file in (given, *([] if weights_file.is_file() else sorted(folder.glob("*")))):
-        if file.suffix in PICKLES and file.is_file():
-            raise CourseError(
-                f"{file} is a pickle, which can run any code when it is opened, so it is never loaded here. Convert it "
-                f"to {WEIGHTS_FILE} where it was made (PEFT: save_pretrained(..., safe_serialization=True))."
-            )
+    config_file, weights_file = folder / CONFIG_FILE, find_weights(folder)
+    if given.suffix in PICKLES and given.is_file():
+        weights_file = given
     for file in (config_file, weights_file):
         if not file.is_file():
-            raise CourseError(
-                f"{folder} holds no adapter: {file.name} is missing. Give the folder that holds both files."
-            )
+            raise CourseError(f"{folder} holds no adapter: {file.name} is missing. Give the folder of both files.")
     settings = _read_settings(config_file)
     weights, metadata = _read_weights(weights_file)
-    targets = settings.target_modules or ()
+    targets = getattr(settings.target_modules, "pattern", settings.target_modules) or ()
     configs = {}
     for name, (A, B) in weights.items():
         rank = _by_pattern(settings.rank_pattern, name, settings.r)
         if A.dim() != 2 or B.dim() != 2 or A.shape[0] != rank or B.shape[1] != rank:
             raise CourseError(
                 f"{weights_file}: {name} has A {tuple(A.shape)} and B {tuple(B.shape)}, but {CONFIG_FILE} says rank "
-                f"{rank}: A must be ({rank}, in) and B (out, {rank}). The two files don't belong together."
+                f"{rank}: A must be ({rank}, in) and B (out, {rank}). {APART}"
             )
-        configs[name] = LoRAConfig(
-            rank=rank,
-            alpha=_by_pattern(settings.alpha_pattern, name, settings.lora_alpha),
-            dropout=settings.lora_dropout,
-            target_modules=targets if isinstance(targets, str) else tuple(sorted(targets)),
-            rank_stabilised=bool(settings.use_rslora),
-            dtype=A.dtype,
-        )
+        if targets and not adapters.selects(targets, name):
+            raise CourseError(f"{weights_file} has {name}, which target_modules in {CONFIG_FILE} leaves out. {APART}")
+        alpha = _by_pattern(settings.alpha_pattern, name, settings.lora_alpha)
+        named = targets if isinstance(targets, str) else tuple(sorted(targets))
+        configs[name] = LoRAConfig(rank, alpha, settings.lora_dropout, named, bool(settings.use_rslora), A.dtype)
     return AdapterFile(folder, weights, configs, settings.base_model_name_or_path, metadata.get(BASE_HASH))
 
 
@@ -201,7 +200,7 @@ def _read_settings(file: Path) -> PeftSettings:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise CourseError(f"{file} is not readable JSON ({first['msg']}). Save the adapter again.") from error
-        setting = ".".join(map(str, first["loc"])) or "the whole file"
+        setting = ".".join(str(part) for part in first["loc"] if "[" not in str(part)) or "the whole file"
         value = None if first["type"] == "missing" else first["input"]
         if setting == "peft_type":
             raise CourseError(f"{file} describes a {value!r} adapter; only 'LORA' can be loaded here.") from error
@@ -221,19 +220,39 @@ def _read_settings(file: Path) -> PeftSettings:
     return settings
 
 
-def _read_weights(file: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
+def find_weights(folder: Path) -> Path:
+    """The adapter's tensors in a folder: old ones lie there as a pickle only."""
+    pickled = folder / "adapter_model.bin"
+    return pickled if pickled.is_file() and not (folder / WEIGHTS_FILE).is_file() else folder / WEIGHTS_FILE
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, on the CPU, and its metadata. Of a pickle nothing but tensors is built, and no code runs.
+
+    Raises:
+        CourseError: it can't be read, or a pickle holds anything else.
+    """
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - not a dict
+        if file.suffix not in PICKLES:
+            with safe_open(file, framework="pt") as opened:
+                return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        if isinstance(tensors, dict) and all(map(torch.is_tensor, tensors.values())):
+            return {str(key): tensor for key, tensor in tensors.items()}, {}
+        reason = "it holds something else than named tensors"
     except (SafetensorError, OSError) as error:
-        raise CourseError(
-            f"{file} can't be read as safetensors ({error}): it is cut short or another format."
-        ) from error
+        reason = f"{error}: it is cut short or another format"
+    except Exception:  # torch raises many kinds, and advises to run the pickle's code
+        reason = "it is cut short, or a pickle of more than tensors, which could run any code"
+    raise CourseError(f"{file} can't be read as {file.suffix.removeprefix('.')} ({reason}). Save it as {WEIGHTS_FILE}.")
+
+
+def _read_weights(file: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, str]]:
+    tensors, metadata = read_tensors(file)
     weights: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, separator, which = key.removeprefix(PEFT_PREFIX).removesuffix(".weight").rpartition(".lora_")
-        if not separator or which not in "AB":
+        if not separator or which not in ("A", "B"):
             raise CourseError(f"{file} holds {key!r}, which is not a LoRA A or B: load it with PEFT instead.")
         weights.setdefault(name, {})[which] = tensor
     for name, pair in weights.items():
@@ -287,7 +306,7 @@ def put_adapter(
     oversized = []
     for name, (A, B) in file.weights.items():
         layer, config = modules[name], file.configs[name]
-        if A.itemsize < 4 and layer.weight.dtype != A.dtype:  # PEFT's rule: A and B of 16 bits are made float32
+        if A.itemsize < 4:  # as PEFT does: A and B of 16 bits become float32 on any base
             config = replace(config, dtype=torch.float32)
         if isinstance(layer, LoRALinear):
             layer.add_adapter(adapter, config)

@@ -34,6 +34,13 @@ def layers_with(model: nn.Module, adapter: str | None, purpose: str = "") -> lis
     return layers
 
 
+def selects(target_modules: str | Sequence[str], name: str) -> bool:
+    """Whether a pattern for whole names or a list of endings selects a linear layer of this name."""
+    if isinstance(target_modules, str):
+        return target_modules == ALL_LINEAR or re.fullmatch(target_modules, name) is not None
+    return f".{name}".endswith(tuple(f".{ending}" for ending in target_modules))
+
+
 def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[str]:
     """Names of the linear layers that a pattern selects.
 
@@ -61,7 +68,7 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[
     endings = sorted({name.rpartition(".")[2] for name in linear})
     if isinstance(target_modules, str):
         try:
-            names = [name for name in linear if re.fullmatch(target_modules, name)]
+            names = [name for name in linear if selects(target_modules, name)]
         except re.error as error:
             raise CourseError(f"{target_modules!r} is not a regular expression: {error}.") from error
         if not names:
@@ -72,9 +79,9 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[
             )
         return names
     for ending in target_modules:
-        if not any(f".{name}".endswith(f".{ending}") for name in linear):
+        if not any(selects([ending], name) for name in linear):
             raise CourseError(f"No linear layer's name ends in {ending!r}. {near_matches(ending, endings)}")
-    return [name for name in linear if f".{name}".endswith(tuple(f".{ending}" for ending in target_modules))]
+    return [name for name in linear if selects(target_modules, name)]
 
 
 def inject(
@@ -172,24 +179,16 @@ def merge(model: nn.Module, adapter: str | None = None) -> None:
     """Add an adapter's update to the weights of every layer that has it, so that inference costs nothing extra.
 
     A second call changes nothing; `unmerge` restores the base weights bit for bit. The old weights are kept for
-    that, so memory grows by the adapted matrices; `merge_and_unload` keeps nothing.
+    that, so memory grows by the adapted matrices; `merge_and_unload` keeps nothing. A tied head is untied.
 
     Raises:
-        CourseError: the model has no such adapter, another one is merged, an update is not finite, or a weight is
-            tied to another module's (nothing is merged then).
+        CourseError: the model has no such adapter, another one is merged, or an update is not finite (nothing is
+            merged then).
 
     Source: Hu et al. 2021, section 4.1, "No Additional Inference Latency".
     """
     adapter = adapter or next((layer.active for _, layer in lora_layers(model) if layer.active), None)
-    named = layers_with(model, adapter, " to merge")
-    for name, layer in named:
-        for other, parameter in model.named_parameters(remove_duplicate=False):
-            if parameter is layer.weight and other != f"{name}.base_layer.weight":
-                raise CourseError(
-                    f"The weight of {name} is tied: {other} is the same tensor, and a merge would change it too. Use "
-                    f"the adapter unmerged, or leave {name} out of its targets."
-                )
-    layers = [layer for _, layer in named]
+    layers = [layer for _, layer in layers_with(model, adapter, " to merge")]
     merged_before = [layer.merged for layer in layers]
     try:
         for layer in layers:
@@ -210,6 +209,8 @@ def unmerge(model: nn.Module) -> None:
 def merge_and_unload(model: nn.Module, adapter: str | None = None) -> nn.Module:
     """Merge for good: every LoRA layer becomes the plain linear layer it wrapped, with the update added.
 
+    A head that was tied to the embeddings no longer is, and the model's config says so when it is saved.
+
     Returns:
         The same model, without any LoRA layer.
 
@@ -218,8 +219,11 @@ def merge_and_unload(model: nn.Module, adapter: str | None = None) -> nn.Module:
     """
     merge(model, adapter)
     for name, layer in list(lora_layers(model)):
-        layer._weight_before_merge = None
+        layer._before_merge = ()
         model.set_submodule(name, layer.base_layer)
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is not None and head.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = False
     return model
 
 

@@ -77,7 +77,7 @@ class LoRALinear(nn.Module):
         self.active: str | None = None
         self.merged: str | None = None
         self._routing: tuple[tuple[str, ...], Tensor] | None = None  # adapters in use, and each row's place among them
-        self._weight_before_merge: Tensor | None = None
+        self._before_merge: tuple[nn.Parameter, ...] = ()  # the base weight, hidden from torch's lists of parameters
         self.register_state_dict_post_hook(_write_unmerged_weight)
         self.register_load_state_dict_pre_hook(_unmerge_before_load)
         self.add_adapter(adapter, config, generator)
@@ -148,7 +148,7 @@ class LoRALinear(nn.Module):
             # One fused product added in place: nothing else holds `out`, and a linear layer's backward doesn't need it.
             out = out.addmm_(h, B.t(), alpha=config.scaling)
         else:
-            out = out + (F.linear(h, B) * config.scaling).to(out.dtype)
+            out = (out + F.linear(h, B) * config.scaling).to(out.dtype)  # rounded once, as PEFT does
         return out.view(*x.shape[:-1], -1)
 
     def _forward_routed(self, x: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class LoRALinear(nn.Module):
         B = torch.cat([B, B.new_zeros(1, *B.shape[1:])])[row_adapter]  # (rows, out, r)
         h = _cast(x, A).reshape(x.shape[0], -1, x.shape[-1])  # (rows, T, in)
         update = torch.bmm(torch.bmm(h, A.mT), B.mT)  # (rows, T, in) -> (rows, T, r) -> (rows, T, out)
-        return out + update.view(out.shape).to(out.dtype)
+        return (out + update.view(out.shape)).to(out.dtype)
 
     def merge(self, adapter: str | None = None) -> None:
         """Add an adapter's update to the base weight, keeping the old weight; a second call changes nothing.
@@ -190,20 +190,21 @@ class LoRALinear(nn.Module):
         delta = self.delta_weight(adapter).detach()
         if not torch.isfinite(delta).all():
             raise CourseError(f"Adapter {adapter!r} holds NaN or infinite values and was not merged: train it again.")
-        self._weight_before_merge = weight.data
-        weight.data = (weight.data.to(delta.dtype) + delta).to(weight.dtype)  # a new tensor: the old one is untouched
+        # A new parameter: the old one stays as it is, also where another module shares it (a tied head's embeddings).
+        merged = nn.Parameter((weight.data.to(delta.dtype) + delta).to(weight.dtype), requires_grad=False)
+        self._before_merge, self.base_layer.weight = (weight,), merged
         self.merged = adapter
 
     def unmerge(self) -> None:
         """Put the base weight back, bit for bit (no W + ΔW - ΔW); does nothing when nothing is merged."""
         if self.merged is not None:
-            self.base_layer.weight.data = self._weight_before_merge
-            self._weight_before_merge, self.merged = None, None
+            (self.base_layer.weight,) = self._before_merge
+            self._before_merge, self.merged = (), None
 
     def _apply(self, fn, recurse=True):  # noqa: ANN001 - torch's signature: .to(), .half(), .cuda() pass through here
         super()._apply(fn, recurse)
-        if self._weight_before_merge is not None:
-            self._weight_before_merge = fn(self._weight_before_merge)
+        for weight in self._before_merge:
+            weight.data = fn(weight.data)
         return self
 
     def extra_repr(self) -> str:
@@ -219,7 +220,7 @@ def _cast(x: Tensor, like: Tensor) -> Tensor:
 def _write_unmerged_weight(layer: LoRALinear, state: dict, prefix: str, _metadata: dict) -> None:
     """A state dict of a merged layer holds the base weight as it was, so that loading it can't add ΔW twice."""
     if layer.merged is not None:
-        state[prefix + "base_layer.weight"] = layer._weight_before_merge
+        state[prefix + "base_layer.weight"] = layer._before_merge[0].detach()
 
 
 def _unmerge_before_load(layer: LoRALinear, *_args) -> None:

@@ -194,14 +194,16 @@ def _load_pretrained(
     except Exception as error:  # transformers raises many kinds here, OSError and SafetensorError among them
         advice = f"The prepared model in {source} may be damaged: delete that folder and run lorahub-edu fetch."
         if base.asset is None:
-            advice = access(base) or HUB_ADVICE
+            advice = "Save model and tokenizer there again." if base.is_folder else access(base) or HUB_ADVICE
         raise CourseError(f"Can't load {base.name}: {type(error).__name__}: {str(error)[:300]}. {advice}") from error
     model.config._name_or_path = base.repo or base.name  # not the folder it came from, which is this machine's
     return model, tokenizer
 
 
 def _repo_or_cached(base: BaseModel, offline: bool) -> str:
-    """The model's name on the hub, or its folder in the hub's cache when the hub can't be asked."""
+    """The model's name on the hub or its own folder; its folder in the hub's cache when the hub can't be asked."""
+    if base.is_folder:
+        return base.repo
     reason = "offline was chosen" if offline else why_unreachable(hub_address())
     if reason is None:
         return base.repo

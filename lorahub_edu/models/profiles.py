@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from dataclasses import dataclass, replace
 from importlib import resources
+from pathlib import Path
 
 from lorahub_edu.errors import CourseError, near_matches
 
@@ -58,7 +60,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model of the course: from one pinned file (`asset`) or straight from the hub (`repo`, `revision`).
+    """A base model: from one pinned file (`asset`), or straight from the hub or a folder (`repo`, `revision`).
 
     `kind` is "causal" or "encoder-decoder". Its tokenizer puts `start` before a text; `end` closes an answer. The
     makers of a `gated` model give access on request.
@@ -73,6 +75,11 @@ class BaseModel:
     start: str = ""
     end: str = "</s>"
     gated: bool = False
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is the user's own model in a folder, which is its name."""
+        return self.name == self.repo
 
 
 def _table(name: str) -> dict[str, dict]:
@@ -99,11 +106,22 @@ def get_profile(name: str | None = None) -> Profile:
 
 
 def get_base(name: str) -> BaseModel:
-    """The course's base model of that name; its name on the hub serves too. Raises CourseError when there is none."""
+    """The course's base model of that name or of that name on the hub, or the model in a folder.
+
+    Raises:
+        CourseError: there is none.
+    """
     names = {base.repo: base.name for base in BASE_MODELS.values() if base.repo} | {name: name for name in BASE_MODELS}
-    if name not in names:
-        raise CourseError(f"There is no base model {name!r}. {near_matches(name, names)}")
-    return BASE_MODELS[names[name]]
+    known, config = names.get(name.rstrip("/")), Path(name) / "config.json"
+    if known:
+        return BASE_MODELS[known]
+    if not (name and config.is_file()):
+        raise CourseError(f"There is no base model {name!r}, nor a folder that holds it. {near_matches(name, names)}")
+    try:
+        encoder = json.loads(config.read_text(encoding="utf-8")).get("is_encoder_decoder")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CourseError(f"{config} is no model's configuration ({error}). Save the model again.") from error
+    return BaseModel(name, licence="", kind="encoder-decoder" if encoder else "causal", repo=name)
 
 
 def access(base: BaseModel) -> str:

@@ -55,8 +55,8 @@ def export(
     model = base.repo
     if base.asset:
         model = str(pretrained.prepare(base.name))
-    if model is None:
-        raise CourseError(f"{base.name} is made when it is asked for, so LLaMA-Factory can't load it: take cpu.")
+    if model is None or base.is_folder:
+        raise CourseError(f"{base.name} is no base model that LLaMA-Factory could fetch, so it can't be exported.")
     settings = run_settings(recipe, model, folder, list(parts), seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from lorahub_edu.scoring import score
 from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import IntruderCounts, count
-from lorahub_edu.spectra.weights import base_weights
+from lorahub_edu.spectra.weights import base_of, base_weights
 
 SHRUNK = 0.7  # the control's factor on the whole update
 EPSILONS = (0.5, 0.6, 0.8)
@@ -99,22 +99,21 @@ def examine(
         task: one of `data.tasks`, to score before and after; "" scores none.
         test_items: at most so many of its test items.
         sequences: of plain text; the profile tiny, which needs no file, takes the shipped texts.
-        base_model: a base to use instead of the profile's.
+        base_model: a base model by its name, its name on the hub or its folder; "" takes the adapter's.
 
     Raises:
         CourseError: unknown task; the adapter can't be read, or belongs to another base.
     """
     asked = tasks.get(task) if task else None
     file = adapter if isinstance(adapter, AdapterFile) else adapter_files.read_adapter(adapter)
-    chosen = get_profile(profile)
-    name = base_model or chosen.base_model
+    name = base_model or base_of(file, profile)
     spectrum = count(updates.iter_updates(file, name), BaseSpectra(), epsilons=EPSILONS)
-    model, tokenizer = pretrained.load(profile, base=base_model, dtype=torch.float32)
+    model, tokenizer = pretrained.load(profile, base=name, dtype=torch.float32)
     total = adapters.count_parameters(model).total
     adapter_files.put_adapter(model, file, "adapter", base_model_sha256=pretrained.base_sha256(name))
     smaller = {name: replace(config, alpha=config.alpha * SHRUNK) for name, config in file.configs.items()}
     adapter_files.put_adapter(model, replace(file, configs=smaller), "shrunk")
-    plain = texts.load(tokenizer, sequences=sequences, fetch=chosen.name != "tiny")
+    plain = texts.load(tokenizer, sequences=sequences, fetch=get_profile(profile).name != "tiny")
     rows = rows_for(model, tokenizer, asked.instructions[0], asked.test[:test_items]) if asked else []
     scores, losses = {}, {}
     for state in STATES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.lora.adapter_files import PICKLES, AdapterFile
 from lorahub_edu.lora.layer import LoRALinear
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.models.profiles import BASE_MODELS, get_profile
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -87,23 +90,29 @@ def base_weights(base: nn.Module | Weights | str | Path, *, offline: bool = Fals
 
 
 def base_of(source: AdapterFile | Path, profile: str | None = None) -> str:
-    """The name or folder of the base that a source was made from; the profile's base where the source names none.
+    """The name or folder of the base that a source was made from.
+
+    Where an adapter names none, or a path that is not here, the log says which base is taken: the course's of the
+    path's last part, else the profile's.
 
     Raises:
         CourseError: the adapter names a base that is neither one of the course's nor a folder here.
     """
-    named = source.base_model if isinstance(source, AdapterFile) else None
-    if named is None:
+    if not isinstance(source, AdapterFile):
         return get_profile(profile).base_model
-    if Path(named).is_dir():
-        return named
+    named = source.base_model or ""
+    last = Path(named).name
     try:
         return pretrained.get_base(named).name
     except CourseError as error:
-        raise CourseError(
-            f"{source.path} was made for {named!r}, which is none of this course's base models and no folder here. "
-            f"Give the folder that holds it with --base."
-        ) from error
+        if source.base_name and last not in BASE_MODELS:
+            raise CourseError(
+                f"{source.path} was made for {named!r}, which is none of this course's base models and no folder here. "
+                f"Give the folder that holds it with --base."
+            ) from error
+    base = last if last in BASE_MODELS else get_profile(profile).base_model
+    logger.warning("%s was made for the base %r. %s is taken; --base takes another.", source.path, named, base)
+    return base
 
 
 def unread(source: AdapterFile | Path) -> list[str]:

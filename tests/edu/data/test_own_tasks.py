@@ -65,6 +65,11 @@ def test_the_users_own_task(tmp_path: Path) -> None:
     assert set(draw(task, 0, count=2)) == set(task.train)
 
 
+def test_a_field_that_is_not_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(own(tmp_path, *[{"input": "hot", "output": "cold", "system": "Be brief.", "history": []}] * 2))
+    assert [record.getMessage() for record in caplog.records] == ["mine.jsonl: the field 'system' is not read."]
+
+
 def test_the_users_own_task_without_instruction(tmp_path: Path) -> None:
     assert read(own(tmp_path, {"input": "hot", "output": "cold"})).instructions == ("",)
 

@@ -256,9 +256,19 @@ def test_names_come_from_as_much_of_the_path_as_makes_them_differ(files) -> None
         assert stack(moved).names == wanted
 
 
-@pytest.mark.parametrize("name", [None, "", "tiny-random-llama/", "/home/me/models/tiny-random-llama"])
-def test_a_base_without_a_name_or_with_its_path_is_not_another_base(model, files, name: str | None) -> None:
+@pytest.mark.parametrize("name", [None, "", "./out", "/home/me/models/tiny-random-llama", r"C:\models\mine", "a/b/c"])
+def test_a_base_without_a_name_or_with_its_path_is_not_another_base(model, files, name: str | None, caplog) -> None:
+    stacked = stack([random_module(model, 7, base=(name, None)), files[0]])
+    assert len(stacked) == 2 and stacked.base_model == "tiny-random-llama"
+    assert [record.getMessage() for record in caplog.records] == [
+        "m7: the base is not known, so only the shapes of the layers were compared."
+    ]
+
+
+@pytest.mark.parametrize("name", ["tiny-random-llama/", "someone/tiny-random-llama"])
+def test_a_base_has_one_name_here_and_on_the_hub(model, files, name: str, caplog) -> None:
     assert len(stack([files[0], random_module(model, 7, base=(name, None))])) == 2
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import peft
 import pytest
@@ -14,6 +15,8 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import tiny
+
+IDS = torch.arange(1, 25).view(2, 12)
 
 # Equality with PEFT.
 
@@ -271,18 +274,24 @@ def test_bad_ranks() -> None:
     assert not list(adapters.lora_layers(model))  # nothing half-done
 
 
-def test_a_tied_head_is_not_merged() -> None:
-    model = tiny.model()
+@pytest.mark.parametrize("make, targets", [(llama, ("q_proj", "lm_head")), (t5, ("q", "lm_head"))])
+def test_a_merge_unties_a_tied_head(tmp_path: Path, make, targets) -> None:
+    base, model = make(), make()
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     assert head.weight is embeddings.weight
-    before = embeddings.weight.clone()
-    adapters.inject(model, LoRAConfig(rank=2, target_modules=("q_proj", "lm_head")), seed=0)
-    with pytest.raises(CourseError, match=r"lm_head is tied: model.embed_tokens.weight"):
-        adapters.merge_and_unload(model)
-    assert torch.equal(embeddings.weight, before)
-    assert not any(layer.merged for _, layer in adapters.lora_layers(model))
-    head.weight = torch.nn.Parameter(before.clone())  # untied, the head merges
+    inputs = {"input_ids": IDS} | ({"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {})
+    config = LoRAConfig(rank=4, target_modules=targets)
+    adapters.inject(model, config, seed=0)
+    randomise(model)
+    expected = peft_twin(base, model, config)(**inputs).logits  # unmerged
     adapters.merge(model)
+    torch.testing.assert_close(model(**inputs).logits, expected, rtol=1e-10, atol=1e-10)
+    assert torch.equal(embeddings.weight, base.get_input_embeddings().weight)
+    adapters.unmerge(model)
+    assert model.get_output_embeddings().weight is embeddings.weight  # tied again
+    adapters.merge_and_unload(model).save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, dtype=torch.float64).eval()
+    torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_unknown_patterns_list_near_matches() -> None:
