@@ -95,10 +95,11 @@ def stack(
     if len(names) != len(files) or len(set(names)) != len(names):
         raise CourseError(f"{len(files)} modules need {len(files)} different names, but these were given: {names}.")
     _check_alike(files, names, composition, dtype)
-    if not all(file.base_model_sha256 for file in files) and not all(file.base_name for file in files):
+    known = all(file.base_model_sha256 for file in files) or all(file.base_name for file in files)
+    if not known and len({file.base_model for file in files}) > 1:
         unnamed = ", ".join(name for file, name in zip(files, names, strict=True) if not file.base_name)
         logger.warning("%s: the base is not known, so only the shapes of the layers were compared.", unnamed)
-    known = max(files, key=lambda file: (bool(file.base_model_sha256), bool(file.base_name)))
+    best = max(files, key=lambda file: (bool(file.base_model_sha256), bool(file.base_name)))
     config = max((c for file in files for c in file.configs.values()), key=lambda c: c.rank)
     rank = config.rank
     shapes = _layer_shapes(files[0])
@@ -117,7 +118,7 @@ def stack(
         if not torch.isfinite(rows[-1]).all():  # even a weight of 0 would make NaN of it, in every candidate
             raise CourseError(f"Module {name!r} holds NaN or infinite values: leave it out, or train it again.")
     shared = replace(config, dtype=dtype, dropout=0.0)
-    return ModuleStack(names, torch.stack(rows), shapes, rank, shared, known.base_model, known.base_model_sha256)
+    return ModuleStack(names, torch.stack(rows), shapes, rank, shared, best.base_model, best.base_model_sha256)
 
 
 def _shortest_names(paths: Sequence[Path]) -> list[str]:

@@ -56,7 +56,7 @@ def export(
     if base.asset:
         model = str(pretrained.prepare(base.name))
     if model is None or base.is_folder:
-        raise CourseError(f"{base.name} is no base model that LLaMA-Factory could fetch, so it can't be exported.")
+        raise CourseError(f"{base.name} has no name elsewhere, so LLaMA-Factory can't load it: take cpu.")
     settings = run_settings(recipe, model, folder, list(parts), seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)

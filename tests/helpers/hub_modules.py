@@ -63,7 +63,8 @@ def write(file: AdapterFile, folder: Path, name: str | None = None) -> Path:
     save_file(tensors, where / "adapter_model.safetensors", metadata=metadata)
     settings = {
         "peft_type": "LORA", "r": config.rank, "lora_alpha": config.alpha,
-        "target_modules": list(config.target_modules), "base_model_name_or_path": file.base_model,
+        "target_modules": [target.lstrip(".") for target in config.target_modules],
+        "base_model_name_or_path": file.base_model,
     }  # fmt: skip
     (where / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return where

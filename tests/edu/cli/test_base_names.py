@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import hub_modules
@@ -66,6 +67,7 @@ def test_every_command_takes_a_folder_for_the_base_of_an_unknown_one(adapter: Pa
             run(command, adapter)
     expected = run(command, adapter, "--base", tiny.NAME)
     for base in (str(folder), f"{folder}/", "my-base"):
+        shutil.rmtree("run", ignore_errors=True)  # the search of another base would not go on
         shown = run(command, adapter, "--base", base)
         assert measured(shown, command) == measured(expected, command)
 
