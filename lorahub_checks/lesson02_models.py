@@ -204,7 +204,6 @@ def count(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
             "the embedding is left out, but it is a weight like any other": [both[0], both[1] - tied],
         }
         seen = answer(model)
-        seen = torch.tensor(seen) if isinstance(seen, list | tuple) else seen
         tensors = {words: torch.tensor([int(n) for n in pair]) for words, pair in wrong.items()}
         yield equals(
             f"adapters on {' and '.join(targets)}" + ", and all weights train" * everything,

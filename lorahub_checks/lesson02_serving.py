@@ -171,6 +171,12 @@ def load_adapter(answer: Callable, generator: torch.Generator) -> Iterator[Prope
     yield holds(
         "what trains still trains", trains, misconception="the parameters were replaced: copy the values into them"
     )
+    there(answer, nn.Module.requires_grad_, model, True)
+    everything = {name: torch.randn(shape, generator=generator) for name, (shape, _) in parameters.items()}
+    answer(model, everything)
+    after = there(answer, objects.state, model)
+    filled = all(torch.equal(after[name], tensor) for name, tensor in everything.items())
+    yield holds("where the whole model trains, all of it is loaded", filled, misconception="a parameter is left out")
 
 
 def _raises(answer: Callable, *arguments: object) -> str:

@@ -141,6 +141,14 @@ def train(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     trained = torch.cat([after["1.weight"].flatten(), after["1.bias"]])
     guesses = {words: wrong[1] for words, wrong in others.items() if not wrong[1].equal(right[1])}
     yield equals("the trained layer afterwards", trained, right[1], misconceptions=guesses)
+    model = there(answer, nn.Sequential, there(answer, nn.Linear, 3, 2, dtype=torch.float64))
+    alone = {"0.weight": normal(generator, 2, 3), "0.bias": normal(generator, 2)}
+    there(answer, objects.assign, model, alone)
+    answer(model, batches, lr)
+    after = torch.cat([tensor.flatten() for tensor in there(answer, objects.state, model).values()])
+    behind = {"0.weight": torch.eye(3).double(), "0.bias": torch.zeros(3), "1.weight": alone["0.weight"]}
+    right = _descend(behind | {"1.bias": alone["0.bias"]}, batches, lr)
+    yield equals("a model whose first layer trains", after, right[1])
 
 
 def _descend(

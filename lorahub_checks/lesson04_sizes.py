@@ -117,7 +117,9 @@ def bitfit(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         there(answer, nn.RMSNorm, sizes[1]),
         there(answer, nn.Linear, sizes[1], sizes[2]),
         there(answer, nn.Sequential, there(answer, nn.Linear, sizes[2], sizes[3], bias=False)),
+        there(answer, nn.Linear, sizes[3], 2),
     ]
+    there(answer, nn.Module.requires_grad_, layers[-1], False)  # a bias that somebody froze before
     model = there(answer, nn.Sequential, *layers)
     before = there(answer, objects.state, model)
     x = normal(generator, 5, sizes[0]).float()
@@ -125,7 +127,7 @@ def bitfit(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     answer(model)
     found = there(answer, objects.parameters, model)
     trains = {name: shape for name, (shape, trained) in found.items() if trained}
-    wanted = {"0.bias": (sizes[1],), "2.bias": (sizes[2],), "3.0.bias": (sizes[3],)}
+    wanted = {"0.bias": (sizes[1],), "2.bias": (sizes[2],), "3.0.bias": (sizes[3],), "4.bias": (2,)}
     words = "name every bias `bias`, as nn.Linear does, and make it an nn.Parameter as wide as the outputs"
     if any(name.endswith("weight") for name in trains):
         words = "weights are trained as well: freeze everything but the biases"
@@ -148,9 +150,10 @@ def bitfit(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     drawn = {name: normal(generator, *shape).float() for name, shape in wanted.items()}
     there(answer, objects.assign, model, drawn)
     h = nn.functional.rms_norm(x @ before["0.weight"].T + drawn["0.bias"], (sizes[1],), before["1.weight"])
-    right = (h @ before["2.weight"].T + drawn["2.bias"]) @ before["3.0.weight"].T + drawn["3.0.bias"]
+    for name in ("2", "3.0", "4"):
+        h = h @ before[f"{name}.weight"].T + drawn[f"{name}.bias"]
     seen = there(answer, objects.output, model, x)
-    yield equals("the biases are added to the outputs", seen, right)
+    yield equals("the biases are added to the outputs", seen, h)
 
 
 @problem(

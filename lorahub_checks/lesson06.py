@@ -146,7 +146,11 @@ def rotate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
 )
 def exact_composition(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of exact_composition(As, Bs, weights) -> A (Σr, in), B (out, Σr)."""
-    for name, ranks in {"three modules of one rank": [4, 4, 4], "modules of ranks 2, 5 and 3": [2, 5, 3]}.items():
+    for name, ranks in {
+        "three modules of one rank": [4, 4, 4],
+        "modules of ranks 2, 5 and 3": [2, 5, 3],
+        "few numbers": [2, 1],
+    }.items():
         As, Bs, weights = _modules(ranks, generator)
         made = answer(As, Bs, weights)
         pair = _pair(made)
@@ -154,7 +158,7 @@ def exact_composition(answer: Callable, generator: torch.Generator) -> Iterator[
         if pair is None:
             return
         A, B = pair
-        shapes, wanted = (tuple(A.shape), tuple(B.shape)), ((sum(ranks), 11), (13, sum(ranks)))
+        shapes, wanted = (tuple(A.shape), tuple(B.shape)), ((sum(ranks), As[0].shape[1]), (len(Bs[0]), sum(ranks)))
         guess = {
             (
                 (4, 11),

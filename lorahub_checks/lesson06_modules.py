@@ -132,19 +132,23 @@ def _cutting_mistakes(A: Tensor, B: Tensor, rank: int) -> dict[str, Tensor]:
 )
 def cut_to_rank(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of cut_to_rank(A, B, rank) -> the pair A (rank, in), B (out, rank)."""
-    for name, (full, rank) in {"rank 6 to 2": (6, 2), "rank 8 to 5": (8, 5)}.items():
-        A, B = _random(full, 15, generator=generator), _random(20, full, generator=generator)
+    for name, (full, rank, inputs, outputs) in {
+        "rank 6 to 2": (6, 2, 15, 20),
+        "rank 8 to 5": (8, 5, 15, 20),
+        "few numbers": (3, 2, 4, 5),
+    }.items():
+        A, B = _random(full, inputs, generator=generator), _random(outputs, full, generator=generator)
         A = torch.linspace(0.5, 1.5, full, dtype=torch.float64)[:, None] * A
         made = answer(A, B, rank)
         sound = isinstance(made, tuple | list) and len(made) == 2 and all(isinstance(m, Tensor) for m in made)
         yield holds(f"{name}: two tensors come back", sound, type(made).__name__, "return the pair A, B")
         if not sound:
             return
-        shapes, wanted = (tuple(made[0].shape), tuple(made[1].shape)), ((rank, 15), (20, rank))
+        shapes, wanted = (tuple(made[0].shape), tuple(made[1].shape)), ((rank, inputs), (outputs, rank))
         guess = {
             wanted[::-1]: "A and B are swapped: return A first",
-            ((15, rank), (rank, 20)): "both are transposed: A is (rank, in), B is (out, rank)",
-            ((full, 15), (20, full)): "nothing was cut off: keep `rank` directions",
+            ((inputs, rank), (rank, outputs)): "both are transposed: A is (rank, in), B is (out, rank)",
+            ((full, inputs), (outputs, full)): "nothing was cut off: keep `rank` directions",
         }.get(shapes, "A is (rank, in), B is (out, rank)")
         yield holds(f"{name}: A is (rank, in), B (out, rank)", shapes == wanted, f"A {shapes[0]}, B {shapes[1]}", guess)
         if shapes != wanted:
@@ -196,14 +200,21 @@ def _population_mistakes(x: Tensor, As: list[Tensor], Bs: list[Tensor], w: Tenso
 )
 def population_update(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of population_update(x, As, Bs, weights, scaling) -> (P, b, out)."""
-    for name, (people, count) in {"four candidates of three modules": (4, 3), "as many as modules": (3, 3)}.items():
-        As, Bs = _modules(count, generator)
-        x, scaling = _random(people, 5, 9, generator=generator), 1.5 + float(torch.rand((), generator=generator))
+    for name, (people, count) in {
+        "four candidates of three modules": (4, 3),
+        "as many as modules": (3, 3),
+        "few numbers": (2, 2),
+    }.items():
+        rows, (As, Bs) = 5, _modules(count, generator)
+        if count == 2:
+            rows, As, Bs = 2, [A[:2, :3] for A in As], [B[:4, :2] for B in Bs]
+        x = _random(people, rows, As[0].shape[1], generator=generator)
+        scaling = 1.5 + float(torch.rand((), generator=generator))
         w = 0.4 * _random(people, count, generator=generator)
         one_by_one = []
-        for rows, own in zip(x.numpy(), w.numpy(), strict=True):
+        for given, own in zip(x.numpy(), w.numpy(), strict=True):
             A, B = (sum(v * M.numpy() for v, M in zip(own, Ms, strict=True)) for Ms in (As, Bs))
-            one_by_one.append(scaling * rows @ (B @ A).T)
+            one_by_one.append(scaling * given @ (B @ A).T)
         mistakes = _population_mistakes(x, As, Bs, w, scaling)
         seen = answer(x, As, Bs, w, scaling)
         yield equals(name, seen, torch.from_numpy(np.stack(one_by_one)), misconceptions=mistakes)

@@ -103,6 +103,8 @@ def recombine(answer: Callable, generator: torch.Generator) -> Iterator[Property
             @ X[best],
         }
         yield equals(name, answer(X, losses, shares), shares @ X[best], misconceptions=wrong)
+        tied = np.where(losses == losses[order[-1]], losses[order[-2]], losses)
+        yield equals("two equal losses among the others change nothing", answer(X, tied, shares), shares @ X[best])
         stretched = answer(X, np.exp(3 * losses) - 5, shares)
         yield equals(
             "only the order of the losses counts: stretching them changes nothing",

@@ -135,6 +135,9 @@ def new_sigma(answer: Callable, generator: torch.Generator) -> Iterator[Property
         yield equals(
             f"a long path of {size} weights", answer(sigma, path, c, d), expected, misconceptions=mistakes, rtol=3e-3
         )
+    one = np.array([2 * _random_length(1)])
+    expected = sigma * math.exp(c / d)
+    yield equals("a path of a single weight", answer(sigma, one, c, d), expected, rtol=3e-3)
     calm = answer(sigma, path / stretch, c, d)
     yield equals("a path as long as a random one changes nothing", calm, sigma, rtol=3e-3)
     short = answer(sigma, path / 10, c, d)

@@ -82,6 +82,9 @@ def coordinate_search(answer: Callable, generator: torch.Generator) -> Iterator[
         if not calls or not _is_pair("", made, size).passed:
             return
         yield from _outcome(np.asarray(made[0], dtype=np.float64), float(made[1]), counted, start)
+    counted = _Counted(target, np.linspace(0.0, 2.0, size))  # the first weight changes nothing
+    answer(counted.ask, start, STEP, budget)
+    yield _as_told("a weight that does not matter stays as it is", counted, start)
     counted = _Counted(target, np.ones(size))
     made = answer(counted.ask, start, STEP, 1)
     yield holds(
@@ -120,3 +123,50 @@ def _outcome(weights: np.ndarray, value: float, counted: _Counted, start: np.nda
     yield holds("the loss belongs to the weights", same, f"{value:.4g}", "that is the loss of another candidate")
     near, seen = found < 0.01 * counted.of(start), f"loss {found:.3g}, {counted.of(start):.3g} at the start"
     yield holds("it comes near the lowest loss", near, seen, _why_far_away(points, start))
+    yield _as_told("every candidate follows from the best so far", counted, start)
+
+
+def _as_told(name: str, counted: _Counted, start: np.ndarray) -> Property:
+    """Whether the candidates are those of the search that the problem describes, in whatever order it takes weights."""
+    fault = next(_faults(counted, start), "")
+    return holds(name, not fault, "another search", fault)
+
+
+def _faults(counted: _Counted, start: np.ndarray) -> Iterator[str]:
+    """What candidates say of a search that does something else, the first thing first.
+
+    Rounding in an answer's own numbers hides steps that are much smaller than the first one; they are not looked at.
+    """
+    points, step, failed = counted.points, STEP, 0
+    best = earlier = points[0]
+    if not np.allclose(best, start):
+        yield "loss is asked for another point before the start: begin at the start"
+    for k, point in enumerate(points[1:], 1):
+        move = point - best
+        moved = np.flatnonzero(np.abs(move) > step / 100)
+        if len(moved) != 1:
+            equal = any(counted.of(then) == counted.of(best) for then in points[:k] if (then != best).any())
+            yield (
+                "a candidate with the same loss is kept: keep what lowers it, or a flat direction is walked for ever"
+                if equal
+                else "a candidate does not differ from the best so far in one weight: keep what lowers the loss at once"
+            )
+            return
+        length = abs(move[moved[0]])
+        if math.isclose(length, 2 * step, rel_tol=0.01):  # both ways from where the weight stood before the first one
+            length = np.abs(point - earlier).max()
+        if math.isclose(length, step / 2, rel_tol=0.01):
+            around = [best + way * step * unit for unit in np.eye(len(start)) for way in (1, -1)]
+            if not all(any(np.allclose(then, place, atol=step / 100) for then in points) for place in around):
+                yield "the step is halved before a whole round has brought nothing"
+            step, failed = step / 2, 0
+        if step < STEP / 200:
+            return
+        if not math.isclose(length, step, rel_tol=0.01):
+            yield f"a step of {length:.3g} stands where {step:.3g} or its half belongs: both ways alike, and halve it"
+            return
+        lower = counted.of(point) < counted.of(best)
+        best, earlier, failed = (point, best, 0) if lower else (best, earlier, failed + 1)
+        if failed > 4 * len(start):
+            yield "the step never becomes smaller, or too late: halve it after a round that brought nothing"
+            return

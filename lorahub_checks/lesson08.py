@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lorahub_checks.draws import few_numbers
 from lorahub_checks.problems import problem
 from lorahub_checks.properties import Property, equals, holds
 
@@ -120,6 +121,9 @@ def largest_cosines(answer: Callable, generator: torch.Generator) -> Iterator[Pr
             continue
         mistakes = _likeness_mistakes(base, tuned, k)
         yield equals(f"{name}, k = {k}", seen, expected, misconceptions=mistakes)
+    base, tuned = few_numbers(generator)
+    expected = torch.tensor([0.5**0.5, 1.0, 0.5**0.5], dtype=torch.float64)
+    yield equals("few numbers", answer(base, tuned, 3), expected, misconceptions=_likeness_mistakes(base, tuned, 3))
     yield equals("a matrix that did not change is like itself", answer(base, base, 4), torch.ones(4))
 
 

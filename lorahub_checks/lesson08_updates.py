@@ -60,7 +60,11 @@ def _value_mistakes(A: Tensor, B: Tensor, scaling: float) -> dict[str, Tensor]:
 )
 def update_values(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of update_values(A, B, scaling) -> (r,), strongest first."""
-    for name, (outputs, inputs, rank) in {"rank 4": (30, 45, 4), "rank 6": (40, 24, 6)}.items():
+    for name, (outputs, inputs, rank) in {
+        "rank 4": (30, 45, 4),
+        "few numbers": (5, 4, 2),
+        "rank 6": (40, 24, 6),
+    }.items():
         A, B, scaling = _factors(outputs, inputs, rank, generator)
         expected = torch.from_numpy(np.linalg.svd((scaling * B @ A).numpy(), compute_uv=False))[:rank]
         mistakes = _value_mistakes(A, B, scaling)
@@ -173,10 +177,17 @@ def _similarity_mistakes(A1: Tensor, A2: Tensor, i: int, j: int) -> dict[str, Te
 )
 def subspace_similarity(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of subspace_similarity(A1, A2, i, j) -> number from 0 to 1."""
-    for name, (i, j) in {"the first 2 of 4 and 4 of 7": (2, 4), "the first 3 of 4 and 2 of 7": (3, 2)}.items():
-        A1 = _random(4, 20, generator=generator) * torch.linspace(2, 0.5, 4, dtype=torch.float64)[:, None]
-        shared = torch.cat([A1[:3] + 0.4 * _random(3, 20, generator=generator), _random(4, 20, generator=generator)])
-        A2 = _random(7, 7, generator=generator) @ shared
+    for name, (width, i, j) in {
+        "few numbers": (6, 2, 3),
+        "the first 2 of 4 and 4 of 7": (20, 2, 4),
+        "the first 3 of 4 and 2 of 7": (20, 3, 2),
+    }.items():
+        if width < 20:
+            A1, A2 = _random(3, width, generator=generator), _random(4, width, generator=generator)
+        else:
+            A1 = _random(4, 20, generator=generator) * torch.linspace(2, 0.5, 4, dtype=torch.float64)[:, None]
+            near = A1[:3] + 0.4 * _random(3, 20, generator=generator)
+            A2 = _random(7, 7, generator=generator) @ torch.cat([near, _random(4, 20, generator=generator)])
         V1, V2 = (np.linalg.svd(A.numpy(), full_matrices=False)[2] for A in (A1, A2))
         # The trace of the product of two projections: the same number by another road.
         expected = np.trace(V1[:i].T @ V1[:i] @ V2[:j].T @ V2[:j]) / min(i, j)

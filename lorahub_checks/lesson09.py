@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorahub_checks.draws import normal
+from lorahub_checks.draws import few_numbers, normal
 from lorahub_checks.problems import problem
 from lorahub_checks.properties import Property, equals
 
@@ -201,6 +201,11 @@ def scale_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Pr
         seen = answer(W0, W, k, epsilon, factor)
         yield equals(name, seen, expected, misconceptions=_scaling_mistakes(W0, W, k, epsilon, factor))
     yield equals("factor 1 changes nothing", answer(W0, W, k, epsilon, 1.0), W)
+    base, tuned = few_numbers(generator)
+    weaker = tuned.clone()
+    weaker[:, 0] *= 0.25  # the first direction alone: the third is an intruder, too, but not among the two strongest
+    mistakes = _scaling_mistakes(base, tuned, 2, 0.8, 0.25)
+    yield equals("few numbers", answer(base, tuned, 2, 0.8, 0.25), weaker, misconceptions=mistakes)
     yield equals("a matrix without intruders stays as it is", answer(W0, W0.clone(), k, epsilon, 0.3), W0)
 
 

@@ -68,8 +68,9 @@ def _matching_mistakes(losses: list[float], forgotten: list[float], target: floa
     hints=(
         "Two runs learn at different speeds. Between which two recorded steps does the loss pass the target?",
         "Find the first neighbours with a loss above and below; go the same share of the way in the forgetting.",
-        "For the first i with losses[i] >= target >= losses[i + 1]: share = (losses[i] - target) / (losses[i] - "
-        "losses[i + 1]); return forgetting[i] + share * (forgetting[i + 1] - forgetting[i]). After the loop, None.",
+        "forgetting[0] where losses[0] is the target. Else for the first i with losses[i] > target >= losses[i + 1]: "
+        "share = (losses[i] - target) / (losses[i] - losses[i + 1]); return forgetting[i] + share * (forgetting[i + 1] "
+        "- forgetting[i]). After the loop, None.",
     ),
 )
 def at_loss(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -80,8 +81,21 @@ def at_loss(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         expected = float(np.interp(target, losses[2:0:-1], forgotten[2:0:-1]))
         mistakes = _matching_mistakes(losses, forgotten, target)
         yield equals(name, answer(losses, forgotten, target), expected, misconceptions=mistakes)
-    yield equals("a target that a step hits exactly", answer(losses, forgotten, losses[2]), forgotten[2])
     yield equals("a target that the last step hits exactly", answer(losses, forgotten, losses[-1]), forgotten[-1])
+    words = "the loss stays at the target for a while: it first fell to it at the first of these steps"
+    flat = [losses[0], target, target, losses[4]]
+    yield equals(
+        "a loss that stays at the target",
+        answer(flat, forgotten[:4], target),
+        forgotten[1],
+        misconceptions={words: forgotten[2]},
+    )
+    yield equals("a target that a step hits exactly", answer(losses, forgotten, losses[2]), forgotten[2])
+    words = "a run that begins at the target is there at its first step"
+    for name, begin in {"falls on": [target, losses[4]], "stays there": [target, target, losses[4]]}.items():
+        seen = answer(begin, [0.2, *forgotten[1 : len(begin)]], target)
+        there = seen is not None and equals("", seen, 0.2).passed
+        yield holds(f"a run that begins at the target and {name}", there, seen, words)
     yield equals("two steps are enough", answer([3.0, 1.0], [0.0, 0.5], 1.5), 0.375)
     never = answer(losses, forgotten, losses[-1] - 0.2)
     yield holds(

@@ -158,19 +158,15 @@ def random_twin(answer: Callable, generator: torch.Generator) -> Iterator[Proper
             return
         twin = twin.detach().double()
         yield _same_values(name, delta.double(), twin)
-        left, right = _alike(delta.double(), twin)
-        yield holds(
-            f"{name}: the left directions are new",
-            left < 0.75,
-            f"cosine {left:.3f} of the strongest left vectors",
-            "the left singular vectors are still delta's: draw both sides",
-        )
-        yield holds(
-            f"{name}: the right directions are new",
-            right < 0.75,
-            f"cosine {right:.3f} of the strongest right vectors",
-            "the right singular vectors are still delta's: draw both sides",
-        )
+        sides = {side: _sides(matrix, rank) for side, matrix in (("old", delta.double()), ("new", twin))}
+        again = _sides(_drawn(answer, delta, 2).detach().double(), rank)
+        for i, side in enumerate(("left", "right")):
+            words = f"the {side} singular vectors are still delta's, all or some of them: draw both sides"
+            yield _unlike(f"{name}: the {side} directions are new", sides["old"][i], sides["new"][i], words)
+            words = "each draw points the same way: the generator is not used, or torch.rand has a mean: take randn"
+            yield _unlike(f"{name}: another seed gives other {side} directions", sides["new"][i], again[i], words)
+        words = "both sides are made of the same numbers: draw the second basis anew, from the same generator"
+        yield _unlike(f"{name}: left and right have nothing to do with each other", *sides["new"], words)
     yield holds(
         "the same seed gives the same matrix",
         torch.equal(_drawn(answer, delta, 1), _drawn(answer, delta, 1)),
@@ -189,11 +185,21 @@ def _drawn(answer: Callable, delta: Tensor, seed: int) -> Tensor:
     return answer(delta, torch.Generator().manual_seed(seed))
 
 
-def _alike(delta: Tensor, twin: Tensor) -> tuple[float, float]:
-    """|cosine| of the strongest left and of the strongest right singular vectors."""
-    U, _, V = torch.linalg.svd(delta, full_matrices=False)
-    U2, _, V2 = torch.linalg.svd(twin, full_matrices=False)
-    return float((U[:, 0] @ U2[:, 0]).abs()), float((V[0] @ V2[0]).abs())
+def _sides(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The strongest left and right singular vectors, (out, rank) and (in, rank)."""
+    U, _, Vh = torch.linalg.svd(matrix, full_matrices=False)
+    return U[:, :rank], Vh[:rank].T
+
+
+def _unlike(name: str, one: Tensor, other: Tensor, words: str) -> Property:
+    """Whether no direction in one space is near to one in the other; of a longer side its first numbers count.
+
+    Two or three random directions among 50 numbers or more have a largest cosine of about 0.4.
+    """
+    rows = min(len(one), len(other))
+    bases = [torch.linalg.qr(side[:rows]).Q for side in (one, other)]
+    cosine = float(torch.linalg.matrix_norm(bases[0].T @ bases[1], 2))
+    return holds(name, cosine < 0.75, f"cosine {cosine:.3f}", words)
 
 
 def _same_values(name: str, delta: Tensor, twin: Tensor) -> Property:

@@ -75,7 +75,7 @@ class Answer:
         if self.remote:  # its process is watched by the grader
             value = call()
         else:
-            with time_limit(self.seconds), self._settings():
+            with self._settings(), time_limit(self.seconds):  # torch may import a part of itself for the settings
                 value = call()
         for name, old in self._named(*before).items():
             if not self.in_place and not same(old, self._named(*given)[name]):

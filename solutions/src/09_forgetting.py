@@ -73,6 +73,7 @@ require("09.1", forgetting)
 # had it forgotten when its task loss first fell to `target`? Between two looks, take a straight line.
 #
 # **Expected:** `at_loss([3.0, 2.0, 1.0], [0.0, 0.1, 0.5], 1.5)` is 0.3; `None` for a run that never gets there.
+# A run that begins at the target is there at its first look.
 #
 # {{hints 09.4}}
 
@@ -81,8 +82,10 @@ require("09.1", forgetting)
 def at_loss(losses, forgetting, target):
     """Forgetting where the task loss first falls to the target, or None."""
     ### BEGIN SOLUTION
+    if losses[0] == target:
+        return forgetting[0]
     for i in range(len(losses) - 1):
-        if losses[i] >= target >= losses[i + 1]:
+        if losses[i] > target >= losses[i + 1]:
             share = (losses[i] - target) / (losses[i] - losses[i + 1])
             return forgetting[i] + share * (forgetting[i + 1] - forgetting[i])
     return None

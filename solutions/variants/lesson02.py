@@ -86,6 +86,13 @@ def attention(q, k, v, scale=None, mask=True, repeat="interleave", axis=-1):
     return scores.softmax(axis) @ v
 
 
+def attention_as_written(q, k, v):
+    group, tokens = q.shape[1] // k.shape[1], q.shape[2]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+    return (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(future, -torch.inf).softmax(-1) @ v
+
+
 def attention_by_einsum(q, k, v):
     tokens, width = q.shape[-2:]
     grouped = q.unflatten(1, (k.shape[1], -1))
@@ -179,7 +186,7 @@ RIGHT = {
     },
     "02.2": {"as written": rope, "rotate_half": rope_by_rotate_half, "by matrices": rope_by_matrices},
     "02.3": {
-        "as written": attention,
+        "as written": attention_as_written,
         "einsum": attention_by_einsum,
         "by loop": attention_by_loop,
         "torch": attention_by_expand,

@@ -90,6 +90,11 @@ def dora(W, A, B, magnitude, alpha, dim=1, scale=None, norm=None, keep=True):
     return (magnitude[:, None] if keep else 1) * V / length
 
 
+def dora_as_written(W, A, B, magnitude, alpha):
+    V = W + alpha / len(A) * (B @ A)
+    return magnitude[:, None] * V / V.norm(dim=1, keepdim=True)
+
+
 def dora_by_rows(W, A, B, magnitude, alpha):
     V = W + alpha / A.shape[0] * B @ A
     return torch.stack([m * row / row.pow(2).sum().sqrt() for m, row in zip(magnitude, V, strict=True)])
@@ -176,7 +181,7 @@ def first_row_only(e, p, y, m, right):
 RIGHT = {
     "04.4": {"a moved triangle": prefix_by_triangle, "by loop": prefix_by_loop, "in halves": prefix_in_halves},
     "04.5": {"diagonal matrices": ia3_by_matrix, "einsum": ia3_by_einsum, "PEFT": ia3_by_peft},
-    "04.6": {"row by row": dora_by_rows, "a diagonal matrix": dora_by_diag, "as written": dora, "PEFT": dora_by_peft},
+    "04.6": {"row by row": dora_by_rows, "a diagonal matrix": dora_by_diag, "as written": dora_as_written, "PEFT": dora_by_peft},
     "04.7": {"by padding": prompted_by_padding, "row by row": prompted_by_rows},
 }
 

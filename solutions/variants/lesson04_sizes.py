@@ -72,6 +72,15 @@ def bitfit(model, layers=nn.Linear, start=torch.zeros, new=True, old=True, freez
             layer.weight.requires_grad_(True)
 
 
+def bitfit_as_written(model):
+    model.requires_grad_(False)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            if layer.bias is None:
+                layer.bias = nn.Parameter(torch.zeros(layer.out_features))
+            layer.bias.requires_grad_(True)
+
+
 def bitfit_by_replacing(model):
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) and layer.bias is None:
@@ -109,7 +118,7 @@ def bitfit_with_buffers(model):
 
 RIGHT = {
     "04.8": {"a table": trained, "by shapes": trained_by_shapes, "by cases": trained_by_cases},
-    "04.9": {"by replacing": bitfit_by_replacing, "by registering": bitfit_by_registering, "as written": bitfit},
+    "04.9": {"by replacing": bitfit_by_replacing, "by registering": bitfit_by_registering, "as written": bitfit_as_written},
     "04.10": {"the root": 64**0.5, "both factors": (16 / 64**0.5) / (16 / 64), "as a tensor": torch.tensor(8)},
     "04.11": {"small": "c", "in brackets": "(c)"},
 }

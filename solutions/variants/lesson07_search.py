@@ -128,9 +128,42 @@ def searching(loss, start, step, budget, signs=(1, -1), shrink=0.5, better=lambd
     return w, best
 
 
+def search_in_rounds(loss, start, step, budget):
+    w, calls = np.array(start), 1
+    best = loss(w)
+    while calls < budget:
+        before = best
+        for i in range(len(w)):
+            for way in (step, -step):
+                if calls == budget:
+                    return w, best
+                tried = w.copy()
+                tried[i] += way
+                value, calls = loss(tried), calls + 1
+                if value < best:
+                    w, best = tried, value
+        if best == before:
+            step /= 2
+    return w, best
+
+
 def search_the_other_way(loss, start, step, budget):
-    w, best = searching(loss, np.array(start), step, budget, signs=(-1, 1), shrink=1 / 3)
-    return [list(w), float(best)]
+    """Down before up, and the last weight first."""
+    spent, w = 1, list(start)
+    best = loss(w)
+    while True:
+        before = best
+        for i in reversed(range(len(w))):
+            for tried in (w[i] - step, w[i] + step):
+                if spent >= budget:
+                    return [w, best]
+                spent += 1
+                other = [*w[:i], tried, *w[i + 1 :]]
+                value = loss(other)
+                if value < best:
+                    w, best = other, value
+        if best == before:
+            step = step / 2
 
 
 def search_by_recursion(loss, start, step, budget):
@@ -227,7 +260,7 @@ RIGHT = {
     "07.4": {"Cholesky": by_cholesky, "eigenvectors": by_eigenvectors, "one by one": one_by_one},
     "07.5": {"formula": sigma_by_formula, "logarithm": sigma_by_logarithm, "gamma": sigma_by_gamma},
     "07.6": {"products": by_products, "outer": by_outer, "torch": by_torch},
-    "07.7": {"rounds": searching, "the other way": search_the_other_way, "runs": search_by_recursion},
+    "07.7": {"rounds": search_in_rounds, "the other way": search_the_other_way, "runs": search_by_recursion},
     "07.8": {"as a float": 3.0, "a division": 40 // 12},
 }
 
@@ -297,6 +330,12 @@ WRONG = {
         "same step": (lambda f, w, s, n: searching(f, w, s, n, shrink=1), "the step never becomes smaller"),
         "one round": (lambda f, w, s, n: searching(f, w, s, min(n, 9)), "long before the budget"),
         "not all weights": (even_weights, "never changed"),
+        "thirds": (lambda f, w, s, n: searching(f, w, s, n, shrink=1 / 3), "its half belongs"),
+        "equal kept": (
+            lambda f, w, s, n: searching(f, w, s, n, better=lambda new, old: new <= old),
+            "the same loss is kept",
+        ),
+        "unlike steps": (lambda f, w, s, n: searching(f, w, s, n, signs=(1, -2)), "both ways alike"),
         "start moved": (moves_the_start, "was changed in place"),
         "one too many": (without_the_start, "takes the first evaluation"),
     },

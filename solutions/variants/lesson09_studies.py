@@ -10,7 +10,7 @@ def crossing(losses, target):
 
 
 def on_the_way(losses, forgetting, i, target):
-    share = (losses[i] - target) / (losses[i] - losses[i + 1])
+    share = (losses[i] - target) / ((losses[i] - losses[i + 1]) or 1)
     return forgetting[i] + share * (forgetting[i + 1] - forgetting[i])
 
 
@@ -24,6 +24,8 @@ def by_interp(losses, forgetting, target):
     if not len(below):
         return None
     i = below[0]
+    if i == 0:
+        return forgetting[0]
     return np.interp(target, [losses[i], losses[i - 1]], [forgetting[i], forgetting[i - 1]])
 
 
@@ -31,6 +33,8 @@ def in_a_loop(losses, forgetting, target):
     for (high, before), (low, after) in zip(
         zip(losses, forgetting, strict=True), zip(losses[1:], forgetting[1:], strict=True), strict=False
     ):
+        if high == target:
+            return before
         if low <= target <= high:
             return torch.tensor((before * (target - low) + after * (high - target)) / (high - low))
 
@@ -60,6 +64,21 @@ def turned_round(losses, forgetting, target):
         return None
     share = (losses[i] - target) / (losses[i] - losses[i + 1])
     return share * forgetting[i] + (1 - share) * forgetting[i + 1]
+
+
+def last_of_a_plateau(losses, forgetting, target):
+    if losses[0] == target:
+        return forgetting[0]
+    for i in range(len(losses) - 1):
+        if losses[i] >= target > losses[i + 1]:
+            return on_the_way(losses, forgetting, i, target)
+    return forgetting[-1] if losses[-1] == target else None
+
+
+def not_at_the_start(losses, forgetting, target):
+    for i in range(len(losses) - 1):
+        if losses[i] > target >= losses[i + 1]:
+            return on_the_way(losses, forgetting, i, target)
 
 
 def last_crossing(losses, forgetting, target):
@@ -167,6 +186,8 @@ WRONG = {
         "end of the run": (lambda losses, forgetting, target: forgetting[-1], "the end of the run"),
         "np.interp": (lambda losses, forgetting, target: np.interp(target, losses, forgetting), "np.interp"),
         "sorted": (sorted_first, "sorted by their loss"),
+        "last of a plateau": (last_of_a_plateau, "stays at the target for a while"),
+        "begins there": (not_at_the_start, "begins at the target"),
         "never": (end_where_not_reached, "does not reach this loss"),
         "no return": (lambda losses, forgetting, target: None, "is a return missing"),
     },

@@ -108,6 +108,29 @@ def squared(delta, generator):
     return (basis(delta.shape[0], len(S), generator) * S**2) @ basis(delta.shape[1], len(S), generator).T
 
 
+def twin_of(draw):
+    """A twin whose bases come from other random numbers."""
+
+    def made(delta, generator):
+        S = torch.linalg.svdvals(delta)
+        U, V = (torch.linalg.qr(draw(size, len(S), generator)).Q for size in delta.shape)
+        return (U * S) @ V.T
+
+    return made
+
+
+def same_numbers(size, count, generator):
+    return torch.randn(size, count, generator=torch.Generator().manual_seed(generator.initial_seed()))
+
+
+def turned_inside(delta, generator):
+    """Delta's own spaces, with other vectors in them."""
+    U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
+    rank = int((S / S[0] > 1e-3).sum())
+    turns = [basis(rank, rank, generator) for _ in range(2)]
+    return (U[:, :rank] @ turns[0] * S[:rank]) @ turns[1] @ Vh[:rank]
+
+
 def global_draw(delta, generator):
     return twin(delta, torch.Generator().manual_seed(int(torch.randint(2**31, (1,)))))
 
@@ -166,6 +189,12 @@ WRONG = {
         "squared": (squared, "are squared"),
         "global draw": (global_draw, "does not come from the generator"),
         "fixed draw": (fixed_draw, "the generator is not used"),
+        "uniform": (
+            twin_of(lambda size, count, g: torch.rand(size, count, generator=g)),
+            "torch.rand has a mean",
+        ),
+        "both sides alike": (twin_of(same_numbers), "both sides are made of the same numbers"),
+        "turned inside": (turned_inside, "still delta's"),
         "turned": (lambda d, g: twin(d, g).T, "the shape must be that of delta"),
     },
 }
