@@ -94,7 +94,7 @@ def lora_forward(answer: Callable, generator: torch.Generator) -> Iterator[Prope
     for name, (i, o, r) in {
         "W x + (alpha / r) B A x on freshly drawn matrices": (12, 17, rank),
         "the same where in = out = r, so that no shape error protects you": (square, square, square),
-        "few numbers": (2, 3, 2),
+        "few numbers": (4, 3, 2),
     }.items():
         W, A, B = _matrices(i, o, r, generator)
         x = normal(generator, *((2, 5) if i > 2 else (1, 2)), i)  # (rows, tokens, in)
@@ -194,7 +194,7 @@ def merge(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     for name, (i, o, r) in {
         "W' = W + (alpha / r) B A": (12, 17, rank),
         "the same where in = out = r, so that no shape error protects you": (square, square, square),
-        "few numbers": (2, 3, 2),
+        "few numbers": (4, 3, 2),
     }.items():
         W, A, B = _matrices(i, o, r, generator)
         delta = B @ A  # (out, r) @ (r, in) -> (out, in)

@@ -51,6 +51,7 @@ RIGHT = {
         "running": running,
         "accumulate": cumulative,
         "numpy": with_numpy,
+        "sums so far": lambda changes: np.array([sum(changes[: i + 1]) for i in range(len(changes))]).max(),
     },
     "05.3": {
         "plain": four_bits,
