@@ -28,8 +28,12 @@ from lorahub_checks.properties import Property, equals
 )
 def bottleneck(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of bottleneck(x, down, up) -> what the next layer sees, (..., d)."""
-    for name, (size, middle) in {"a narrow middle": (12, 3), "a middle as wide as the rest": (7, 7)}.items():
-        x, down, up = normal(generator, 2, 5, size), normal(generator, middle, size), normal(generator, size, middle)
+    for name, (rows, size, middle) in {
+        "a narrow middle": (5, 12, 3),
+        "a middle as wide as the rest": (5, 7, 7),
+        "few numbers": (1, 4, 2),
+    }.items():
+        x, down, up = normal(generator, 2, rows, size), normal(generator, middle, size), normal(generator, size, middle)
         h = x @ down.T
         wrong = {
             "the input itself is missing: without it the adapter starts at zero, not at the identity": torch.relu(h)
@@ -41,6 +45,8 @@ def bottleneck(answer: Callable, generator: torch.Generator) -> Iterator[Propert
                 x + torch.relu(h) @ up.T
             ),
             "the input is subtracted: it is added": torch.relu(h) @ up.T - x,
+            "a second nonlinearity stands behind the second matrix": x + torch.relu(torch.relu(h) @ up.T),
+            "that is another nonlinearity (GELU): take the ReLU": x + torch.nn.functional.gelu(h) @ up.T,
         }
         if middle == size:
             wrong["down and up are exchanged"] = x + torch.relu(x @ up.T) @ down.T

@@ -67,8 +67,10 @@ def rank_correlation(answer: Callable, generator: torch.Generator) -> Iterator[P
     other = _numbers(10, generator)
     expected = float(stats.spearmanr(ties, other).statistic)
     ordinal = _pearson(stats.rankdata(ties, "ordinal"), stats.rankdata(other))
+    apart = stats.rankdata(ties) - stats.rankdata(other)
     wrong = {
         "equal values got different ranks, by the order in which they stand: give each the mean of its ranks": ordinal,
+        "1 − 6 Σd² / (n³ − n) holds only without equal values: correlate the ranks": 1 - apart @ apart / 165,
         "equal values got their lowest rank: give each the mean of its ranks": _pearson(
             stats.rankdata(ties, "min"), stats.rankdata(other)
         ),

@@ -75,6 +75,8 @@ WRONG = {
         "late": (lambda x, d, u: x + torch.relu(x @ d.T @ u.T), "belongs in the middle"),
         "behind the sum": (lambda x, d, u: torch.relu(x + torch.relu(x @ d.T) @ u.T), "behind the sum"),
         "subtracted": (lambda x, d, u: torch.relu(x @ d.T) @ u.T - x, "subtracted"),
+        "twice": (lambda x, d, u: x + torch.relu(torch.relu(x @ d.T) @ u.T), "a second nonlinearity"),
+        "GELU": (lambda x, d, u: x + torch.nn.functional.gelu(x @ d.T) @ u.T, "another nonlinearity"),
         "in place": (added_in_place, "was changed in place"),
         "no return": (lambda x, d, u: None, "is a return missing"),
     },

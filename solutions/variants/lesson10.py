@@ -67,6 +67,11 @@ def by_order(x, y):
     return pearson(np.argsort(x, kind="stable"), np.argsort(y, kind="stable"))
 
 
+def by_differences(x, y):
+    apart, n = ranks(x) - ranks(y), len(x)
+    return 1 - 6 * apart @ apart / (n**3 - n)
+
+
 def ordinal(x, y):
     return pearson(stats.rankdata(x, "ordinal"), stats.rankdata(y, "ordinal"))
 
@@ -168,6 +173,7 @@ WRONG = {
         "covariance": (lambda x, y: np.cov(ranks(x), ranks(y))[0, 1], "covariance"),
         "Kendall": (lambda x, y: stats.kendalltau(x, y).statistic, "Kendall"),
         "ordinal": (ordinal, "got different ranks"),
+        "differences": (by_differences, "holds only without equal values"),
         "lowest": (lowest, "their lowest rank"),
         "no return": (lambda x, y: None, "is a return missing"),
     },

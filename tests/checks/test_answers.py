@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorahub_checks import problems
+from lorahub_checks import problems, watched
 from lorahub_checks.problems import get_problem, problem
 from lorahub_checks.properties import equals
 from lorahub_edu.show.check import check
@@ -62,6 +62,22 @@ def test_a_loop_that_does_not_end_ends_with_a_word() -> None:
     started = time.monotonic()
     report = check("98.1", never, 0, seconds=0.3)
     assert time.monotonic() - started < 5 and "is there a loop that does not end?" in str(report)
+
+
+def test_the_time_is_the_answers_alone(monkeypatch) -> None:
+    """The first check of a process makes torch import a part of itself, which a stop would leave half done."""
+    order = []
+
+    @contextlib.contextmanager
+    def noted(name):
+        order.append(name)
+        yield
+        order.append(name)
+
+    monkeypatch.setattr(watched, "time_limit", lambda _: noted("limit"))
+    monkeypatch.setattr(watched.Answer, "_settings", lambda _: noted("settings"))
+    check("98.1", lambda x, rows, n: x + n, 0)
+    assert order[:4] == ["settings", "limit", "limit", "settings"]
 
 
 def leaves(x, rows, n):
