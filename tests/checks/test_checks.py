@@ -10,6 +10,7 @@ from lorahub_checks.problems import problem
 from lorahub_checks.properties import Property, equals, holds
 from lorahub_edu.errors import CourseError
 from lorahub_edu.show.check import check
+from lorahub_edu.show.graded import NotSatisfiedError, require
 
 DRAWN = []
 
@@ -33,6 +34,14 @@ def test_a_right_answer_passes_public_checks_only() -> None:
     report = check("98.1", lambda x: x + x)
     assert report.passed and "public checks passed" in str(report)
     assert "all" not in str(report).split(":")[1].split("\n")[0]
+
+
+def test_where_there_are_no_checks_nothing_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    report = check("98.1", lambda x: 2 * x)
+    assert not report.passed and repr(report) == "98.1: the checks are not installed here, so nothing was checked"
+    with pytest.raises(NotSatisfiedError, match="nothing was checked"):
+        require("98.1", lambda x: 2 * x)
 
 
 def test_inputs_are_fresh_each_time_unless_seeded() -> None:
