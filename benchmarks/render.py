@@ -1,4 +1,4 @@
-"""Write the tables of benchmarks, mutants and claims into their pages in docs/ from results/: render.py"""
+"""Write the tables of benchmarks, mutants, proofs and claims into their pages in docs/ from results/: render.py"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lorahub_edu.show import findings
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED, TEACHING, CLAIMS = (ROOT / "docs" / f"{page}.md" for page in ("measured", "teaching", "claims"))
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+CERTIFICATE = "<!-- certificate:begin -->", "<!-- certificate:end -->"
 WORDS = {
     "train_step.tokens_per_second": "training on Alpaca, useful tokens/s, against PEFT + Trainer with dynamic padding",
     "train_step.peak_memory": "the same, peak memory of the process",
@@ -106,6 +107,23 @@ def claims() -> str:
     return "\n".join(lines)
 
 
+def certificate() -> str:
+    """The rows of the table of adversarial matrices by kind, and how many of them needed two full SVDs."""
+    found = json.loads((ROOT / "results" / "certificate.json").read_text(encoding="utf-8"))
+    flawed = sum(found[flaw] for flaw in ("wrong", "proven_though_tied", "bounds_broken"))
+    lines = [
+        f"{found['matrices']:,} matrices: {found['decided']['certified']:,} counts were proven by a search, "
+        f"{found['decided']['decomposed']:,} by one decomposition. "
+        f"{flawed} of them were wrong, tied, or outside their bounds.",
+        "",
+        "| kind | matrices | needed two SVDs |",
+        "|---|---|---|",
+    ]
+    shares = ((kind, row["matrices"], row["two_svds"]) for kind, row in found["by_kind"].items())
+    lines += [f"| {kind} | {many} | {'·' if share is None else f'{share:.0%}'} |" for kind, many, share in shares]
+    return "\n".join(lines)
+
+
 def render(text: str, made: str | None = None, begin: str = BEGIN, end: str = END) -> str:
     """A page's text with the table between its two marks renewed; the default is the benchmarks'."""
     before, _, rest = text.partition(begin)
@@ -114,7 +132,8 @@ def render(text: str, made: str | None = None, begin: str = BEGIN, end: str = EN
 
 
 if __name__ == "__main__":
-    MEASURED.write_text(render(MEASURED.read_text(encoding="utf-8")), encoding="utf-8")
+    page = render(MEASURED.read_text(encoding="utf-8"))
+    MEASURED.write_text(render(page, certificate(), *CERTIFICATE), encoding="utf-8")
     page = render(TEACHING.read_text(encoding="utf-8"), mutants(), "<!-- mutants:begin -->", "<!-- mutants:end -->")
     TEACHING.write_text(page, encoding="utf-8")
     page = render(CLAIMS.read_text(encoding="utf-8"), claims(), "<!-- claims:begin -->", "<!-- claims:end -->")

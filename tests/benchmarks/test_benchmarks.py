@@ -50,6 +50,15 @@ def test_a_page_quotes_the_committed_lines() -> None:
     assert f"{committed('train_step')['ratios']['tokens_per_second']:.2f} ×" in text
 
 
+def test_no_committed_matrix_was_proven_wrong_and_a_page_quotes_them() -> None:
+    found = json.loads((ROOT / "results" / "certificate.json").read_text(encoding="utf-8"))
+    assert found["matrices"] >= 5000
+    for flaw in ("wrong", "proven_though_tied", "bounds_broken", "refused_though_counted", "two_svds_differ"):
+        assert found[flaw] == 0, flaw
+    text = render.MEASURED.read_text(encoding="utf-8")
+    assert render.render(text, render.certificate(), *render.CERTIFICATE) == text, "run python benchmarks/render.py"
+
+
 QUICK = ("adapt_eval", "grading", "intruders", "train_step")
 
 
