@@ -90,6 +90,7 @@ NOT_RUN = {
     "lorahub-edu fetch": "needs the network: tests/edu/files",
     "lorahub-edu run": "takes a kernel: tests/notebooks runs every lesson",
     "lorahub-edu train llama_7b_lora_alpaca --profile cpu": "takes minutes with the real model: tests/edu/runs",
+    "lorahub-edu export-llamafactory": "needs Alpaca's 52,002 rows: tests/edu/runs/test_llamafactory.py",
     "lorahub-edu adapt sweep": "takes hours: tests/studies",
     "lorahub-edu methods sweep": "takes hours: tests/studies",
     "lorahub-edu bbh": "needs FLAN-T5-large: tests/studies",
