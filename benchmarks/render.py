@@ -1,4 +1,4 @@
-"""Write the tables of benchmarks, mutants, proofs and claims into their pages in docs/ from results/: render.py"""
+"""Write tables of benchmarks, mutants, proofs, architectures and claims into the pages of docs/: render.py"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lorahub_edu.show import findings
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED, TEACHING, CLAIMS = (ROOT / "docs" / f"{page}.md" for page in ("measured", "teaching", "claims"))
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+ARCHITECTURES = "<!-- architectures:begin -->", "<!-- architectures:end -->"
 CERTIFICATE = "<!-- certificate:begin -->", "<!-- certificate:end -->"
 WORDS = {
     "train_step.tokens_per_second": "training on Alpaca, useful tokens/s, against PEFT + Trainer with dynamic padding",
@@ -124,6 +125,17 @@ def certificate() -> str:
     return "\n".join(lines)
 
 
+def architectures() -> str:
+    """The rows of a table: architectures with the same outcomes stand together."""
+    found = json.loads((ROOT / "results" / "architectures.json").read_text(encoding="utf-8"))["types"]
+    ways = list(next(iter(found.values())))
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, outcomes in found.items():
+        groups.setdefault(tuple(outcomes[way].partition(":")[0] for way in ways), []).append(f"`{name}`")
+    lines = [f"| architecture | {' | '.join(ways)} |", "|---" * (len(ways) + 1) + "|"]
+    return "\n".join(lines + [f"| {' '.join(names)} | {' | '.join(cells)} |" for cells, names in groups.items()])
+
+
 def render(text: str, made: str | None = None, begin: str = BEGIN, end: str = END) -> str:
     """A page's text with the table between its two marks renewed; the default is the benchmarks'."""
     before, _, rest = text.partition(begin)
@@ -133,6 +145,7 @@ def render(text: str, made: str | None = None, begin: str = BEGIN, end: str = EN
 
 if __name__ == "__main__":
     page = render(MEASURED.read_text(encoding="utf-8"))
+    page = render(page, architectures(), *ARCHITECTURES)
     MEASURED.write_text(render(page, certificate(), *CERTIFICATE), encoding="utf-8")
     page = render(TEACHING.read_text(encoding="utf-8"), mutants(), "<!-- mutants:begin -->", "<!-- mutants:end -->")
     TEACHING.write_text(page, encoding="utf-8")

@@ -97,7 +97,7 @@ def check(model: PreTrainedModel, way: str, ours: Callable[[Sequence[PromptedRow
     tolerance = TOLERANCE[model.dtype] if exact else TOLERANCE_OF_HALF
     if not abs(found - own) <= tolerance * own:
         attention = config._attn_implementation
-        other = "load it with attn_implementation='eager' or " if attention == PACKED_ATTENTION else ""
+        other = "load it with attn_implementation='eager'; if that is refused too, " * (attention == PACKED_ATTENTION)
         raise CourseError(
             f"{type(model).__name__} ({config.model_type}, attention {attention!r}) can't be used with {way}: {what}. "
             f"What helps: {other}{advice}"

@@ -47,6 +47,7 @@ def test_the_last_line_is_the_json_object(tmp_path: Path) -> None:
 def test_a_page_quotes_the_committed_lines() -> None:
     text = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
     assert render.render(text) == text, "run python benchmarks/render.py"
+    assert render.render(text, render.architectures(), *render.ARCHITECTURES) == text, "run python benchmarks/render.py"
     assert f"{committed('train_step')['ratios']['tokens_per_second']:.2f} ×" in text
 
 
