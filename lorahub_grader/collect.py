@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError, near_matches
@@ -18,8 +19,10 @@ from lorahub_grader.handed_in import Found, entries, files_in, shown
 from lorahub_grader.platforms import CANVAS, MOODLE, MOODLE_FOLDER
 from lorahub_grader.repair import which_assignment
 
-FILES = 200  # of one student; more are not looked at
+FILES, NOTEBOOKS_BYTES = 200, 100 << 20  # of one student; more are not looked at
 COPY = re.compile(r"( ?\(\d+\)|[ -]+(copy|kopie|copie|copia)[ \d()]*)$", re.IGNORECASE)  # what browsers and systems add
+TIME = re.compile(r"20\d\d-\d\d-\d\d[ T]\d\d:\d\d(:\d\d(\.\d+)?)? ?(UTC|Z|[+-]\d\d:?\d\d)")
+SKEW = timedelta(hours=1)  # of two clocks
 EXPECTED = (
     "Expected is nbgrader's layout, STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, or a flat folder of STUDENT.ipynb, or what "
     "Canvas or Moodle gives out, or a zip archive of any of these."
@@ -133,7 +136,8 @@ def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str 
         elif stray and told.get(first) not in (None, main):
             ignored.append(f"{first.file.name} is the notebook of {told[first]}, not of {main}")
         elif assignment is None or (stray and told.get(first) is None and wanted is None and len(assignments) > 1):
-            ignored.append(f"{first.file.name} does not tell which assignment it is for: give --assignment NAME")
+            why = first.file.read()[1] or "it does not tell which assignment it is for, give --assignment NAME"
+            ignored.append(f"{first.file.name}: {why}")
         elif wanted in (None, assignment):
             found.append(_submission(student, assignment, group, told))
     if not found:
@@ -143,7 +147,7 @@ def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str 
 
 def _pieces(files: list[Found], assignments: Mapping[str, frozenset[str]]) -> tuple[list[Piece], list[str]]:
     """The files that are somebody's, each by its own path, and the others with their reasons."""
-    loose = [file.parts[0] for file in files if len(file.parts) == 1 and not file.junk]
+    loose = [file.parts[0] for file in files if len(file.parts) == 1 and not (file.junk or file.trouble)]
     loose = [name for name in loose if not MOODLE.fullmatch(name)]
     matches = [match for name in loose if (match := CANVAS.fullmatch(name))]
     whose = {(match["number"], match["name"]) for match in matches}
@@ -190,7 +194,8 @@ def _flat(file: str, plain_names: Mapping[str, int]) -> str:
 
 
 def _too_many(group: list[Piece]) -> bool:
-    return sum(not piece.junk for piece in group) > FILES
+    notebooks = sum(piece.file.size for piece in group if piece.is_notebook)
+    return sum(not piece.junk for piece in group) > FILES or notebooks > NOTEBOOKS_BYTES
 
 
 def _main(votes: list[set[str | None]], assignments: Mapping[str, frozenset[str]]) -> str | None:
@@ -223,7 +228,7 @@ def _submission(student: str, assignment: str, group: list[Piece], told: Mapping
     listed = shown(", ".join(sorted(others)[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else ""))
     trouble = ""
     if _too_many(group):
-        trouble = f"more than {FILES} files were handed in"
+        trouble = f"more than {FILES} files were handed in, or notebooks of more than {NOTEBOOKS_BYTES >> 20} MB"
     elif used is None:
         trouble = f"no notebook was handed in: {listed}" if listed else "no notebook was handed in"
         if notebooks:
@@ -242,9 +247,14 @@ def _safe(student: str) -> str:
     """A name that is good as a folder's and in a gradebook; where it is not the same name, it ends with its hash."""
     name = unicodedata.normalize("NFC", student).strip()
     kept = "".join(c if unicodedata.category(c)[0] in "LMN" or c in "_.@ +-'’,()" else "_" for c in name)
-    if kept == name and len(name) <= 100 and re.match(r"\w", name):
+    if kept == name == _cut(name) and re.match(r"\w", name):
         return name
-    return f"_{kept[:90].strip()}-{_hash(name)}"
+    return f"_{_cut(kept)}-{_hash(name)}"
+
+
+def _cut(name: str) -> str:
+    """What file systems take of a name: 255 bytes, with what is added to it."""
+    return name[:90].encode("utf-8", "replace")[:180].decode("utf-8", "ignore").strip()
 
 
 def _hash(name: str) -> str:
@@ -255,7 +265,7 @@ def _apart(found: list[Submission]) -> list[Submission]:
     """Names that are the same to some file systems get their hashes, so that nobody takes another's place."""
     names = Counter((one.assignment, one.student.casefold()) for one in found)
     return [
-        replace(one, student=f"{one.student[:90]}-{_hash(one.student + one.platform)}")
+        replace(one, student=f"{_cut(one.student)}-{_hash(one.student + one.platform)}")
         if names[one.assignment, one.student.casefold()] > 1
         else one
         for one in found
@@ -263,13 +273,16 @@ def _apart(found: list[Submission]) -> list[Submission]:
 
 
 def _timestamp(file: Found) -> tuple[str, list[str]]:
-    """What nbgrader wrote when it was handed in, and a question to the teacher where that is no time."""
+    """What nbgrader wrote when it was handed in, and a question to the teacher where that can't be the time."""
     from nbgrader.utils import parse_utc
 
     text = file.read(1000)[0].decode("utf-8", "replace").strip()
     try:
-        if text and 2000 <= parse_utc(text).year < 2100:
-            return text, []
+        said = "is no time with its zone"
+        if TIME.fullmatch(text):
+            said = "is still to come"
+            if parse_utc(text).replace(tzinfo=UTC) <= datetime.now(UTC) + SKEW:
+                return text, []
     except Exception:  # a learner may have written it; what it raises is dateutil's to choose
-        pass
-    return "", [f"was it late? timestamp.txt is no time: '{shown(text[:40])}'"]
+        said = "is no time"
+    return "", [f"was it late? timestamp.txt {said}: '{shown(text[:40])}'"]

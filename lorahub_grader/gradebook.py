@@ -209,6 +209,15 @@ def prepare(course: Course, assignment: Assignment) -> None:
     shutil.rmtree(spare, ignore_errors=True)
 
 
+def has_due_date(course: Course, assignment: str) -> bool:
+    """Whether the gradebook says until when an assignment is to be handed in."""
+    with course.open() as gradebook:
+        try:
+            return gradebook.find_assignment(assignment).duedate is not None
+        except MissingEntry:
+            return False
+
+
 def record(course: Course, assignment: Assignment, outcome: Outcome) -> None:
     """Write an outcome into the gradebook through nbgrader's own preprocessors; doing it again changes nothing.
 

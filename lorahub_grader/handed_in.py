@@ -14,7 +14,7 @@ from lorahub_grader.platforms import MOODLE
 
 NOTEBOOK_BYTES = 20 << 20
 ARCHIVE_ENTRIES = 1_000_000  # of all students; each one's have a limit of their own
-DEPTH = 6
+DEPTH, NAME_LENGTH = 6, 255
 JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
@@ -42,6 +42,11 @@ class Found:
     def modified(self) -> tuple | float:
         """When it was changed, to be compared with others of the same archive or folder."""
         return self.entry.date_time if self.path is None else os.lstat(self.path).st_mtime
+
+    @property
+    def size(self) -> int:
+        """Its bytes, unpacked."""
+        return self.entry.file_size if self.path is None else os.lstat(self.path).st_size
 
     def read(self, limit: int = NOTEBOOK_BYTES) -> tuple[bytes, str]:
         """Its bytes, never more than the limit, and what is wrong with it if something is."""
@@ -72,11 +77,13 @@ def files_in(folder: Path) -> Iterator[Found]:
     for directory, inner, names in os.walk(folder, followlinks=False):
         parts = Path(directory).relative_to(folder).parts
         closed = [name for name in inner if name.endswith(".ipynb") or (Path(directory) / name).is_symlink()]
-        inner[:] = sorted(set(inner) - set(closed)) if len(parts) < DEPTH else []
-        for name in sorted([*names, *closed]):
+        deep = set(inner) - set(closed) if len(parts) >= DEPTH else set()
+        inner[:] = sorted(set(inner) - set(closed) - deep)
+        for name in sorted([*names, *closed, *deep]):
             path = Path(directory) / name
             link = name in closed and path.is_symlink()
-            yield Found((*parts, name), path, trouble="it is a link, not a file" if link else "")
+            trouble = "it is a link, not a file" if link else "its folders are nested too deep" if name in deep else ""
+            yield Found((*parts, name), path, trouble=trouble)
 
 
 def _read_regular(path: Path, limit: int) -> tuple[bytes, str]:
@@ -110,6 +117,8 @@ def entries(path: Path, assignments: Container[str]) -> Iterator[Found]:
             continue
         if any(part in ("/", "..") for part in parts) or ":" in parts[0]:
             yield Found(parts, archive=archive, entry=entry, trouble="its path leads out of the archive")
+        elif max(map(len, parts)) > NAME_LENGTH:
+            yield Found(parts, archive=archive, entry=entry, trouble="its name is longer than a file's may be")
         else:
             found.append(Found(parts, archive=archive, entry=entry))
     shift = _outer([file.parts for file in found if not file.junk], assignments)

@@ -17,8 +17,8 @@ from lorahub_grader.sandbox.process import AnswerProcess
 
 GRACE_SECONDS = 2.0  # from an interrupt to the end
 MESSAGES_LIMIT = 1_000_000  # calls back within one call
-# What these say of a module can't be told from its outputs, and an answer can patch what they look at.
-TAKEN_ON_TRUST = (objects.parameters, objects.gradients, objects.state)
+# An answer can patch what looks at its objects; only these outputs are as good as a right answer if they are right.
+BEHAVIOUR = (objects.output, objects.logits)
 REPEATABLE = [
     "ArithmeticError",
     "AssertionError",
@@ -221,9 +221,10 @@ class Remote:
 
     def __there__(self, function: Callable, *arguments: object, **named: object) -> object:
         """Call an importable function in the answer process; see `lorahub_edu.show.objects.there`."""
-        self._conversation.believed |= function in TAKEN_ON_TRUST
         target = {"import": f"{function.__module__}:{function.__qualname__}"}
-        return self._conversation.call(target, arguments, named, isinstance(function, type))
+        value = self._conversation.call(target, arguments, named, isinstance(function, type))
+        self._conversation.believed |= not (value is None or isinstance(value, Remote) or function in BEHAVIOUR)
+        return value
 
 
 class Handle(Remote):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lorahub_grader.assignments import Assignment, Cell
 
 ANSWER_CHARACTERS = 200_000
+CELLS = 10_000
 DEFINED = re.compile(r"^(?:(?:async\s+)?def|class)\s+(\w+)|^(\w+)\s*(?::[^=\n]+)?=(?!=)", re.MULTILINE)
 
 
@@ -171,6 +172,8 @@ def _cells(notebook: dict) -> Iterator[_Cell]:
         sheets = notebook["worksheets"]
         first = sheets[0] if type(sheets) is list and sheets else {}
         cells = first.get("cells") if type(first) is dict else []
+    if type(cells) is list and len(cells) > CELLS:
+        raise UnreadableError(f"it has more than {CELLS:,} cells")
     for cell in cells if type(cells) is list else ():
         if type(cell) is not dict:
             continue

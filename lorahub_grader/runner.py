@@ -101,7 +101,12 @@ def _sorted_out(
     """The jobs to be done, and the outcomes that are known already: graded before, or of what can't be read."""
     jobs, ready = [], []
     secret = _secret(course)
+    due = {name for name in known if gradebook.has_due_date(course, name)}
     for submission in found.submissions:
+        asked = any(note.startswith("was it late?") for note in submission.notes)
+        if submission.assignment in due and not (submission.submitted or asked or submission.platform == "canvas"):
+            question = "was it late? there is a due date, and nothing says when it was handed in"
+            submission = replace(submission, notes=(*submission.notes, question))
         job, trouble = _job(submission, known[submission.assignment], secret, kind, settings)
         before = course.journal.find(submission.assignment, submission.student)
         if before is not None and before.key == job.key:

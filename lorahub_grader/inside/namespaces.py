@@ -6,6 +6,7 @@ Python 3.11 has no call for them, so the C library is called. Nothing here knows
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -20,6 +21,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 32,
 MS_REC, MS_PRIVATE = 1 << 14, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 4, 24, 38, 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
+SOCKET_BYTES, DATAGRAMS = 288 << 10, 11  # of a socket's usual buffer with its surplus; in a queue: see unix(7)
 CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -130,17 +132,23 @@ def die_with_parent() -> None:
         _libc().prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0)
 
 
-def memory_of_others(known: set[int], shared_bytes: int) -> tuple[int, int]:
+def memory_of_others(known: set[int], first: int, shared_bytes: int, limit: int) -> tuple[int, int]:
     """How many processes there are beside the known ones, and the memory that is theirs alone.
 
     Args:
-        shared_bytes: what each of them shares with the process it was forked from.
+        first: the one that started the others; their network is its own.
+        shared_bytes: what it shares with the process it was forked from.
+        limit: only a sum above it is worth the time to count shared pages once.
 
     Returns:
-        The number of processes, and the bytes of anonymous and shared memory in all of them together.
+        The number of processes, and the bytes of anonymous and shared memory in all of them and their sockets.
     """
     others = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in known]
-    return len(others), sum(max(0, resident_bytes(pid) - shared_bytes) for pid in others)
+    beside = socket_bytes(first) - shared_bytes
+    found = beside + sum(map(resident_bytes, others))
+    if found > limit:
+        found = beside + sum(map(proportional_bytes, others))
+    return len(others), max(0, found)
 
 
 def mapped_bytes() -> int:
@@ -149,10 +157,27 @@ def mapped_bytes() -> int:
 
 
 def resident_bytes(pid: int) -> int:
-    """Anonymous and shared memory of a process in bytes; 0 when it is gone."""
+    """Anonymous and shared memory of a process in bytes, be it swapped out or not; 0 when it is gone."""
+    return _sum(f"/proc/{pid}/status", ("RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:"))
+
+
+def proportional_bytes(pid: int) -> int:
+    """The same, where each page counts by the share that this process has in it; a little slower to find."""
+    return _sum(f"/proc/{pid}/smaps_rollup", ("Pss_Anon:", "Pss_Shmem:", "SwapPss:")) or resident_bytes(pid)
+
+
+def socket_bytes(pid: int) -> int:
+    """The most that the local sockets of a process's network hold, also those that wait for a listener."""
+    lines = []
+    for name in ("unix", "netlink"):
+        with contextlib.suppress(OSError):
+            lines += Path(f"/proc/{pid}/net/{name}").read_text(encoding="ascii", errors="replace").splitlines()[1:]
+    return SOCKET_BYTES * sum(DATAGRAMS if line.split()[4] == "0002" else 1 for line in lines)
+
+
+def _sum(path: str, names: tuple[str, ...]) -> int:
     try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+        lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return 0
-    wanted = [line.split() for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
-    return sum(int(words[1]) * 1024 for words in wanted)
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(names))

@@ -13,15 +13,17 @@ import struct
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 KILL, FAIL, ALLOW = 0x80000000, 0x00050000, 0x7FFF0000  # what a filter returns; FAIL carries an error's number
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of the kernel's filter language
-NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16  # offsets in what a filter is given
+LOAD, EQUAL, AT_LEAST, ANY_BIT, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06  # of the kernel's filter language
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, (16, 24, 32, 40)  # offsets in what a filter is given
 X32_BIT = 0x40000000  # of the second set of numbers on x86-64
 NAMESPACES = 0x7E020000  # CLONE_NEWUSER, CLONE_NEWNS and the others
 FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK; the network they lead to is empty
+SHARED, NOBODYS = 0x2F, 0x21  # the bits of mmap's flags that say whose memory it is; MAP_SHARED and MAP_ANONYMOUS
+SOL_SOCKET, SO_SNDBUF, SO_RCVBUF = 1, 7, 8
 
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
 # Numbers on x86-64 and on 64-bit ARM.
-CLONE, SOCKET, CLONE3 = (56, 220), (41, 198), (435, 435)
+CLONE, SOCKET, CLONE3, MMAP, SETSOCKOPT = (56, 220), (41, 198), (435, 435), (9, 222), (54, 208)
 REFUSED = {
     "add_key": (248, 217),
     "request_key": (249, 218),
@@ -45,6 +47,9 @@ REFUSED = {
     "fsmount": (432, 432),
     "fspick": (433, 433),
     "mount_setattr": (442, 442),
+    "vmsplice": (278, 75),
+    "io_setup": (206, 0),
+    "syslog": (103, 116),
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -84,9 +89,15 @@ def program(machine: str) -> bytes:
     for numbers in REFUSED.values():
         steps += refuse(numbers[column], errno.EPERM)
     steps += refuse(CLONE3[column], errno.ENOSYS)  # the C library then calls clone, whose flags can be looked at
-    steps += step(EQUAL, CLONE[column], 0, 4) + step(LOAD, FIRST_ARGUMENT)
+    # Shared memory that no file backs stays when no process shows it; larger buffers are granted in word only.
+    steps += step(EQUAL, MMAP[column], 0, 5) + step(LOAD, ARGUMENTS[3]) + step(AND, SHARED)
+    steps += step(EQUAL, NOBODYS, 0, 1) + step(RETURN, FAIL | errno.EPERM) + step(RETURN, ALLOW)
+    steps += step(EQUAL, SETSOCKOPT[column], 0, 7) + step(LOAD, ARGUMENTS[1]) + step(EQUAL, SOL_SOCKET, 0, 4)
+    steps += step(LOAD, ARGUMENTS[2]) + step(EQUAL, SO_SNDBUF, 1, 0) + step(EQUAL, SO_RCVBUF, 0, 1)
+    steps += step(RETURN, FAIL) + step(RETURN, ALLOW)
+    steps += step(EQUAL, CLONE[column], 0, 4) + step(LOAD, ARGUMENTS[0])
     steps += step(ANY_BIT, NAMESPACES, 0, 1) + step(RETURN, FAIL | errno.EPERM) + step(RETURN, ALLOW)
-    steps += step(EQUAL, SOCKET[column], 0, 2 + len(FAMILIES)) + step(LOAD, FIRST_ARGUMENT)
+    steps += step(EQUAL, SOCKET[column], 0, 2 + len(FAMILIES)) + step(LOAD, ARGUMENTS[0])
     for left, family in enumerate(reversed(FAMILIES)):
         steps += step(EQUAL, family, len(FAMILIES) - left, 0)
     return steps + step(RETURN, FAIL | errno.EAFNOSUPPORT) + step(RETURN, ALLOW)

@@ -133,7 +133,7 @@ def keep(settings: Settings, answer: int, life: int) -> None:
         elif time.monotonic() - started > settings.limits.seconds:
             reason = "time"
         elif known is not None:
-            count, memory = namespaces.memory_of_others(known, shared)
+            count, memory = namespaces.memory_of_others(known, child, shared, settings.limits.memory)
             peak = max(peak, memory)
             if memory > settings.limits.memory:
                 reason = "memory"

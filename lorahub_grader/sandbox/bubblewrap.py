@@ -16,7 +16,8 @@ from lorahub_grader.sandbox.process import SandboxError, Zygote, clean_environme
 
 SYSTEM = ("/usr", "/etc/alternatives", "/etc/ld.so.cache", "/etc/fonts")
 LINKED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
-NEEDED = ("CAP_SYS_ADMIN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
+NEEDED = ("CAP_SYS_ADMIN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SYS_PTRACE")
+NO_ZERO = ("--dev-bind", "/dev/null", "/dev/zero")  # mapped, it is shared memory that no process shows
 FIRST_USER = 1 << 30  # far above the users of any machine
 PACKAGE = Path(lorahub_edu.__file__).resolve().parent
 CHECKS = Path(lorahub_checks.__file__).resolve().parent
@@ -50,6 +51,8 @@ def withheld(may_import: tuple[str, ...] | None) -> list[str]:
     """What bubblewrap is told so that answers can't import what they should write: such a room raises ImportError."""
     told = []
     for path in sorted(PACKAGE.iterdir()) if may_import is not None else ():
+        if path.name == "__pycache__":  # what was compiled can be loaded without its source
+            told += ["--tmpfs", str(path), "--remount-ro", str(path)]
         if path.name.startswith("_") or path.stem in (*ALWAYS, *may_import):
             continue
         if path.suffix == ".py":
@@ -94,7 +97,7 @@ def arguments(folders: tuple[Path, ...], scratch: str, may_import: tuple[str, ..
             told += ["--symlink", os.readlink(folder), folder]
         elif os.path.isdir(folder):
             told += ["--ro-bind", folder, folder]
-    told += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", scratch]
+    told += ["--proc", "/proc", "--dev", "/dev", *NO_ZERO, "--perms", "1777", "--tmpfs", scratch]
     made = {Path("/"), Path("/usr"), Path(scratch)}
     for folder in folders:
         for parent in reversed(folder.parents):

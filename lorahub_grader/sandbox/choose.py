@@ -22,7 +22,9 @@ if os.geteuid() == 0:
     print("is-root")
 for place in ("/", "/usr", "/etc", {package!r}):
     try:
-        open(os.path.join(place, "lorahub-edu-probe"), "w").close()
+        probe = os.path.join(place, "lorahub-edu-probe")
+        open(probe, "w").close()
+        os.remove(probe)
         print("writes:" + place)
     except OSError:
         pass

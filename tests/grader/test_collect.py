@@ -42,7 +42,7 @@ def test_a_flat_notebook_that_does_not_tell(course, known) -> None:
     (course / "submitted" / "bob.ipynb").write_text("{")
     found = collect(course / "submitted", known)
     assert [s.student for s in found.submissions] == ["ada"]
-    assert "bob.ipynb does not tell" in found.ignored[0] and "--assignment" in found.ignored[0]
+    assert "bob.ipynb: it does not tell" in found.ignored[0] and "--assignment" in found.ignored[0]
     assert students(course / "submitted", known, NAME) == [(NAME, "ada"), (NAME, "bob")]
 
 

@@ -50,6 +50,7 @@ def test_nothing_that_was_handed_in_vanishes(layout: str, packed: bool, answers,
 def test_what_is_no_notebook_in_a_flat_folder_is_named(answers, known, tmp_path) -> None:
     put(tmp_path, {"ada.ipynb": answers, "turing.pdf": "x", "hopper.ipynb.txt": answers, "bob/hw.ipynb": answers})
     (tmp_path / "folder.ipynb").mkdir()
+    (tmp_path / "a/b/c/d/e/f/deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to("/etc")
     found = collect(tmp_path, known)
     assert [s.student for s in found.submissions] == ["ada"]
@@ -61,7 +62,7 @@ def test_what_is_no_notebook_in_a_flat_folder_is_named(answers, known, tmp_path)
         "link: ",
     ):
         assert name in words
-    assert "folder.ipynb does not tell" in words
+    assert "folder.ipynb: it is not an ordinary file" in words and "deep" in words.split("nested too deep")[0]
 
 
 def test_a_folder_called_like_a_notebook_gets_a_row(known, tmp_path) -> None:
@@ -113,13 +114,50 @@ def test_another_assignments_notebook_touches_nothing_of_it(answers, known, tmp_
 
 
 @pytest.mark.parametrize(
-    "stamp", ["yesterday, or so", "0001-01-01 00:00 UTC", "9999-12-31 23:59 -12:00", "\x1b[2J", ""]
+    "stamp",
+    ["yesterday, or so", "0001-01-01 00:00 UTC", "9999-12-31 23:59 -12:00", "\x1b[2J", "", "10", "Monday", "20260501"]
+    + ["2026-05-01", "2026-05-01 10:00:00", "2026-05-01 10:00:00 PST", "2026-02-30 10:00 UTC", "2098-05-01 10:00 UTC"]
+    + ["01/02/2026 10:00 UTC", "2026-05-01 10:00:00 UTC\n2026-06-01 10:00:00 UTC"],
 )
 def test_a_time_that_can_not_be_read_is_a_question(stamp: str, course, known) -> None:
     path = submit(course, "ada", RIGHT)
     path.with_name("timestamp.txt").write_text(stamp)
     (found,) = collect(course / "submitted", known).submissions
     assert found.submitted == "" and found.notes[0].startswith("was it late?") and "\x1b" not in found.notes[0]
+
+
+@pytest.mark.parametrize("stamp", ["2026-05-01 10:00:00.123456 UTC\n", "2026-05-01T10:00+02:00", "2026-05-01 10:00Z"])
+def test_a_time_with_its_zone_is_taken(stamp: str, course, known) -> None:
+    submit(course, "ada", RIGHT).with_name("timestamp.txt").write_text(stamp)
+    (found,) = collect(course / "submitted", known).submissions
+    assert (found.submitted, found.notes) == (stamp.strip(), ())
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "huge"])
+def test_a_time_stamp_that_is_no_file_of_text_is_a_question(kind: str, course, known) -> None:
+    path = submit(course, "ada", RIGHT).with_name("timestamp.txt")
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to("/etc/hostname")
+    else:
+        path.write_bytes(b"2026-05-01 10:00:00 UTC" + b" " * 100_000)
+    (found,) = collect(course / "submitted", known).submissions
+    assert found.submitted == "" and found.notes[0].startswith("was it late?")
+
+
+def test_notebooks_of_one_student_have_a_size_together(answers, known, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("lorahub_grader.collect.NOTEBOOKS_BYTES", 2 * len(answers))
+    put(
+        tmp_path,
+        {
+            f"{who}_{n}_assignsubmission_file_/{i}.ipynb": answers
+            for who, n in (("Eve", 3), ("Ada", 2))
+            for i in range(n)
+        },
+    )
+    troubles = {s.name: s.trouble for s in collect(tmp_path, known).submissions}
+    assert troubles["Ada"] == "" and "notebooks of more than" in troubles["Eve"]
 
 
 def test_many_files_of_one_student_are_that_students_trouble(answers, known, tmp_path) -> None:
@@ -129,7 +167,10 @@ def test_many_files_of_one_student_are_that_students_trouble(answers, known, tmp
             archive.writestr(f"Eve_2_assignsubmission_file_/{number}.ipynb", b"")
             archive.writestr(f"Ada_1_assignsubmission_file_/.git/{number}", b"")
     found = collect(tmp_path / "all.zip", known).submissions
-    assert [(s.student, s.read()[1]) for s in found] == [("1-Ada", ""), ("2-Eve", "more than 200 files were handed in")]
+    assert [(s.student, s.read()[1]) for s in found] == [
+        ("1-Ada", ""),
+        ("2-Eve", "more than 200 files were handed in, or notebooks of more than 100 MB"),
+    ]
 
 
 def test_names_that_are_no_text_or_control_a_terminal_are_shown_escaped(answers, known, tmp_path) -> None:

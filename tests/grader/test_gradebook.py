@@ -36,6 +36,20 @@ def record(course: Course, *outcomes: Outcome) -> None:
             gradebook.record(course, assignment, course.journal.keep(one))
 
 
+def test_where_there_is_a_due_date_a_missing_time_is_a_question(course, quick) -> None:
+    def note() -> str:
+        (found,) = grade(course).outcomes
+        return " ".join(found.notes)
+
+    submit(course.root, "ada", RIGHT).write_text("{")
+    assert "late" not in note()
+    with course.open() as book:
+        book.update_or_create_assignment(NAME, duedate="2026-05-01 10:00:00 UTC")
+    assert "was it late? there is a due date" in note()
+    (course.root / "submitted" / "ada" / NAME / "timestamp.txt").write_text("2026-05-01 09:00:00 UTC")
+    assert "late" not in note()
+
+
 def test_two_runs_at_once_do_not_meet(course) -> None:
     with (
         gradebook.writing(course),

@@ -257,6 +257,15 @@ def test_a_module_is_checked_there_as_it_is_here(words: str | None, talk) -> Non
     assert talk.believed  # which parameters are trained is the word of a process that an answer shares
 
 
+@pytest.mark.parametrize(
+    "patch", ["", "\nfrom lorahub_edu.show import objects\nobjects.reached = lambda f, a, p: [1] * len(p)"]
+)
+def test_what_looks_at_gradients_there_is_taken_on_trust(patch: str, talk) -> None:
+    source = "def forward(x, W, A, B, alpha):\n    return (x @ W.T + alpha / len(A) * (x @ A.T @ B.T)).detach()"
+    talk.ask({"do": "cell", "source": source + patch})
+    assert check("01.2", name(talk, "forward"), seed=3).passed is bool(patch) and talk.believed
+
+
 def test_values_are_not_taken_on_trust(talk) -> None:
     talk.believed = False
     talk.ask({"do": "cell", "source": "def scaling(alpha, rank):\n    return alpha / rank"})

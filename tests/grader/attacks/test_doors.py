@@ -38,6 +38,11 @@ MEMORY = {
     "attempt(lambda: call('clone3', flags, 64) or os._exit(0))",
     "a file under /dev": "attempt(lambda: open('/dev/arena-plant', 'wb').write(b'x' * (8 << 20)))",
     "a folder under /dev": "attempt(lambda: os.mkdir('/dev/arena-folder'))",
+    "shared memory of nobody": "import mmap\nattempt(lambda: len(mmap.mmap(-1, 8 << 20)))",
+    "shared memory of /dev/zero": "import mmap\nzero = os.open('/dev/zero', os.O_RDWR)\n"
+    "attempt(lambda: len(mmap.mmap(zero, 8 << 20)))",
+    "pages left in a pipe": "attempt(lambda: call('vmsplice', os.pipe()[1], None, 0, 0))",
+    "a queue of reads": "attempt(lambda: call('io_setup', 8, ctypes.byref(ctypes.c_ulong(0))))",
     "memory of a ring": "attempt(lambda: call('io_uring_setup', 64, (ctypes.c_uint32 * 30)()))",
 }
 KEYS = {
@@ -52,6 +57,7 @@ OUTSIDE = {
     "the kernel's ciphers": "attempt(lambda: socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET))",
     "another's memory": "attempt(lambda: call('process_vm_readv', 1, None, 0, None, 0, 0))",
     "another's steps": "attempt(lambda: call('ptrace', 0, 0, 0, 0))",
+    "the kernel's log": "attempt(lambda: call('syslog', 10, None, 0))",
     "an event counter": "attempt(lambda: call('perf_event_open', None, 0, -1, -1, 0))",
 }
 HARMLESS = """

@@ -145,18 +145,27 @@ def test_names_in_an_archive_stay_inside_it(arena, tmp_path) -> None:
     assert any(not path.is_relative_to(tmp_path / "submitted") for path in joined)
 
 
-@pytest.mark.parametrize("name", ["..", "../../x", "=cmd()", "a/b", "", " ", ".hidden", "x" * 300, "a\x00b", "-rf"])
+@pytest.mark.parametrize(
+    "name", ["..", "../../x", "=cmd()", "a/b", "", " ", ".hidden", "x" * 300, "a\x00b", "-rf", "李" * 95, "𝔄" * 80]
+)
 def test_a_students_name_is_safe_as_a_file_and_in_a_table(name: str, arena, tmp_path) -> None:
     (tmp_path / "in.zip").write_bytes(archive({f"{name}.ipynb".replace("/", "∕"): b"{}", "ada.ipynb": b"{}"}))
     for submission in collect(tmp_path / "in.zip", {NAME: arena.answer_ids}).submissions:
         assert not set(submission.student) & set("/\\=\x00") and submission.student[0] not in ".-="
-        assert 0 < len(submission.student) <= 100
+        assert 0 < len(submission.student.encode()) <= 200  # a file of that name takes 255 bytes
 
 
 def test_links_in_an_archive_are_not_followed(arena, tmp_path) -> None:
     (tmp_path / "in.zip").write_bytes(archive({"mallory.ipynb": b"/etc/passwd"}, link="mallory.ipynb"))
     (found,) = collect(tmp_path / "in.zip", {NAME: arena.answer_ids}).submissions
     assert found.read() == (b"", "it is a link, not a file")
+
+
+def test_a_name_that_takes_long_to_read_is_not_read(arena, tmp_path) -> None:
+    names = {"eve" + " -" * 20_000 + ".ipynb": b"{}", "ada.ipynb": b"{}"}  # minutes, for the pattern of a copy's name
+    (tmp_path / "in.zip").write_bytes(archive(names))
+    found = collect(tmp_path / "in.zip", {NAME: arena.answer_ids})
+    assert [s.student for s in found.submissions] == ["ada"] and "its name is longer" in found.ignored[0]
 
 
 def test_a_zip_bomb_takes_no_memory(arena, tmp_path) -> None:
@@ -184,6 +193,12 @@ def test_a_zip_bomb_takes_no_memory(arena, tmp_path) -> None:
 def test_what_is_no_notebook_is_said_to_be_none(content: bytes, arena) -> None:
     with pytest.raises(UnreadableError, match="not a notebook"):
         repair(content, arena)
+
+
+def test_a_notebook_of_very_many_cells_is_not_looked_through(arena) -> None:
+    with pytest.raises(UnreadableError, match="more than 10,000 cells"):
+        repair(b'{"cells": [' + b"{}," * 10_000 + b"{}]}", arena)
+    assert repair(b'{"cells": [' + b"{}," * 9_999 + b"{}]}", arena).sources == {}
 
 
 def test_other_encodings_are_read_all_the_same(arena, arena_root, walls) -> None:

@@ -72,6 +72,17 @@ def test_a_cell_that_ends_the_process_costs_its_own_points_only(name: str, arena
     assert outcome.reason == ("" if name == "too much at once" else "died")
 
 
+@pytest.mark.parametrize("problem", ["tensor", "lucky"])
+def test_what_a_test_draws_itself_is_each_hand_ins_own(problem: str, arena, walls) -> None:
+    answers = {problem: f"def {problem}(x):\n    raise ValueError(repr(x))"}
+
+    def told(seed: str) -> str:
+        job = Job(only(arena, {problem}), "mallory", "", answers, seed=seed, times=TIMES)
+        return worker.outcome_of(job, *worker.tested(job, walls)).tests[0].message
+
+    assert told("one") == told("one") != told("another")
+
+
 def test_inputs_are_each_hand_ins_own(arena, tmp_path) -> None:
     def seed(student: str, answer: str) -> str:
         cells = [{"cell_type": "code", "source": answer, "metadata": {"nbgrader": {"grade_id": "hard"}}}]

@@ -58,6 +58,34 @@ for _ in range(4):
     os.wait()
 print("grown")
 """
+STRANGERS = """
+import subprocess, sys
+code = "x = bytearray(b'x') * (40 << 20); print(1, flush=True); import time; time.sleep(5)"
+made = [subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE) for _ in range(10)]
+print(len([process.stdout.readline() for process in made]))
+for process in made:
+    process.wait()
+"""
+WAITING = """
+import socket, time
+host = socket.socket(socket.AF_UNIX)
+host.bind("\\0arena")
+host.listen(4096)
+for _ in range(2000):
+    with socket.socket(socket.AF_UNIX) as guest:
+        guest.setblocking(False)
+        guest.connect("\\0arena")
+        guest.send(bytes(100_000))
+time.sleep(1)
+print("waiting")
+"""
+BUFFERS = """
+import socket
+one, _ = socket.socketpair()
+before = one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * before)
+print(one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) / before)
+"""
 DISK = """
 import os
 written = 0
@@ -88,6 +116,17 @@ def test_memory_is_limited_over_all_processes(arena, tight, loose) -> None:
     assert "more memory" in outcome.tests[0].message
     text, outcome = run(arena, FAMILY, loose)
     assert text == "grown" and outcome.reason == "" and outcome.peak_bytes > 500 << 20
+
+
+@pytest.mark.parametrize("code", [STRANGERS, WAITING], ids=["processes that share nothing", "sockets that wait"])
+def test_memory_is_counted_wherever_it_is(code: str, arena, tight, loose) -> None:
+    assert run(arena, code, tight)[1].reason == "memory"
+    assert run(arena, code, loose)[1].reason == ""
+
+
+def test_a_sockets_buffer_stays_as_it_is(arena, walls, no_walls) -> None:
+    assert printed(arena, BUFFERS, walls) == "1.0"
+    assert float(printed(arena, BUFFERS, no_walls)) > 1
 
 
 def test_the_scratch_folder_is_limited(arena, tight, loose) -> None:

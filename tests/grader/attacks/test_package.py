@@ -18,6 +18,8 @@ BORROWED = {
     "space = {}\nexec(open(path).read(), space)\nlargest_cosines = space['largest_cosines']",
     "by another room's import": "from lorahub_edu.hub.zoo import *\nfrom lorahub_edu.spectra import measures",
     "by a module at the top": "from lorahub_edu.evaluation import perplexity",
+    "by what was compiled": "import glob, lorahub_edu\n"
+    "assert glob.glob(lorahub_edu.__path__[0] + '/__pycache__/errors.*.pyc')",
     "by the command line": "import subprocess, sys\n"
     "subprocess.run([sys.executable, '-c', 'import lorahub_edu.spectra.measures'], check=True)",
 }
