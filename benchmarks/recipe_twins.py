@@ -22,7 +22,7 @@ from lorahub_edu import results
 from lorahub_edu.data import alpaca
 from lorahub_edu.files import assets
 from lorahub_edu.methods.files import weight_bytes
-from lorahub_edu.runs import recipes
+from lorahub_edu.runs import recipe_file, recipes
 
 PROFILE = "cpu"
 
@@ -70,7 +70,7 @@ def main() -> None:
     path = results.committed_folder() / "recipe_twins.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["twins"] if options.save and path.is_file() else {}
     line = {"name": "recipe_twins", "profile": PROFILE, "twins": kept}
-    for name in options.only.split(",") if options.only else recipes.names():
+    for name in options.only.split(",") if options.only else recipe_file.names():
         if name in kept:
             continue
         line["twins"][name] = run(name, options)

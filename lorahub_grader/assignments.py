@@ -14,22 +14,20 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jupytext
-import nbformat
-from nbformat import NotebookNode
-
-from lorahub_checks.problems import get_problem
 from lorahub_edu.errors import CourseError, near_matches
 
 if TYPE_CHECKING:
+    from nbformat import NotebookNode
     from nbgrader.apps import NbGraderAPI
     from traitlets.config import Config
+
+# Jupyter's libraries and torch are imported where they are used, so that a mistyped assignment is answered at once.
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE, RELEASE = "solutions", "exercises"
@@ -109,6 +107,13 @@ def names(root: Path = ROOT) -> list[str]:
     return sorted(path.parent.name for path in (root / SOURCE).glob("*/*.ipynb") if path.stem == path.parent.name)
 
 
+def check_name(name: str, known: Sequence[str]) -> str:
+    """The name of an assignment, if it is a known one; else a CourseError that names near matches."""
+    if name not in known:
+        raise CourseError(f"There is no assignment {name!r}. {near_matches(name, known)}")
+    return name
+
+
 def build_source(name: str, root: Path = ROOT) -> NotebookNode:
     """The instructor's notebook of a source; the same source gives the same notebook.
 
@@ -118,9 +123,10 @@ def build_source(name: str, root: Path = ROOT) -> NotebookNode:
     Raises:
         CourseError: there is no such source, or a cell's first line says what makes no sense.
     """
-    path = root / SOURCE / "src" / f"{name}.py"
-    if not path.is_file():
-        raise CourseError(f"There is no assignment {name!r}. {near_matches(name, sources(root))}")
+    import jupytext
+    import nbformat
+
+    path = root / SOURCE / "src" / f"{check_name(name, sources(root))}.py"
     notebook = jupytext.read(path, fmt="py:percent")
     metadata = {
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -172,6 +178,8 @@ def _metadata(cell: NotebookNode, where: str, seen: set[str]) -> dict:
 def _hints(problem: str) -> str:
     """The three hints of a check, each folded away."""
     words = ("Hint 1, a nudge", "Hint 2, the concept", "Hint 3, a worked step")
+    from lorahub_checks.problems import get_problem
+
     pairs = zip(words, map(_as_markdown, get_problem(problem).hints), strict=True)
     return "\n".join(f"<details><summary>{title}</summary>\n\n{hint}\n\n</details>" for title, hint in pairs)
 
@@ -195,6 +203,8 @@ def build(name: str, root: Path = ROOT, into: Path | None = None) -> tuple[Path,
     into = into or root
     ours = into / SOURCE / name / f"{name}.ipynb"
     ours.parent.mkdir(parents=True, exist_ok=True)
+    import nbformat
+
     nbformat.write(build_source(name, root), ours)
     theirs = into / RELEASE / name / f"{name}.ipynb"
     with tempfile.TemporaryDirectory(prefix="lorahub-edu-") as folder:
@@ -284,6 +294,8 @@ def load(name: str, root: Path = ROOT) -> Assignment:
     Raises:
         CourseError: there is no such assignment, or it was not built.
     """
+    import nbformat
+
     ours, theirs = (root / part / name / f"{name}.ipynb" for part in (SOURCE, RELEASE))
     if not ours.is_file() or not theirs.is_file():
         known = names(root)

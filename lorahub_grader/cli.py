@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lorahub_edu.cli.terminal import console
+from lorahub_edu.cli.terminal import console, quiet_work
+from lorahub_edu.cli.typed import writable_file
 from lorahub_edu.errors import CourseError
 
 CourseOption = Annotated[Path, typer.Option("--course", help="The folder with solutions/ and exercises/.")]
@@ -29,11 +32,11 @@ def build(
     from lorahub_grader import assignments
 
     if check:
-        _known(assignments.sources, course)
+        _known(assignments.sources(course), course)
         found = assignments.differences(course)
         console.print("\n".join(found) or "Everything is what its source gives.", markup=False)
         raise typer.Exit(1 if found else 0)
-    for name in assignment or _known(assignments.sources, course):
+    for name in _known(assignments.sources(course), course, assignment or ()):
         for path in assignments.build(name, course):
             console.print(str(path), markup=False)
 
@@ -48,12 +51,15 @@ def lint_exercises(
     """Check the checks: they must accept right answers and refuse wrong ones by name. Exit code 1 if not."""
     from lorahub_grader import assignments
 
-    _known(assignments.names, course)
+    _known(assignments.names(course), course, assignment or ())
     if mutants is not None:
+        if mutants != "all" and not re.fullmatch(r"\d\d(\.\d+)?", mutants):
+            raise CourseError(f"There is no problem {mutants!r}: give a lesson (01), a problem (01.2), or all.")
         raise typer.Exit(_lint_mutants("" if mutants == "all" else mutants, course))
-    from lorahub_grader import lint
+    with quiet_work("trying right and wrong answers on every check"):
+        from lorahub_grader import lint
 
-    found = list(lint.judgements(course, assignment))
+        found = list(lint.judgements(course, assignment))
     _print_rows(("problem", "assignment", "right answers", "wrong answers", "check"), lint.table(found))
     for line in lint.faults(found):
         console.print(line, markup=False)
@@ -82,7 +88,7 @@ def _lint_mutants(lesson: str, course: Path) -> int:
 
 def grade(
     submissions: Annotated[Path, typer.Argument(help="submitted/, a folder of STUDENT.ipynb, or a platform's zip.")],
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Submissions graded at one time.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Submissions graded at one time.")] = 1,
     assignment: Annotated[
         str | None, typer.Option(help="Only this one; needed if the notebooks do not name theirs.")
     ] = None,
@@ -93,11 +99,20 @@ def grade(
     unsafe: Annotated[bool, typer.Option("--unsafe", help="No sandbox: submissions run with your rights.")] = False,
 ) -> None:
     """Grade submissions into nbgrader's gradebook. The same command continues from the last finished submission."""
+    from lorahub_grader import assignments
+    from lorahub_grader.collect import check_place
+
     _nbgrader_or_error()
+    check_place(submissions)
+    _known(assignments.names(course), course, [assignment] if assignment else ())
+    if sandbox:
+        from lorahub_grader.sandbox.choose import check_kind
+
+        check_kind(sandbox)
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from lorahub_edu.show.progress import graded as note_points
-    from lorahub_grader import assignments, feedback, runner
+    from lorahub_grader import feedback, runner
     from lorahub_grader.gradebook import Course
 
     place = Course(course.resolve())
@@ -124,8 +139,11 @@ def grade(
 
 def feedback(assignment: str, course: CourseOption = HERE) -> None:
     """Write the feedback pages again, with later manual grades."""
+    from lorahub_grader import assignments
+
     _nbgrader_or_error()
-    from lorahub_grader import assignments, feedback
+    _known(assignments.names(course), course, [assignment])
+    from lorahub_grader import feedback
     from lorahub_grader.gradebook import Course
 
     place = Course(course.resolve())
@@ -138,7 +156,7 @@ def export(
     assignment: str,
     to: Annotated[str, typer.Option(help="canvas, moodle, nbgrader or gradescope.")] = "canvas",
     roster: Annotated[Path | None, typer.Option(help="The export of Canvas or Moodle, to be filled in.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=writable_file, help="The file to write.")] = None,
     column: Annotated[
         str | None, typer.Option(help="The assignment's column in the roster, if named otherwise.")
     ] = None,
@@ -146,7 +164,12 @@ def export(
     course: CourseOption = HERE,
 ) -> None:
     """Write an assignment's grades for a learning platform, or its autograder for Gradescope."""
+    from lorahub_grader import assignments
+    from lorahub_grader.platforms import check_target
+
     _nbgrader_or_error()
+    check_target(to)
+    _known(assignments.names(course), course, [assignment])
     from lorahub_grader import exports
     from lorahub_grader.gradebook import Course
 
@@ -156,21 +179,23 @@ def export(
         console.print(note, markup=False)
 
 
-def _known(names: Callable[[Path], list[str]], course: Path) -> list[str]:
-    """The assignments in a course's folder, as `names` finds them; a folder without one is no course."""
-    found = names(course)
+def _known(found: list[str], course: Path, given: Sequence[str] = ()) -> list[str]:
+    """The assignments that were typed, else all that were found in a course's folder.
+
+    A folder without one is no course.
+    """
+    from lorahub_grader.assignments import check_name
+
     if not found:
         raise CourseError(
             f"There is no assignment in {course.resolve()}: give the folder that has solutions/ with --course."
         )
-    return found
+    return [check_name(name, found) for name in given] or found
 
 
 def _nbgrader_or_error() -> None:
-    try:
-        import nbgrader  # noqa: F401
-    except ImportError:
-        raise CourseError("Grading needs nbgrader: pip install 'lorahub-edu[teach]'") from None
+    if find_spec("nbgrader") is None:
+        raise CourseError("Grading needs nbgrader: pip install 'lorahub-edu[teach]'")
 
 
 @contextmanager

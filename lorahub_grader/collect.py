@@ -85,6 +85,12 @@ class Piece:
         return _safe(f"{self.number}-{self.name}" if self.number else self.name)
 
 
+def check_place(place: Path) -> None:
+    """Raise CourseError where there is no such folder or file."""
+    if not place.exists():
+        raise CourseError(f"There is no {place}. {EXPECTED}")
+
+
 def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str | None = None) -> Collected:
     """Every submission in a folder or archive.
 
@@ -101,8 +107,7 @@ def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str 
     """
     if wanted is not None and wanted not in assignments:
         raise CourseError(f"There is no assignment {wanted!r}. {near_matches(wanted, assignments)}")
-    if not place.exists():
-        raise CourseError(f"There is no {place}. {EXPECTED}")
+    check_place(place)
     if (place / "submitted").is_dir():  # a course's folder: its other notebooks are nobody's submissions
         raise CourseError(f"{place} holds more than submissions. Did you mean {place / 'submitted'}? {EXPECTED}")
     try:

@@ -9,13 +9,13 @@ from pathlib import Path
 from nbgrader.api import MissingEntry
 from nbgrader.plugins.export import CsvExportPlugin
 
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_grader import assignments, gradescope
 from lorahub_grader.assignments import Assignment
 from lorahub_grader.gradebook import Course
+from lorahub_grader.platforms import check_target
 from lorahub_grader.roster import POINTS_POSSIBLE, Roster, Row, number, read, write
 
-TARGETS = ("canvas", "moodle", "nbgrader", "gradescope")
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
 
 
@@ -43,8 +43,7 @@ def export(
     Raises:
         CourseError: unknown platform or assignment, nothing graded, or a roster that can't be filled in.
     """
-    if to not in TARGETS:
-        raise CourseError(f"There is no export {to!r}. {near_matches(to, TARGETS)}")
+    check_target(to)
     if maximum not in ("scale", "refuse"):
         raise CourseError(f"--maximum is scale or refuse, not {maximum!r}.")
     loaded = assignments.load(assignment, course.root)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,49 +15,15 @@ import torch
 
 from lorahub_edu.data import tasks
 from lorahub_edu.data.fewshot import PromptedRow, find_task, rows_for, split
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.adapt import Adapted, SearchConfig, adapt
 from lorahub_edu.hub.compose import stack
 from lorahub_edu.hub.population import Population
 from lorahub_edu.models import pretrained
 from lorahub_edu.scoring import Scores, score
+from lorahub_studies.approaches import METHODS, Approach, get_approach
 from lorahub_studies.baselines import TUNINGS, tuned
-
-
-@dataclass(frozen=True)
-class Approach:
-    """A line of the comparison: its label on a page, its kind, and the settings of its search or its tuning."""
-
-    label: str
-    kind: str  # "base", "context", "fixed", "single", "search" or "tune"
-    settings: dict = field(default_factory=dict)
-
-
-METHODS = {
-    "zero_shot": Approach("zero-shot", "base"),
-    "in_context": Approach("5-shot in-context", "context"),
-    "average": Approach("average of all, 1/N", "fixed"),
-    "random_weights": Approach("random weights, no search", "fixed"),
-    "single": Approach("best single module", "single"),
-    "random_40": Approach("random search, 40", "search", {"optimizer": "random", "budget": 40}),
-    "ngopt_40": Approach("NGOpt, 40 (the released optimizer)", "search", {"optimizer": "ngopt", "budget": 40}),
-    "cma_40": Approach("CMA-ES, 40", "search", {"optimizer": "cma", "budget": 40}),
-    "cma_120": Approach("CMA-ES, 120", "search", {"optimizer": "cma", "budget": 120}),
-    "gradient_40": Approach("gradient on w, 40 steps", "search", {"optimizer": "gradient", "budget": 40}),
-    "cma_exact_120": Approach(
-        "exact composition, CMA-ES, 120", "search", {"optimizer": "cma", "budget": 120, "composition": "exact"}
-    ),
-    "greedy_paper_120": Approach(
-        "the paper's composition, greedy, 120", "search", {"optimizer": "greedy", "budget": 120}
-    ),
-    "auto_60": Approach("auto, 60", "search", {"optimizer": "auto", "budget": 60}),
-    "auto": Approach("auto, 120 (exact, greedy)", "search", {"optimizer": "auto"}),
-    "lora": Approach("LoRA on the five, paper's rate", "tune"),
-    "lora_fast": Approach("LoRA on the five, the zoo's rate", "tune"),
-    "ia3": Approach("IA3 on the five", "tune"),
-    "full": Approach("full tuning on the five", "tune"),
-}
 
 
 @dataclass(frozen=True)
@@ -107,13 +73,6 @@ def plan(targets: Sequence[str] = (), methods: Sequence[str] = (), draws: int = 
         for target in targets or tasks.names("target")
         for method in methods or METHODS
     ]
-
-
-def get_approach(method: str) -> Approach:
-    """The approach of that name, or a CourseError that names near matches."""
-    if method not in METHODS:
-        raise CourseError(f"There is no method {method!r}. {near_matches(method, METHODS)}")
-    return METHODS[method]
 
 
 class Bench:

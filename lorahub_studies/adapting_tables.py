@@ -18,7 +18,7 @@ from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.results import VERDICTS, Finding, Table, spread
 from lorahub_studies import engine
-from lorahub_studies.adapting import METHODS
+from lorahub_studies.approaches import METHODS
 from lorahub_studies.baselines import TUNINGS
 
 MEASURES = ("strict", "answer_only", "loss", "answer_loss", "seconds", "cpu_seconds", "prompt_tokens")

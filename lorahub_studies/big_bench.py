@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorahub_edu.data import bbh
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.files.sources import hub_address, why_unreachable
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.candidates import random_candidates
@@ -53,9 +53,8 @@ def plan(
     Source: Huang et al. 2023, section 4.1.
     """
     named = [name.removeprefix("bbh/") for name in tasks] or bbh.names()
-    unknown = [name for name in named if name not in bbh.names()]
-    if unknown:
-        raise CourseError(f"There is no task of BIG-Bench Hard {unknown[0]!r}. {near_matches(unknown[0], bbh.names())}")
+    for name in named:
+        bbh.check_name(name)
     base = pretrained.get_base(base_model).name
     if not modules and base != BASE:
         raise CourseError(

@@ -9,54 +9,79 @@ import typer
 
 from lorahub_edu.cli.hub import BaseOption, ZooOption, adapt_app, zoo_app
 from lorahub_edu.cli.spectra import intruders_app
-from lorahub_edu.cli.terminal import ProfileOption, console, listed, pool
+from lorahub_edu.cli.terminal import ProfileOption, console, pool, quiet_work
 from lorahub_edu.cli.training import methods_app
-from lorahub_edu.errors import CourseError
+from lorahub_edu.cli.typed import (
+    COUNT,
+    each,
+    known_base,
+    known_bbh_tasks,
+    known_tasks,
+    listed,
+    writable_file,
+    writable_folder,
+)
+from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.files.save import one_writer
+from lorahub_studies.approaches import get_approach
+from lorahub_studies.variants import get_variant
 
+# Rooms that load torch are imported inside the commands, once what was typed is checked.
+
+STUDIES = ("settling", "ranks", "matched", "predict", "intervene", "continual")  # a test compares `forgetting_sweep`
 OUT_HELP = "One file a run. You can stop at any time; the same command continues."
-MethodsOption = Annotated[str, typer.Option("--methods", help="Names, separated by commas; default all.")]
+OutOption = Annotated[Path, typer.Option("--out", callback=writable_folder, help=OUT_HELP)]
+TasksOption = Annotated[
+    str, typer.Option("--tasks", callback=known_tasks, help="Names, separated by commas; default all of its own.")
+]
+ApproachesOption = Annotated[
+    str, typer.Option("--methods", callback=each(get_approach), help="Names, separated by commas; default all.")
+]
 ModulesOption = Annotated[str, typer.Option("--modules", help="As for adapt.")]
-WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Processes; 1 uses this one.")]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, max=256, help="Processes; 1 uses this one.")]
 PlanOption = Annotated[bool, typer.Option("--plan", help="Only say how many runs there are and how many are missing.")]
 SaveOption = Annotated[bool, typer.Option("--save", help="For maintainers: write the summary to results/.")]
 
 
-def _target(save: bool) -> Path | None:
-    """The folder of a summary: the committed results for maintainers, else the caller's own."""
+def _target(save: bool) -> Path:
+    """The folder of a summary: the committed results for maintainers, else the caller's own. It can be written."""
     from lorahub_edu import results
 
-    return results.committed_folder() if save else None
+    return writable_folder(results.committed_folder() if save else results.folder())
 
 
 def intruders_sweep(
-    study: Annotated[str, typer.Option(help="settling, ranks, matched, predict, intervene, continual.")] = "",
-    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/intruders"),
+    study: Annotated[str, typer.Option(help=", ".join(STUDIES))] = "",
+    out: OutOption = Path("runs/intruders"),
     workers: WorkersOption = 1,
     plan: PlanOption = False,
     save: SaveOption = False,
 ) -> None:
     """Train many tails and measure what they forget. You can stop at any time; the same command continues."""
+    if not study:
+        raise CourseError(f"Which study? Give --study with one of {', '.join(STUDIES)}.")
+    if study not in STUDIES:
+        raise CourseError(f"There is no study {study!r}. {near_matches(study, STUDIES)}")
+    target = _target(save)
     from lorahub_studies import engine, forgetting_sweep
 
-    if not study:
-        raise CourseError(f"Which study? Give --study with one of {', '.join(forgetting_sweep.STUDIES)}.")
     if plan:
         jobs = forgetting_sweep.plan(study, out)
         missing = len(engine.missing(jobs, out))
         console.print(f"{study}: {forgetting_sweep.get(study).title}; {len(jobs)} runs, {missing} still to be done")
         return
-    with pool(workers) as executor:
+    with one_writer(out), quiet_work("a line for each run"), pool(workers) as executor:
         rows = forgetting_sweep.run(
             study,
             out,
             executor=executor,
             report=lambda job, row: console.print(forgetting_sweep.line(row), markup=False),
         )
-    console.print(f"written to {forgetting_sweep.write(study, rows, _target(save))}")
+    console.print(f"written to {forgetting_sweep.write(study, rows, target)}")
 
 
 def zoo_train(
-    tasks: Annotated[str, typer.Option(help="Names, separated by commas; default every module task.")] = "",
+    tasks: TasksOption = "",
     folder: ZooOption = None,
     own_init: Annotated[bool, typer.Option(help="Draw each module's A from a seed of its own.")] = False,
     profile: ProfileOption = None,
@@ -65,10 +90,11 @@ def zoo_train(
     """Train one module a task. Finished modules are kept; the same command continues."""
     from lorahub_edu.hub import zoo
     from lorahub_edu.models.profiles import get_profile
+
+    target = writable_folder(folder or zoo.own_zoo() / ("own-init" if own_init else "shared-init"))
     from lorahub_studies import zoo_training
 
-    target = folder or zoo.own_zoo() / ("own-init" if own_init else "shared-init")
-    with pool(workers) as executor:
+    with one_writer(target), quiet_work("a line for each module"), pool(workers) as executor:
         zoo_training.train_zoo(
             list(listed(tasks)) or None,
             target,
@@ -84,15 +110,17 @@ def zoo_train(
 
 
 def adapt_sweep(
-    targets: Annotated[str, typer.Option(help="Names, separated by commas; default every verdict target.")] = "",
-    methods: MethodsOption = "",
-    draws: Annotated[int, typer.Option(min=1, help="Draws of five examples.")] = 3,
+    targets: Annotated[
+        str, typer.Option(callback=known_tasks, help="Names, separated by commas; default every verdict target.")
+    ] = "",
+    methods: ApproachesOption = "",
+    draws: Annotated[int, typer.Option(min=1, max=1000, help="Draws of five examples.")] = 3,
     modules: ModulesOption = "",
     folder: ZooOption = None,
-    test_items: Annotated[int, typer.Option(min=1, help="Test items of each target.")] = 120,
+    test_items: Annotated[int, typer.Option(**COUNT, help="Test items of each target.")] = 120,
     profile: ProfileOption = None,
     base: BaseOption = "",
-    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/sweep"),
+    out: OutOption = Path("runs/sweep"),
     name: Annotated[str, typer.Option(help="Name of the summary in the results folder.")] = "adapt_sweep",
     workers: WorkersOption = 1,
     save: SaveOption = False,
@@ -100,35 +128,47 @@ def adapt_sweep(
     """Compare every method on targets and draws. You can stop at any time; the same command continues."""
     from lorahub_edu.hub import zoo
     from lorahub_edu.models.profiles import get_profile
+
+    if Path(name).name != name or not name:
+        raise CourseError(f"{name!r} is no name of a file. Give letters, digits and underscores.")
+    zoo.find(listed(modules) or None, folder or zoo.SHIPPED)
+    target = _target(save)
+    writable_file(target / f"{name}.json")
     from lorahub_studies import adapting, engine
     from lorahub_studies import adapting_tables as tables
 
     settings = {"profile": get_profile(profile).name, "test_items": test_items}
     where = {"modules": listed(modules), "folder": str(folder or zoo.SHIPPED), "base_model": base}
     trials = adapting.plan(listed(targets), listed(methods), draws, **settings, **where)
-    with pool(workers) as executor:
+    with one_writer(out), quiet_work(f"{len(trials)} trials, a line for each"), pool(workers) as executor:
         rows = engine.run(
             trials, adapting.run, out, executor=executor, report=lambda trial, row: console.print(tables.line(row))
         )
-    path = tables.write(rows, name, {"draws": draws} | settings, _target(save))
+    path = tables.write(rows, name, {"draws": draws} | settings, target)
     console.print(str(tables.table(tables.summarise(rows))))
     console.print(f"written to {path}")
 
 
 def bbh(
-    tasks: Annotated[str, typer.Option(help="Names, separated by commas; default all 27.")] = "",
-    draws: Annotated[int, typer.Option(min=1, help="Draws of five examples and 20 modules.")] = 5,
+    tasks: Annotated[
+        str, typer.Option(callback=known_bbh_tasks, help="Names, separated by commas; default all 27.")
+    ] = "",
+    draws: Annotated[int, typer.Option(min=1, max=1000, help="Draws of five examples and 20 modules.")] = 5,
     modules: Annotated[str, typer.Option(help="As for adapt; default 20 random published ones a draw.")] = "",
     folder: ZooOption = None,
-    base: Annotated[str, typer.Option(help="The base model.")] = "flan-t5-large",
-    methods: MethodsOption = "",
-    test_items: Annotated[int, typer.Option(min=1, help="Test items of each task, at most.")] = 250,
+    base: Annotated[str, typer.Option(callback=known_base, help="The base model.")] = "flan-t5-large",
+    methods: ApproachesOption = "",
+    test_items: Annotated[int, typer.Option(**COUNT, help="Test items of each task, at most.")] = 250,
     profile: ProfileOption = None,
-    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/bbh"),
+    out: OutOption = Path("runs/bbh"),
     save: SaveOption = False,
 ) -> None:
     """BIG-Bench Hard with FLAN-T5 and the published modules. The same command continues a stopped run."""
     from lorahub_edu.hub import zoo
+
+    if modules:
+        zoo.find(listed(modules), folder or zoo.SHIPPED)
+    target = _target(save)
     from lorahub_studies import adapting_tables as tables
     from lorahub_studies import big_bench
 
@@ -142,8 +182,9 @@ def bbh(
         test_items=test_items,
         profile=profile,
     )
-    rows = big_bench.run(trials, out, report=lambda line: console.print(line, markup=False))
-    path = tables.write(rows, "bbh", big_bench.settings(trials), _target(save))
+    with one_writer(out), quiet_work(f"{len(trials)} trials, a line for each"):
+        rows = big_bench.run(trials, out, report=lambda line: console.print(line, markup=False))
+    path = tables.write(rows, "bbh", big_bench.settings(trials), target)
     summary = tables.summarise(rows)
     for measure in ("strict", "answer_only"):
         caption = f"{measure.replace('_', ' ')} exact match in %, mean of the tasks (range of the draws)"
@@ -152,19 +193,22 @@ def bbh(
 
 
 def methods_sweep(
-    methods: MethodsOption = "",
-    tasks: Annotated[str, typer.Option(help="Names, separated by commas; default the comparison's two.")] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Runs at the chosen rate.")] = 3,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of every run; default the task's.")] = None,
-    test_items: Annotated[int, typer.Option(min=1, help="Held-out items of each task.")] = 60,
+    methods: Annotated[
+        str, typer.Option(callback=each(get_variant), help="Names, separated by commas; default all.")
+    ] = "",
+    tasks: TasksOption = "",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs at the chosen rate.")] = 3,
+    steps: Annotated[int | None, typer.Option(**COUNT, help="Steps of every run; default the task's.")] = None,
+    test_items: Annotated[int, typer.Option(**COUNT, help="Held-out items of each task.")] = 60,
     profile: ProfileOption = None,
-    out: Annotated[Path, typer.Option(help=OUT_HELP)] = Path("runs/methods"),
+    out: OutOption = Path("runs/methods"),
     workers: WorkersOption = 1,
     costs: Annotated[bool, typer.Option(help="Measure memory, time and disk too.")] = True,
     plan: PlanOption = False,
     save: SaveOption = False,
 ) -> None:
     """Compare methods on two tasks: one search of the rate for all, then seeds. The same command continues."""
+    target = _target(save)
     from lorahub_studies import comparison_grid
     from lorahub_studies import comparison_tables as tables
 
@@ -172,11 +216,11 @@ def methods_sweep(
     if plan:
         console.print(comparison_grid.progress(grid, out))
         return
-    with pool(workers) as executor:
+    with one_writer(out), quiet_work("a line for each run"), pool(workers) as executor:
         rows = comparison_grid.run(
             grid, out, executor=executor, report=lambda row: console.print(tables.line(row), markup=False)
         )
-    path = comparison_grid.write(rows, grid, _target(save))
+    path = comparison_grid.write(rows, grid, target)
     console.print(str(tables.table(tables.summarise(rows))))
     console.print(f"written to {path}")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,13 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorahub_edu import evaluation, scoring
 from lorahub_edu.data import fewshot, tasks
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.methods import files
 from lorahub_edu.methods.attach import Attached, attach, count_trainable, detach
 from lorahub_edu.methods.kinds import get_method, parts_of
 from lorahub_edu.models import pretrained
 from lorahub_edu.training.descent import autocast
 from lorahub_edu.training.loop import TrainingConfig, train
+from lorahub_studies.variants import VARIANTS, Variant, get_variant
 
 COMPUTE = "bfloat16"  # what a frozen base is kept in and everything is computed in; what is trained is float32
 VALIDATION_ROWS = 32  # training items that no run trains on: the learning rate is chosen by their loss
@@ -30,54 +30,6 @@ COST_TASK = "upper"  # whose rows are trained on
 COST_PROMPT = "Please explain how weight decay works"  # the source's, claim R14
 COST_TOKENS, COST_GENERATIONS = 24, 3  # tokens generated at a time, and how often, after a warm-up
 COST_STEPS = 3  # of which the first is a warm-up and not counted
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A line of the comparison: the methods that it attaches, with their settings, and the learning rates tried."""
-
-    methods: Mapping[str, Mapping]
-    rates: tuple[float, ...]  # three, half a decade apart, about the usual rate of the method
-    matched: bool = False  # in size: it trains about as many parameters as LoRA does by default
-
-    @property
-    def label(self) -> str:
-        """The name on a page."""
-        settings = [f"{key} {value}" for values in self.methods.values() for key, value in values.items()]
-        label = " + ".join(get_method(name).label for name in self.methods)
-        return label + (f", {', '.join(settings)}" if settings else "")
-
-
-def _alone(name: str, *rates: float, matched: bool = False, **settings: object) -> Variant:
-    return Variant({name: settings}, rates, matched)
-
-
-VARIANTS = {
-    "full": _alone("full", 3e-5, 1e-4, 3e-4),
-    "bitfit": _alone("bitfit", 3e-3, 1e-2, 3e-2),
-    "ln_tuning": _alone("ln_tuning", 3e-3, 1e-2, 3e-2),
-    "ia3": _alone("ia3", 3e-3, 1e-2, 3e-2),
-    "prompt": _alone("prompt", 3e-2, 1e-1, 3e-1),
-    "p_tuning": _alone("p_tuning", 1e-3, 3e-3, 1e-2),
-    # At the full size of PEFT's normal numbers a prefix starts many nats away from the base, and stays behind.
-    "prefix": _alone("prefix", 1e-2, 3e-2, 1e-1, matched=True, scale=0.1),
-    "llama_adapter": _alone("llama_adapter", 9e-3, 3e-2, 9e-2),
-    "houlsby": _alone("houlsby", 1e-3, 3e-3, 1e-2, matched=True),
-    "pfeiffer": _alone("pfeiffer", 1e-3, 3e-3, 1e-2, matched=True),
-    "lora": _alone("lora", 1e-3, 3e-3, 1e-2),
-    "rslora": _alone("rslora", 1e-3, 3e-3, 1e-2),
-    "dora": _alone("dora", 1e-3, 3e-3, 1e-2),
-    "qlora": _alone("qlora", 1e-3, 3e-3, 1e-2),
-    "lora+prefix": Variant({"lora": {}, "prefix": {"scale": 0.1}}, (1e-3, 3e-3, 1e-2), matched=True),
-    "lora+houlsby": Variant({"lora": {}, "houlsby": {}}, (1e-3, 3e-3, 1e-2), matched=True),
-}
-
-
-def get_variant(name: str) -> Variant:
-    """The line of the comparison of that name, or a CourseError that names near matches."""
-    if name not in VARIANTS:
-        raise CourseError(f"There is no line {name!r} in the comparison. {near_matches(name, VARIANTS)}")
-    return VARIANTS[name]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from lorahub_edu.data.tasks import get as get_task
 from lorahub_edu.errors import CourseError
 from lorahub_edu.models.profiles import get_profile
 from lorahub_studies import comparison, engine
-from lorahub_studies.comparison import VARIANTS, Cost, MethodRun, get_variant
+from lorahub_studies.comparison import Cost, MethodRun
 from lorahub_studies.comparison_tables import chosen_rates, summarise
+from lorahub_studies.variants import VARIANTS, get_variant
 
 # Steps of 8 rows a task. Chosen before any rival was looked at, with a seed that no run here has: the base answers
 # none of their items, and after so many steps LoRA at its middle rate between a tenth and nine tenths of them.

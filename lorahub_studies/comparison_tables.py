@@ -9,7 +9,7 @@ import pandas as pd
 
 from lorahub_edu.results import Table, spread
 from lorahub_studies.adapting_tables import shown
-from lorahub_studies.comparison import get_variant
+from lorahub_studies.variants import get_variant
 
 MEASURES = ("strict", "answer_only", "loss", "answer_loss", "cpu_seconds")
 

@@ -5,11 +5,11 @@ python tools/predict_recipes.py
 
 from __future__ import annotations
 
-from lorahub_edu.runs import recipes
+from lorahub_edu.runs import recipe_file, recipes
 
 
 def main() -> None:
-    for name in recipes.names():
+    for name in recipe_file.names():
         path = recipes.write_prediction(name)
         print(f"{path.name}: {dict(recipes.read(name).prediction)}")
 

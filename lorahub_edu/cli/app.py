@@ -13,8 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from lorahub_edu import __version__
-from lorahub_edu.cli import course, hub, spectra, training
-from lorahub_edu.cli.terminal import ProfileOption, console, errors
+from lorahub_edu.cli import course, hub, spectra, training, typed
+from lorahub_edu.cli.terminal import ProfileOption, console, errors, quiet_work
 from lorahub_edu.errors import CourseError
 
 # Rooms that load torch are imported inside the commands that need them, so that --help and a repeated fetch are quick.
@@ -97,7 +97,8 @@ def fetch(
     from lorahub_edu.models import pretrained
 
     base = pretrained.get_base(chosen.base_model)
-    console.print(f"model  {pretrained.prepare(base.name, source=source, offline=offline)}")
+    with quiet_work("fetching and converting the model"):
+        console.print(f"model  {pretrained.prepare(base.name, source=source, offline=offline)}")
     if base.asset is None:
         console.print(f"       {base.repo} is fetched by the hub's own library when it is first loaded.")
     for label, name in (("rows ", chosen.rows), ("texts", texts.WIKIPEDIA), ("texts", texts.C4)):
@@ -115,7 +116,9 @@ def run(
     every: Annotated[bool, typer.Option("--all", help="Every lesson.")] = False,
     profile: ProfileOption = None,
     save: Annotated[bool, typer.Option("--save", help="For maintainers: write lessons/*.ipynb and results/.")] = False,
-    out: Annotated[Path, typer.Option(help="Where the executed notebooks go.")] = Path("runs/lessons"),
+    out: Annotated[Path, typer.Option(callback=typed.writable_folder, help="Where the executed notebooks go.")] = Path(
+        "runs/lessons"
+    ),
 ) -> None:
     """Run lessons from top to bottom without a browser, and print the time and memory of each."""
     from lorahub_edu import results
@@ -150,7 +153,11 @@ def main() -> None:
     """Run the command line; a problem that the user can act on is one line on standard error, and exits with 1."""
     # transformers warns about what the course does on purpose; a learner's terminal shows the course's own words.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a pipe on Windows has no → and no ε
+            stream.reconfigure(errors="backslashreplace")
     try:
+        typed.check_text(sys.argv)
         app()
     except CourseError as error:
         problem = str(error)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from lorahub_edu.cli.terminal import ProfileOption, console, listed
+from lorahub_edu.cli.terminal import ProfileOption, console, quiet_work
+from lorahub_edu.cli.typed import COUNT, NATURAL, check_task, known_base, listed, writable_folder
 from lorahub_edu.errors import CourseError
 
 zoo_app = typer.Typer(no_args_is_help=True, help="LoRA modules: list, show, verify.")
 
 ZooOption = Annotated[Path | None, typer.Option("--folder", help="Another folder of modules than the shipped zoo.")]
-BaseOption = Annotated[str, typer.Option("--base", help="A base model's name, here or on the hub, or its folder.")]
+BaseOption = Annotated[
+    str, typer.Option("--base", callback=known_base, help="A base model's name, here or on the hub, or its folder.")
+]
 
 
 @zoo_app.command("list")
@@ -37,11 +40,12 @@ def zoo_verify(folder: ZooOption = None) -> None:
     """Check every module's weights, shapes and base. Exit code 1 if a module is not sound."""
     from lorahub_edu.hub import zoo
 
-    modules = zoo.verify(folder or zoo.SHIPPED)
+    with quiet_work("reading every module"):
+        modules = zoo.verify(folder or zoo.SHIPPED)
     for name, problems in modules.items():
         console.print(f"{name:14s} {'; '.join(problems) or 'sound'}")
     if not modules:
-        console.print(f"There is no module in {folder or zoo.SHIPPED}.")
+        raise CourseError(f"There is no module in {folder or zoo.SHIPPED}.")
     raise typer.Exit(0 if modules and not any(modules.values()) else 1)
 
 
@@ -55,37 +59,47 @@ def adapt(
     modules: Annotated[str, typer.Option(help="Names, folders or hub names, by commas; default the zoo.")] = "",
     folder: ZooOption = None,
     optimizer: Annotated[str, typer.Option(help="auto, cma, ngopt, shiwa, random, greedy, gradient, …")] = "auto",
-    composition: Annotated[str | None, typer.Option(help="paper or exact.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Candidates to score; default 40, or 120 for auto.")] = None,
-    draw: Annotated[int, typer.Option(help="Which five of a named task's examples, from 0.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
-    rank: Annotated[int | None, typer.Option(help="Reduce the adapter to this rank; default exact.")] = None,
+    composition: Annotated[Literal["paper", "exact"] | None, typer.Option(help="How modules are added.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(**COUNT, help="Candidates to score; default 40, or 120 for auto.")
+    ] = None,
+    draw: Annotated[int, typer.Option(**NATURAL, help="Which five of a named task's examples, from 0.")] = 0,
+    seed: Annotated[int, typer.Option(**NATURAL, help="Seed of the search.")] = 0,
+    rank: Annotated[int | None, typer.Option(**COUNT, help="Reduce the adapter to this rank; default exact.")] = None,
     original_scale: Annotated[bool, typer.Option(help="Weight the L1 term as the released LoRAHub does.")] = False,
-    test_items: Annotated[int, typer.Option(help="Test items to score before and after.")] = 100,
+    test_items: Annotated[int, typer.Option(**NATURAL, help="Test items to score.")] = 100,
     profile: ProfileOption = None,
     base: BaseOption = "",
-    out: Annotated[Path, typer.Option(help="Folder for log, summary and adapter.")] = Path("runs/adapt"),
+    out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder for log, summary and adapter.")] = Path(
+        "runs/adapt"
+    ),
 ) -> None:
     """Find the weights of a composition on a few examples and save it; the same command continues a stopped search."""
     if context.invoked_subcommand is not None:
         return
     from lorahub_edu.data import tasks
-    from lorahub_edu.hub import task_adapter, zoo
-    from lorahub_edu.hub.adapt import SearchConfig
+    from lorahub_edu.files.save import one_writer
+    from lorahub_edu.hub import zoo
 
     if not task:
         known = ", ".join(tasks.names("settling") + tasks.names("target"))
         raise CourseError(f"Adapt to what? Give --task with one of {known}, or a JSONL file of your own examples.")
-    done = task_adapter.adapt_to(
-        task,
-        SearchConfig(optimizer, budget, seed, composition, original_scale=original_scale),
-        modules=listed(modules),
-        folder=folder or zoo.SHIPPED,
-        draw=draw,
-        rank=rank,
-        test_items=test_items,
-        profile=profile,
-        base=base,
-        out=out,
-    )
+    check_task(task)
+    zoo.find(listed(modules) or None, folder or zoo.SHIPPED)
+    from lorahub_edu.hub import task_adapter
+    from lorahub_edu.hub.adapt import SearchConfig
+
+    with one_writer(out), quiet_work("loading the modules and the model"):
+        done = task_adapter.adapt_to(
+            task,
+            SearchConfig(optimizer, budget, seed, composition, original_scale=original_scale),
+            modules=listed(modules),
+            folder=folder or zoo.SHIPPED,
+            draw=draw,
+            rank=rank,
+            test_items=test_items,
+            profile=profile,
+            base=base,
+            out=out,
+        )
     console.print(str(done))

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from lorahub_edu.cli.terminal import ProfileOption, console, listed
+from lorahub_edu.cli.terminal import ProfileOption, console, quiet_work
+from lorahub_edu.cli.typed import (
+    COUNT,
+    base_or_folder,
+    finite,
+    known_device,
+    known_task,
+    listed,
+    writable_file,
+    writable_folder,
+)
 from lorahub_edu.errors import CourseError
 
 
@@ -32,9 +42,11 @@ AdapterArgument = Annotated[
     str,
     typer.Argument(help="A module of the zoo, an adapter's folder, owner/name on the hub, or a tuned model's folder."),
 ]
-BaseOption = Annotated[str, typer.Option("--base", help="The base model's name or folder; default the adapter's.")]
+BaseOption = Annotated[
+    str, typer.Option("--base", callback=base_or_folder, help="The base model's name or folder; default the adapter's.")
+]
 FolderOption = Annotated[Path | None, typer.Option("--folder", help="Another folder of modules than the shipped zoo.")]
-KOption = Annotated[int, typer.Option("--k", help="How many of a matrix's strongest vectors are compared.")]
+KOption = Annotated[int, typer.Option("--k", **COUNT, help="How many of a matrix's strongest vectors are compared.")]
 
 
 @intruders_app.command("show")
@@ -46,18 +58,23 @@ def show(
     exact: Annotated[bool, typer.Option("--exact/--fast", help="Prove every count, or skip the proof.")] = True,
     folder: FolderOption = None,
     profile: ProfileOption = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="A JSON file to write every matrix's figures to.")] = None,
+    device: Annotated[str, typer.Option(callback=known_device, help="cpu or cuda.")] = "cpu",
+    out: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="A JSON file to write every matrix's figures to.")
+    ] = None,
 ) -> None:
     """How many intruder dimensions an adapter or a fine-tuned model has, by layer and projection."""
     from lorahub_edu import results
     from lorahub_edu.hub import zoo
+
+    zoo.find_source(adapter, folder or zoo.SHIPPED)
+    epsilons = _numbers(epsilon)
     from lorahub_edu.spectra.intruders import examine
 
-    with console.status("matrix by matrix; the first run with a base takes a minute or more …"):
+    with quiet_work("matrix by matrix; the first run with a base takes a minute or more"):
         report, page = examine(
             zoo.open_source(adapter, folder or zoo.SHIPPED), name=adapter, base=base, k=k,
-            epsilons=_numbers(epsilon), certified=exact, profile=profile, device=device,
+            epsilons=epsilons, certified=exact, profile=profile, device=device,
         )  # fmt: skip
     console.print(page, markup=False)
     if out:
@@ -67,48 +84,64 @@ def show(
 @intruders_app.command("scale")
 def scale(
     adapter: AdapterArgument,
-    out: Annotated[Path, typer.Option(help="Folder for the new adapter.")],
-    factor: Annotated[float, typer.Option(help="Factor on the singular values.")] = 0.7,
-    part: Annotated[str, typer.Option(help="intruders; or, as controls, others or update.")] = "intruders",
+    out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder for the new adapter.")],
+    factor: Annotated[float, typer.Option(min=0, callback=finite, help="Factor on the singular values.")] = 0.7,
+    part: Annotated[
+        Literal["intruders", "others", "update"], typer.Option(help="What is scaled; the last two are controls.")
+    ] = "intruders",
     base: BaseOption = "",
     k: KOption = 10,
-    epsilon: Annotated[float, typer.Option(help="A vector below this cosine is an intruder.")] = 0.5,
+    epsilon: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="An intruder is below this cosine.")
+    ] = 0.5,
     folder: FolderOption = None,
     profile: ProfileOption = None,
 ) -> None:
     """Weaken an adapter's intruder dimensions, or a control, and save the result as an adapter in PEFT's layout."""
     from lorahub_edu.hub import zoo
+
+    zoo.find_source(adapter, folder or zoo.SHIPPED)
     from lorahub_edu.spectra.interventions import save_scaled
 
-    source = zoo.open_source(adapter, folder or zoo.SHIPPED)
-    scaled = save_scaled(source, out, factor, part, base=base, k=k, epsilon=epsilon, profile=profile)
+    with quiet_work("matrix by matrix; the first run with a base takes a minute or more"):
+        source = zoo.open_source(adapter, folder or zoo.SHIPPED)
+        scaled = save_scaled(source, out, factor, part, base=base, k=k, epsilon=epsilon, profile=profile)
     ranks = sorted({config.rank for config in scaled.configs.values()})
     console.print(f"{part} scaled by {factor}; ranks {', '.join(map(str, ranks))}; written to {out}")
 
 
 def report(
     adapter: Annotated[str, typer.Argument(help="A module of the zoo, an adapter's folder, or owner/name on the hub.")],
-    task: Annotated[str, typer.Option(help="A word task to score before and after.")] = "",
+    task: Annotated[str, typer.Option(callback=known_task, help="A word task to score before and after.")] = "",
     base: BaseOption = "",
-    test_items: Annotated[int, typer.Option(help="Test items of the task, at most.")] = 60,
-    sequences: Annotated[int, typer.Option(help="Sequences of plain text.")] = 64,
-    out: Annotated[Path | None, typer.Option(help="A file to write the page to, as Markdown.")] = None,
+    test_items: Annotated[int, typer.Option(**COUNT, help="Test items of the task, at most.")] = 60,
+    sequences: Annotated[int, typer.Option(**COUNT, help="Sequences of plain text.")] = 64,
+    out: Annotated[
+        Path | None, typer.Option(callback=writable_file, help="A file to write the page to, as Markdown.")
+    ] = None,
     profile: ProfileOption = None,
 ) -> None:
     """Everything that the course measures of one adapter: contents, scores, intruder dimensions, forgetting."""
     from lorahub_edu.hub import zoo
+
+    zoo.find_source(adapter)
     from lorahub_edu.show.adapter_report import examine
 
-    source = zoo.open_source(adapter)
-    page = examine(source, task=task, test_items=test_items, sequences=sequences, profile=profile, base_model=base)
+    with quiet_work("scoring the base, the adapter and its control"):
+        source = zoo.open_source(adapter)
+        page = examine(source, task=task, test_items=test_items, sequences=sequences, profile=profile, base_model=base)
     console.print(str(page))
     if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page._repr_markdown_() + "\n", encoding="utf-8")
         console.print(f"written to {out}")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in listed(text))
-    except ValueError as error:
-        raise CourseError(f"ε is a number between 0 and 1, or several by commas, but it is {text!r}.") from error
+        numbers = tuple(float(part) for part in listed(text))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(0 < number < 1 for number in numbers):
+        raise CourseError(f"ε is a number between 0 and 1, or several by commas, but it is {text!r}.")
+    return numbers

@@ -1,4 +1,4 @@
-"""What the commands share: the console, options, lists typed with commas, and a pool of processes."""
+"""What the commands share: the console, options, a line for quiet work, and a pool of processes."""
 
 from __future__ import annotations
 
@@ -6,36 +6,34 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from threading import Timer
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from lorahub_edu.errors import CourseError
-from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.cli.typed import known_profile
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
-
-
-def _known_profile(name: str | None) -> str | None:
-    """A mistyped profile is answered before the command loads torch."""
-    if name:
-        get_profile(name)
-    return name
+PATIENCE = 2.0  # seconds without a sign of life
 
 
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", "-p", callback=_known_profile, help="tiny, cpu or gpu24; default cpu.")
+    str | None, typer.Option("--profile", "-p", callback=known_profile, help="tiny, cpu or gpu24; default cpu.")
 ]
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """The parts of a list that was typed with commas; nothing but commas is an error, and no choice of everything."""
-    parts = tuple(part.strip() for part in text.split(",") if part.strip())
-    if text and not parts:
-        raise CourseError(f"{text!r} names nothing: give names with commas between them, or leave the option out.")
-    return parts
+@contextmanager
+def quiet_work(what: str) -> Iterator[None]:
+    """Work that shows nothing of its own: after two seconds, a line on standard error says what it does."""
+    timer = Timer(PATIENCE, lambda: errors.print(f"{what} …", markup=False))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

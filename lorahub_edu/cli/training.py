@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from lorahub_edu.cli.terminal import ProfileOption, console, listed
+from lorahub_edu.cli.terminal import ProfileOption, console, quiet_work
+from lorahub_edu.cli.typed import COUNT, NATURAL, finite, known_recipe, known_rows, listed, writable_folder
+from lorahub_edu.errors import CourseError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 methods_app = typer.Typer(no_args_is_help=True, help="Methods of fine-tuning: list them.")
 
 
 def train(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or file; default the profile's run.")] = None,
-    profile: ProfileOption = None,
-    data: Annotated[Path | None, typer.Option(help="A file of rows, alpaca or dolly; default the profile's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Checkpoints, log and adapter; default a folder in runs/.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps; default the profile's.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of LoRA; default the profile's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The highest; default the profile's.")] = None,
-    batching: Annotated[str | None, typer.Option(help="packed (the default), grouped or padded.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of A, the order of rows, dropout and the split.")] = 0,
-    micro_batch: Annotated[
-        int | None, typer.Option(help="Rows that go through the model at one time; default the profile's.")
+    recipe: Annotated[
+        str | None,
+        typer.Argument(callback=known_recipe, help="A recipe's name or file; default the profile's run."),
     ] = None,
-    block: Annotated[int | None, typer.Option(help="Tokens in a row; default the profile's.")] = None,
+    profile: ProfileOption = None,
+    data: Annotated[
+        Path | None, typer.Option(callback=known_rows, help="A file of rows, alpaca or dolly; default the profile's.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(callback=writable_folder, help="Checkpoints, log and adapter; default a folder in runs/."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(**COUNT, help="Optimizer steps; default the profile's.")] = None,
+    rank: Annotated[int | None, typer.Option(**COUNT, help="Rank of LoRA; default the profile's.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="The highest; default the profile's.")
+    ] = None,
+    batching: Annotated[
+        Literal["packed", "grouped", "padded"] | None, typer.Option(help="How rows fill a batch; default packed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(**NATURAL, help="Seed of A, the order of rows, dropout and the split.")] = 0,
+    micro_batch: Annotated[
+        int | None, typer.Option(**COUNT, help="Rows that go through the model at one time; default the profile's.")
+    ] = None,
+    block: Annotated[int | None, typer.Option(**COUNT, help="Tokens in a row; default the profile's.")] = None,
     checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations; default the profile's.")] = None,
     validation: Annotated[
-        int | None, typer.Option(help="Rows held back; default the profile's, at most a fifth.")
+        int | None, typer.Option(**COUNT, help="Rows held back; default the profile's, at most a fifth.")
     ] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Run even if the predicted memory does not fit.")] = False,
 ) -> None:
@@ -38,21 +55,26 @@ def train(
     the work: torchrun --nproc-per-node 2 -m lorahub_edu train …, or accelerate launch -m lorahub_edu train ….
     """
     from lorahub_edu.models.profiles import get_profile
-    from lorahub_edu.runs import finetune, recipes
-    from lorahub_edu.training import processes
+    from lorahub_edu.runs import recipe_file
 
+    machine = get_profile(recipe_file.machine(profile) if recipe else profile)
+    usual = recipe_file.out_folder(recipe_file.find(recipe).stem, machine.name) if recipe else Path("runs/alpaca")
+    out = writable_folder(out or usual)
+    from lorahub_edu.files.save import one_writer
+
+    with quiet_work("loading torch"):
+        from lorahub_edu.runs import finetune, recipes
+        from lorahub_edu.training import processes
     changes = dict(
         train_steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, micro_batch_size=micro_batch,
         block_size=block, gradient_checkpointing=checkpointing, validation_rows=validation,
     )  # fmt: skip
-    device = get_profile(recipes.machine(profile) if recipe else profile).device
-    with processes.started(device):
+    with processes.started(machine.device), one_writer(out) if processes.is_first() else nullcontext():
         if recipe:
             done = recipes.run(
                 recipe, profile, changes, data=data, out=out, seed=seed, anyway=anyway, report=console.print
             )
         else:
-            out = out or Path("runs/alpaca")
             done = finetune.finetune(profile, changes, data=data, out=out, seed=seed, anyway=anyway)
         if processes.is_first():
             console.print(str(done))
@@ -61,54 +83,66 @@ def train(
 
 
 def export_llamafactory(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or file.")],
-    out: Annotated[Path, typer.Option(help="A folder for rows, dataset_info.json and the YAML.")],
+    recipe: Annotated[str, typer.Argument(callback=known_recipe, help="A recipe's name or file.")],
+    out: Annotated[
+        Path, typer.Option(callback=writable_folder, help="A folder for rows, dataset_info.json and the YAML.")
+    ],
     profile: ProfileOption = None,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
     """Write a recipe for LLaMA-Factory; the adapter that it trains loads here."""
     from lorahub_edu.runs import llamafactory
 
-    path = llamafactory.export(recipe, out, profile=profile, offline=offline)
+    with quiet_work("reading the rows"):
+        path = llamafactory.export(recipe, out, profile=profile, offline=offline)
     console.print(f"Train it with: llamafactory-cli train {path}", markup=False)
 
 
 def plan(
     model: Annotated[str, typer.Option(help="A shape's name, a folder with a config.json, or owner/name on the hub.")],
     method: Annotated[str, typer.Option(help="lora, rslora, dora, full, bitfit, ia3, llama_adapter, …")] = "lora",
-    rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = 8,
+    rank: Annotated[int, typer.Option(**COUNT, help="Rank of LoRA.")] = 8,
     targets: Annotated[str, typer.Option(help="Layers that LoRA adapts, by commas, or all-linear.")] = "q_proj,v_proj",
-    micro_batch: Annotated[int, typer.Option(help="Rows that go through the model at one time.")] = 4,
-    block: Annotated[int, typer.Option(help="Tokens in a row.")] = 512,
-    accumulation: Annotated[int, typer.Option(help="Micro-batches for one optimizer step.")] = 1,
+    micro_batch: Annotated[int, typer.Option(**COUNT, help="Rows that go through the model at one time.")] = 4,
+    block: Annotated[int, typer.Option(**COUNT, help="Tokens in a row.")] = 512,
+    accumulation: Annotated[int, typer.Option(**COUNT, help="Micro-batches for one optimizer step.")] = 1,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations.")] = False,
-    gpu: Annotated[float, typer.Option(help="Size of the card as it is sold, in GB.")] = 24,
-    dtype: Annotated[str, typer.Option(help="Of frozen weights and autocast.")] = "bfloat16",
-    trained_dtype: Annotated[str, typer.Option(help="Of trained parameters.")] = "float32",
-    optimizer: Annotated[str, typer.Option(help="adamw, adamw-8bit or sgd.")] = "adamw",
-    base: Annotated[str, typer.Option(help="Frozen weights: none (as --dtype says), nf4 or nf4-dq.")] = "none",
-    task: Annotated[str, typer.Option(help="training, scoring or generation.")] = "training",
-    loss: Annotated[str, typer.Option(help="course (logits at labels, in chunks) or library (all logits).")] = "course",
-    dropout: Annotated[float, typer.Option(help="Dropout of LoRA.")] = 0.05,
+    gpu: Annotated[float, typer.Option(min=0, callback=finite, help="Size of the card as it is sold, in GB.")] = 24,
+    dtype: Annotated[Dtype, typer.Option(help="Of frozen weights and autocast.")] = "bfloat16",
+    trained_dtype: Annotated[Dtype, typer.Option(help="Of trained parameters.")] = "float32",
+    optimizer: Annotated[Literal["adamw", "adamw-8bit", "sgd"], typer.Option(help="Whose state is kept.")] = "adamw",
+    base: Annotated[Literal["none", "nf4", "nf4-dq"], typer.Option(help="Frozen weights; none: as --dtype.")] = "none",
+    task: Annotated[Literal["training", "scoring", "generation"], typer.Option(help="What is done.")] = "training",
+    loss: Annotated[
+        Literal["course", "library"], typer.Option(help="Logits at labels, in chunks; or all logits.")
+    ] = "course",
+    dropout: Annotated[float, typer.Option(min=0, max=0.999, callback=finite, help="Dropout of LoRA.")] = 0.05,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
     """Predict the peak memory of a step, and the cheapest change that makes it fit. Needs no GPU and no weights."""
     from lorahub_edu.memory.shapes import find, read_config
+    from lorahub_edu.methods import kinds
 
     find(model)  # before torch is loaded
+    method = method.replace("-", "_").lower()
+    if method != "none":
+        kinds.get_method(method)
+    modules = targets if targets == "all-linear" else listed(targets)
+    if not modules:
+        raise CourseError("Which layers does LoRA adapt? Give --targets, for example q_proj,v_proj or all-linear.")
     from lorahub_edu.lora.layer import LoRAConfig
     from lorahub_edu.memory.plan import advise, capacity
     from lorahub_edu.memory.setting import Setting
 
-    modules = targets if targets == "all-linear" else listed(targets)
     setting = Setting(
-        method=method.replace("-", "_").lower(),
+        method=method,
         lora=LoRAConfig(rank=rank, alpha=2.0 * rank, dropout=dropout, target_modules=modules),
         micro_batch=micro_batch, block=block, accumulation=accumulation, checkpointing=checkpointing, dtype=dtype,
         trained_dtype=trained_dtype, optimizer=optimizer, quantisation=base, task=task, loss=loss,
     )  # fmt: skip
-    config = read_config(model, offline=offline)
-    advice = advise(model, config, setting, capacity(gpu), f"a {gpu:g} GB card without the driver's part")
+    with quiet_work("counting the memory of a step"):
+        config = read_config(model, offline=offline)
+        advice = advise(model, config, setting, capacity(gpu), f"a {gpu:g} GB card without the driver's part")
     console.print(str(advice), markup=False)
 
 
@@ -117,4 +151,6 @@ def methods_list(profile: ProfileOption = None) -> None:
     """Every method: what it trains, how many parameters of the profile's model, whose code it is."""
     from lorahub_edu.methods.overview import methods_table
 
-    console.print(str(methods_table(profile)))
+    with quiet_work("counting parameters"):
+        table = methods_table(profile)
+    console.print(str(table))

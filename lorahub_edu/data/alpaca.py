@@ -95,12 +95,17 @@ def load_rows(name_or_path: str | Path, *, offline: bool = False) -> tuple[list[
                 f"{problem}\n  - fetch all 52,002 rows with: lorahub-edu fetch --profile gpu24\n"
                 f"  - train on the Alpaca rows that are here: --data alpaca"
             ) from None
+    check_rows(name_or_path)
     path = assets.fetch("dolly", offline=offline) if str(name_or_path) == "dolly" else Path(name_or_path)
-    if not path.suffix and not path.exists():
-        hint = near_matches(str(name_or_path), SETS)
-        raise CourseError(f"{str(name_or_path)!r} is neither a set of rows nor a file. {hint}")
     rows = read_rows(path)
     return rows, f"{len(rows):,} rows from {path.name}"
+
+
+def check_rows(name_or_path: str | Path) -> None:
+    """Raise CourseError where there is neither a set of that name nor a file."""
+    if str(name_or_path) not in SETS and not Path(name_or_path).exists():
+        hint = near_matches(str(name_or_path), SETS)
+        raise CourseError(f"{str(name_or_path)!r} is neither a set of rows nor a file. {hint}")
 
 
 def split(

@@ -31,6 +31,12 @@ def names() -> list[str]:
     return list(INSTRUCTIONS)
 
 
+def check_name(name: str) -> None:
+    """Raise CourseError where no task has that name."""
+    if name not in INSTRUCTIONS:
+        raise CourseError(f"There is no task of BIG-Bench Hard {name!r}. {near_matches(name, INSTRUCTIONS)}")
+
+
 def hub_file(name: str) -> HubFile:
     """Where the hub keeps a task: a copy of the published rows in parquet, at one fixed commit."""
     return HubFile(REPO, f"{name}/test-00000-of-00001.parquet", REVISION, "dataset")
@@ -49,8 +55,7 @@ def load(name: str, *, offline: bool = False) -> Task:
     Raises:
         CourseError: there is no such task, no place has it (the message lists all), or its file can't be read.
     """
-    if name not in INSTRUCTIONS:
-        raise CourseError(f"BIG-Bench Hard has no task {name!r}. {near_matches(name, INSTRUCTIONS)}")
+    check_name(name)
     path, reasons = _find(name)
     if path is None and offline:
         reasons.append("hub: not asked, because offline was chosen")

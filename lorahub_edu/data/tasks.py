@@ -84,6 +84,11 @@ def prompt(instruction: str, input: str, shots: Sequence[Item] = ()) -> str:
     return f"{solved}{instruction}\nInput: {input}\nOutput:"
 
 
+def is_file(task: str) -> bool:
+    """Whether a task is a file of the user's own, not a name."""
+    return Path(task).suffix == ".jsonl" or Path(task).is_file()
+
+
 def read(path: str | Path) -> Task:
     """A task from a JSONL file of the user's own, named after the file and of kind "own".
 

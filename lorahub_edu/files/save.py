@@ -10,6 +10,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from lorahub_edu.errors import CourseError
+
+LOCK_FILE = ".lock"
 STALE_SECONDS = 3600.0  # after this time, an unfinished file belongs to a process that was killed
 
 
@@ -43,6 +46,28 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         _remove(unfinished)
+
+
+@contextlib.contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if missing, against a second run into it. The system frees it when this process ends.
+
+    Raises:
+        CourseError: another run writes there.
+        OSError: the folder can't be made or written.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise CourseError(f"Another run writes to {folder}: wait until it ends, or choose another folder.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_unfinished(path: Path, seconds: float = 0.0) -> None:

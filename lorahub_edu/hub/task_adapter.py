@@ -87,7 +87,7 @@ def adapt_to(
     """
     if (rank is not None and rank < 1) or test_items < 0:
         raise CourseError(f"rank={rank}, test_items={test_items}: take a rank of 1 or more, and 0 items for no test.")
-    if Path(task).suffix == ".jsonl" or Path(task).is_file():
+    if tasks.is_file(task):
         target = tasks.read(task)
         examples, tested = list(target.train), list(target.test[:test_items])
     else:

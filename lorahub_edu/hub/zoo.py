@@ -11,16 +11,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import assets, save
-from lorahub_edu.lora import adapter_files
-from lorahub_edu.lora.adapter_files import AdapterFile, read_adapter
+from lorahub_edu.lora import CONFIG_FILE, WEIGHTS_FILE
 from lorahub_edu.results import Table
-from lorahub_edu.spectra.weights import is_checkpoint
+
+if TYPE_CHECKING:
+    from lorahub_edu.lora.adapter_files import AdapterFile
+
+# torch is imported where a module is read, so that a mistyped name is answered at once.
 
 CARD_FILE = "card.json"
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "zoo"
@@ -68,7 +69,7 @@ def own_zoo() -> Path:
 
 def names(folder: str | Path = SHIPPED) -> list[str]:
     """Names of the modules in a folder of modules, in alphabetical order."""
-    return sorted(path.parent.name for path in Path(folder).glob(f"*/{adapter_files.CONFIG_FILE}"))
+    return sorted(path.parent.name for path in Path(folder).glob(f"*/{CONFIG_FILE}"))
 
 
 def card(name: str, folder: str | Path = SHIPPED) -> Card:
@@ -85,7 +86,7 @@ def card(name: str, folder: str | Path = SHIPPED) -> Card:
 
 
 def _module_folder(name: str, folder: Path) -> Path:
-    if not (folder / name / adapter_files.CONFIG_FILE).is_file():
+    if not (folder / name / CONFIG_FILE).is_file():
         raise CourseError(f"There is no module {name!r} in {folder}. {near_matches(name, names(folder))}")
     return folder / name
 
@@ -100,32 +101,45 @@ def load(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPP
     Raises:
         CourseError: a module is not found, is cut short, or is not LoRA in PEFT's layout.
     """
-    folders: list[Path] = []
+    from lorahub_edu.lora.adapter_files import read_adapter
+
+    return [read_adapter(path if isinstance(path, Path) else from_hub(path)) for path in find(sources, folder)]
+
+
+def find(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPPED) -> list[Path | str]:
+    """The folder of each module that `load` reads, or its name on the hub; nothing is read or fetched.
+
+    Raises:
+        CourseError: a module is not found, or there is none at all.
+    """
+    folders: list[Path | str] = []
     for source in names(folder) if sources is None else sources:
         path = Path(source)
         if is_on_hub(source, folder):
-            folders.append(from_hub(str(source)))
-        elif (Path(folder) / source / adapter_files.CONFIG_FILE).is_file() or not path.is_dir():
+            folders.append(str(source))
+        elif (Path(folder) / source / CONFIG_FILE).is_file() or not path.is_dir():
             folders.append(_module_folder(str(source), Path(folder)))
-        elif (path / adapter_files.CONFIG_FILE).is_file():
+        elif (path / CONFIG_FILE).is_file():
             folders.append(path)
-        else:
+        elif names(path) or any(path.glob("adapter_model.*")):
             folders += [path / name for name in names(path)] or [path]
+        else:
+            raise CourseError(f"{path} holds no adapter: {CONFIG_FILE} is missing. Give the folder that holds one.")
     if not folders:
         raise CourseError(f"There is no module in {folder}: train some with lorahub-edu zoo train.")
-    return [read_adapter(path) for path in folders]
+    return folders
 
 
 def is_on_hub(source: str | Path, folder: str | Path = SHIPPED) -> bool:
     """Whether `load` would look for this source on the hub: "owner/name" that is no folder here."""
     text = str(source)
-    here = Path(text).is_dir() or (Path(folder) / text / adapter_files.CONFIG_FILE).is_file()
+    here = Path(text).is_dir() or (Path(folder) / text / CONFIG_FILE).is_file()
     return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not here
 
 
 def is_fetched(repo: str) -> bool:
     """Whether a module of the hub lies in the course's cache."""
-    return (_hub_folder(repo) / adapter_files.WEIGHTS_FILE).is_file()
+    return (_hub_folder(repo) / WEIGHTS_FILE).is_file()
 
 
 def _hub_folder(repo: str) -> Path:
@@ -143,14 +157,17 @@ def from_hub(repo: str) -> Path:
     Raises:
         CourseError: it can't be fetched, or holds no LoRA module.
     """
-    from huggingface_hub import snapshot_download  # slow to import, and most runs never need it
+    from huggingface_hub import snapshot_download
+    from safetensors.torch import save_file
+
+    from lorahub_edu.lora import adapter_files
 
     target = _hub_folder(repo)
     if is_fetched(repo):
         return target
     try:
         snapshot = Path(snapshot_download(repo, allow_patterns=["adapter_config.json", "adapter_model.*"]))
-        settings = (snapshot / adapter_files.CONFIG_FILE).read_text(encoding="utf-8")
+        settings = (snapshot / CONFIG_FILE).read_text(encoding="utf-8")
         tensors, metadata = adapter_files.read_tensors(adapter_files.find_weights(snapshot))
     except Exception as error:  # the hub's library raises many kinds
         raise CourseError(
@@ -158,8 +175,8 @@ def from_hub(repo: str) -> Path:
             f"and the network, or give a folder that holds the module."
         ) from error
     target.mkdir(parents=True, exist_ok=True)
-    (target / adapter_files.CONFIG_FILE).write_text(settings, encoding="utf-8")
-    with save.replacing(target / adapter_files.WEIGHTS_FILE) as unfinished:
+    (target / CONFIG_FILE).write_text(settings, encoding="utf-8")
+    with save.replacing(target / WEIGHTS_FILE) as unfinished:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, unfinished, metadata or None)
     return target
 
@@ -177,13 +194,19 @@ def verify(folder: str | Path = SHIPPED) -> dict[str, list[str]]:
 
     A module must be readable, finite, and of the same shape as the others. Its card must name its weights and its base.
     """
+    if not names(folder):
+        return {}
+    import torch
+
+    from lorahub_edu.lora.adapter_files import read_adapter
+
     found: dict[str, list[str]] = {}
     shapes: dict[str, list] = {}
     for name in names(folder):
         problems = found[name] = []
         try:
             file, described = read_adapter(Path(folder) / name), card(name, folder)
-            if sha256_of(Path(folder) / name / adapter_files.WEIGHTS_FILE) != described.weights_sha256:
+            if sha256_of(Path(folder) / name / WEIGHTS_FILE) != described.weights_sha256:
                 problems.append("the weights are not those that the card describes")
             if file.base_model_sha256 != described.base_model_sha256:
                 problems.append("weights and card name different base models")
@@ -238,13 +261,25 @@ def open_source(source: str | Path, folder: str | Path = SHIPPED) -> AdapterFile
     Raises:
         CourseError: there is none, or several.
     """
+    found = find_source(source, folder)
+    if isinstance(found, Path) and _is_tuned_model(found):
+        return found
+    from lorahub_edu.lora.adapter_files import read_adapter
+
+    return read_adapter(found if isinstance(found, Path) else from_hub(found))
+
+
+def find_source(source: str | Path, folder: str | Path = SHIPPED) -> Path | str:
+    """Where `open_source` reads, or a name on the hub; nothing is read or fetched. Raises CourseError as it does."""
     path = Path(source)
-    if is_checkpoint(path) and not (path / adapter_files.CONFIG_FILE).is_file():
+    if path.is_file() or _is_tuned_model(path):
         return path
-    if path.is_file():
-        return read_adapter(path)
-    (file, *more) = load([source], folder)
+    (found, *more) = find([source], folder)
     if more:
-        names = ", ".join(module.path.name for module in [file, *more][:3])
-        raise CourseError(f"{source} holds several modules ({names}, …). Give the folder of one.")
-    return file
+        shown = ", ".join(Path(module).name for module in [found, *more][:3])
+        raise CourseError(f"{source} holds several modules ({shown}, …). Give the folder of one.")
+    return found
+
+
+def _is_tuned_model(folder: Path) -> bool:
+    return any(folder.glob("model.safetensors*")) and not (folder / CONFIG_FILE).is_file()

@@ -20,13 +20,11 @@ from torch import Tensor, nn
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import save
-from lorahub_edu.lora import adapters
+from lorahub_edu.lora import CONFIG_FILE, WEIGHTS_FILE, adapters
 from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
 BASE_HASH = "base_model_sha256"
 # Settings of PEFT's LoraConfig that say where A and B came from or where they go; the tensors' names say the latter.

@@ -165,7 +165,7 @@ def _attach_one(attached: Attached, name: str, settings: Mapping, folder: str | 
     _check_fits(base, name, settings)
     if not folder:
         task = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM"
-        config = method.config(task_type=task, **method.fields(base, settings))
+        config = getattr(peft, method.config)(task_type=task, **method.fields(base, settings))
     if name == "qlora":
         replaced = quantised.quantise(base)
         attached._replaced = replaced if settings["keep_base"] else {}

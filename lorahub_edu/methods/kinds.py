@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import peft
-from peft import PeftConfig
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.lora import adapters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# PEFT and torch are imported where they are used, so that a mistyped method is answered at once.
 
 # What a method is built from; a combination has at most one method of each kind.
 LAYERS, PROMPT, BOTTLENECK, WHOLE = "changed layers", "tokens before the prompt", "bottleneck adapters", "every weight"
@@ -27,7 +28,7 @@ class Method:
     trains: str  # what it trains, in a phrase
     settings: Mapping[str, object] = field(default_factory=dict)  # with their defaults; None: worked out from the model
     size: str = ""  # the setting that the number of trained parameters grows with, in equal steps; "": it is fixed
-    config: type[PeftConfig] | None = None  # PEFT's class; None where PEFT has no such method
+    config: str = ""  # the name of PEFT's class; "" where PEFT has no such method
     fields: Callable[[PreTrainedModel, Mapping], dict] = lambda _model, _settings: {}  # of the configuration
     source: str = ""  # who proposed it
 
@@ -40,6 +41,8 @@ class Method:
 def _lora_fields(model: PreTrainedModel, settings: Mapping) -> dict:
     rank, alpha, targets = settings["rank"], settings["alpha"], settings["target_modules"]
     if targets is not None:  # PEFT chooses them otherwise
+        from lorahub_edu.lora import adapters
+
         adapters.find_targets(model, targets)
         targets = targets if isinstance(targets, str) else list(targets)
     alpha = 2.0 * rank if alpha is None else alpha
@@ -49,6 +52,8 @@ def _lora_fields(model: PreTrainedModel, settings: Mapping) -> dict:
 def _bias_fields(model: PreTrainedModel, _settings: Mapping) -> dict:
     # PEFT has no BitFit, but BEFT (arXiv 2509.15974), which adds a bias that starts at zero to the layers it is given.
     # Given every linear layer, it is BitFit.
+    from lorahub_edu.lora import adapters
+
     return {"target_modules": adapters.find_targets(model, adapters.ALL_LINEAR)}
 
 
@@ -64,39 +69,39 @@ METHODS: dict[str, Method] = {
     "full": Method("full fine-tuning", WHOLE, "every weight", {"keep_base": True}),
     "bitfit": Method(
         "BitFit", LAYERS, "a bias on every linear layer, added at zero where there is none (LLaMA)", {}, "",
-        peft.BeftConfig, _bias_fields, source="Ben Zaken et al. 2021, arXiv 2106.10199",
+        "BeftConfig", _bias_fields, source="Ben Zaken et al. 2021, arXiv 2106.10199",
     ),
     "ln_tuning": Method(
-        "norm tuning", LAYERS, "the gains of the normalisation layers", {}, "", peft.LNTuningConfig,
+        "norm tuning", LAYERS, "the gains of the normalisation layers", {}, "", "LNTuningConfig",
         source="Zhao et al. 2023, arXiv 2312.11420",
     ),
     "ia3": Method(
-        "IA3", LAYERS, "a factor for each key, value and inner activation", {}, "", peft.IA3Config,
+        "IA3", LAYERS, "a factor for each key, value and inner activation", {}, "", "IA3Config",
         source="Liu et al. 2022, arXiv 2205.05638",
     ),
     "prompt": Method(
         "prompt tuning", PROMPT, "embeddings of tokens before the prompt", {"length": 20}, "length",
         # From random words of the vocabulary, which Lester et al. found better than random numbers.
-        peft.PromptTuningConfig,
+        "PromptTuningConfig",
         lambda _, settings: {"num_virtual_tokens": settings["length"], "prompt_tuning_init": "SAMPLE_VOCAB"},
         source="Lester et al. 2021, arXiv 2104.08691",
     ),
     "p_tuning": Method(
         "P-tuning", PROMPT, "embeddings of tokens before the prompt, and a network that makes them",
-        {"length": 20, "hidden": 128}, "length", peft.PromptEncoderConfig,
+        {"length": 20, "hidden": 128}, "length", "PromptEncoderConfig",
         lambda _, settings: {"num_virtual_tokens": settings["length"], "encoder_hidden_size": settings["hidden"]},
         source="Liu et al. 2021, arXiv 2103.10385",
     ),
     "prefix": Method(
         "prefix tuning", PROMPT, "keys and values of tokens before the prompt, in every layer",
         # It starts from standard normal numbers, which `attach` multiplies by the setting "scale".
-        {"length": 20, "scale": 1.0}, "length", peft.PrefixTuningConfig,
+        {"length": 20, "scale": 1.0}, "length", "PrefixTuningConfig",
         lambda _, settings: {"num_virtual_tokens": settings["length"]},
         source="Li and Liang 2021, arXiv 2101.00190",
     ),
     "llama_adapter": Method(
         "LLaMA-Adapter", LAYERS, "tokens that the upper layers attend to, each layer behind a gate that starts at zero",
-        {"length": 10, "layers": None}, "length", peft.AdaptionPromptConfig, _adaption_fields,
+        {"length": 10, "layers": None}, "length", "AdaptionPromptConfig", _adaption_fields,
         source="Zhang et al. 2023, arXiv 2303.16199",
     ),
     "houlsby": Method(
@@ -109,21 +114,21 @@ METHODS: dict[str, Method] = {
     ),
     "lora": Method(
         "LoRA", LAYERS, "A and B beside frozen weights (by default query and value)", _LORA, "rank",
-        peft.LoraConfig, _lora_fields, source="Hu et al. 2021, arXiv 2106.09685",
+        "LoraConfig", _lora_fields, source="Hu et al. 2021, arXiv 2106.09685",
     ),
     "rslora": Method(
-        "rsLoRA", LAYERS, "as LoRA, scaled by α / √rank instead of α / rank", _LORA, "rank", peft.LoraConfig,
+        "rsLoRA", LAYERS, "as LoRA, scaled by α / √rank instead of α / rank", _LORA, "rank", "LoraConfig",
         lambda model, settings: _lora_fields(model, settings) | {"use_rslora": True},
         source="Kalajdzievski 2023, arXiv 2312.03732",
     ),
     "dora": Method(
-        "DoRA", LAYERS, "as LoRA, and the length of every row of the weight", _LORA, "rank", peft.LoraConfig,
+        "DoRA", LAYERS, "as LoRA, and the length of every row of the weight", _LORA, "rank", "LoraConfig",
         lambda model, settings: _lora_fields(model, settings) | {"use_dora": True},
         source="Liu et al. 2024, arXiv 2402.09353",
     ),
     "qlora": Method(
         "QLoRA", LAYERS, "A and B beside weights held in 4 bits", _LORA | {"keep_base": True}, "rank",
-        peft.LoraConfig, _lora_fields, source="Dettmers et al. 2023, arXiv 2305.14314",
+        "LoraConfig", _lora_fields, source="Dettmers et al. 2023, arXiv 2305.14314",
     ),
 }  # fmt: skip
 

@@ -1,17 +1,50 @@
-"""What may stand in a recipe's file, by pydantic, and its complaints in the course's words."""
+"""Where recipes are, what may stand in a recipe's file, by pydantic, and its complaints in the course's words."""
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticKnownError
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.models.profiles import PROFILES
+from lorahub_edu.files import course
+from lorahub_edu.models.profiles import ENVIRONMENT_VARIABLE, PROFILES
 
 BIG = PROFILES["gpu24"]  # a recipe runs where this profile does, and what it leaves out is as there
+FOLDER = course.SHIPPED / "recipes"
+
+
+def names() -> list[str]:
+    """The recipes that come with the course."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def find(recipe: str | Path) -> Path:
+    """The file of a recipe, given by its path or by a name of `names()`.
+
+    Raises:
+        CourseError: there is none.
+    """
+    path, shipped = Path(recipe), FOLDER / f"{Path(recipe).stem}.yaml"
+    if path.is_file():
+        return path
+    if path.parent == Path(".") and shipped.is_file():
+        return shipped
+    raise CourseError(f"There is no recipe {str(recipe)!r}: no such file. {near_matches(path.stem, names())}")
+
+
+def machine(profile: str | None = None) -> str:
+    """The profile that a recipe runs with: the one that is named, the environment's, else that of its own GPU."""
+    return profile or os.environ.get(ENVIRONMENT_VARIABLE) or BIG.name
+
+
+def out_folder(recipe: str, profile: str) -> Path:
+    """Where a run of a recipe is written if no other folder is named."""
+    return Path("runs") / (recipe if profile == BIG.name else f"{recipe}-{profile}")
 
 
 def _not_a_flag(value: object) -> object:

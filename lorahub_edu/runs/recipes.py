@@ -6,7 +6,6 @@ few rows and steps.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ import yaml
 from lorahub_edu.data.alpaca import SETS
 from lorahub_edu.data.rows import EXTENSIONS
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.files import course
 from lorahub_edu.hub import stand_ins, zoo
 from lorahub_edu.hub.adapt import SearchConfig
 from lorahub_edu.hub.candidates import random_candidates
@@ -28,12 +26,20 @@ from lorahub_edu.memory.setting import Setting, memory_watched
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.methods import kinds
 from lorahub_edu.models import pretrained
-from lorahub_edu.models.profiles import BASE_MODELS, ENVIRONMENT_VARIABLE, BaseModel, Profile, get_base, get_profile
+from lorahub_edu.models.profiles import BASE_MODELS, BaseModel, Profile, get_base, get_profile
 from lorahub_edu.runs.finetune import NO_CHANGES, FinetuneResult, finetune, memory_setting
-from lorahub_edu.runs.recipe_file import BIG, LoRAHubSettings, RecipeFile, TrainedSettings, checked
+from lorahub_edu.runs.recipe_file import (
+    BIG,
+    LoRAHubSettings,
+    RecipeFile,
+    TrainedSettings,
+    checked,
+    find,
+    machine,
+    out_folder,
+)
 from lorahub_edu.training import processes
 
-FOLDER = course.SHIPPED / "recipes"
 LORAHUB = "lorahub"
 PUBLISHED_RANK = 16  # of LoRAHub's published modules, on query and value
 IN_PROFILE = ("rank", "alpha", "dropout", "target_modules")  # settings of LoRA that a profile has too
@@ -61,25 +67,6 @@ class Recipe:
     def composes(self) -> bool:
         """Whether it composes modules instead of training an adapter."""
         return self.method == LORAHUB
-
-
-def names() -> list[str]:
-    """The recipes that come with the course."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def find(recipe: str | Path) -> Path:
-    """The file of a recipe, given by its path or by a name of `names()`.
-
-    Raises:
-        CourseError: there is none.
-    """
-    path, shipped = Path(recipe), FOLDER / f"{Path(recipe).stem}.yaml"
-    if path.is_file():
-        return path
-    if path.parent == Path(".") and shipped.is_file():
-        return shipped
-    raise CourseError(f"There is no recipe {str(recipe)!r}: no such file. {near_matches(path.stem, names())}")
 
 
 def read(recipe: str | Path) -> Recipe:
@@ -226,11 +213,6 @@ def write_prediction(recipe: str | Path) -> Path:
     return path
 
 
-def machine(profile: str | None = None) -> str:
-    """The profile that a recipe runs with: the one that is named, the environment's, else that of its own GPU."""
-    return profile or os.environ.get(ENVIRONMENT_VARIABLE) or BIG.name
-
-
 def run(
     recipe: str | Path,
     profile: str | None = None,
@@ -256,7 +238,7 @@ def run(
     """
     recipe = twin(read(recipe), machine(profile))
     big = recipe.profile.name == BIG.name
-    folder = Path(out) if out else Path("runs") / (recipe.name if big else f"{recipe.name}-{recipe.profile.name}")
+    folder = Path(out) if out else out_folder(recipe.name, recipe.profile.name)
     if big:
         pretrained.check_device(recipe.profile)
     if big and processes.is_first():

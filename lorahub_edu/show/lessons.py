@@ -62,7 +62,7 @@ def resolve(name: str) -> str:
     """
     stem = Path(name).stem
     for known in names():
-        if stem == known or stem.zfill(2) == known[:2]:
+        if stem == known or (stem and stem.zfill(2) == known[:2]):
             return known
     raise CourseError(f"There is no lesson {name!r}. {near_matches(name, names())}")
 

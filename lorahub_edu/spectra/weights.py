@@ -121,11 +121,6 @@ def unread(source: AdapterFile | Path) -> list[str]:
     return [f"{name}: this parameter is no matrix, so its singular vectors are not defined." for name in names]
 
 
-def is_checkpoint(folder: str | Path) -> bool:
-    """Whether a folder holds a whole model in safetensors."""
-    return any((Path(folder) / name).is_file() for name in (WEIGHTS_FILE, INDEX_FILE))
-
-
 def _of_model(model: nn.Module) -> Weights:
     """The linear layers of a model in memory; a layer with adapters of this course counts with its base weight."""
     known = pretrained.name_of(model) if hasattr(model, "config") else None

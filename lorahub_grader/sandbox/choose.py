@@ -67,9 +67,14 @@ def start(kind: str, settings: Settings) -> Sandbox:
     Raises:
         SandboxError: it can't be started.
     """
+    check_kind(kind)
+    return STARTERS[kind](settings)
+
+
+def check_kind(kind: str) -> None:
+    """Raise CourseError where there is no such kind of sandbox."""
     if kind not in STARTERS:
         raise CourseError(f"There is no sandbox {kind!r}. {near_matches(kind, STARTERS)}")
-    return STARTERS[kind](settings)
 
 
 def choose(wanted: str | None = None, unsafe: bool = False, secrets: tuple[str, ...] = ()) -> str:

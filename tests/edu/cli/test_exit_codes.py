@@ -73,27 +73,6 @@ def test_help_shows_the_groups_in_a_learners_order(lorahub_edu) -> None:
     assert code == 0 and places == sorted(places)
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("run", "foo"), "no lesson 'foo'"),
-        (("plan", "--model", "nosuch"), "no model 'nosuch'"),
-        (("train", "--profile", "nosuch"), "no profile 'nosuch'"),
-        (("adapt", "--task", "upper", "--profile", "nosuch"), "no profile 'nosuch'"),
-        (("methods", "list", "--profile", "nosuch"), "no profile 'nosuch'"),
-        (("fetch", "--from", "nosuch"), "no source 'nosuch'"),
-    ],
-)
-def test_a_mistyped_name_is_answered_without_torch(words: tuple[str, ...], says: str) -> None:
-    """What takes seconds are torch, transformers and Jupyter: none of them may be loaded."""
-    program = (
-        "import sys\nfrom lorahub_edu.cli import app\ntry:\n    app.main()\nfinally:\n"
-        "    print(*sorted({'torch', 'transformers', 'nbclient', 'jupytext'} & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1 and says in done.stderr and done.stdout.strip() == ""
-
-
 def test_every_room_but_the_graders_imports_on_windows() -> None:
     """The modules that only Unix has are blocked."""
     program = """

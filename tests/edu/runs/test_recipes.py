@@ -19,7 +19,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import tiny
 from lorahub_edu.models.profiles import PROFILES
-from lorahub_edu.runs import recipes
+from lorahub_edu.runs import recipe_file, recipes
 
 LORA_7B = "llama_7b_lora_alpaca"
 SHIPPED = (
@@ -38,7 +38,7 @@ def written(folder: Path, change: Callable[[dict], object], recipe: str = LORA_7
 
 
 def test_the_shipped_recipes() -> None:
-    assert recipes.names() == sorted(SHIPPED)
+    assert recipe_file.names() == sorted(SHIPPED)
     assert recipes.find("llama_7b_lora_alpaca.yaml") == recipes.find(LORA_7B)
 
 

@@ -1,0 +1,49 @@
+"""The lines of the comparison of ways to adapt; read without torch, so that a mistyped line is answered at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lorahub_edu.errors import CourseError, near_matches
+
+
+@dataclass(frozen=True)
+class Approach:
+    """A line of the comparison: its label on a page, its kind, and the settings of its search or its tuning."""
+
+    label: str
+    kind: str  # "base", "context", "fixed", "single", "search" or "tune"
+    settings: dict = field(default_factory=dict)
+
+
+METHODS = {
+    "zero_shot": Approach("zero-shot", "base"),
+    "in_context": Approach("5-shot in-context", "context"),
+    "average": Approach("average of all, 1/N", "fixed"),
+    "random_weights": Approach("random weights, no search", "fixed"),
+    "single": Approach("best single module", "single"),
+    "random_40": Approach("random search, 40", "search", {"optimizer": "random", "budget": 40}),
+    "ngopt_40": Approach("NGOpt, 40 (the released optimizer)", "search", {"optimizer": "ngopt", "budget": 40}),
+    "cma_40": Approach("CMA-ES, 40", "search", {"optimizer": "cma", "budget": 40}),
+    "cma_120": Approach("CMA-ES, 120", "search", {"optimizer": "cma", "budget": 120}),
+    "gradient_40": Approach("gradient on w, 40 steps", "search", {"optimizer": "gradient", "budget": 40}),
+    "cma_exact_120": Approach(
+        "exact composition, CMA-ES, 120", "search", {"optimizer": "cma", "budget": 120, "composition": "exact"}
+    ),
+    "greedy_paper_120": Approach(
+        "the paper's composition, greedy, 120", "search", {"optimizer": "greedy", "budget": 120}
+    ),
+    "auto_60": Approach("auto, 60", "search", {"optimizer": "auto", "budget": 60}),
+    "auto": Approach("auto, 120 (exact, greedy)", "search", {"optimizer": "auto"}),
+    "lora": Approach("LoRA on the five, paper's rate", "tune"),
+    "lora_fast": Approach("LoRA on the five, the zoo's rate", "tune"),
+    "ia3": Approach("IA3 on the five", "tune"),
+    "full": Approach("full tuning on the five", "tune"),
+}
+
+
+def get_approach(method: str) -> Approach:
+    """The approach of that name, or a CourseError that names near matches."""
+    if method not in METHODS:
+        raise CourseError(f"There is no method {method!r}. {near_matches(method, METHODS)}")
+    return METHODS[method]
