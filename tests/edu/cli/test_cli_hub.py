@@ -220,10 +220,10 @@ def test_modules_that_cannot_be_composed(
         (("--task", "mine.jsonl", "--optimizer", "ngopd"), "Did you mean 'ngopt'"),
         (("--task", "mine.jsonl", "--optimizer", "cma", "--budget", "3"), "A budget of 3 is below one generation"),
         (("--task", "mine.jsonl", "--budget", "2"), "too small for the greedy search"),
-        (("--task", "mine.jsonl", "--budget", "0"), "the budget is 0"),
-        (("--task", "mine.jsonl", "--test-items", "-1"), "0 items for no test"),
-        (("--task", "mine.jsonl", "--composition", "exakt"), "Did you mean 'exact'"),
-        (("--task", "mine.jsonl", "--rank", "0"), "rank=0"),
+        (("--task", "mine.jsonl", "--budget", "0"), "'--budget'"),
+        (("--task", "mine.jsonl", "--test-items", "-1"), "'--test-items'"),
+        (("--task", "mine.jsonl", "--composition", "exakt"), "'--composition'"),
+        (("--task", "mine.jsonl", "--rank", "0"), "'--rank'"),
         (("--task", "mine.jsonl", "--base", "flan-t5-lage"), "Did you mean 'flan-t5-large'"),
         (("--task", "mine.jsonl", "--base", tiny.T5_NAME), "self_attn.q_proj, which this model does not have"),
         (("--task", "empty.jsonl"), "has no training item"),
@@ -247,7 +247,7 @@ def test_what_a_user_gets_wrong(
     (tmp_path / "broken.jsonl").write_text('{"input": "a", "output": "b"}\n{"input": "a", "outp\n')
     given = () if "--modules" in arguments else ("--modules", modules)
     code, said = lorahub_edu("adapt", "--profile", "tiny", "--out", "run", *given, *arguments)
-    assert code == 1 and words in said
+    assert code in (1, 2) and words in said
     assert not (tmp_path / "run" / "adapter").exists()
 
 

@@ -73,7 +73,7 @@ def test_load_rows(tmp_path, monkeypatch):
     assert rows == [Example(**GOOD)] and where == "1 rows from mine.json"
     with pytest.raises(CourseError, match="'tinny' is neither a set of rows nor a file. Did you mean 'tiny'"):
         load_rows("tinny")
-    with pytest.raises(CourseError, match="gone.json is missing"):
+    with pytest.raises(CourseError, match="'gone.json' is neither a set of rows nor a file"):
         load_rows("gone.json")
 
 
