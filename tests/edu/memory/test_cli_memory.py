@@ -44,8 +44,8 @@ def test_a_plan_that_does_not_fit_names_the_change(lorahub_edu) -> None:
     [
         (("--model", "lama-7b"), "no model 'lama-7b'"),
         (("--model", "llama-7b", "--method", "lorra"), "no method 'lorra'"),
-        (("--model", "llama-7b", "--rank", "0"), "rank of a LoRA adapter must be at least 1"),
-        (("--model", "llama-7b", "--micro-batch", "0"), "micro_batch must be at least 1"),
+        (("--model", "llama-7b", "--rank", "0"), "'--rank'"),
+        (("--model", "llama-7b", "--micro-batch", "0"), "'--micro-batch'"),
         (("--model", "llama-7b", "--gpu", "0"), "No model fits"),
         (("--model", tiny.NAME, "--targets", "q_prj"), "q_proj"),
         (("--model", "flan-t5-large", "--method", "prefix"), "encoder-decoder"),
@@ -53,4 +53,4 @@ def test_a_plan_that_does_not_fit_names_the_change(lorahub_edu) -> None:
 )
 def test_what_a_user_gets_wrong(lorahub_edu, words: tuple[str, ...], message: str) -> None:
     code, text = lorahub_edu("plan", *words)
-    assert code == 1 and message in text and "Traceback" not in text
+    assert code in (1, 2) and message in text and "Traceback" not in text

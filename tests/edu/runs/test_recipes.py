@@ -210,8 +210,9 @@ def test_twins_that_have_run_for_real() -> None:
         assert run.get("steps") or run["candidates"] == small.settings["candidates"]
 
 
-def test_on_the_command_line(tmp_path: Path) -> None:
+def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the user typed reaches the run; a change that a recipe does not take is refused."""
+    monkeypatch.chdir(tmp_path)
     runner = CliRunner()
     done = runner.invoke(
         app.app, ["train", LORA_7B, "-p", "tiny", "--steps", "1", "--seed", "3", "--out", str(tmp_path / "run")]
