@@ -48,7 +48,7 @@ WORK = {
     "intruders sweep": ("lorahub_studies.forgetting_sweep", "run"),
     "report": ("lorahub_edu.show.adapter_report", "examine"),
     "build": ("lorahub_grader.assignments", "build"),
-    "lint-exercises": ("lorahub_grader.lint", "verdicts"),
+    "lint-exercises": ("lorahub_grader.lint", "judgements"),
     "grade": ("lorahub_grader.runner", "grade"),
     "feedback": ("lorahub_grader.feedback", "write"),
     "export": ("lorahub_grader.exports", "export"),
