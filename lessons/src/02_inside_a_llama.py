@@ -95,8 +95,9 @@ print(f"biases: {len(biases)}; head and embedding are one matrix: {tied}")
 # Remember two things. A **bias** is a constant vector that a layer adds after its matrix. LLaMA has none. Neither has
 # PaLM, whose authors report steadier training of large models (arXiv 2204.02311, §2). A method that trains *only*
 # biases (BitFit, a later lesson) finds nothing to train here. And when the printout says that head and embedding are
-# one matrix, they are **tied**: the vector that stands for a token on the way in also scores it on the way out. Merging
-# an adapter into the head would change the input side too, one more reason why adapters stay inside the blocks.
+# one matrix, they are **tied**: the vector that stands for a token on the way in also scores it on the way out. To merge
+# an adapter into the head, the two must be parted first, or the input side would change too. This is one more reason why
+# adapters stay inside the blocks.
 #
 # The map below is to scale: a millimetre is the same number of rows or columns everywhere.
 

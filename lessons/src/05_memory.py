@@ -486,17 +486,22 @@ Table(
 
 # %%
 short = [Encoded(row.input_ids[:64], row.labels[:64]) for row in rows_here]
+
+
+def step_seconds(tuned: torch.nn.Module) -> list[float]:
+    """Seconds of four training steps, after a first one that is not counted."""
+    return [record["seconds"] for record in train(tuned, short, replace(run, steps=5), progress=False).history[1:]]
+
+
+# %%
 seconds: dict[str, list[float]] = {}
-timed = replace(run, steps=5)
 for rank in (1, 64):
     other, _ = pretrained.load(profile, attention="packed")
     adapters.inject(other, replace(lora, rank=rank), seed=0)
-    seconds[f"LoRA, r = {rank}"] = [record["seconds"] for record in train(other, short, timed, progress=False).history[1:]]
-for name in ("LoRA", "full"):
-    if name == "full":
-        model = adapters.merge_and_unload(model).requires_grad_(True)
-    history = train(model, short, timed, progress=False).history
-    seconds[name] = [record["seconds"] for record in history[1:]]
+    seconds[f"LoRA, r = {rank}"] = step_seconds(other)
+seconds["LoRA"] = step_seconds(model)
+model = adapters.merge_and_unload(model).requires_grad_(True)
+seconds["full"] = step_seconds(model)
 typical = {name: statistics.median(values) for name, values in seconds.items()}
 ratio, slower = typical["full"] / typical["LoRA"], typical["LoRA, r = 64"] / typical["LoRA, r = 1"]
 print({name: [round(value, 2) for value in values] for name, values in seconds.items()})
