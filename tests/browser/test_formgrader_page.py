@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -14,8 +20,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytest.importorskip("nbgrader", reason="nbgrader is not installed: pip install lorahub-edu[teach]")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 
-from lorahub_grader import assignments, feedback  # noqa: E402
-from lorahub_grader.gradebook import Recorded, fenced, filled  # noqa: E402
+from lorahub_grader import assignments, feedback, gradebook  # noqa: E402
+from lorahub_grader.gradebook import Course, Recorded, fenced, filled  # noqa: E402
 from lorahub_grader.journal import Journal, Outcome  # noqa: E402
 from lorahub_grader.split import Result, checked_outputs  # noqa: E402
 
@@ -152,3 +158,86 @@ def test_a_text_is_shown_as_it_was_written(small, page) -> None:
     next(cell for cell in notebook.cells if cell.cell_type == "markdown").source = fenced(text)
     shown(notebook, page)
     assert text in page.inner_text("#notebook-container")
+
+
+TOKEN = "lorahub-edu-test"  # noqa: S105 - of a server that lives for one test
+MISSED = ["a script", "a link", "a frame", "details"]
+WATCH = "window.refused = []; addEventListener('securitypolicyviolation', e => window.refused.push(e.blockedURI))"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a hand-in in formgrader, which cleans nothing here, and the file of its notebook."""
+    root = make_course(tmp_path_factory.mktemp("served"))
+    settings = (assignments.ROOT / "nbgrader_config.py").read_text(encoding="utf-8")
+    (root / "nbgrader_config.py").write_text(settings + "c.HTMLExporter.sanitize_html = False\n", encoding="utf-8")
+    course, small = Course(root), assignments.load(NAME, root)
+    with gradebook.writing(course):
+        gradebook.prepare(course, small)
+        gradebook.record(course, small, course.journal.keep(everywhere("x")))
+    with course.open() as book:
+        number = book.find_submission_notebook(NAME, NAME, "ada").id
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folders = {f"JUPYTER_{kind}_DIR": str(root / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    command = [sys.executable, "-m", "jupyter_server", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root}", "--no-browser"]
+    with (root / "log").open("w") as log:
+        server = subprocess.Popen(command, env=os.environ | folders, cwd=root, stdout=log, stderr=log)
+    try:
+        for _ in range(480):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.25)
+        else:
+            pytest.fail("formgrader did not start:\n" + (root / "log").read_text()[-2000:])
+        address = f"http://127.0.0.1:{port}/formgrader/submissions/{number}/?token={TOKEN}"
+        yield address, root / "autograded" / "ada" / NAME / f"{NAME}.ipynb"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def visit(served: tuple[str, Path], essay: str, page) -> None:
+    """Open the hand-in with this essay in it, as if it had never been made into a block of code."""
+    address, path = served
+    made = nbformat.read(path, as_version=4)
+    next(cell for cell in made.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == "essay").source = essay
+    path.chmod(0o644)
+    nbformat.write(made, path)
+    page.goto(address, wait_until="domcontentloaded")
+    page.wait_for_timeout(200)
+
+
+@pytest.fixture(scope="module")
+def pages(page):
+    """A page that heeds a policy and notes what it refuses, and one that heeds none; neither reaches the world."""
+    made = []
+    for careless in (False, True):
+        made.append(page.context.browser.new_context(bypass_csp=careless).new_page())
+        made[-1].add_init_script(WATCH)
+        made[-1].route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
+    yield made
+    for one in made:
+        one.context.close()
+
+
+def test_formgraders_own_scripts_run_under_its_policy(served, pages) -> None:
+    visit(served, "in words", pages[0])
+    pages[0].click("span.name-hidden.glyphicon")
+    assert pages[0].is_visible("a.name-shown") and pages[0].evaluate("typeof Backbone") == "object"
+    assert pages[0].evaluate("window.refused") == []
+
+
+@pytest.mark.parametrize("name", MISSED)
+def test_the_policy_stops_what_nothing_has_cleaned(name: str, served, pages) -> None:
+    for one in reversed(pages):  # without the policy it strikes, in less time than is waited with it
+        visit(served, PAYLOADS[name], one)
+        for link in one.query_selector_all(".rendered_html a[href^=javascript]"):
+            link.click(no_wait_after=True)
+        if one is pages[1]:
+            one.wait_for_function("window.struck == 1", timeout=20_000)
+    pages[0].wait_for_timeout(500)
+    assert pages[0].evaluate("window.struck") is None
