@@ -107,7 +107,7 @@ def plan(
     block: Annotated[int, typer.Option(**COUNT, help="Tokens in a row.")] = 512,
     accumulation: Annotated[int, typer.Option(**COUNT, help="Micro-batches for one optimizer step.")] = 1,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations.")] = False,
-    gpu: Annotated[float, typer.Option(min=0, callback=finite, help="Size of the card as it is sold, in GB.")] = 24,
+    gpu: Annotated[float, typer.Option(min=0, max=1e6, help="Size of the card as it is sold, in GB.")] = 24,
     dtype: Annotated[Dtype, typer.Option(help="Of frozen weights and autocast.")] = "bfloat16",
     trained_dtype: Annotated[Dtype, typer.Option(help="Of trained parameters.")] = "float32",
     optimizer: Annotated[Literal["adamw", "adamw-8bit", "sgd"], typer.Option(help="Whose state is kept.")] = "adamw",
