@@ -97,7 +97,7 @@ def lora_forward(answer: Callable, generator: torch.Generator) -> Iterator[Prope
         "few numbers": (4, 3, 2),
     }.items():
         W, A, B = _matrices(i, o, r, generator)
-        x = normal(generator, *((2, 5) if i > 2 else (1, 2)), i)  # (rows, tokens, in)
+        x = normal(generator, *((2, 5) if i > 4 else (1, 2)), i)  # (rows, tokens, in)
         base, update = x @ W.T, x @ A.T @ B.T  # both (rows, tokens, out)
         wrong = {words: base + u for words, u in _wrong_scalings(update, alpha, r).items()}
         wrong |= {ONLY_THE_UPDATE: alpha / r * update, NO_UPDATE: base}

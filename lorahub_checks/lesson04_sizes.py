@@ -117,9 +117,9 @@ def bitfit(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         there(answer, nn.RMSNorm, sizes[1]),
         there(answer, nn.Linear, sizes[1], sizes[2]),
         there(answer, nn.Sequential, there(answer, nn.Linear, sizes[2], sizes[3], bias=False)),
-        there(answer, nn.Linear, sizes[3], 2),
+        there(answer, nn.Linear, sizes[3], 2, bias=False),  # the last module and parameter count, too
     ]
-    there(answer, nn.Module.requires_grad_, layers[-1], False)  # a bias that somebody froze before
+    there(answer, nn.Module.requires_grad_, layers[2], False)  # a bias that somebody froze before
     model = there(answer, nn.Sequential, *layers)
     before = there(answer, objects.state, model)
     x = normal(generator, 5, sizes[0]).float()
