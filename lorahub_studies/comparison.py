@@ -24,7 +24,6 @@ from lorahub_edu.training.descent import autocast
 from lorahub_edu.training.loop import TrainingConfig, train
 from lorahub_studies.variants import VARIANTS, Variant, get_variant
 
-COMPUTE = "bfloat16"  # what a frozen base is kept in and everything is computed in; what is trained is float32
 VALIDATION_ROWS = 32  # training items that no run trains on: the learning rate is chosen by their loss
 COST_TASK = "upper"  # whose rows are trained on
 COST_PROMPT = "Please explain how weight decay works"  # the source's, claim R14
@@ -88,7 +87,7 @@ def _needs_own_base(variant: Variant) -> bool:
 
 def _load(profile: str, variant: Variant) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A base: in float32 where its own weights are trained, else in half precision."""
-    dtype = torch.float32 if "full" in variant.methods else getattr(torch, COMPUTE)
+    dtype = torch.float32 if "full" in variant.methods else pretrained.quick_dtype()
     # Rows here are short: on a CPU, eager attention is the faster one for them, above all backwards.
     return pretrained.load(profile, dtype=dtype, attention="eager")
 
@@ -157,15 +156,20 @@ def run(job: MethodRun) -> dict:
             detach(attached)
 
 
+def _compute() -> str | None:
+    """What everything is computed in beside float32; what is trained is always float32."""
+    return "bfloat16" if pretrained.quick_dtype() is torch.bfloat16 else None
+
+
 def _config(steps: int, batch_size: int) -> TrainingConfig:
     return TrainingConfig(
-        steps=steps, batch_size=batch_size, micro_batch_size=batch_size, batching="padded", autocast=COMPUTE
+        steps=steps, batch_size=batch_size, micro_batch_size=batch_size, batching="padded", autocast=_compute()
     )  # fmt: skip
 
 
 def _tested(attached: Attached, rows: TaskRows) -> dict:
     """Scores of a trained method on the rows that it was not trained on."""
-    with autocast(attached.base.device, COMPUTE):
+    with autocast(attached.base.device, _compute()):
         validation, test = scoring.score(attached.model, rows.validation), scoring.score(attached.model, rows.test)
     return {
         "validation_loss": float(validation.losses[0]),
@@ -216,7 +220,7 @@ def cost(job: Cost) -> dict:
 
 def _generated(attached: Attached, tokenizer: PreTrainedTokenizerBase) -> dict:
     """Speed over the same number of tokens for all, after one generation that warms caches up."""
-    with autocast(attached.base.device, COMPUTE):
+    with autocast(attached.base.device, _compute()):
         outs = [
             evaluation.generate(attached.model, tokenizer, [COST_PROMPT], COST_TOKENS, min_new_tokens=COST_TOKENS)
             for _ in range(1 + COST_GENERATIONS)

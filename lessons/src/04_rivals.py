@@ -323,7 +323,8 @@ check("04.3", size_for)
 # ## Step 6. A short race
 #
 # Five methods, one task (say the opposite of a word), a few steps of 8 rows each. Everything else is the same: the
-# rows, their order, the loop, the loss, the number formats (base in bfloat16, what is trained in float32).
+# rows, their order, the loop, the loss, the number formats. What is trained is in float32. The base is in bfloat16
+# where the processor is quick in it, else in float32 too.
 #
 # **Predict.** Put them in order: which learns fastest? Which step is the most expensive?
 

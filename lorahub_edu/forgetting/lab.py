@@ -53,7 +53,7 @@ class Lab:
     """A base model's tail with what does not depend on the run: hidden states of rows and texts, the base's spectra.
 
     Args:
-        profile: names the base model; it computes in bfloat16, or in float32 for profile tiny.
+        profile: names the base model; it computes in `pretrained.quick_dtype`, or in float32 for profile tiny.
         layers: of the tail.
         train_rows: rows of a task that runs draw from.
         validation_rows: rows of a task that are reported on.
@@ -64,7 +64,8 @@ class Lab:
     ) -> None:
         small = get_profile(profile).name == "tiny"
         model, self.tokenizer = pretrained.load(profile, dtype=torch.float32)
-        self.tail = Tail(model, layers, None if small else torch.bfloat16)
+        slow = pretrained.quick_dtype() is torch.float32
+        self.tail = Tail(model, layers, None if small or slow else torch.bfloat16)
         loaded = texts.load(self.tokenizer, fetch=not small)
         self.texts, self.texts_label = self.tail.cache_texts(loaded.sequences), loaded.label
         self.pretraining_loss = self.tail.loss(self.texts)  # of the base

@@ -214,3 +214,12 @@ def test_home_on_another_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "elsewhere"))
     assert pretrained.folder(NAME) == tmp_path / "elsewhere" / "models" / NAME
     shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
+
+
+@pytest.mark.parametrize(("of_bfloat16", "quick"), [(0.5, torch.bfloat16), (60.0, torch.float32)])
+def test_training_computes_in_what_multiplies_faster(
+    of_bfloat16: float, quick: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "_product_seconds", lambda dtype: {torch.float32: 1.0}.get(dtype, of_bfloat16))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pretrained.quick_dtype.__wrapped__() is quick
