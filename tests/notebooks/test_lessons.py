@@ -178,7 +178,7 @@ def test_costs_of_the_real_run_are_within_bounds(name: str) -> None:
     if not is_published(name):
         pytest.skip("not published yet")
     costs = {f.name: f.value for f in results.read("lessons", results.committed_folder())}
-    assert costs[f"{name}.cpu.minutes"] <= 4
+    assert costs[f"{name}.cpu.minutes"] <= 5, "on two plain cores, without 16-bit instructions"
     assert costs[f"{name}.cpu.memory"] <= 4
 
 
