@@ -52,12 +52,15 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 def one_writer(folder: Path) -> Iterator[None]:
     """Hold a folder, made if missing, against a second run into it. The system frees it when this process ends.
 
+    A folder that was made here and into which nothing was written is removed again.
+
     Raises:
         CourseError: another run writes there.
         OSError: the folder can't be made or written.
     """
     from filelock import FileLock, Timeout
 
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE)
     try:
@@ -68,6 +71,8 @@ def one_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if made and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_unfinished(path: Path, seconds: float = 0.0) -> None:

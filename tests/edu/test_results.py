@@ -14,6 +14,8 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.results import Finding
 from lorahub_edu.show import findings
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def test_value_is_the_median_and_spread_the_range() -> None:
     finding = Finding("speed", (3.0, 1.0, 7.0), "tokens/s")
@@ -153,7 +155,7 @@ def test_a_figure_without_a_verdict_says_so() -> None:
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(results.CHECKOUT), *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", [name for name, entry in findings.RULES.items() if "rule" in entry])
@@ -168,7 +170,7 @@ def test_a_rule_is_older_than_its_data(name: str) -> None:
 
 
 def test_the_page_of_claims_is_written_from_the_results() -> None:
-    sys.path.insert(0, str(results.CHECKOUT / "benchmarks"))
+    sys.path.insert(0, str(ROOT / "benchmarks"))
     import render
 
     page = render.CLAIMS.read_text(encoding="utf-8")

@@ -156,7 +156,7 @@ def section(name: str, /, **values: object) -> Callable[[dict], object]:
         (lambda c: c.pop("data"), "data.rows is missing"),
         (lambda c: c.pop("method"), "method must be a list of keys"),
         (lambda c: c.pop("about"), "about must be a word or a sentence"),
-        (section("model", name="open_lama_7b_v2"), "no base model 'open_lama_7b_v2'. Did you mean 'open_llama_7b_v2'"),
+        (section("model", name="open_lama_7b_v2"), "no base model 'open_lama_7b_v2'.*Did you mean 'open_llama_7b_v2'"),
         (section("model", name="flan-t5-large"), "kind encoder-decoder, with which 'lora' does not run"),
         (section("model", dtype="bf16"), "model.dtype is 'bf16'. Did you mean 'bfloat16'"),
         (section("data", rows="alpacca"), "neither a set of rows nor a file.*Did you mean 'alpaca'"),
