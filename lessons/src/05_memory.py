@@ -499,6 +499,7 @@ for rank in (1, 64):
     other, _ = pretrained.load(profile, attention="packed")
     adapters.inject(other, replace(lora, rank=rank), seed=0)
     seconds[f"LoRA, r = {rank}"] = step_seconds(other)
+    del other
 seconds["LoRA"] = step_seconds(model)
 model = adapters.merge_and_unload(model).requires_grad_(True)
 seconds["full"] = step_seconds(model)
