@@ -26,7 +26,7 @@ HUNG = 600  # seconds: a lesson takes a few in the tiny profile; only one that h
 CLAIMS = {
     "01": {"R1", "R2", "R3", "R4", "R5", "R6"},
     "03": {"R9", "R12", "R13", "R14", "R15"},
-    "04": {"R7", "R8", "R10", "R11", "R17"},
+    "04": {"R7", "R8", "R10", "R17"},
     "05": {"R9", "R10", "R11", "R15", "R16", "H17"},
     "06": {"H1", "H2", "H3"},
     "07": {f"H{number}" for number in range(4, 21)} | {"X2", "X3", "X5"},
