@@ -14,9 +14,7 @@ def choice(answer: object, right: str, mistakes: Mapping[str, str]) -> Iterator[
         answer: the learner's, in either case; brackets and dots around it don't matter. None is an empty place.
         right: the right letter.
         mistakes: what each other letter overlooks, in words.
-
-    Raises:
-        NotImplementedError: the answer is None.
+    Raises NotImplementedError: the answer is None.
     """
     if answer is None:
         raise NotImplementedError
@@ -39,9 +37,7 @@ def number(
         expected: the right one.
         mistakes: what each plausible mistake would have given, by the words that describe the mistake.
         rtol: relative tolerance.
-
-    Raises:
-        NotImplementedError: the answer is None.
+    Raises NotImplementedError: the answer is None.
     """
     if answer is None:
         raise NotImplementedError

@@ -101,11 +101,7 @@ def problem(
 
 
 def get_problem(id: str) -> Problem:
-    """The problem of that id.
-
-    Raises:
-        CourseError: there is none (near matches are listed).
-    """
+    """The problem of that id. Raises CourseError: there is none (near matches are listed)."""
     lesson = id.partition(".")[0]
     if id not in _PROBLEMS and lesson.isdigit():
         for room in pkgutil.iter_modules(lorahub_checks.__path__):

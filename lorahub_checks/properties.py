@@ -55,9 +55,7 @@ def equals(
         misconceptions: what each plausible mistake would have given, by the words that describe the mistake; one that
             gives the right value on this draw is never named.
         rtol: a relative tolerance that is wider than the precision.
-
-    Returns:
-        The property; when it fails, the misconception whose value the answer equals.
+    Returns: The property; when it fails, the misconception whose value the answer equals.
     """
     if seen is None and expected is not None:
         return Property(name, False, "None", "the function returns nothing: is a return missing?")

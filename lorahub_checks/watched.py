@@ -157,8 +157,7 @@ def generators_kept() -> Iterator[None]:
 def time_limit(seconds: float) -> Iterator[None]:
     """Stop what runs in the main thread after some seconds; elsewhere, and on Windows, there is no limit.
 
-    Raises:
-        StoppedError: the time is over.
+    Raises StoppedError: the time is over.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

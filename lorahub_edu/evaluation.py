@@ -28,14 +28,9 @@ SAMPLING_SECONDS = 0.005
 def loss(model: PreTrainedModel, rows: Sequence[Encoded], micro_batch_size: int = 4, batching: str = "packed") -> float:
     """Mean next-token loss over every labelled token of some rows.
 
-    Args:
-        batching: as in `make_batches`; it changes the speed, not the value.
-
-    Returns:
-        Nats a token.
-
-    Raises:
-        CourseError: there are no rows, or the model's own loss is another one (`architectures`).
+    `batching`: as in `make_batches`; it changes the speed, not the value.
+    Returns: Nats a token.
+    Raises CourseError: there are no rows, or the model's own loss is another one (`architectures`).
     """
     if not rows:
         raise CourseError("There are no rows to evaluate on.")
@@ -56,9 +51,7 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Corpus BLEU, 0 to 100, by sacrebleu: shared runs of one to four words, with a penalty for short texts.
 
     Source: Papineni et al. 2002; Post 2018 (sacrebleu); claim R13.
-
-    Raises:
-        CourseError: the two have different lengths or are empty.
+    Raises CourseError: the two have different lengths or are empty.
     """
     _same_length(predictions, references)
     return sacrebleu.corpus_bleu(list(predictions), [list(references)]).score
@@ -68,9 +61,7 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
     """Mean ROUGE-1, ROUGE-2 and ROUGE-L F-measures, 0 to 100, by rouge-score: shared words, pairs, longest sequence.
 
     Source: Lin 2004; claim R13.
-
-    Raises:
-        CourseError: the two have different lengths or are empty.
+    Raises CourseError: the two have different lengths or are empty.
     """
     _same_length(predictions, references)
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
@@ -165,12 +156,8 @@ def generate(
         model: a causal language model, adapted or not; it is left in the mode it was in.
         max_new_tokens: at most so many a prompt; a row that ends earlier counts only its own tokens.
         min_new_tokens: a row does not end earlier; speeds are compared over the same number of tokens.
-
-    Returns:
-        The new text of each prompt without special tokens, and the cost.
-
-    Raises:
-        CourseError: no prompt, or one that leaves no room in the model's context.
+    Returns: The new text of each prompt without special tokens, and the cost.
+    Raises CourseError: no prompt, or one that leaves no room in the model's context.
     """
     if not prompts:
         raise CourseError("There is no prompt to continue.")

@@ -139,8 +139,7 @@ def folder() -> Path:
 def write_json(path: str | Path, content: dict | list) -> Path:
     """Write JSON atomically, in a folder that is made if missing, and return the path.
 
-    Raises:
-        CourseError: the folder can't be written.
+    Raises CourseError: the folder can't be written.
     """
     path = Path(path)
     try:
@@ -154,8 +153,7 @@ def write_json(path: str | Path, content: dict | list) -> Path:
 def read_study(name: str, made_by: str, source: Path | None = None) -> dict:
     """A study's settings, device, versions, date, summary and rows, from a folder or the committed results.
 
-    Raises:
-        CourseError: there is none; the message names the command that makes it.
+    Raises CourseError: there is none; the message names the command that makes it.
     """
     path = (source or committed_folder()) / f"{name}.json"
     try:
@@ -184,8 +182,7 @@ def record(findings: Sequence[Finding], group: str, into: Path | None = None) ->
 def read(group: str, source: Path | None = None) -> list[Finding]:
     """The findings of <folder>/<group>.json.
 
-    Raises:
-        CourseError: there is no such file, or it is not a file of findings.
+    Raises CourseError: there is no such file, or it is not a file of findings.
     """
     path = (source or folder()) / f"{group}.json"
     if not path.is_file():

@@ -56,9 +56,7 @@ def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[Scoring
     Args:
         model: a causal language model or an encoder-decoder; one with virtual tokens takes rows only, and pads them.
         rows: encoded rows, or scoring batches made of them.
-
-    Raises:
-        CourseError: there are no rows, or the model's own losses are other ones (`training.architectures`).
+    Raises CourseError: there are no rows, or the model's own losses are other ones (`training.architectures`).
     """
     was_training = model.training
     model.eval()
@@ -92,8 +90,7 @@ def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_
 
     It is slower, and right for any method.
 
-    Raises:
-        CourseError: there are no rows.
+    Raises CourseError: there are no rows.
     """
     if not rows or isinstance(rows[0], ScoringBatch):
         raise CourseError("There are no rows to score: give at least one example, and no packed batches.")
@@ -111,8 +108,7 @@ def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_
 def label_states(model: PreTrainedModel, batch: ScoringBatch, count: int) -> Tensor:
     """The last hidden states from which the answers' tokens are predicted, for `count` copies of a batch.
 
-    Returns:
-        (count, L, d), ready for `output_logits`.
+    Returns: (count, L, d), ready for `output_logits`.
     """
     device = model.device
     ids = batch.input_ids.to(device).repeat(count, 1)  # (P·b, T)

@@ -117,11 +117,8 @@ def check_name(name: str, known: Sequence[str]) -> str:
 def build_source(name: str, root: Path = ROOT) -> NotebookNode:
     """The instructor's notebook of a source; the same source gives the same notebook.
 
-    Returns:
-        A notebook with nbgrader's metadata and stable cell ids.
-
-    Raises:
-        CourseError: there is no such source, or a cell's first line says what makes no sense.
+    Returns: A notebook with nbgrader's metadata and stable cell ids.
+    Raises CourseError: there is no such source, or a cell's first line says what makes no sense.
     """
     import jupytext
     import nbformat
@@ -194,11 +191,8 @@ def _as_markdown(hint: str) -> str:
 def build(name: str, root: Path = ROOT, into: Path | None = None) -> tuple[Path, Path]:
     """Write an assignment's two notebooks: the instructor's, and the learner's as nbgrader makes it of that.
 
-    Args:
-        into: where both go; None is the course's folder.
-
-    Raises:
-        CourseError: the source is missing or wrong, or nbgrader refuses it.
+    `into`: where both go; None is the course's folder.
+    Raises CourseError: the source is missing or wrong, or nbgrader refuses it.
     """
     into = into or root
     ours = into / SOURCE / name / f"{name}.ipynb"
@@ -251,12 +245,9 @@ def nbgrader_api(config: Config) -> NbGraderAPI:
 def succeed(done: dict, what: str) -> None:
     """Turn what one of nbgrader's calls returned into an error if it failed.
 
-    Args:
-        what: should have been done, after "nbgrader can't".
-
-    Raises:
-        LockedError: another program holds the gradebook.
-        CourseError: it failed otherwise; with the first error that nbgrader logged.
+    `what`: should have been done, after "nbgrader can't".
+    Raises LockedError: another program holds the gradebook.
+    Raises CourseError: it failed otherwise; with the first error that nbgrader logged.
     """
     if done["success"]:
         return
@@ -291,8 +282,7 @@ def differences(root: Path = ROOT) -> list[str]:
 def load(name: str, root: Path = ROOT) -> Assignment:
     """An assignment as the grading needs it: from the instructor's notebook and the learner's.
 
-    Raises:
-        CourseError: there is no such assignment, or it was not built.
+    Raises CourseError: there is no such assignment, or it was not built.
     """
     import nbformat
 

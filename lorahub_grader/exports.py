@@ -36,12 +36,8 @@ def export(
         out: the file; None names it after assignment and platform.
         column: the assignment's column in the roster; None finds it by name.
         maximum: "scale" or "refuse", where the platform's maximum is not the assignment's.
-
-    Returns:
-        The file, and what a teacher should know (who is missing, what waits to be read).
-
-    Raises:
-        CourseError: unknown platform or assignment, nothing graded, or a roster that can't be filled in.
+    Returns: The file, and what a teacher should know (who is missing, what waits to be read).
+    Raises CourseError: unknown platform or assignment, nothing graded, or a roster that can't be filled in.
     """
     check_target(to)
     if maximum not in ("scale", "refuse"):
@@ -73,11 +69,7 @@ def export(
 
 
 def rows(course: Course, assignment: str) -> list[Row]:
-    """Every graded student's total of an assignment, by student.
-
-    Raises:
-        CourseError: nobody has been graded.
-    """
+    """Every graded student's total of an assignment, by student. Raises CourseError: nobody has been graded."""
     found = []
     with course.open() as gradebook:
         try:
@@ -100,8 +92,7 @@ def _fill(
 ) -> list[str]:
     """Put each student's points into their line of a platform's table, and write it; what a teacher should know.
 
-    Raises:
-        CourseError: there is no such column, or its maximum can't be used.
+    Raises CourseError: there is no such column, or its maximum can't be used.
     """
     place, maxima = roster.graded() if roster.platform == "moodle" and column is None else (None, None)
     width = len(roster.header)

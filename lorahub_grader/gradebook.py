@@ -124,8 +124,7 @@ class Course:
 def writing(course: Course) -> Iterator[None]:
     """Be the only run that writes this course's gradebook.
 
-    Raises:
-        CourseError: another run is at it, or the gradebook is locked, older than nbgrader, or no gradebook.
+    Raises CourseError: another run is at it, or the gradebook is locked, older than nbgrader, or no gradebook.
     """
     course.work.mkdir(parents=True, exist_ok=True)
     note = course.work / "running.txt"
@@ -144,8 +143,7 @@ def writing(course: Course) -> Iterator[None]:
 def check(course: Course) -> None:
     """See that the gradebook can be written and is of nbgrader's present form.
 
-    Raises:
-        CourseError: it can't or isn't; nothing was changed.
+    Raises CourseError: it can't or isn't; nothing was changed.
     """
     path = course.database
     if path is None or not path.exists() or path.stat().st_size == 0:
@@ -186,8 +184,7 @@ def _present_form() -> str:
 def prepare(course: Course, assignment: Assignment) -> None:
     """See that the gradebook knows an assignment as it is now; nbgrader adds it where not.
 
-    Raises:
-        CourseError: nbgrader refuses, for example since cells were removed for which there are grades.
+    Raises CourseError: nbgrader refuses, for example since cells were removed for which there are grades.
     """
     wanted = {cell.grade_id: cell.points for cell in assignment.cells if cell.role in ("test", "manual")}
     sources = {cell.grade_id: cell.source for cell in assignment.cells if cell.role == "test"}
@@ -221,8 +218,7 @@ def has_due_date(course: Course, assignment: str) -> bool:
 def record(course: Course, assignment: Assignment, outcome: Outcome) -> None:
     """Write an outcome into the gradebook through nbgrader's own preprocessors; doing it again changes nothing.
 
-    Raises:
-        CourseError: the gradebook can't be written.
+    Raises CourseError: the gradebook can't be written.
     """
     folder = course.work / "repaired" / outcome.student / outcome.assignment
     folder.mkdir(parents=True, exist_ok=True)

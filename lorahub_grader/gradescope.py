@@ -72,11 +72,8 @@ def pack(assignment: Assignment, root: Path, out: Path) -> Path:
 def grade(course: Path, name: str, place: Path = PLACE, kinds: Sequence[str] = KINDS) -> Path:
     """Grade the one submission that Gradescope put in place, and write what it reads.
 
-    Args:
-        kinds: sandboxes, the first that works is taken.
-
-    Raises:
-        CourseError: no sandbox works; then nothing is run.
+    `kinds`: sandboxes, the first that works is taken.
+    Raises CourseError: no sandbox works; then nothing is run.
     """
     assignment = assignments.load(name, course)
     hidden = (str(course / SOURCE), str(place / "results"))

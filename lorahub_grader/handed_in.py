@@ -101,8 +101,7 @@ def _read_regular(path: Path, limit: int) -> tuple[bytes, str]:
 def entries(path: Path, assignments: Container[str]) -> Iterator[Found]:
     """Files of a zip archive, less a common outer folder; nothing is unpacked to disk.
 
-    Raises:
-        CourseError: it is no archive, or one of too many files.
+    Raises CourseError: it is no archive, or one of too many files.
     """
     try:
         archive = zipfile.ZipFile(path)

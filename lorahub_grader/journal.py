@@ -87,11 +87,7 @@ class Journal:
         return self.keep(replace(outcome, recorded=True))
 
     def all(self, assignment: str) -> list[Outcome]:
-        """Every kept outcome of an assignment, by student.
-
-        Raises:
-            CourseError: nothing has been graded.
-        """
+        """Every kept outcome of an assignment, by student. Raises CourseError: nothing has been graded."""
         students = sorted(path.stem for path in (self.folder / assignment).glob("*.json"))
         found = [outcome for student in students if (outcome := self.find(assignment, student)) is not None]
         if not found:

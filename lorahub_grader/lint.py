@@ -73,8 +73,7 @@ class Judgement:
 def variants(root: Path = ROOT) -> dict[str, Variants]:
     """The answers of all problems that have some, by the problem's id, in order.
 
-    Raises:
-        CourseError: a file is not in the agreed form, or two files hold the same problem.
+    Raises CourseError: a file is not in the agreed form, or two files hold the same problem.
     """
     found: dict[str, Variants] = {}
     for path in sorted((root / SOURCE / "variants").glob("*.py")):
@@ -97,11 +96,8 @@ def variants(root: Path = ROOT) -> dict[str, Variants]:
 def asked(assignment: Assignment) -> list[Asked]:
     """The problems of an assignment, with their references and blank stubs.
 
-    Args:
-        assignment: a built one; its cells are run in this process.
-
-    Raises:
-        CourseError: a cell of the instructor's ends with an error, or a test is no call of `require`.
+    `assignment`: a built one; its cells are run in this process.
+    Raises CourseError: a cell of the instructor's ends with an error, or a test is no call of `require`.
     """
     references, stubs = _run(assignment, blank=False), _run(assignment, blank=True)
     found = []
@@ -149,11 +145,8 @@ def message(report: Report) -> str:
 def judge(id: str, answer: object, seeds: tuple[int, ...] = SEEDS) -> list[Report]:
     """What the public check and the graded test make of an answer.
 
-    Args:
-        seeds: of the public check's inputs; the graded test draws its own for each of them.
-
-    Returns:
-        A report for each seed of both; those of graded tests that passed are left out.
+    `seeds`: of the public check's inputs; the graded test draws its own for each of them.
+    Returns: A report for each seed of both; those of graded tests that passed are left out.
     """
     reports = []
     for seed in seeds:
@@ -170,8 +163,7 @@ def judge(id: str, answer: object, seeds: tuple[int, ...] = SEEDS) -> list[Repor
 def judgement(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEEDS) -> Judgement:
     """Judge all answers to a problem.
 
-    Args:
-        asked: the assignment's reference and stub; None if only a lesson asks for the problem.
+    `asked`: the assignment's reference and stub; None if only a lesson asks for the problem.
     """
     rights = dict(given.right) | ({"the reference": asked.reference} if asked else {})
     found = Judgement(given.problem, asked.assignment if asked else "", len(rights), len(given.wrong))
@@ -202,11 +194,8 @@ def judgement(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEE
 def judgements(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Judgement]:
     """Judge the variants of every problem.
 
-    Args:
-        names: of assignments; None is all of them, and the problems that only lessons ask for.
-
-    Raises:
-        CourseError: an assignment is not built, or its own cells end with an error.
+    `names`: of assignments; None is all of them, and the problems that only lessons ask for.
+    Raises CourseError: an assignment is not built, or its own cells end with an error.
     """
     given, seen = variants(root), set()
     for name in names or assignments.names(root):

@@ -82,8 +82,7 @@ class Tally:
 def sources(root: Path = ROOT, lesson: str = "") -> Iterator[Source]:
     """The sources of all right answers: the assignments' references and the right variants.
 
-    Args:
-        lesson: only problems of this one, such as "01".
+    `lesson`: only problems of this one, such as "01".
     """
     for name in assignments.names(root):
         if not name.startswith(lesson[:2]):
@@ -192,8 +191,7 @@ def diagnosis(report: Report) -> tuple[str, str]:
 def equivalents(root: Path = ROOT) -> list[dict[str, str]]:
     """The mutants that are no mistakes: {problem, answer, change, reason}, where `*` in a change stands for anything.
 
-    Raises:
-        CourseError: one has no reason.
+    Raises CourseError: one has no reason.
     """
     path = root / SOURCE / "equivalent.toml"
     if not path.is_file():

@@ -73,14 +73,9 @@ class Conversation:
     def ask(self, message: dict, blobs: Sequence[bytes] = (), seconds: float | None = None) -> tuple[dict, list]:
         """Send a request and wait for its reply, answering calls back meanwhile.
 
-        Args:
-            seconds: how long it may take; None is the usual.
-
-        Returns:
-            The reply and its bytes, neither of them to be trusted.
-
-        Raises:
-            UnansweredError: it took too long, or the process is gone.
+        `seconds`: how long it may take; None is the usual.
+        Returns: The reply and its bytes, neither of them to be trusted.
+        Raises UnansweredError: it took too long, or the process is gone.
         """
         if self.lost:
             raise UnansweredError(self.explanation())
@@ -104,10 +99,8 @@ class Conversation:
         Args:
             arguments: values, objects of the answer's, or functions of ours that it may call back.
             keep: leave the result there, and return what stands for it.
-
-        Raises:
-            Exception: what the answer raised, if it is one of Python's usual errors; else AnswerError.
-            UnansweredError: no answer came.
+        Raises Exception: what the answer raised, if it is one of Python's usual errors; else AnswerError.
+        Raises UnansweredError: no answer came.
         """
         self.callbacks, self.failure = [], None
         content, blobs = self.codec.encode([list(arguments), named])

@@ -41,12 +41,9 @@ def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
     Tests, locked cells, metadata and everything else come from the instructor's notebook, so nothing that was done to
     them counts: deleted, copied, retyped or reordered cells are put right.
 
-    Returns:
-        One source for each answer that was found; where a cell is there several times, the last that was filled in
+    Returns: One source for each answer that was found; where a cell is there several times, the last that was filled in
         counts, and parts of one are put together.
-
-    Raises:
-        UnreadableError: it is no notebook.
+    Raises UnreadableError: it is no notebook.
     """
     cells = list(_cells(_parse(content)))
     sources, notes, blank = {}, [], True
@@ -83,8 +80,7 @@ def _without_id(cells: list[_Cell], wanted: Cell, assignment: Assignment, empty:
     A cell that defines what the answer defines is the answer; where Jupyter merged cells, it is another answer's. An
     answer that defines nothing is the one unknown cell between the given cells around it.
 
-    Args:
-        empty: the cell is there, and nothing was filled in.
+    `empty`: the cell is there, and nothing was filled in.
     """
     missing, lost, it = "the cell was missing", "the cell had lost its id", " and"
     if empty:
@@ -132,8 +128,7 @@ def read(content: bytes, trouble: str, assignment: Assignment) -> tuple[dict[str
 def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) -> str | None:
     """The assignment that shares most ids of answers with a notebook; None where none or several do.
 
-    Args:
-        assignments: the ids of each assignment's answers, by its name.
+    `assignments`: the ids of each assignment's answers, by its name.
     """
     try:
         ids = {cell.grade_id for cell in _cells(_parse(content))}

@@ -97,11 +97,8 @@ class Roster:
     def column(self, assignment: str, wanted: str | None) -> int:
         """The assignment's column; a new one where none looks like it.
 
-        Args:
-            wanted: the column's header, its name, or Canvas's number of it.
-
-        Raises:
-            CourseError: several columns fit, none is the wanted one, or one has nearly the same name.
+        `wanted`: the column's header, its name, or Canvas's number of it.
+        Raises CourseError: several columns fit, none is the wanted one, or one has nearly the same name.
         """
         named = [index for index in range(len(self.header)) if index not in self.keys.values()]
         name = wanted or assignment
@@ -136,8 +133,7 @@ class Roster:
 def read(path: Path, platform: str) -> Roster:
     """A platform's table, whatever program saved it: commas, semicolons or tabs; UTF-8, UTF-16 or Windows-1252.
 
-    Raises:
-        CourseError: it is no such table, or a line is longer than the header.
+    Raises CourseError: it is no such table, or a line is longer than the header.
     """
     try:
         text = text_of(path.read_bytes()).removeprefix("\ufeff")

@@ -100,9 +100,8 @@ class Split:
 
         A test gets what the cells above it had defined. Where a cell ends the process, the others run again without it.
 
-        Args:
-            report: called with what happened to each cell as soon as it is known:
-                {"outputs": …, "cell": index} or {"test": Result}.
+        `report`: called with what happened to each cell as soon as it is known: {"outputs": …, "cell": index} or
+            {"test": Result}.
         """
         tests: list[tuple[Cell, Defined]] = []
         while len(self.conversations) <= RESTARTS:

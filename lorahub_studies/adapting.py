@@ -60,8 +60,7 @@ def plan(targets: Sequence[str] = (), methods: Sequence[str] = (), draws: int = 
 
     `settings` are further fields of `Trial`.
 
-    Raises:
-        CourseError: an unknown target or method, or fewer than one draw or test item.
+    Raises CourseError: an unknown target or method, or fewer than one draw or test item.
     """
     for method in methods:
         get_approach(method)
@@ -100,13 +99,10 @@ def bench(profile: str, modules: tuple[str, ...], folder: str, base_model: str =
 def run(trial: Trial) -> dict:
     """Adapt to a trial's examples and test.
 
-    Returns:
-        Target, draw, method; `strict` and `answer_only` exact match (0 to 1), `loss` and `answer_loss` on the test
+    Returns: Target, draw, method; `strict` and `answer_only` exact match (0 to 1), `loss` and `answer_loss` on the test
         items (nats a token), `example_loss`, `evaluations` of candidates (or steps of tuning), `seconds` and
         `cpu_seconds` of adapting (not of testing), `prompt_tokens` a query, `algorithm`, and the largest weights.
-
-    Raises:
-        CourseError: unknown target or method, or modules that don't fit.
+    Raises CourseError: unknown target or method, or modules that don't fit.
     """
     approach = get_approach(trial.method)
     setting = bench(trial.profile, trial.modules, trial.folder, trial.base_model)

@@ -118,8 +118,7 @@ def per_draw(
 ) -> dict[int, float]:
     """A method's mean over targets by draw, in points for exact match, of the draws that have every target.
 
-    Raises:
-        CourseError: no such method or measure, or no whole draw.
+    Raises CourseError: no such method or measure, or no whole draw.
     """
     return _by_draw(_values(rows, method, measure, targets), repr(method))
 
@@ -137,8 +136,7 @@ def difference(
 
     Exact match is in points. `other_measure` compares with another measure of the other method.
 
-    Raises:
-        CourseError: no such method or measure, or no draw in which both have all the targets.
+    Raises CourseError: no such method or measure, or no draw in which both have all the targets.
     """
     values = _values(rows, method, measure, targets)
     others = _values(rows, other, other_measure or measure, targets)
@@ -152,8 +150,7 @@ def over_targets(
 
     The interval is a hierarchical bootstrap: targets are drawn again with their draws, then draws within each.
 
-    Returns:
-        "mean", "low", "high" in the measure's unit (points for exact match), and the targets "ahead" and "behind".
+    Returns: "mean", "low", "high" in the measure's unit (points for exact match), and the targets "ahead" and "behind".
     """
     draws = set(difference(rows, method, other, measure))
     values, others = _values(rows, method, measure), _values(rows, other, measure)
@@ -226,9 +223,7 @@ def break_even(evaluations: float, example_tokens: float, in_context_tokens: flo
     Scoring one of the search's `evaluations` reads `example_tokens`; a prompt with and without the examples has the
     other two numbers of tokens.
 
-    Raises:
-        CourseError: the prompt with the examples is not the longer one.
-
+    Raises CourseError: the prompt with the examples is not the longer one.
     Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4; claim H11.
     """
     saved = in_context_tokens - zero_shot_tokens
@@ -260,11 +255,8 @@ def relatives_found(
 ) -> tuple[dict[int, float], float]:
     """How often the `within` largest weights include a module that was named for the target beforehand. Claim H13.
 
-    Args:
-        relatives: modules by target that should matter; a target without any is left out.
-
-    Returns:
-        The share of targets in points, by draw, and the share that modules drawn at random would reach.
+    `relatives`: modules by target that should matter; a target without any is left out.
+    Returns: The share of targets in points, by draw, and the share that modules drawn at random would reach.
     """
     named = {target: set(names) for target, names in relatives.items() if names}
     rows = [row for row in rows if row["target"] in named]

@@ -57,9 +57,7 @@ def tuned(
     "full" changes the weights for good, and needs them in float32: bfloat16 loses steps this small to rounding. Every
     step takes all examples. The seed draws A.
 
-    Yields:
-        The mean loss of each step, in nats a token.
-
+    Yields: The mean loss of each step, in nats a token.
     Source: Huang et al. 2023, section 4.1; Liu et al. 2022 (IA3), arXiv 2205.05638.
     """
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}

@@ -45,11 +45,8 @@ def plan(
         modules: what `zoo.load` takes, the same for every draw; default 20 of the published ones, drawn for each.
         methods: default `STUDIED`.
         test_items: at most so many of each task's rows that are no example.
-
-    Raises:
-        CourseError: unknown task, method, base or profile, fewer than one draw or test item, or no modules given for
-            another base than that of the published ones.
-
+    Raises CourseError: unknown task, method, base or profile, fewer than one draw or test item, or no modules given for
+        another base than that of the published ones.
     Source: Huang et al. 2023, section 4.1.
     """
     named = [name.removeprefix("bbh/") for name in tasks] or bbh.names()
@@ -94,8 +91,7 @@ def settings(trials: Sequence[Trial]) -> dict:
 def gather(trials: Sequence[Trial], report: Callable[[str], None] = lambda line: None) -> None:
     """Bring every task and module that the trials need onto this machine, before hours are spent on measuring.
 
-    Raises:
-        CourseError: a task or a module can't be had; says from where and what to do.
+    Raises CourseError: a task or a module can't be had; says from where and what to do.
     """
     for target in dict.fromkeys(trial.target for trial in trials):
         bbh.load(target.removeprefix("bbh/"))

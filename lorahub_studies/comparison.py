@@ -108,8 +108,7 @@ class TaskRows(NamedTuple):
 def rows_of(task_name: str, tokenizer: PreTrainedTokenizerBase, test_items: int) -> TaskRows:
     """A task's items with its first instruction, split the same way for every run.
 
-    Raises:
-        CourseError: no such task, or one with too few training items.
+    Raises CourseError: no such task, or one with too few training items.
     """
     task = tasks.get(task_name)
     if len(task.train) < 2 * VALIDATION_ROWS:
@@ -128,9 +127,8 @@ def rows_of(task_name: str, tokenizer: PreTrainedTokenizerBase, test_items: int)
 def run(job: MethodRun) -> dict:
     """Train a method on a task and test it.
 
-    Returns:
-        The run's settings with `trainable` parameters, `validation_loss`, `loss` and `answer_loss` on the test items
-        (nats a token), `strict` and `answer_only` exact match (0 to 1), `training_losses`, and `cpu_seconds` of
+    Returns: The run's settings with `trainable` parameters, `validation_loss`, `loss` and `answer_loss` on the test
+        items (nats a token), `strict` and `answer_only` exact match (0 to 1), `training_losses`, and `cpu_seconds` of
         training; or `error`, in words, where the method does not run here.
     """
     variant = get_variant(job.variant)
@@ -184,8 +182,7 @@ def _tested(attached: Attached, rows: TaskRows) -> dict:
 def cost(job: Cost) -> dict:
     """What a method costs, measured in this process: call it in a fresh one, whose memory nothing else has used.
 
-    Returns:
-        `trainable` parameters, `disk_bytes` of what is saved, `loaded_bytes` resident with the base loaded,
+    Returns: `trainable` parameters, `disk_bytes` of what is saved, `loaded_bytes` resident with the base loaded,
         `peak_bytes` resident in the steps, processor and wall `step_seconds`, and `tokens_per_second` of greedy
         generation from one prompt, by processor time and by the clock; or `error`.
     """

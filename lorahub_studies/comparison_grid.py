@@ -77,8 +77,7 @@ def plan(
 ) -> Grid:
     """A grid as the command line names it; what is empty or None is the comparison's own.
 
-    Raises:
-        CourseError: an unknown line or task, a task whose steps are not known, or a size below 1.
+    Raises CourseError: an unknown line or task, a task whose steps are not known, or a size below 1.
     """
     for task in tasks:
         get_task(task)
@@ -108,8 +107,8 @@ def run(
 
     Costs are always measured one after the other, each in a fresh process.
 
-    Returns:
-        The rows of all runs: of each line and task the searches, and the chosen rate at every seed; then the costs.
+    Returns: The rows of all runs: of each line and task the searches, and the chosen rate at every seed; then the
+        costs.
     """
 
     def measured(jobs: Sequence[object], work: Callable, executor: Executor | None) -> list[dict]:

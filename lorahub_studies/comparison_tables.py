@@ -25,10 +25,9 @@ def chosen_rates(rows: Sequence[Mapping]) -> dict[tuple[str, str], float]:
 def summarise(rows: Sequence[Mapping]) -> list[dict]:
     """One entry a line of the comparison: what it trains and costs, and per task its rate and scores.
 
-    Returns:
-        Entries with `variant`, `label`, the fields of `comparison.cost`, `error` where it does not run, and `tasks`:
-        per task `rate`, `seeds`, `edge` (whether the rate is the lowest or highest that was tried), and for each
-        measure `mean`, `low` and `high` over the seeds.
+    Returns: Entries with `variant`, `label`, the fields of `comparison.cost`, `error` where it does not run, and
+        `tasks`: per task `rate`, `seeds`, `edge` (whether the rate is the lowest or highest that was tried), and for
+        each measure `mean`, `low` and `high` over the seeds.
     """
     rates = chosen_rates(rows)
     running = {name for _, name in rates}
@@ -145,8 +144,7 @@ def ratio(summary: Sequence[Mapping], one: str, other: str, key: str) -> float |
 def best_verdict(by_rival: Mapping[str, Mapping[str, int]]) -> str:
     """The verdict on "the champion is at least as good as every rival", given the `duels`.
 
-    Returns:
-        "refuted here" where a rival is better beyond the spread on every task; "not shown here" where one is so on
+    Returns: "refuted here" where a rival is better beyond the spread on every task; "not shown here" where one is so on
         some task, or no rival anywhere is worse beyond it; else "shown".
     """
     if any(all(value < 0 for value in tasks.values()) for tasks in by_rival.values()):

@@ -60,13 +60,10 @@ class Composition:
 def run(composition: Composition) -> dict:
     """Search, compose, and count the intruder dimensions of the result and of its controls.
 
-    Returns:
-        `rows`, one a variant: target, draw, search, variant, `intruders` (a count for each of `EPSILONS`), `matrices`,
-        over these the mean `relative_size` ‖ΔW‖/‖W₀‖ and the median `spike_ratio` σ₁(ΔW)/σ₁₀(W₀); `weight_norm` ‖w‖₂
-        and `negative`, the number of weights below zero.
-
-    Raises:
-        CourseError: unknown target, or a method that searches no weights.
+    Returns: `rows`, one a variant: target, draw, search, variant, `intruders` (a count for each of `EPSILONS`),
+        `matrices`, over these the mean `relative_size` ‖ΔW‖/‖W₀‖ and the median `spike_ratio` σ₁(ΔW)/σ₁₀(W₀);
+        `weight_norm` ‖w‖₂ and `negative`, the number of weights below zero.
+    Raises CourseError: unknown target, or a method that searches no weights.
     """
     approach = METHODS.get(composition.search)
     if approach is None or approach.kind != "search":

@@ -47,9 +47,7 @@ def partial_rho(x: np.ndarray, y: np.ndarray, given: Sequence[np.ndarray] = ()) 
 def correlate(x: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = ()) -> Correlation:
     """Spearman's rho over at least 5 runs, with `given` held fixed, and the middle 95 % of bootstrap resamples.
 
-    Raises:
-        CourseError: too few runs, or lists of different lengths.
-
+    Raises CourseError: too few runs, or lists of different lengths.
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval).
     """
     return _with_interval((x, y, *given), lambda c: partial_rho(c[0], c[1], c[2:]))

@@ -85,8 +85,7 @@ def settling_jobs() -> list[TailRun]:
 def chosen(rows: Sequence[Mapping]) -> dict[tuple[int, str], float]:
     """The learning rate with the lowest settling loss for each arm, by (rank, rule).
 
-    Raises:
-        CourseError: every rate of an arm diverged.
+    Raises CourseError: every rate of an arm diverged.
     """
     tried: dict[tables.Arm, list[tuple[float, float]]] = {}
     for row in rows:

@@ -75,8 +75,7 @@ def last(row: Mapping) -> dict[str, float]:
 def at_loss(row: Mapping, loss: float) -> dict[str, float] | None:
     """A run's quantities where its task loss first falls to `loss`, between two recorded steps by a straight line.
 
-    Returns:
-        `step` and `QUANTITIES`; None if the run never gets there. A count between two steps need not be whole.
+    Returns: `step` and `QUANTITIES`; None if the run never gets there. A count between two steps need not be whole.
     """
     steps = trajectory(row)
     for before, after in zip(steps, steps[1:], strict=False):
@@ -186,8 +185,7 @@ def quantities(rows: Rows, loss: float | None = None) -> list[dict[str, float]]:
 def intervention_effects(rows: Rows) -> list[dict]:
     """What each intervention did, run by run.
 
-    Returns:
-        One entry a run, `kind` and `scale`: `rank`, `seed`, `intruders` of the run, `removed` (the share of its
+    Returns: One entry a run, `kind` and `scale`: `rank`, `seed`, `intruders` of the run, `removed` (the share of its
         forgetting that is gone: 1 is all of it) and `task` (what the task loss rose by, in nats a token).
     """
     return [

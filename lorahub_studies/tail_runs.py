@@ -78,13 +78,10 @@ def spectrum(report: IntruderCounts) -> dict:
 def run_tail(run: TailRun) -> dict:
     """Train one run and measure it, in this process's lab for the run's profile.
 
-    Returns:
-        `run` (its settings), `base` (losses before), `points` (step, losses, and, with spectra, totals of `spectrum`),
-        `matrices` (of the last point, see `per_matrix`), `train_losses`, `cpu_seconds` of the optimizer steps, `texts`,
-        and `diverged`: a message in place of the last points.
-
-    Raises:
-        CourseError: unknown task or part.
+    Returns: `run` (its settings), `base` (losses before), `points` (step, losses, and, with spectra, totals of
+        `spectrum`), `matrices` (of the last point, see `per_matrix`), `train_losses`, `cpu_seconds` of the optimizer
+        steps, `texts`, and `diverged`: a message in place of the last points.
+    Raises CourseError: unknown task or part.
     """
     tail_lab = lab(run.profile, run.layers)
     row = {"run": asdict(run), "base": base_losses(run, tail_lab), "texts": tail_lab.texts_label, "diverged": ""}
@@ -145,9 +142,8 @@ class Intervention:
 def run_intervention(job: Intervention) -> dict:
     """Train a run and measure it under every intervention, in this process's lab for the run's profile.
 
-    Returns:
-        `run` and `epsilon` (settings), `base` and `tuned` (loss and pretraining loss), `spectrum`, `scaled`: one entry
-        for each `kind` and `scale` with both losses, `texts`, and `diverged`: a message in place of the rest.
+    Returns: `run` and `epsilon` (settings), `base` and `tuned` (loss and pretraining loss), `spectrum`, `scaled`: one
+        entry for each `kind` and `scale` with both losses, `texts`, and `diverged`: a message in place of the rest.
     """
     run = job.run
     tail_lab = lab(run.profile, run.layers)
@@ -198,11 +194,9 @@ class ContinualRun:
 def run_continual(run: ContinualRun) -> dict:
     """Train one task after the other: merge its change into the weights, start a new adapter, test every task.
 
-    Returns:
-        `run` (its settings), `texts`, `diverged`: a message in place of the stages, and `stages`: the base and one a
-        task. A stage has the `task` trained last, `losses` of every task and `pretraining_loss` (nats a token), the
+    Returns: `run` (its settings), `texts`, `diverged`: a message in place of the stages, and `stages`: the base and one
+        a task. A stage has the `task` trained last, `losses` of every task and `pretraining_loss` (nats a token), the
         `spectrum` of the whole change since the base ({} for the base), and `cpu_seconds` of its optimizer steps.
-
     Source: Shuttleworth et al. 2024, arXiv 2410.21228, figure 8 (claim I8).
     """
     tail_lab = lab(run.profile, run.layers)

@@ -60,9 +60,7 @@ def train_module(
         init_seed: draws A. Modules of one seed share their starting A, and so, roughly, a basis of rank space.
         data_seed: orders the items.
         loaded: a base model and its tokenizer, to save loading them; None loads them in bfloat16.
-
-    Raises:
-        CourseError: unknown task, or the folder can't be written.
+    Raises CourseError: unknown task, or the folder can't be written.
     """
     task = tasks.get(name)
     started = time.perf_counter()
@@ -133,12 +131,8 @@ def train_zoo(
         own_init: draw every module's A from a seed of its own instead of one for all.
         executor: trains modules in other processes or on other machines; None in this one, one after the other.
         report: called with each finished card.
-
-    Returns:
-        The cards, in the order of the tasks.
-
-    Raises:
-        CourseError: an unknown task, or the folder holds a module that was started from another A.
+    Returns: The cards, in the order of the tasks.
+    Raises CourseError: an unknown task, or the folder holds a module that was started from another A.
     """
     wanted = list(task_names or tasks.names("module"))
     for name in wanted:

@@ -80,8 +80,7 @@ def load_rows(name_or_path: str | Path, *, offline: bool = False) -> tuple[list[
     The sets: "tiny" (the shipped rows), "alpaca" (as `load_alpaca`: any edition), "alpaca-52k" (all rows or none),
     "dolly".
 
-    Raises:
-        CourseError: it is neither a set nor a file that `read_rows` takes, or the set can't be had.
+    Raises CourseError: it is neither a set nor a file that `read_rows` takes, or the set can't be had.
     """
     if name_or_path == "tiny":
         return shipped_examples(), SHIPPED
@@ -116,9 +115,7 @@ def split(
     The validation part does not depend on `train_rows`, so runs with more or fewer rows are compared on the same rows.
     Without `train_rows`, all others are for training.
 
-    Raises:
-        CourseError: there are too few rows, or a size is not possible.
-
+    Raises CourseError: there are too few rows, or a size is not possible.
     Source: Raschka 2023 trains on 49,759 and validates on 2,000 of lit-llama's 51,759 cleaned rows; the public
         file has 52,002, so `train_rows=49_759` takes exactly as many.
     """
@@ -153,8 +150,7 @@ def encode_rows(
     answer. The loss is on response and end-of-sequence token, or on every token. A row whose prompt fills the block is
     refused or dropped (their number is logged).
 
-    Raises:
-        CourseError: a prompt fills the block, every row was dropped, or the tokenizer has no end-of-sequence token.
+    Raises CourseError: a prompt fills the block, every row was dropped, or the tokenizer has no end-of-sequence token.
     """
     eos = tokenizer.eos_token_id
     if eos is None:

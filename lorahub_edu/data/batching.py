@@ -113,9 +113,7 @@ def make_batches(
     length first, so that there is less padding. "packed" lays rows end to end in sequences without padding, each with
     at most `micro_batch_size` x the longest row's tokens: the largest that a padded micro-batch can get.
 
-    Raises:
-        CourseError: unknown strategy, no rows, or a size below 1.
-
+    Raises CourseError: unknown strategy, no rows, or a size below 1.
     Source: best-fit decreasing: Johnson et al. 1974, "Worst-case performance bounds for simple one-dimensional
         packing algorithms"; packing without cross-contamination: Krell et al. 2021, arXiv 2107.02027, section 3.
     """
@@ -220,7 +218,6 @@ def attention_masks(
         config: of the model; a sliding window narrows its masks.
         visible: (n, n) bool, as `visible_positions` gives it.
         positions: (n,) of each token in its own row.
-
     Source: Jiang et al. 2023, "Mistral 7B", arXiv 2310.06825, section 2 (the window); transformers takes a dict where
         kinds of layers differ.
     """

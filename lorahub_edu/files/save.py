@@ -25,9 +25,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Args:
         path: its parent folder is made if missing.
         durable: the content is on the disk, not only in the system's memory, before it gets its name.
-
-    Raises:
-        OSError: the disk can't be written.
+    Raises OSError: the disk can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path, STALE_SECONDS)
@@ -54,9 +52,8 @@ def one_writer(folder: Path) -> Iterator[None]:
 
     A folder that was made here and into which nothing was written is removed again.
 
-    Raises:
-        CourseError: another run writes there.
-        OSError: the folder can't be made or written.
+    Raises CourseError: another run writes there.
+    Raises OSError: the folder can't be made or written.
     """
     from filelock import FileLock, Timeout
 

@@ -79,9 +79,7 @@ class Tail:
         model: a causal model in LLaMA's form; float32 weights are kept in float32 here before it is cast.
         layers: how many of the last layers are the tail.
         dtype: what the model computes in from here on; it is cast in place. None leaves it.
-
-    Raises:
-        CourseError: the model has no such layers, or not that many.
+    Raises CourseError: the model has no such layers, or not that many.
     """
 
     def __init__(self, model: PreTrainedModel, layers: int = 6, dtype: torch.dtype | None = torch.bfloat16) -> None:
@@ -149,8 +147,7 @@ class Tail:
     def cache(self, rows: Sequence[PromptedRow]) -> CachedRows:
         """Run rows of one task, whose prompts begin alike, through the layers below, once.
 
-        Raises:
-            CourseError: there are no rows.
+        Raises CourseError: there are no rows.
         """
         if not rows:
             raise CourseError("There are no rows to cache: give at least one.")

@@ -39,9 +39,7 @@ def scaling(rule: str, rank: int) -> float:
 
     "alpha = 2r" is 2 at every rank, "rank-stabilised" is 8/√r, "fixed alpha" is 32/r.
 
-    Raises:
-        CourseError: there is no such rule.
-
+    Raises CourseError: there is no such rule.
     Source: Kalajdzievski 2023, arXiv 2312.03732 (rank-stabilised); claim I10 (alpha = 2r).
     """
     if rule not in RULES:

@@ -94,10 +94,8 @@ def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) ->
     The run starts from the tail's current weights. They are back in place when it ends, however it ends. A step takes
     `BATCH_SIZE` rows, in an order that follows from the seed.
 
-    Raises:
-        CourseError: the rank does not fit a matrix.
-        DivergedError: the loss or a gradient is no longer finite.
-
+    Raises CourseError: the rank does not fit a matrix.
+    Raises DivergedError: the loss or a gradient is no longer finite.
     Source: Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence", arXiv 2410.21228,
         figure 5 (LoRA and full fine-tuning at equal task loss; claim I4); Hu et al. 2021, arXiv 2106.09685.
     """
@@ -188,9 +186,7 @@ def train(
         at: steps, counted from 1.
         target_loss: stop at the first recorded step whose validation loss is at most this.
         look: measures something more at every recorded step, such as intruder counts.
-
-    Raises:
-        CourseError, DivergedError: as `training`.
+    Raises CourseError, DivergedError: as `training`.
     """
     points: list[Point] = []
     run = training(tail, rows, tuning, sorted({*at, tuning.steps}))

@@ -48,9 +48,7 @@ def load(
 
     `fetch` False takes the shipped texts. `offline` opens no connection; files that are here are used.
 
-    Raises:
-        CourseError: there are too few texts of that length.
-
+    Raises CourseError: there are too few texts of that length.
     Source: Shuttleworth et al. 2024, arXiv 2410.21228, figure 9 (pseudo-loss; claim I9).
     """
     if sequences < 2 or tokens < 2:

@@ -146,11 +146,8 @@ def adapt(
             chooses. None takes the search's own losses.
         folder: keeps every scored batch and the result; a search that was killed continues from there.
         on_batch: called with the history after each batch.
-
-    Raises:
-        CourseError: no module or example, modules that don't belong together, an unknown optimizer, a budget below the
-            search's population, every candidate failed, or the folder holds another search.
-
+    Raises CourseError: no module or example, modules that don't belong together, an unknown optimizer, a budget below
+        the search's population, every candidate failed, or the folder holds another search.
     Source: Huang et al. 2023, section 3.3 and 4.1; claims H4, H5, H13, H18.
     """
     if not examples:

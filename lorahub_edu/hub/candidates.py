@@ -42,11 +42,8 @@ class Question:
 def choose(method: str | Callable[[int, Question], list[str]], count: int, question: Question) -> list[str]:
     """Choose `count` candidates to compose, best first where the method has an order.
 
-    Args:
-        method: a name in `METHODS`, or a function of (count, question).
-
-    Raises:
-        CourseError: unknown method, something it needs is missing, or there are fewer modules.
+    `method`: a name in `METHODS`, or a function of (count, question).
+    Raises CourseError: unknown method, something it needs is missing, or there are fewer modules.
     """
     if callable(method):
         return method(count, question)
@@ -70,8 +67,7 @@ def single_losses(
 ) -> np.ndarray:
     """Loss of the base with each of N modules alone, all in one batched forward.
 
-    Returns:
-        (N,) float64, in nats a label token; NaN where a module's weights or its forward are not finite.
+    Returns: (N,) float64, in nats a label token; NaN where a module's weights or its forward are not finite.
     """
     losses = np.full(len(modules), np.nan)
     # One forward holds all modules, and 0 times infinity is NaN: a broken module would spoil every candidate.
@@ -120,11 +116,8 @@ def embed(
 
     An encoder-decoder reads with its encoder. Texts go through the model one by one, so that no padding takes part.
 
-    Returns:
-        (texts, d) float32.
-
-    Raises:
-        CourseError: a text is empty.
+    Returns: (texts, d) float32.
+    Raises CourseError: a text is empty.
     """
     vectors = []
     for text in texts:

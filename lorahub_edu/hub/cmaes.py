@@ -27,9 +27,7 @@ class CMAES:
         population: candidates a generation; None takes `default_population(n)`.
         bounds: (lower, upper) of every coordinate; None has none.
         seed: fixes every candidate, given the losses.
-
-    Raises:
-        CourseError: sigma is not positive or the population is below 2.
+    Raises CourseError: sigma is not positive or the population is below 2.
     """
 
     def __init__(
@@ -83,9 +81,7 @@ class CMAES:
         Args:
             X: candidates, (population, n).
             losses: (population,); a loss that isn't finite ranks last, and without a finite loss nothing changes.
-
-        Raises:
-            CourseError: these are not the candidates and losses of one generation.
+        Raises CourseError: these are not the candidates and losses of one generation.
         """
         n, losses = len(self.mean), np.asarray(losses, dtype=np.float64)
         if np.shape(X) != (self.population, n) or losses.shape != (self.population,):

@@ -81,11 +81,8 @@ def stack(
         names: None takes the folders', with as many of their parents as make them differ.
         composition: "paper" needs equal ranks and scalings; for "exact" they may differ.
         dtype: of the stack; None needs all modules to have one dtype and takes it, in float32 at least.
-
-    Raises:
-        CourseError: no module, a module that is not finite, or modules of different base model, target modules, rank,
-            scaling, or dtype.
-
+    Raises CourseError: no module, a module that is not finite, or modules of different base model, target modules,
+        rank, scaling, or dtype.
     Source: Huang et al. 2023, section 3.2 (the modules must share one rank); claim H2.
     """
     check_composition(composition)
@@ -192,10 +189,7 @@ def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition
         weights: (N,) any real numbers.
         composition: "paper": A = Σ wᵢAᵢ (r, in), B = Σ wᵢBᵢ (out, r); "exact": Σ wᵢBᵢAᵢ as one module of rank N·r
             (modules of weight 0 are left out; a layer smaller than N·r gets the largest rank that it can have).
-
-    Raises:
-        CourseError: unknown composition, or not N finite weights.
-
+    Raises CourseError: unknown composition, or not N finite weights.
     Source: Huang et al. 2023, section 3.2, equation 1; claim H1.
     """
     check_composition(composition)
@@ -217,13 +211,9 @@ def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition
 def refactor(module: AdapterFile, rank: int) -> AdapterFile:
     """The nearest module of a lower rank: the truncated SVD of each layer's B·A, by way of its thin factors.
 
-    Returns:
-        A module of that rank (a smaller layer gets the largest rank that it can have) in float32 at least, with the
-        singular values shared evenly between A and B.
-
-    Raises:
-        CourseError: the rank is below 1 or above the module's.
-
+    Returns: A module of that rank (a smaller layer gets the largest rank that it can have) in float32 at least, with
+        the singular values shared evenly between A and B.
+    Raises CourseError: the rank is below 1 or above the module's.
     Source: Eckart & Young 1936; the QR step as in PEFT's `add_weighted_adapter(combination_type="svd")`.
     """
     largest = max(config.rank for config in module.configs.values())

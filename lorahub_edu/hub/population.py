@@ -59,10 +59,7 @@ class Population:
     Args:
         model: a causal language model or an encoder-decoder, without other adapters; it is whole again after the block.
         max_tokens: most positions in one forward, over all candidates; the population is cut to fit.
-
-    Raises:
-        CourseError: the modules don't fit the model, or its own scores are other ones.
-
+    Raises CourseError: the modules don't fit the model, or its own scores are other ones.
     Source: claims H1, H4, H17.
     """
 
@@ -121,8 +118,7 @@ class Population:
 
         A tensor that requires a gradient keeps its graph.
 
-        Raises:
-            CourseError: the shape is not (P, N), or this is not in the `with` block.
+        Raises CourseError: the shape is not (P, N), or this is not in the `with` block.
         """
         for layer in self.layers.values():
             layer.weights = layer.pair = None

@@ -66,7 +66,6 @@ def cma(
         start: the first mean; None is zero, the paper's start.
         sigma: first step size, in units of a weight.
         population: candidates a generation; None is 4 + floor(3 ln N).
-
     Source: Hansen 2016, arXiv 1604.00772; claim H5.
     """
     size = default_population(space.dimension) if population is None else population
@@ -168,8 +167,7 @@ def nevergrad_search(space: Space, budget: int, seed: int = 0, name: str = "NGOp
     A failed candidate's loss is one nat above the worst so far. An optimizer that fits a model to the losses, as
     Cobyla does, could do nothing with an infinite one.
 
-    Raises:
-        CourseError: there is no such optimizer, or it breaks down.
+    Raises CourseError: there is no such optimizer, or it breaks down.
     """
     # Cobyla and others run in a thread that nevergrad leaves waiting for the next loss. Python would wait for it at
     # exit, for ever if a search was given up. A thread that is started from a daemon (as a pool's are) is a daemon too.
@@ -253,12 +251,8 @@ def make_search(
         optimizer: a name of `SEARCHES` or of nevergrad's registry, in any case, or a function of (space, budget, seed)
             that returns a search.
         **options: for the search, for example `start` or `sigma`.
-
-    Returns:
-        The search, and the algorithm really run in words, for example "nevergrad NGOpt, which chose Cobyla".
-
-    Raises:
-        CourseError: no such name, a budget below 1, or an option that the search does not have.
+    Returns: The search, and the algorithm really run in words, for example "nevergrad NGOpt, which chose Cobyla".
+    Raises CourseError: no such name, a budget below 1, or an option that the search does not have.
     """
     _check_budget(budget)
     if callable(optimizer):
@@ -290,13 +284,8 @@ def chosen_optimizer(name: str, dimension: int, budget: int) -> str:
     Args:
         name: an optimizer of nevergrad's registry, in any case.
         dimension: weights N, each within the paper's bounds.
-
-    Returns:
-        Its name in nevergrad, for example "Cobyla".
-
-    Raises:
-        CourseError: there is no such optimizer.
-
+    Returns: Its name in nevergrad, for example "Cobyla".
+    Raises CourseError: there is no such optimizer.
     Source: claim H5.
     """
     _check_budget(budget)

@@ -47,9 +47,7 @@ def modules_for(
     Args:
         profile: names the base model, and the rank and alpha of stand-ins.
         names: which, in this order; None takes all of `names_for`.
-
-    Raises:
-        CourseError: there is no module of that name, or its file can't be read.
+    Raises CourseError: there is no module of that name, or its file can't be read.
     """
     wanted = names_for(profile, folder) if names is None else names
     if has_zoo(profile, folder):
@@ -62,8 +60,7 @@ def cards_for(
 ) -> dict[str, Card]:
     """The cards of `modules_for`, by name; a stand-in's has its task and NaN for every score.
 
-    Raises:
-        CourseError: there is no module of that name, or its card can't be read.
+    Raises CourseError: there is no module of that name, or its card can't be read.
     """
     wanted = names_for(profile, folder) if names is None else names
     if has_zoo(profile, folder):

@@ -81,9 +81,7 @@ def adapt_to(
         base: the base model's name or folder, also of modules that name another; "" takes the profile's.
         test_items: how many of the task's test items to score before and after; 0 scores none.
         out: the search's log, its summary and the adapter; a search that was killed continues from there.
-
-    Raises:
-        CourseError: a rank below 1, fewer than no test items, or what `adapt`, `zoo.load` and `tasks.read` refuse.
+    Raises CourseError: a rank below 1, fewer than no test items, or what `adapt`, `zoo.load` and `tasks.read` refuse.
     """
     if (rank is not None and rank < 1) or test_items < 0:
         raise CourseError(f"rank={rank}, test_items={test_items}: take a rank of 1 or more, and 0 items for no test.")

@@ -73,11 +73,7 @@ def names(folder: str | Path = SHIPPED) -> list[str]:
 
 
 def card(name: str, folder: str | Path = SHIPPED) -> Card:
-    """The card of a module of a zoo.
-
-    Raises:
-        CourseError: there is no such module, or its card can't be read.
-    """
+    """The card of a module of a zoo. Raises CourseError: there is no such module, or its card can't be read."""
     path = _module_folder(name, Path(folder)) / CARD_FILE
     try:
         return Card(**json.loads(path.read_text(encoding="utf-8")))
@@ -94,12 +90,9 @@ def _module_folder(name: str, folder: Path) -> Path:
 def load(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPPED) -> list[AdapterFile]:
     """Modules by name, by folder, or by their name on the hub.
 
-    Args:
-        sources: each the name of a module in `folder`, a path of a folder in PEFT's layout, a path of a folder of such
-            folders, or "owner/name" on the hub; None takes every module in `folder`.
-
-    Raises:
-        CourseError: a module is not found, is cut short, or is not LoRA in PEFT's layout.
+    `sources`: each the name of a module in `folder`, a path of a folder in PEFT's layout, a path of a folder of such
+        folders, or "owner/name" on the hub; None takes every module in `folder`.
+    Raises CourseError: a module is not found, is cut short, or is not LoRA in PEFT's layout.
     """
     from lorahub_edu.lora.adapter_files import read_adapter
 
@@ -109,8 +102,7 @@ def load(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPP
 def find(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPPED) -> list[Path | str]:
     """The folder of each module that `load` reads, or its name on the hub; nothing is read or fetched.
 
-    Raises:
-        CourseError: a module is not found, or there is none at all.
+    Raises CourseError: a module is not found, or there is none at all.
     """
     folders: list[Path | str] = []
     for source in names(folder) if sources is None else sources:
@@ -151,11 +143,8 @@ def from_hub(repo: str) -> Path:
 
     Old modules (LoRAHub's own among them) are published as a pickled adapter_model.bin, which is kept as safetensors.
 
-    Args:
-        repo: "owner/name", for example "lorahub/flan_t5_large-cosmos_qa".
-
-    Raises:
-        CourseError: it can't be fetched, or holds no LoRA module.
+    `repo`: "owner/name", for example "lorahub/flan_t5_large-cosmos_qa".
+    Raises CourseError: it can't be fetched, or holds no LoRA module.
     """
     from huggingface_hub import snapshot_download
     from safetensors.torch import save_file
@@ -227,8 +216,7 @@ def sha256_of(file: Path) -> str:
 def overview(folder: str | Path = SHIPPED) -> Table:
     """Every module of a zoo with its instruction and its scores before and after training.
 
-    Raises:
-        CourseError: the folder holds no module.
+    Raises CourseError: the folder holds no module.
     """
     if not names(folder):
         raise CourseError(f"There is no module in {folder}: train some with lorahub-edu zoo train --folder {folder}.")
@@ -254,12 +242,9 @@ def card_table(name: str, folder: str | Path = SHIPPED) -> Table:
 def open_source(source: str | Path, folder: str | Path = SHIPPED) -> AdapterFile | Path:
     """One adapter that was read, or the folder of a fine-tuned model.
 
-    Args:
-        source: a module of the zoo in `folder`, the folder or file of an adapter in PEFT's layout, "owner/name" of an
-            adapter on the hub, or the folder of a fine-tuned model in safetensors.
-
-    Raises:
-        CourseError: there is none, or several.
+    `source`: a module of the zoo in `folder`, the folder or file of an adapter in PEFT's layout, "owner/name" of an
+        adapter on the hub, or the folder of a fine-tuned model in safetensors.
+    Raises CourseError: there is none, or several.
     """
     found = find_source(source, folder)
     if isinstance(found, Path) and _is_tuned_model(found):

@@ -89,12 +89,8 @@ def save_adapter(
         adapter: the adapter's name in the model (it is not part of the file).
         base_model: the base's name, for adapter_config.json; None takes the model's own.
         base_model_sha256: the base file's hash, kept in the safetensors header so that loading can compare it.
-
-    Returns:
-        The folder.
-
-    Raises:
-        CourseError: the model has no such adapter, or the folder can't be written.
+    Returns: The folder.
+    Raises CourseError: the model has no such adapter, or the folder can't be written.
     """
     layers = dict(adapters.layers_with(model, adapter, " to save"))
     weights = {name: (layer.lora_A[adapter].detach(), layer.lora_B[adapter].detach()) for name, layer in layers.items()}
@@ -161,8 +157,7 @@ def _peft_config(file: AdapterFile, targets: str | tuple[str, ...]) -> dict:
 def read_adapter(folder: str | Path) -> AdapterFile:
     """Read the adapter in a folder, or the one that a file belongs to; its tensors are on the CPU.
 
-    Raises:
-        CourseError: a file is missing, cut short, not LoRA or more than tensors, or has a setting unknown here.
+    Raises CourseError: a file is missing, cut short, not LoRA or more than tensors, or has a setting unknown here.
     """
     given = Path(folder)
     folder = given.parent if given.is_file() else given
@@ -227,8 +222,7 @@ def find_weights(folder: Path) -> Path:
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file, on the CPU, and its metadata. Of a pickle nothing but tensors is built, and no code runs.
 
-    Raises:
-        CourseError: it can't be read, or a pickle holds anything else.
+    Raises CourseError: it can't be read, or a pickle holds anything else.
     """
     try:
         if file.suffix not in PICKLES:
@@ -272,12 +266,9 @@ def put_adapter(
 ) -> None:
     """Put an adapter that was read or composed on a model, as the active one.
 
-    Args:
-        base_model_sha256: the hash of the model's base file; compared with the adapter's when both are known.
-
-    Raises:
-        CourseError: the adapter names a layer that the model does not have, has another shape, or was trained on
-            another base (the model is not changed then).
+    `base_model_sha256`: the hash of the model's base file; compared with the adapter's when both are known.
+    Raises CourseError: the adapter names a layer that the model does not have, has another shape, or was trained on
+        another base (the model is not changed then).
     """
     if base_model_sha256 and file.base_model_sha256 and base_model_sha256 != file.base_model_sha256:
         raise CourseError(

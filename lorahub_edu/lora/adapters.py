@@ -44,11 +44,8 @@ def selects(target_modules: str | Sequence[str], name: str) -> bool:
 def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[str]:
     """Names of the linear layers that a pattern selects.
 
-    Returns:
-        The names, in the model's order; an adapted layer is found under its own name.
-
-    Raises:
-        CourseError: a pattern selects nothing (near matches are listed).
+    Returns: The names, in the model's order; an adapted layer is found under its own name.
+    Raises CourseError: a pattern selects nothing (near matches are listed).
     """
     inner = {f"{name}.base_layer" for name, _ in lora_layers(model)}
     linear = [
@@ -91,16 +88,10 @@ def inject(
 
     Calling it again with another name adds a second adapter to the same base.
 
-    Args:
-        seed: fixes A; None draws from torch's global generator.
-
-    Returns:
-        The adapted layers with their names.
-
-    Raises:
-        CourseError: the pattern selects nothing, the rank does not fit a layer (no layer is changed then), or the
-            name is taken.
-
+    `seed`: fixes A; None draws from torch's global generator.
+    Returns: The adapted layers with their names.
+    Raises CourseError: the pattern selects nothing, the rank does not fit a layer (no layer is changed then), or the
+        name is taken.
     Source: Hu et al. 2021, section 4.2.
     """
     names = find_targets(model, config.target_modules)
@@ -137,8 +128,7 @@ def freeze(model: nn.Module) -> None:
 def set_adapter(model: nn.Module, adapter: str | None) -> None:
     """Choose the adapter that a whole batch passes through and that is trained; None is the plain base model.
 
-    Raises:
-        CourseError: no layer has an adapter of that name.
+    Raises CourseError: no layer has an adapter of that name.
     """
     if adapter is not None:
         layers_with(model, adapter)
@@ -153,9 +143,7 @@ def set_adapter(model: nn.Module, adapter: str | None) -> None:
 def route(model: nn.Module, adapters: Sequence[str | None]) -> Iterator[None]:
     """One batch, a different customer's adapter for every row: one name a row, None for the plain base model.
 
-    Raises:
-        CourseError: a name is unknown, or an adapter is merged into the weights.
-
+    Raises CourseError: a name is unknown, or an adapter is merged into the weights.
     Source: claim R6 (one base serves many customers); the same result as PEFT's `adapter_names=`.
     """
     layers = [layer for _, layer in lora_layers(model)]
@@ -181,10 +169,8 @@ def merge(model: nn.Module, adapter: str | None = None) -> None:
     A second call changes nothing; `unmerge` restores the base weights bit for bit. The old weights are kept for
     that, so memory grows by the adapted matrices; `merge_and_unload` keeps nothing. A tied head is untied.
 
-    Raises:
-        CourseError: the model has no such adapter, another one is merged, or an update is not finite (nothing is
-            merged then).
-
+    Raises CourseError: the model has no such adapter, another one is merged, or an update is not finite (nothing is
+        merged then).
     Source: Hu et al. 2021, section 4.1, "No Additional Inference Latency".
     """
     adapter = adapter or next((layer.active for _, layer in lora_layers(model) if layer.active), None)
@@ -211,11 +197,8 @@ def merge_and_unload(model: nn.Module, adapter: str | None = None) -> nn.Module:
 
     A head that was tied to the embeddings no longer is, and the model's config says so when it is saved.
 
-    Returns:
-        The same model, without any LoRA layer.
-
-    Raises:
-        CourseError: as `merge`.
+    Returns: The same model, without any LoRA layer.
+    Raises CourseError: as `merge`.
     """
     merge(model, adapter)
     for name, layer in list(lora_layers(model)):

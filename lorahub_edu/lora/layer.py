@@ -57,7 +57,6 @@ class LoRALinear(nn.Module):
         config: rank, alpha, dropout and dtype of the first adapter.
         adapter: the first adapter's name.
         generator: source of randomness on the CPU for A; None takes torch's global one.
-
     Source: Hu et al. 2021, section 4.1, equation 3.
     """
 
@@ -102,8 +101,7 @@ class LoRALinear(nn.Module):
     def add_adapter(self, adapter: str, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
         """Add an adapter that changes nothing yet (B = 0), and make it the active one.
 
-        Raises:
-            CourseError: the name is taken or holds a dot.
+        Raises CourseError: the name is taken or holds a dot.
         """
         if adapter in self.configs:
             raise CourseError(f"The layer has an adapter {adapter!r} already: choose another name or remove it.")
@@ -129,11 +127,8 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Base output plus the active update: W x + b + scaling · B A dropout(x).
 
-        Args:
-            x: (..., in)
-
-        Returns:
-            (..., out), in the base layer's output dtype.
+        `x`: (..., in)
+        Returns: (..., out), in the base layer's output dtype.
         """
         if self._routing is not None:
             return self._forward_routed(x)
@@ -176,8 +171,7 @@ class LoRALinear(nn.Module):
     def merge(self, adapter: str | None = None) -> None:
         """Add an adapter's update to the base weight, keeping the old weight; a second call changes nothing.
 
-        Raises:
-            CourseError: another adapter is merged, none is active, or the update is not finite.
+        Raises CourseError: another adapter is merged, none is active, or the update is not finite.
         """
         adapter = adapter or self.active
         if self.merged is not None and self.merged == adapter:

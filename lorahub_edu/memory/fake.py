@@ -38,8 +38,7 @@ STATES_BLOCK = 256  # entries of an 8-bit state that share one scale
 def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The language model of a configuration with shapes and no weights, ready for rows of one length.
 
-    Raises:
-        CourseError: transformers can't build it.
+    Raises CourseError: transformers can't build it.
     """
     auto, attention = AutoModelForCausalLM, WHOLE_ROWS
     if config.is_encoder_decoder:
@@ -72,9 +71,7 @@ def whole_rows(
         query: (B, heads, T, head size).
         key: (B, key heads, T, head size).
         value: (B, key heads, T, head size).
-
-    Returns:
-        (B, T, heads, head size), and None in place of attention weights.
+    Returns: (B, T, heads, head size), and None in place of attention weights.
     """
     out = F.scaled_dot_product_attention(
         query, key, value, dropout_p=dropout, is_causal=query.shape[2] > 1, scale=scaling,

@@ -63,8 +63,7 @@ class Plan:
 def capacity(gigabytes: float) -> int:
     """What a card sold with so many GB leaves for tensors, in bytes: sold GB are GiB, and the driver takes its part.
 
-    Raises:
-        CourseError: not above the driver's part.
+    Raises CourseError: not above the driver's part.
     """
     if not gigabytes * GIB > CONTEXT:
         raise CourseError(f"No model fits on a GPU with {gigabytes:g} GB: give the size of the card, such as 24.")
@@ -72,11 +71,7 @@ def capacity(gigabytes: float) -> int:
 
 
 def plan(config: PreTrainedConfig, setting: Setting, available: int) -> Plan:
-    """Predict a step and compare it with the available bytes.
-
-    Raises:
-        CourseError: as `predict`.
-    """
+    """Predict a step and compare it with the available bytes. Raises CourseError: as `predict`."""
     prediction = predict(config, setting)
     return Plan(config, setting, prediction, allowance(config, setting, prediction), available)
 
@@ -132,8 +127,7 @@ def tried_changes(current: Plan, only: Sequence[str] = ()) -> Iterator[Change]:
     Each is tried alone in this order, then all up to each of them together. Of several sizes of one change only those
     are tried that a search by halves needs. `only` are the members of `KINDS` to try; empty tries all.
 
-    Raises:
-        CourseError: as `predict`.
+    Raises CourseError: as `predict`.
     """
     kinds = [kind for kind in KINDS if not only or kind in only]
     for sizes in (*_alone(current, kinds), *_together(current.setting, kinds)):
@@ -298,9 +292,7 @@ def advise(
         available: bytes, such as `capacity(24)`.
         where: what has them, for the table.
         only: members of `KINDS` to try; empty tries all.
-
-    Raises:
-        CourseError: as `predict`.
+    Raises CourseError: as `predict`.
     """
     current = plan(config, setting, available)
     return Advice(model, where, current, () if current.fits else tuple(tried_changes(current, only)))

@@ -45,8 +45,7 @@ def predict(config: PreTrainedConfig, setting: Setting, *, every_layer: bool = F
 
     With `every_layer` the step runs with all layers instead of a few: the same figure, later.
 
-    Raises:
-        CourseError: the method does not fit the model, or the model can't be built from its configuration.
+    Raises CourseError: the method does not fit the model, or the model can't be built from its configuration.
     """
     depth, layers = DEPTHS.get(setting.method, DEPTH), _layers(config)
     if every_layer or layers <= depth + 1 or not _alike(config):

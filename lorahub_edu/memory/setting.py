@@ -128,9 +128,7 @@ def memory_watched(
         only: the changes that the caller's user can make, members of `plan.KINDS`; empty is all.
         anyway: run even if it does not seem to fit.
         override: what the user can do to run it anyway, for the message.
-
-    Raises:
-        CourseError: it does not fit, or memory ran out.
+    Raises CourseError: it does not fit, or memory ran out.
     """
     cuda = torch.device(device).type == "cuda"
     available = available_memory(device)

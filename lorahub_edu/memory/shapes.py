@@ -40,12 +40,9 @@ def shapes() -> dict[str, dict]:
 def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
     """A model's configuration; no weights are read, and `offline` opens no connection.
 
-    Args:
-        model: a name of a shipped shape, an alias or a tiny model in any case, a folder with a config.json or such a
-            file, or a name on the hub.
-
-    Raises:
-        CourseError: nothing of that name is known here or on the hub, or the file is no configuration.
+    `model`: a name of a shipped shape, an alias or a tiny model in any case, a folder with a config.json or such a
+        file, or a name on the hub.
+    Raises CourseError: nothing of that name is known here or on the hub, or the file is no configuration.
     """
     found = find(model)
     from transformers import AutoConfig
@@ -63,8 +60,7 @@ def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
 def find(model: str) -> str | Path:
     """What `read_config` reads for a model: a shape, a tiny model, a file, or a name on the hub.
 
-    Raises:
-        CourseError: it is none of them.
+    Raises CourseError: it is none of them.
     """
     tiny = [base.name for base in BASE_MODELS.values() if not (base.asset or base.repo)]
     known = {name.lower(): name for name in sorted({*shapes(), *ALIASES, *tiny})}

@@ -22,8 +22,7 @@ CPU = torch.device("cpu")
 def put_method(model: PreTrainedModel, setting: Setting) -> nn.Module:
     """The model with the setting's method on it, in the dtype that is trained; what is not trained is frozen.
 
-    Raises:
-        CourseError: the method does not fit the model.
+    Raises CourseError: the method does not fit the model.
     """
     if setting.method == NONE:
         model.requires_grad_(False)

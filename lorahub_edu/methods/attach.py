@@ -71,13 +71,9 @@ def attach(
             (LLaMA-Adapter, norm tuning) the base's. Under autocast float32 always works. Full fine-tuning keeps the
             base's.
         settings: of a single method, as in its `kinds.Method.settings`.
-
-    Returns:
-        What to train, and what `detach` and `files.save` take.
-
-    Raises:
-        CourseError: unknown method or setting, a size below 1, methods that can't stand together, a method that does
-            not fit the model (the model is as before), or a budget that no size meets.
+    Returns: What to train, and what `detach` and `files.save` take.
+    Raises CourseError: unknown method or setting, a size below 1, methods that can't stand together, a method that does
+        not fit the model (the model is as before), or a budget that no size meets.
     """
     parts = parts_of(method, settings)
     if budget is not None:
@@ -109,9 +105,7 @@ def attach_parts(
     Args:
         parts: as `kinds.parts_of` gives them.
         saved: folders in PEFT's layout that methods of PEFT take their settings and weights from.
-
-    Raises:
-        CourseError: the model carries a method already, or one does not fit it (the model is then as before).
+    Raises CourseError: the model carries a method already, or one does not fit it (the model is then as before).
     """
     if getattr(model, "peft_config", None) or isinstance(model, PeftModel):
         raise CourseError("The model carries a method of PEFT already: detach it first, or attach both in one call.")
@@ -202,8 +196,7 @@ def detach(attached: Attached) -> PreTrainedModel:
 
     `attached` can't be used afterwards.
 
-    Raises:
-        CourseError: the base's weights were not kept (`keep_base=False`).
+    Raises CourseError: the base's weights were not kept (`keep_base=False`).
     """
     if attached._lost:
         raise CourseError(
@@ -238,10 +231,8 @@ def fit_budget(model: PreTrainedModel, parts: Mapping[str, Mapping], budget: flo
         model: whose shapes count; it is not touched.
         parts: as `kinds.parts_of` gives them; each gets an equal share of the budget.
         budget: number of parameters (1 and above) or share of the model's parameters (below 1).
-
-    Raises:
-        CourseError: the budget is not a number above 0, or a method can only train less than half or more than twice
-            as many parameters (the nearest number is given).
+    Raises CourseError: the budget is not a number above 0, or a method can only train less than half or more than twice
+        as many parameters (the nearest number is given).
     """
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < float("inf"):
         raise CourseError(

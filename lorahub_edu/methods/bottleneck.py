@@ -62,8 +62,7 @@ def insert(model: nn.Module, bottleneck: int, after_attention: bool) -> None:
 
     They draw from torch's global generator.
 
-    Raises:
-        CourseError: the model has no layers with the names of a LLaMA's or a T5's.
+    Raises CourseError: the model has no layers with the names of a LLaMA's or a T5's.
     """
     layers = dict(model.named_modules())
     endings = {name.rpartition(".")[2] for name in layers}

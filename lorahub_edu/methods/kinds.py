@@ -134,11 +134,7 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(name: str) -> Method:
-    """The method of that name.
-
-    Raises:
-        CourseError: there is none.
-    """
+    """The method of that name. Raises CourseError: there is none."""
     if name not in METHODS:
         raise CourseError(f"There is no method {name!r}. {near_matches(name, METHODS)}")
     return METHODS[name]
@@ -150,9 +146,7 @@ def parts_of(method: str | Sequence[str] | Mapping[str, Mapping], settings: Mapp
     Args:
         method: a name, several, or several with settings each: {"lora": {"rank": 4}, "prefix": {"length": 10}}.
         settings: those of a single method.
-
-    Raises:
-        CourseError: an unknown method or setting, a size below 1, or methods that can't stand together.
+    Raises CourseError: an unknown method or setting, a size below 1, or methods that can't stand together.
     """
     if isinstance(method, str):
         given = {method: settings}

@@ -19,8 +19,7 @@ def quantise(model: nn.Module) -> dict[str, nn.Module]:
     The model's dtype is what the layers compute in. Returned are the layers from before, by name; if you keep no
     reference, their memory is freed.
 
-    Raises:
-        CourseError: bitsandbytes is not installed, or the model holds no weights.
+    Raises CourseError: bitsandbytes is not installed, or the model holds no weights.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise CourseError(

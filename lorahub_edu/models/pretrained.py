@@ -100,8 +100,7 @@ def prepare(name: str, *, source: str = "auto", offline: bool = False) -> Path:
     The folder appears whole: a conversion that is killed leaves nothing behind that loads. `source` is as for
     `assets.fetch`.
 
-    Raises:
-        CourseError: the file can't be had, or the disk is full.
+    Raises CourseError: the file can't be had, or the disk is full.
     """
     base = get_base(name)
     target = folder(name)
@@ -181,9 +180,7 @@ def load(
     Args:
         profile: a profile, its name, or None for the environment's.
         attention: transformers' attention implementation: "sdpa", "eager", or "packed" for a causal model.
-
-    Raises:
-        CourseError: the model or the device can't be had, or the model can't run with these settings.
+    Raises CourseError: the model or the device can't be had, or the model can't run with these settings.
     """
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
     dtype = getattr(torch, dtype or profile.dtype) if not isinstance(dtype, torch.dtype) else dtype

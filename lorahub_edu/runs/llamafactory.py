@@ -37,9 +37,8 @@ def export(
 
     `seed` fixes the split into rows to train on and rows held back.
 
-    Raises:
-        CourseError: the recipe is wrong, LLaMA-Factory has no such method, the rows can't be had, or the folder can't
-            be written.
+    Raises CourseError: the recipe is wrong, LLaMA-Factory has no such method, the rows can't be had, or the folder
+        can't be written.
     """
     recipe = twin(read(recipe), profile) if profile else read(recipe)
     if recipe.method not in TRAINED_THERE:
@@ -74,8 +73,7 @@ def export(
 def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str], seed: int = 0) -> dict[str, object]:
     """What LLaMA-Factory's YAML says for a recipe: `parts` names the rows to train on and those held back.
 
-    Raises:
-        CourseError: α is no whole number, which is all that LLaMA-Factory takes.
+    Raises CourseError: α is no whole number, which is all that LLaMA-Factory takes.
     """
     profile, config = recipe.profile, training_config(recipe.profile)
     if profile.alpha != int(profile.alpha):

@@ -24,11 +24,7 @@ def names() -> list[str]:
 
 
 def find(recipe: str | Path) -> Path:
-    """The file of a recipe, given by its path or by a name of `names()`.
-
-    Raises:
-        CourseError: there is none.
-    """
+    """The file of a recipe, given by its path or by a name of `names()`. Raises CourseError: there is none."""
     path, shipped = Path(recipe), FOLDER / f"{Path(recipe).stem}.yaml"
     if path.is_file():
         return path
@@ -155,8 +151,8 @@ Checked = TypeVar("Checked", bound=Section)
 def checked(section: type[Checked], content: object, where: str = "") -> Checked:
     """The content as a section that stands at `where` in the file.
 
-    Raises:
-        CourseError: the first thing that is wrong: where it stands, the value seen, and what is known or needed there.
+    Raises CourseError: the first thing that is wrong: where it stands, the value seen, and what is known or needed
+        there.
     """
     try:
         return section.model_validate(content)

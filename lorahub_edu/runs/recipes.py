@@ -72,9 +72,8 @@ class Recipe:
 def read(recipe: str | Path) -> Recipe:
     """Read and check a recipe, given as for `find`.
 
-    Raises:
-        CourseError: there is none, it is no YAML, or something in it is unknown, missing or out of range; the message
-            names the key and what is known.
+    Raises CourseError: there is none, it is no YAML, or something in it is unknown, missing or out of range; the
+        message names the key and what is known.
     """
     path = find(recipe)
     try:
@@ -161,8 +160,7 @@ def twin(recipe: Recipe, profile: str) -> Recipe:
     Method, its settings, weight decay, checkpointing and decay stay. The learning rate stays too unless the recipe
     gives its twin another one. "gpu24" gives the recipe itself.
 
-    Raises:
-        CourseError: no such profile.
+    Raises CourseError: no such profile.
     """
     small = get_profile(profile)
     if small == BIG:
@@ -232,9 +230,8 @@ def run(
         profile: "tiny" or "cpu" runs its small twin; None takes the environment's, else the machine it is for.
         out: None is runs/ and the recipe's name.
         report: called with what the planner says before a run on the recipe's own card.
-
-    Raises:
-        CourseError: the recipe is wrong, it does not fit, a change does not apply to it, or whatever the run refuses.
+    Raises CourseError: the recipe is wrong, it does not fit, a change does not apply to it, or whatever the run
+        refuses.
     """
     recipe = twin(read(recipe), machine(profile))
     big = recipe.profile.name == BIG.name

@@ -82,8 +82,7 @@ class BaseSpectra:
     def get(self, base: Tensor) -> BaseSpectrum:
         """The spectrum of a base matrix W₀ (out, in), on the CPU; computed first if it is not on disk.
 
-        Raises:
-            CourseError: the matrix holds NaN or infinite values, or its spectrum can't be written.
+        Raises CourseError: the matrix holds NaN or infinite values, or its spectrum can't be written.
         """
         path = self.folder / f"{matrix_sha256(base)}.safetensors"
         spectrum = _read(path, min(base.shape))

@@ -46,12 +46,8 @@ def scaled(
         factor: λ; 1 changes nothing, 0 removes the part.
         kind: a key of `KINDS`; "others" are the strongest ones among the k, and may be fewer than the intruders.
         k: as for `intruders.count`, and so is `epsilon`.
-
-    Returns:
-        The changed updates. A and B stay factors (float32, rank up to r + k, scaling as before).
-
-    Raises:
-        CourseError: unknown kind, a factor below 0, or as `intruders.count`.
+    Returns: The changed updates. A and B stay factors (float32, rank up to r + k, scaling as before).
+    Raises CourseError: unknown kind, a factor below 0, or as `intruders.count`.
     """
     if kind not in KINDS:
         raise CourseError(f"There is no part {kind!r} of an update to scale. {near_matches(kind, KINDS)}")
@@ -110,8 +106,7 @@ def _without(update: Update, vectors: Tensor, share: float) -> Update:
 def as_adapter(file: AdapterFile, changed: Iterable[Update]) -> AdapterFile:
     """The adapter `file` with the factors of changed updates in place of its own, each layer with its new rank.
 
-    Raises:
-        CourseError: an update is a whole matrix, or of a layer that the adapter does not have.
+    Raises CourseError: an update is a whole matrix, or of a layer that the adapter does not have.
     """
     weights, configs = {}, {}
     for update in changed:
@@ -142,8 +137,7 @@ def save_scaled(
 
     `base` and `profile` are as for `intruders.examine`, the other settings as for `scaled`.
 
-    Raises:
-        CourseError: the source is no adapter, or as `intruders.examine` and `scaled`.
+    Raises CourseError: the source is no adapter, or as `intruders.examine` and `scaled`.
     """
     if not isinstance(file, AdapterFile):
         raise CourseError(f"{file} is a whole model: only an adapter can be saved as an adapter.")

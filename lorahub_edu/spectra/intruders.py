@@ -93,10 +93,7 @@ def count(
         k: how many of a matrix's strongest left singular vectors.
         epsilons: a vector is an intruder if its largest |cosine| with a pretrained one is below ε; one count each.
         certified: prove that every count is the one that two full SVDs give. False trusts the search.
-
-    Raises:
-        CourseError: k or an ε makes no sense, no matrix has k singular vectors, or one holds NaN or infinity.
-
+    Raises CourseError: k or an ε makes no sense, no matrix has k singular vectors, or one holds NaN or infinity.
     Source: arXiv 2410.21228, algorithm 1.
     """
     for epsilon in epsilons:
@@ -157,11 +154,8 @@ def examine(
 
     The other settings are as for `count`.
 
-    Returns:
-        The counts, and a page: tables by layer and by projection, and a summary.
-
-    Raises:
-        CourseError: source and base don't belong together, or as `count`.
+    Returns: The counts, and a page: tables by layer and by projection, and a summary.
+    Raises CourseError: source and base don't belong together, or as `count`.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise CourseError(f"There is no {device!r} here: torch finds no NVIDIA GPU. Take --device cpu.")

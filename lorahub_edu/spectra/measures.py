@@ -26,8 +26,7 @@ def left_vectors(matrix: Tensor, least: float | None = None) -> Tensor:
 
     A value up to `least` counts as zero; None takes `NEGLIGIBLE` times the largest.
 
-    Returns:
-        (out, rank) float64, orthonormal columns; rank is at most min(out, in).
+    Returns: (out, rank) float64, orthonormal columns; rank is at most min(out, in).
     """
     left, values, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
     return left[:, values > (NEGLIGIBLE * values[0] if least is None else least)]
@@ -36,9 +35,7 @@ def left_vectors(matrix: Tensor, least: float | None = None) -> Tensor:
 def similarity(tuned: Tensor, pretrained: Tensor) -> Tensor:
     """The absolute cosine of every tuned singular vector with every pretrained one: unit columns (n, i), (n, j).
 
-    Returns:
-        (i, j), each from 0 to 1.
-
+    Returns: (i, j), each from 0 to 1.
     Source: arXiv 2410.21228, figures 1 to 3; claim I1.
     """
     return (tuned.T @ pretrained).abs()
@@ -50,12 +47,9 @@ def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10, least: float
     `pretrained` is W₀ and `tuned` is W, both (out, in). W₀ has min(out, in) left singular vectors. Where out > in they
     do not span the whole space. A tuned vector outside their span has cosine 0. `least` is as for W's `left_vectors`.
 
-    Returns:
-        (k,) float64, strongest vector first.
-
-    Raises:
-        CourseError: k is below 1.
-        TooFewVectorsError: k is above the rank of W.
+    Returns: (k,) float64, strongest vector first.
+    Raises CourseError: k is below 1.
+    Raises TooFewVectorsError: k is above the rank of W.
     """
     check_k(k, tuned.shape)
     vectors = left_vectors(tuned, least)
@@ -72,12 +66,8 @@ def intruder_count(pretrained: Tensor, tuned: Tensor, k: int = 10, epsilon: floa
     `pretrained` is W₀ and `tuned` is W, both (out, in). A vector is an intruder when its largest |cosine| is below
     `epsilon`.
 
-    Returns:
-        From 0 to k.
-
-    Raises:
-        CourseError: k is below 1 or above the rank of W, or epsilon is not between 0 and 1.
-
+    Returns: From 0 to k.
+    Raises CourseError: k is below 1 or above the rank of W, or epsilon is not between 0 and 1.
     Source: arXiv 2410.21228, algorithm 1; the released code takes k = 10 and ε = 0.5 (claim I3).
     """
     check_epsilon(epsilon)
@@ -93,8 +83,7 @@ def factored_singular_values(up: Tensor, down: Tensor, scaling: float = 1.0) -> 
 
     B = Q₁R₁ and Aᵀ = Q₂R₂ give BA = Q₁(R₁R₂ᵀ)Q₂ᵀ, and the orthonormal Q₁, Q₂ change no singular value.
 
-    Returns:
-        (min(r, out, in),) float64, largest first.
+    Returns: (min(r, out, in),) float64, largest first.
     """
     R1 = torch.linalg.qr(up.double()).R
     R2 = torch.linalg.qr(down.double().T).R

@@ -118,9 +118,7 @@ def iter_updates(source: AdapterFile | str | Path, base: nn.Module | Weights | s
     Args:
         source: an adapter in memory, or the folder of an adapter in PEFT's layout or of a tuned model in safetensors.
         base: the model that the source was made from, as for `base_weights`.
-
-    Raises:
-        CourseError: source or base can't be read, or they don't belong together (checked before the first update).
+    Raises CourseError: source or base can't be read, or they don't belong together (checked before the first update).
     """
     base = base_weights(base)
     if not isinstance(source, AdapterFile):

@@ -66,12 +66,9 @@ class Weights:
 def base_weights(base: nn.Module | Weights | str | Path, *, offline: bool = False) -> Weights:
     """A base model's matrices.
 
-    Args:
-        base: a model in memory, a base model of the course by its name or its name on the hub, or a folder that holds
-            a model in safetensors.
-
-    Raises:
-        CourseError: there is no such base, it can't be fetched, is cut short, a pickle, or quantised.
+    `base`: a model in memory, a base model of the course by its name or its name on the hub, or a folder that holds a
+        model in safetensors.
+    Raises CourseError: there is no such base, it can't be fetched, is cut short, a pickle, or quantised.
     """
     if isinstance(base, Weights):
         return base
@@ -95,8 +92,7 @@ def base_of(source: AdapterFile | Path, profile: str | None = None) -> str:
     Where an adapter names none, or a path that is not here, the log says which base is taken: the course's of the
     path's last part, else the profile's.
 
-    Raises:
-        CourseError: the adapter names a base that is neither one of the course's nor a folder here.
+    Raises CourseError: the adapter names a base that is neither one of the course's nor a folder here.
     """
     if not isinstance(source, AdapterFile):
         return get_profile(profile).base_model

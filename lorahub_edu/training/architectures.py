@@ -72,9 +72,7 @@ def check(model: PreTrainedModel, way: str, ours: Callable[[Sequence[PromptedRow
         way: what is compared, in words.
         ours: the mean loss over the labels of some rows, in nats.
         advice: what to do when the two differ.
-
-    Raises:
-        CourseError: they differ, or `ours` fails; it names the model type and both losses.
+    Raises CourseError: they differ, or `ours` fails; it names the model type and both losses.
     """
     config = model.config
     key = config.to_json_string(), config._attn_implementation, way

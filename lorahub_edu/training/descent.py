@@ -58,7 +58,6 @@ class Descent:
             optimizer then changes float32 copies of these (`values`), and each step rounds them into the parameters: a
             small step is lost between two bfloat16 numbers.
         fused: AdamW in one kernel, which rounds differently; None leaves the choice to torch.
-
     Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", arXiv 1711.05101.
     """
 
@@ -83,14 +82,11 @@ class Descent:
     def step(self, losses: Iterable[Tensor]) -> Step:
         """One optimizer step down the sum of some losses.
 
-        Args:
-            losses: one scalar a micro-batch, each already divided by what the whole step is averaged over. A generator
-                computes each one only after the gradient of the one before, so one graph is in memory at a time. In
-                several processes these are this process's share.
-
-        Raises:
-            DivergedError: the loss or a gradient is NaN or infinite. After this or any other error, and so also when
-                `losses` raises one, the parameters are as before the step and hold no gradient.
+        `losses`: one scalar a micro-batch, each already divided by what the whole step is averaged over. A generator
+            computes each one only after the gradient of the one before, so one graph is in memory at a time. In several
+            processes these are this process's share.
+        Raises DivergedError: the loss or a gradient is NaN or infinite. After this or any other error, and so also when
+            `losses` raises one, the parameters are as before the step and hold no gradient.
         """
         learning_rate = self.optimizer.param_groups[0]["lr"] = self.learning_rate(self.steps_done)
         total = 0.0

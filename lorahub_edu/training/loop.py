@@ -99,15 +99,10 @@ def train(
         validation: encoded rows that are never trained on.
         folder: keeps checkpoints and log.jsonl; a run that was killed goes on from there, None keeps nothing.
         on_step: called with each step's record, for example to draw a curve.
-
-    Returns:
-        The history. An interrupt from the keyboard ends the run after the last whole step and is no error.
-
-    Raises:
-        CourseError: nothing is trainable or an adapter is merged; the model's own loss is another one
-            (`architectures`); the folder holds another run; the loss is NaN or infinite (the weights are then those
-            before that step); the disk is full.
-
+    Returns: The history. An interrupt from the keyboard ends the run after the last whole step and is no error.
+    Raises CourseError: nothing is trainable or an adapter is merged; the model's own loss is another one
+        (`architectures`); the folder holds another run; the loss is NaN or infinite (the weights are then those before
+        that step); the disk is full.
     Source: Hu et al. 2021, section 4.2; loss over the labels of a whole step, as transformers' Trainer has it.
     """
     run = _Run(model, rows, config, list(validation), Path(folder) if folder else None)

@@ -66,9 +66,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Ten
         hidden: (N, d), the last hidden states at the labelled positions.
         weight: (vocabulary, d), the output head.
         labels: (N,) int64, no ignored ones.
-
-    Returns:
-        A scalar in at least float32: the sum over N of -log p(label), in nats.
+    Returns: A scalar in at least float32: the sum over N of -log p(label), in nats.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
@@ -87,11 +85,8 @@ def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
 
     PEFT's own forward pass puts virtual tokens before the rows; their outputs are left out.
 
-    Returns:
-        (B, T, d).
-
-    Raises:
-        CourseError: the model has virtual tokens, and the batch is packed or gradient checkpointing drops them.
+    Returns: (B, T, d).
+    Raises CourseError: the model has virtual tokens, and the batch is packed or gradient checkpointing drops them.
     """
     if not has_virtual_tokens(model):
         inputs = batch.model_inputs(model.config, model.dtype)
@@ -140,11 +135,8 @@ def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
     Gemma caps the head's product, Granite and Cohere scale it, T5 scales what goes in.
 
-    Args:
-        hidden: (N, d).
-
-    Returns:
-        (N, vocabulary).
+    `hidden`: (N, d).
+    Returns: (N, vocabulary).
     """
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's wrapper adds tokens
     inputs = {"encoder_outputs": (hidden[None],)} if whole.config.is_encoder_decoder else {}

@@ -157,8 +157,7 @@ def _kernel() -> Any:
 def prepare(preload: tuple[str, ...]) -> None:
     """Import what most submissions import, so that a forked process has it already.
 
-    Args:
-        preload: names of modules; one that is not installed is left out.
+    `preload`: names of modules; one that is not installed is left out.
     """
     import matplotlib_inline.backend_inline  # noqa: F401
     import numpy.random  # noqa: F401

@@ -38,8 +38,7 @@ def _checked(result: int, what: str) -> None:
 def unshare_processes() -> None:
     """Make this process's next child the first of a process namespace of its own: when it ends, all in there end.
 
-    Raises:
-        OSError: the kernel or the sandbox around does not allow it.
+    Raises OSError: the kernel or the sandbox around does not allow it.
     """
     _checked(_libc().unshare(CLONE_NEWPID), "unshare processes")
 
@@ -47,8 +46,7 @@ def unshare_processes() -> None:
 def unshare_rest() -> None:
     """Give this process its own mounts, IPC objects and an empty network.
 
-    Raises:
-        OSError: the kernel or the sandbox around does not allow it.
+    Raises OSError: the kernel or the sandbox around does not allow it.
     """
     _checked(_libc().unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET), "unshare")
 
@@ -110,8 +108,7 @@ def limit_memory(memory: int) -> None:
 def drop_privileges(uid: int | None) -> None:
     """Become an ordinary user without any capability, for good.
 
-    Args:
-        uid: the user and group to become; None keeps the present one.
+    `uid`: the user and group to become; None keeps the present one.
     """
     libc = _libc()
     for capability in range(64):
@@ -139,9 +136,7 @@ def memory_of_others(known: set[int], first: int, shared_bytes: int, limit: int)
         first: the one that started the others; their network is its own.
         shared_bytes: what it shares with the process it was forked from.
         limit: only a sum above it is worth the time to count shared pages once.
-
-    Returns:
-        The number of processes, and the bytes of anonymous and shared memory in all of them and their sockets.
+    Returns: The number of processes, and the bytes of anonymous and shared memory in all of them and their sockets.
     """
     others = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in known]
     beside = socket_bytes(first) - shared_bytes

@@ -56,9 +56,7 @@ class Channel:
         Args:
             blobs: bytes that the message refers to by their index.
             deadline: on the monotonic clock; None waits for ever.
-
-        Raises:
-            ProtocolError: the other side is gone or reads too slowly, or the frame is larger than what may cross.
+        Raises ProtocolError: the other side is gone or reads too slowly, or the frame is larger than what may cross.
         """
         try:
             text = json.dumps([[len(blob) for blob in blobs], message], allow_nan=False).encode()
@@ -72,14 +70,9 @@ class Channel:
     def receive(self, deadline: float | None = None) -> tuple[Any, list[memoryview]]:
         """Read one frame.
 
-        Args:
-            deadline: on the monotonic clock; None waits for ever.
-
-        Returns:
-            The message and the bytes it refers to.
-
-        Raises:
-            ProtocolError: the other side is gone or too slow, or what came is no frame or too large.
+        `deadline`: on the monotonic clock; None waits for ever.
+        Returns: The message and the bytes it refers to.
+        Raises ProtocolError: the other side is gone or too slow, or what came is no frame or too large.
         """
         length, size = LENGTHS.unpack(self._read(LENGTHS.size, deadline))
         if length > TEXT_LIMIT or size > self.bytes_limit:
@@ -147,8 +140,7 @@ class Codec:
     def encode(self, value: object) -> tuple[Any, list[bytes]]:
         """A value as a message and its bytes.
 
-        Raises:
-            ProtocolError: it is too deeply nested, or a tensor that can't be copied.
+        Raises ProtocolError: it is too deeply nested, or a tensor that can't be copied.
         """
         blobs: list[bytes] = []
         return self._encode(value, blobs, 0), blobs
@@ -156,8 +148,7 @@ class Codec:
     def decode(self, message: object, blobs: list[memoryview]) -> object:
         """The value of a message and its bytes; nothing in it runs code.
 
-        Raises:
-            ProtocolError: it is not in the agreed form, or not finite where that is asked for.
+        Raises ProtocolError: it is not in the agreed form, or not finite where that is asked for.
         """
         try:
             return self._decode(message, blobs, 0)

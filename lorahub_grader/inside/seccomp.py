@@ -69,11 +69,7 @@ class _Program(ctypes.Structure):
 
 
 def program(machine: str) -> bytes:
-    """The filter in the kernel's form.
-
-    Args:
-        machine: "x86_64" or "aarch64".
-    """
+    """The filter in the kernel's form. `machine`: "x86_64" or "aarch64"."""
     column = list(MACHINES).index(machine)
 
     def step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -106,8 +102,7 @@ def program(machine: str) -> bytes:
 def install() -> None:
     """Filter this process's calls, for good; on a processor of another kind nothing is done.
 
-    Raises:
-        OSError: the kernel has no filters.
+    Raises OSError: the kernel has no filters.
     """
     if platform.machine() not in MACHINES:
         return

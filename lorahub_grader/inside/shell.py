@@ -97,8 +97,7 @@ class Notebook:
     def run_cell(self, source: str) -> tuple[list[dict], BaseException | None]:
         """Run one cell as Jupyter would.
 
-        Returns:
-            Its outputs (text and PNG pictures, in nbformat's form) and the error that ended it, if one did.
+        Returns: Its outputs (text and PNG pictures, in nbformat's form) and the error that ended it, if one did.
         """
         shell, text = self.kernel.shell, Bounded()
         self.kernel.session.sent = []

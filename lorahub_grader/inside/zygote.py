@@ -106,8 +106,7 @@ def reap(block: bool) -> None:
 def keep(settings: Settings, answer: int, life: int) -> None:
     """Start an answer process, watch it, end it when asked or when it takes too much, and say how it ended.
 
-    Args:
-        life: the keeper's own: "i" interrupts the answer process, end of file ends it; the outcome is written to it.
+    `life`: the keeper's own: "i" interrupts the answer process, end of file ends it; the outcome is written to it.
     """
     namespaces.die_with_parent()
     zygote, shared = os.getppid(), namespaces.resident_bytes(os.getpid())
@@ -153,8 +152,7 @@ def keep(settings: Settings, answer: int, life: int) -> None:
 def end(child: int, is_first: bool) -> None:
     """Kill an answer process and all it started.
 
-    Args:
-        is_first: whether it is the first of a process namespace, whose end is the end of all in there.
+    `is_first`: whether it is the first of a process namespace, whose end is the end of all in there.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if not is_first:

@@ -16,11 +16,8 @@ FIRST_USER = 1 << 30  # far above the users of any machine
 def start_zygote(settings: Settings, as_nobody: bool = False) -> Zygote:
     """A zygote on this machine as it is: answers can read and reach what their user can.
 
-    Args:
-        as_nobody: answers run as an ordinary user without rights, for which this process must be root.
-
-    Raises:
-        SandboxError: this process is not root and should be.
+    `as_nobody`: answers run as an ordinary user without rights, for which this process must be root.
+    Raises SandboxError: this process is not root and should be.
     """
     if as_nobody and os.geteuid() != 0:
         raise SandboxError("Only root can run answers as another user: run this inside a container, as root.")

@@ -32,9 +32,7 @@ def start_zygote(settings: Settings, readable: tuple[Path, ...] = ()) -> Zygote:
     Args:
         settings: preloads and limits; as root the answers become an ordinary user.
         readable: folders that answers may read besides the system, Python and the package.
-
-    Raises:
-        SandboxError: bubblewrap is missing or may not make namespaces here.
+    Raises SandboxError: bubblewrap is missing or may not make namespaces here.
     """
     found = shutil.which("bwrap")
     if found is None:
@@ -81,8 +79,7 @@ def arguments(folders: tuple[Path, ...], scratch: str, may_import: tuple[str, ..
     The zygote keeps the capabilities with which it makes namespaces for each submission; the answer processes have
     none.
 
-    Args:
-        folders: what can be read in there besides the system.
+    `folders`: what can be read in there besides the system.
     """
     as_root = os.geteuid() == 0
     shared = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]

@@ -62,11 +62,7 @@ AUTOMATIC = ("bubblewrap", "podman", "docker")
 
 
 def start(kind: str, settings: Settings) -> Sandbox:
-    """A sandbox of that kind, ready to give answer processes.
-
-    Raises:
-        SandboxError: it can't be started.
-    """
+    """A sandbox of that kind, ready to give answer processes. Raises SandboxError: it can't be started."""
     check_kind(kind)
     return STARTERS[kind](settings)
 
@@ -80,14 +76,9 @@ def check_kind(kind: str) -> None:
 def choose(wanted: str | None = None, unsafe: bool = False, secrets: tuple[str, ...] = ()) -> str:
     """The first kind of sandbox that works here and holds.
 
-    Args:
-        wanted: one kind; None tries bubblewrap, podman and docker.
-
-    Returns:
-        Its name; "none" only where that was allowed.
-
-    Raises:
-        CourseError: there is none; what each said, and what to do.
+    `wanted`: one kind; None tries bubblewrap, podman and docker.
+    Returns: Its name; "none" only where that was allowed.
+    Raises CourseError: there is none; what each said, and what to do.
     """
     said = []
     for kind in (wanted,) if wanted else AUTOMATIC:
@@ -114,8 +105,7 @@ def choose(wanted: str | None = None, unsafe: bool = False, secrets: tuple[str, 
 def probe(kind: str, secrets: tuple[str, ...] = ()) -> list[str]:
     """What an answer in this kind of sandbox can do that it must not be able to; empty when it holds.
 
-    Raises:
-        SandboxError: it can't be started, or doesn't answer.
+    Raises SandboxError: it can't be started, or doesn't answer.
     """
     sandbox = start(kind, Settings())
     source = PROBE.format(package=str(bubblewrap.PACKAGE), secrets=secrets)

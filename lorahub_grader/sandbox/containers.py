@@ -77,11 +77,7 @@ class Containers:
     settings: Settings
 
     def open(self) -> ContainerProcess:
-        """Start one.
-
-        Raises:
-            SandboxError: the program is gone.
-        """
+        """Start one. Raises SandboxError: the program is gone."""
         name = f"lorahub-edu-{uuid.uuid4().hex[:16]}"
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the container is stopped
         try:
@@ -104,11 +100,7 @@ class Containers:
 
 
 def start(program: str, settings: Settings) -> Containers:
-    """See that docker or podman is here and has the image.
-
-    Raises:
-        SandboxError: it isn't, or hasn't.
-    """
+    """See that docker or podman is here and has the image. Raises SandboxError: it isn't, or hasn't."""
     found = shutil.which(program)
     if found is None:
         raise SandboxError(f"{program} is not installed")

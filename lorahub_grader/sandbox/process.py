@@ -85,11 +85,7 @@ class Zygote:
     scratch: Path | None = None
 
     def open(self) -> AnswerProcess:
-        """A fresh answer process.
-
-        Raises:
-            SandboxError: the zygote is gone.
-        """
+        """A fresh answer process. Raises SandboxError: the zygote is gone."""
         answer, answer_there = socket.socketpair()
         life, life_there = socket.socketpair()
         with answer_there, life_there:
@@ -123,9 +119,7 @@ def start(command: Sequence[str], environment: dict[str, str], scratch: Path | N
     Args:
         command: what to run; the control socket's descriptor is added to it.
         scratch: a folder of its own that goes when it ends.
-
-    Raises:
-        SandboxError: it ended before it was ready, or takes longer than three minutes.
+    Raises SandboxError: it ended before it was ready, or takes longer than three minutes.
     """
     control, there = socket.socketpair()
     folder = tempfile.TemporaryDirectory(prefix="lorahub-edu-")

@@ -136,8 +136,7 @@ def _sines(ritz: Ritz, beyond: float, omega: float, delta: float) -> tuple[Tenso
 
     The k pairs belong to M, every other eigenvalue of M is at most `beyond`, and SᵀGS = M + Δ as above.
 
-    Returns:
-        (k,) each; a sine is 1 where nothing can be said.
+    Returns: (k,) each; a sine is 1 where nothing can be said.
     """
     values, together = ritz.values, ritz.residuals.norm()
     residuals = (ritz.residuals + delta + values.abs() * omega) / (1 - omega)

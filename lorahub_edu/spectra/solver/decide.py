@@ -44,12 +44,8 @@ def largest_cosines(
         update: one matrix and its change, not zero.
         epsilons: thresholds that the cosines must be told from.
         certified: False trusts the search without a proof.
-
-    Returns:
-        The cosines, and which of the ways decided.
-
-    Raises:
-        CourseError: the tuned matrix has fewer than k singular vectors.
+    Returns: The cosines, and which of the ways decided.
+    Raises CourseError: the tuned matrix has fewer than k singular vectors.
     """
     p, matrix = min(update.base.shape), None
     if SMALL * (k + SPARE) <= p:
