@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 SHELLS = ("sh", "powershell")
 UsageError = typer.BadParameter.__base__  # of the click that typer uses
 # Programs that another project documents.
-OTHERS = ("conda", "docker", "nbgrader", "pip", "podman", "py", "pytest", "python", "sudo", "torchrun")
+OTHERS = ("conda", "docker", "nbgrader", "pip", "podman", "py", "pytest", "python", "sudo")
 
 
 def fenced(page: Path) -> list[str]:

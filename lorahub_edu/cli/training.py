@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,8 +50,7 @@ def train(
 ) -> None:
     """Fine-tune the profile's model on Alpaca with LoRA, or run a recipe. An interrupted run continues.
 
-    A recipe runs on the GPU that it is for; with --profile cpu its small twin runs on a laptop. Several processes share
-    the work: torchrun --nproc-per-node 2 -m lorahub_edu train …, or accelerate launch -m lorahub_edu train ….
+    A recipe runs on the GPU that it is for; with --profile cpu its small twin runs on a laptop.
     """
     from lorahub_edu.models.profiles import get_profile
     from lorahub_edu.runs import recipe_file
@@ -64,20 +62,18 @@ def train(
 
     with quiet_work("loading torch"):
         from lorahub_edu.runs import finetune, recipes
-        from lorahub_edu.training import processes
     changes = dict(
         train_steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, micro_batch_size=micro_batch,
         block_size=block, gradient_checkpointing=checkpointing, validation_rows=validation,
     )  # fmt: skip
-    with processes.started(machine.device), one_writer(out) if processes.is_first() else nullcontext():
+    with one_writer(out):
         if recipe:
             done = recipes.run(
                 recipe, profile, changes, data=data, out=out, seed=seed, anyway=anyway, report=console.print
             )
         else:
             done = finetune.finetune(profile, changes, data=data, out=out, seed=seed, anyway=anyway)
-        if processes.is_first():
-            console.print(str(done))
+        console.print(str(done))
     if getattr(done, "interrupted", False):
         raise typer.Exit(130)
 

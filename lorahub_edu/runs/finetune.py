@@ -22,7 +22,6 @@ from lorahub_edu.methods import files, kinds
 from lorahub_edu.methods.attach import attach
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import Profile, get_profile
-from lorahub_edu.training import processes
 from lorahub_edu.training.descent import autocast
 from lorahub_edu.training.loop import TrainingConfig, TrainingResult, train
 
@@ -99,8 +98,6 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune a profile's base model, with LoRA or another method.
 
-    In several processes (`processes.started`), each does its share of every step.
-
     Args:
         changes: fields of the profile that are otherwise, as for `Profile.changed`. Exactly so many `validation_rows`
             are held back; without them, at most a fifth of the rows.
@@ -157,8 +154,7 @@ def finetune(
             return FinetuneResult(None, before, float("nan"), result)
         after = _loss(model, validation, profile, config)
     adapter = Path(out) / "adapter"
-    if processes.is_first():
-        save(adapter)
+    save(adapter)
     return FinetuneResult(adapter, before, after, result)
 
 
@@ -170,7 +166,7 @@ def memory_setting(profile: Profile, method: str = "lora", settings: Mapping[str
         options=dict(settings),
         micro_batch=profile.micro_batch_size,
         block=profile.block_size,
-        accumulation=-(-profile.batch_size // (profile.micro_batch_size * processes.count())),
+        accumulation=-(-profile.batch_size // profile.micro_batch_size),
         checkpointing=profile.gradient_checkpointing,
         dtype=profile.dtype,
         trained_dtype=profile.dtype if method == FULL else "float32",
@@ -217,12 +213,12 @@ def split_rows(
         CourseError: the rows can't be had, or are too few.
     """
     rows, source = alpaca.load_rows(data or profile.rows, offline=offline)
-    if progress and processes.is_first():
+    if progress:
         print(f"{len(rows):,} rows: {source}")
     held = validation_rows
     if held is None:
         held = min(profile.validation_rows, max(1, len(rows) // 5))
-        if held < profile.validation_rows and progress and processes.is_first():
+        if held < profile.validation_rows and progress:
             print(
                 f"{held:,} of them are held back for validation, not {profile.validation_rows:,} as profile "
                 f"{profile.name} says: there are too few rows. --validation N sets another number."

@@ -38,7 +38,6 @@ from lorahub_edu.runs.recipe_file import (
     machine,
     out_folder,
 )
-from lorahub_edu.training import processes
 
 LORAHUB = "lorahub"
 PUBLISHED_RANK = 16  # of LoRAHub's published modules, on query and value
@@ -238,7 +237,6 @@ def run(
     folder = Path(out) if out else out_folder(recipe.name, recipe.profile.name)
     if big:
         pretrained.check_device(recipe.profile)
-    if big and processes.is_first():
         card = planned(recipe)
         room = f"{card.room / 1e9:.1f} GB to spare" if card.fits else f"{-card.room / 1e9:.1f} GB too much"
         report(f"{recipe.name}: about {card.needed / 1e9:.1f} GB, {room} on a {recipe.card_gb:g} GB card.")

@@ -65,14 +65,10 @@ def check_batching(model: PreTrainedModel, batching: str) -> None:
 def check(model: PreTrainedModel, way: str, ours: Callable[[Sequence[PromptedRow]], float], advice: str) -> None:
     """Compare a loss with the model's own forward pass on a few tokens, once for each architecture.
 
-    A sliding window is narrowed meanwhile, so that the few tokens pass it. In half precision only differences above
-    3 % are seen.
+    A sliding window is narrowed meanwhile, so that the few tokens pass it. In half precision only differences above 3 %
+    are seen. `way` says what is compared, and `ours` gives the mean loss over the labels of some rows, in nats.
 
-    Args:
-        way: what is compared, in words.
-        ours: the mean loss over the labels of some rows, in nats.
-        advice: what to do when the two differ.
-    Raises CourseError: they differ, or `ours` fails; it names the model type and both losses.
+    Raises CourseError: they differ, or `ours` fails; it names the model type and both losses, and gives `advice`.
     """
     config = model.config
     key = config.to_json_string(), config._attn_implementation, way

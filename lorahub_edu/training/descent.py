@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, get_scheduler
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.training import processes
 
 
 class DivergedError(CourseError):
@@ -43,20 +42,16 @@ def schedule(name: str, learning_rate: float, warmup_steps: int, steps: int) -> 
 class Descent:
     """AdamW over some parameters, with a schedule, accumulation, clipping, and a stop at the first non-finite number.
 
-    A whole model, a tail over cached hidden states and a few examples train alike; only their losses differ:
-
         descent = Descent(parameters, schedule("linear", 3e-4, warmup_steps=0, steps=40))
         for _ in range(40):
             step = descent.step(summed_loss(batch) / labels for batch in batches)
 
     Args:
-        parameters: what is trained, in place.
         learning_rate: of a step, given the number of steps already done (0 for the first).
-        weight_decay: of AdamW, decoupled from the gradient.
         clip_norm: largest norm of the whole gradient; None does not clip.
-        masters: starting values in float32, one for each parameter, for a model that computes in a shorter dtype. The
-            optimizer then changes float32 copies of these (`values`), and each step rounds them into the parameters: a
-            small step is lost between two bfloat16 numbers.
+        masters: starting values, one for each parameter, for a model in a shorter dtype. The optimizer changes float32
+            copies of these (`values`), and each step rounds them into the parameters: a small step is lost between two
+            bfloat16 numbers.
         fused: AdamW in one kernel, which rounds differently; None leaves the choice to torch.
     Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", arXiv 1711.05101.
     """
@@ -83,10 +78,9 @@ class Descent:
         """One optimizer step down the sum of some losses.
 
         `losses`: one scalar a micro-batch, each already divided by what the whole step is averaged over. A generator
-            computes each one only after the gradient of the one before, so one graph is in memory at a time. In several
-            processes these are this process's share.
-        Raises DivergedError: the loss or a gradient is NaN or infinite. After this or any other error, and so also when
-            `losses` raises one, the parameters are as before the step and hold no gradient.
+            computes each one only after the gradient of the one before, so one graph is in memory at a time.
+        Raises DivergedError: the loss or a gradient is NaN or infinite. After any error, the parameters are as before
+            the step and hold no gradient.
         """
         learning_rate = self.optimizer.param_groups[0]["lr"] = self.learning_rate(self.steps_done)
         total = 0.0
@@ -95,7 +89,6 @@ class Descent:
                 total += loss.item()
                 loss.backward()
                 del loss  # it holds gradients of its own, which the next micro-batch has no use for
-            total = processes.add_up(self.parameters, total)
             self._require_finite("The loss", total, learning_rate)
             if self.values is not self.parameters:
                 for value, parameter in zip(self.values, self.parameters, strict=True):

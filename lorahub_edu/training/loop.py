@@ -19,7 +19,7 @@ from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import Batch, make_batches, step_rows
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapters
-from lorahub_edu.training import architectures, checkpoints, processes
+from lorahub_edu.training import architectures, checkpoints
 from lorahub_edu.training.descent import Descent, autocast, gradient_checkpointing, interrupts, schedule, seeded
 from lorahub_edu.training.losses import batch_loss, mean_loss
 
@@ -30,9 +30,7 @@ LOG_FILE = "log.jsonl"
 class TrainingConfig:
     """What fixes a run. Two runs of the same config, rows and starting weights end in the same weights on a CPU.
 
-    `steps` are optimizer steps of `batch_size` rows, processed in micro-batches of `micro_batch_size` rows. `schedule`
-    is one of transformers' ("linear", "cosine", …). `autocast` is a dtype's name, or None. Every `validate_every` steps
-    the validation loss is taken.
+    `steps` are optimizer steps. `schedule` is one of transformers' ("linear", "cosine", …), `autocast` a dtype's name.
     """
 
     steps: int
@@ -92,29 +90,25 @@ def train(
     progress: bool = True,
     on_step: Callable[[dict], None] | None = None,
 ) -> TrainingResult:
-    """Train every parameter that requires a gradient, in place.
+    """Train every parameter that requires a gradient, in place. An interrupt ends the run after the last whole step.
 
-    Args:
-        model: a causal language model; its trainable parameters decide between LoRA and full fine-tuning.
-        validation: encoded rows that are never trained on.
-        folder: keeps checkpoints and log.jsonl; a run that was killed goes on from there, None keeps nothing.
-        on_step: called with each step's record, for example to draw a curve.
-    Returns: The history. An interrupt from the keyboard ends the run after the last whole step and is no error.
+    `folder` keeps checkpoints and log.jsonl, and a run that was killed continues from there. `on_step` is called with
+    each step's record, for example to draw a curve.
+
     Raises CourseError: nothing is trainable or an adapter is merged; the model's own loss is another one
         (`architectures`); the folder holds another run; the loss is NaN or infinite (the weights are then those before
         that step); the disk is full.
     Source: Hu et al. 2021, section 4.2; loss over the labels of a whole step, as transformers' Trainer has it.
     """
     run = _Run(model, rows, config, list(validation), Path(folder) if folder else None)
-    with processes.first_goes_first():
-        run.resume()
+    run.resume()
     started = time.perf_counter()
     was_training = model.training
     model.train()
     try:
         with gradient_checkpointing(model, config.gradient_checkpointing), interrupts() as interrupted:
-            shown = progress and processes.is_first()
-            with tqdm(total=config.steps, initial=run.step, disable=not shown, unit="step", dynamic_ncols=True) as bar:
+            bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step", dynamic_ncols=True)
+            with bar:
                 while run.step < config.steps:
                     if (record := run.one_step(interrupted)) is None:
                         run.result.stopped = "interrupted"
@@ -127,7 +121,7 @@ def train(
         model.train(was_training)
     run.save()
     run.result.seconds = time.perf_counter() - started
-    if run.result.stopped == "interrupted" and processes.is_first():
+    if run.result.stopped == "interrupted":
         go_on = "Nothing is on disk: call train(..., folder='runs/name') to be able to go on after an interrupt."
         if folder:
             go_on = f"They are saved in {run.folder}: the same call goes on from there."
@@ -175,7 +169,6 @@ class _Run:
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
         return self.descent.steps_done
 
     def fingerprint(self) -> dict[str, str]:
@@ -216,7 +209,7 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless it is there already."""
-        if self.folder is None or self.saved_step == self.step or not processes.is_first():
+        if self.folder is None or self.saved_step == self.step:
             return
         tensors = {f"parameter.{name}": p for name, p in self.parameters.items()}
         tensors |= checkpoints.optimizer_tensors(self.descent.optimizer, list(self.parameters))
@@ -231,18 +224,15 @@ class _Run:
     def one_step(self, interrupted: threading.Event) -> dict | None:
         """One optimizer step; None when an interrupt came before it was whole (the weights are as before it)."""
         config, started = self.config, time.perf_counter()
-        if processes.any_of(interrupted.is_set(), self.device):
-            return None
         picked = [self.rows[i] for i in step_rows(len(self.rows), config.batch_size, self.step, config.seed)]
         batches = make_batches(picked, config.batching, config.micro_batch_size, self.pad_token_id)
         labels = sum(batch.num_labels for batch in batches)
         if labels == 0:
             raise CourseError(f"Step {self.step + 1} has no labelled token: are the answers cut off by the block size?")
-        share = batches[processes.number() :: processes.count()]
-        # Dropout draws from a generator that only step and process decide, so a resumed step repeats it exactly.
-        with seeded(config.seed * 1_000_003 + self.step + (processes.number() << 32), self.device):
+        # Dropout draws from a generator that only the step decides, so a resumed step repeats it exactly.
+        with seeded(config.seed * 1_000_003 + self.step, self.device):
             try:
-                step = self.descent.step(self._loss(batch, interrupted) / labels for batch in share)
+                step = self.descent.step(self._loss(batch, interrupted) / labels for batch in batches)
             except _InterruptedError:
                 return None
         seconds, tokens = time.perf_counter() - started, sum(batch.num_tokens for batch in batches)
@@ -257,7 +247,7 @@ class _Run:
         }
         self._validate(record)
         self.result.history.append(record)
-        if self.folder is not None and processes.is_first():
+        if self.folder is not None:
             with (self.folder / LOG_FILE).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(record) + "\n")
             if self.step % config.checkpoint_every == 0 or self.step == config.steps:
@@ -265,8 +255,7 @@ class _Run:
         return record
 
     def _loss(self, batch: Batch, interrupted: threading.Event) -> Tensor:
-        """Summed loss of a micro-batch."""
-        if interrupted.is_set() and processes.count() == 1:  # several stop together, before a step
+        if interrupted.is_set():
             raise _InterruptedError
         with autocast(self.device, self.config.autocast):
             return batch_loss(self.model, batch.to(self.device))
@@ -278,4 +267,4 @@ class _Run:
             return
         with autocast(self.device, config.autocast):
             batches = make_batches(self.validation, config.batching, config.micro_batch_size, self.pad_token_id)
-            record["validation_loss"] = processes.from_first(mean_loss(self.model, batches), self.device)
+            record["validation_loss"] = mean_loss(self.model, batches)

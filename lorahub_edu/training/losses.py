@@ -57,16 +57,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Summed cross-entropy of a linear output head, without ever holding all logits.
+    """Summed cross-entropy in nats of a linear output head, in at least float32, without ever holding all logits.
 
-    torch 2.13 has the same idea as `F.linear_cross_entropy(..., options=...)`; on a CPU it was several times slower
-    than the plain product and, in bfloat16, off in the second digit of the loss, so this small one stands in.
-
-    Args:
-        hidden: (N, d), the last hidden states at the labelled positions.
-        weight: (vocabulary, d), the output head.
-        labels: (N,) int64, no ignored ones.
-    Returns: A scalar in at least float32: the sum over N of -log p(label), in nats.
+    `hidden` is (N, d), `weight` (vocabulary, d), and `labels` (N,) int64 without ignored ones. torch 2.13 has the same
+    idea as `F.linear_cross_entropy(..., options=...)`. On a CPU it was several times slower than the plain product and,
+    in bfloat16, off in the second digit of the loss.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
@@ -81,11 +76,8 @@ def has_virtual_tokens(model: nn.Module) -> bool:
 
 
 def last_hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """What the output head reads at every token of a batch.
+    """What the output head reads at every token of a batch, (B, T, d), without the outputs of PEFT's virtual tokens.
 
-    PEFT's own forward pass puts virtual tokens before the rows; their outputs are left out.
-
-    Returns: (B, T, d).
     Raises CourseError: the model has virtual tokens, and the batch is packed or gradient checkpointing drops them.
     """
     if not has_virtual_tokens(model):
@@ -131,12 +123,9 @@ def _replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
 
 
 def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The model's own logits from last hidden states: its head, and what some models do before and after it.
+    """The model's own logits (N, vocabulary) from last hidden states (N, d): its head, and what is before and after it.
 
     Gemma caps the head's product, Granite and Cohere scale it, T5 scales what goes in.
-
-    `hidden`: (N, d).
-    Returns: (N, vocabulary).
     """
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's wrapper adds tokens
     inputs = {"encoder_outputs": (hidden[None],)} if whole.config.is_encoder_decoder else {}
@@ -170,10 +159,8 @@ def batch_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
 def labelled_loss(model: PreTrainedModel, hidden: Tensor, targets: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
     """Loss summed over N chosen positions, in nats; N is known here without looking at any number.
 
-    Args:
-        hidden: (B, T, d), the last hidden states.
-        targets: (B, T - 1) int64, what each position but the last must predict.
-        where: rows and columns of `targets` at which the loss is taken, (N,) int64 each.
+    `hidden` is (B, T, d), `targets` (B, T - 1) int64 what each position but the last must predict, and `where` the rows
+    and columns of `targets` at which the loss is taken, (N,) int64 each.
     """
     hidden, targets = hidden[:, :-1][where], targets[where]  # (N, d), (N,)
     head = model.get_output_embeddings()
