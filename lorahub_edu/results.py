@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -59,10 +60,14 @@ class Finding:
         """The smallest and the largest repeat."""
         return min(self.values), max(self.values)
 
+    def rounded(self, unit: str = "") -> str:
+        """The value with its spread, with the digits that the spread allows, and a unit between them."""
+        low, high = self.spread
+        value, low, high = (_figure(each, high - low) for each in (self.value, low, high))
+        return f"{value}{unit and ' '}{unit}" + (f" ({low} to {high})" if high != low else "")
+
     def __str__(self) -> str:
-        low, high = (_figure(value) for value in self.spread)
-        unit = f" {self.unit}" if self.unit else ""
-        return f"{_figure(self.value)}{unit}" + (f" ({low} to {high})" if high != low else "")
+        return self.rounded(self.unit)
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,13 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": statistics.fmean(values), "low": min(values), "high": max(values)}
 
 
-def _figure(value: float) -> str:
-    """A number with four digits; whole numbers are whole."""
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+def _figure(value: float, width: float) -> str:
+    """A number to the first digit of its spread's width, to the second where the first is 1 or 2; to three without."""
+    if width <= 0 or width < 1e-4:  # none, or so small that only powers of ten can say it
+        return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    power = math.floor(math.log10(width))
+    decimals = max(0, (1 if width < 3 * 10**power else 0) - power)
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}"  # + 0.0: no minus before a zero
 
 
 def describe_device() -> str:

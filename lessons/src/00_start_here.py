@@ -166,9 +166,10 @@ check("00.1", lambda alpha, rank: alpha)
 # ```
 # </details>
 #
-# - Every lesson ends with **findings**: the source's claim, its figure, what this course measured (with the model and
-#   the machine), what *your* run measured, and a verdict: **shown**, **not shown here** (and why), or **refuted here**.
-#   If a claim does not hold at this size, the table says so. No claim is tuned until it holds.
+# - Every lesson ends with **findings**, one card a claim: the source's figure, what this course measured (with its day),
+#   and what *your* run measured. A dash means that your run did not measure it. Each figure has a verdict: **shown**,
+#   **not shown here**, or **refuted here**. Open a card to read what its verdicts rest on. If a claim does not hold at
+#   this size, the card says so. No claim is tuned until it holds.
 
 # %% [markdown]
 # ## 5 · Where you are

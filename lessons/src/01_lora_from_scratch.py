@@ -854,8 +854,8 @@ print(
 # %% [markdown]
 # ## Findings
 #
-# Each claim of the article that this lesson covers, with what *this run* measured. The verdicts are computed from the
-# values. With the profile `tiny` the model is random: there the table only shows that the code runs.
+# One card for each claim of the article that this lesson covers. The verdicts are computed from the values. With the
+# profile `tiny` the model is random, so your run gives no verdict.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 exact = max(r1[torch.float64]) < 1e-13 and max(r1[torch.float32]) < 1e-5

@@ -437,8 +437,8 @@ if entries:
 #
 # ## Findings
 #
-# Each claim that this lesson covers; the figures are those of the comparison in step 7, but for the first, which is
-# this run's. With the profile `tiny` the model is random: there it only shows that the code runs. The source's table is
+# One card for each claim that this lesson covers. Most figures are those of the comparison in step 7, so your run has
+# a dash there. With the profile `tiny` the model is random, so your run gives no verdict. The source's table is
 # for GPT-3 with 175 billion parameters: LoRA (37.7 million) 74.0 / 91.6 / 53.4 on WikiSQL, MNLI and SAMSum, full
 # fine-tuning 73.8 / 89.5 / 52.0, Houlsby's adapters (40.1 million) 73.2 / 91.5 / 53.2.
 

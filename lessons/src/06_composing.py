@@ -744,8 +744,8 @@ for method, values in gap.items():
 # %% [markdown]
 # ## Findings
 #
-# The table has each claim of this lesson and what *this run* measured. The verdicts are computed from the values. With the
-# profile `tiny` the model and the modules are random, so the table only shows that the code runs.
+# One card for each claim of this lesson. The verdicts are computed from the values. With the profile `tiny` the model
+# and the modules are random, so your run gives no verdict.
 
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}

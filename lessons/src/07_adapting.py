@@ -847,7 +847,8 @@ print(f"auto is ahead of the best single module on {wins} of {len(targets)} targ
 # %% [markdown]
 # ## Findings
 #
-# Verdicts by the rule of step 6, values one a draw, from the trial's targets unless the note says otherwise.
+# One card a claim. Verdicts by the rule of step 6, values one a draw, from the trial's targets unless the note says
+# otherwise. A figure of the trial has a dash for your run: this notebook did not measure it.
 # *Exploratory* means that no rule which fits the claim was written before the data; the note says what the values alone
 # would say. The paper's setting is different (FLAN-T5-large, about 200 modules, BBH). *Refuted here* is about this
 # course's setting only.
@@ -882,9 +883,9 @@ found = [
     from_trial("H4.gain_over_zero_shot", "zero_shot", f"{answer_only('zero_shot')}; the paper writes Σ|w|, the released code takes the mean and divides the loss by five once more"),
     Row("H5.choices_that_are_cma", [sum(is_cma)], "of 2, NGOpt and Shiwa", "shown" if all(is_cma) else "refuted here", f"at 20 weights and 40 evaluations nevergrad runs {chosen['NGOpt', 20, 40]} and {chosen['Shiwa', 20, 40]}"),
     from_trial("H5.cma_over_ngopt", "ngopt_40", "CMA-ES asked for by name, minus NGOpt; both on this course's objective, which is not the released code's"),
-    Row("H6.runs_of_the_papers_setting", [0], "runs on this machine", "not shown here", "needs a GPU: lorahub-edu bbh --profile gpu24"),
-    Row("H7.bbh_tasks", [len({row["target"] for row in bbh["rows"]})], "of 27 tasks, on another base", "not shown here", "all 27: lorahub-edu bbh --profile gpu24"),
-    Row("H8.learning_rates_of_the_baselines", [rate for rate, _ in rates], "LoRA, IA3, full", "shown" if as_source else "not shown here", "the source's rates and 40 epochs, at least 3 draws; a fourth baseline takes LoRA at the zoo's own rate"),
+    Row("H6.runs_of_the_papers_setting", [0], "runs on this machine", "not shown here", "needs a GPU: lorahub-edu bbh --profile gpu24", here=False),
+    Row("H7.bbh_tasks", [len({row["target"] for row in bbh["rows"]})], "of 27 tasks, on another base", "not shown here", "all 27: lorahub-edu bbh --profile gpu24", here=False),
+    Row("H8.learning_rates_of_the_baselines", [rate for rate, _ in rates], "LoRA, IA3, full", "shown" if as_source else "not shown here", "the source's rates and 40 epochs, at least 3 draws; a fourth baseline takes LoRA at the zoo's own rate", here=False),
     adapting_tables.finding(trial, "H9.tokens_saved_a_query", saved, "tokens against in-context", verdict="shown" if like_zero_shot and min(saved.values()) > 0 else "refuted here", note="a query is exactly as long as zero-shot" if like_zero_shot else "longer than zero-shot", model=base_of_trial),
     from_trial("H10.over_ia3", "ia3", "the source's settings for IA3"),
 ]  # fmt: skip
@@ -897,13 +898,13 @@ found += [
     from_trial("H11.over_in_context", "in_context", f"what the shorter prompt gains or costs in answers; {answer_only('in_context')}"),
     from_trial("H12.over_single", "single", "against the one module that fits the five examples best"),
     adapting_tables.finding(trial, "H13.modules_found_above_chance", above_chance, "points of the targets", verdict=adapting_tables.verdict(above_chance), note=f"a module named beforehand is among the three largest weights; auto: {statistics.median(finds['auto'][0].values()) - finds['auto'][1]:+.0f} points", model=base_of_trial),
-    Row("H14.runs", [0], "runs on this machine", "not shown here", "needs T5 and a GPU: lorahub-edu bbh --profile gpu24"),
+    Row("H14.runs", [0], "runs on this machine", "not shown here", "needs T5 and a GPU: lorahub-edu bbh --profile gpu24", here=False),
     adapting_tables.finding(of_ranks, "H15.gap_between_ranks", [max(rank_means) - min(rank_means)], "points, best mean over ranks minus worst", verdict="shown" if max(rank_means) - min(rank_means) < 5 else "refuted here", note=f"rank matters little: below 5 points. Modules truncated to rank {', '.join(map(str, MODULE_RANKS))}, on an instruction-tuned causal model; T5 and modules trained at each rank were not run", model=base_of_trial),
     adapting_tables.finding(crowd, "H16.more_spread", more_spread, "points, standard deviation", verdict=adapting_tables.verdict(more_spread), note=f"{many} modules minus {few}, one value a target", model=base_of_trial),
     adapting_tables.finding(crowd, "H16.higher_best_draw", higher_best, "points of strict exact match", verdict=adapting_tables.verdict(higher_best), note=f"{many} modules minus {few}, one value a target", model=base_of_trial),
     adapting_tables.finding(crowd, "H19.worst_draw", lower_worst, "points of strict exact match", verdict=adapting_tables.verdict([-value for value in lower_worst]), note=f"{many} modules minus {few}, one value a target; shown if the worst draw of {many} is lower on every target", model=base_of_trial),
     Row("H20.largest_weight", list(largest.values()), "largest |w| at no, the paper's and five times its penalty", "not shown here" if len(set(largest.values())) < 3 or sorted(largest.values(), reverse=True) != list(largest.values()) else "shown", "one search each; shown if it falls with every step"),
-    Row("H17.memory", memory, "times plain inference", memory_shown, f"shown up to 1.3; full fine-tuning holds {16 * parameters / 1e9:.3g} GB of values, gradients and moments before any activation"),
+    Row("H17.memory", memory, "times plain inference", memory_shown, f"shown up to 1.3; full fine-tuning holds {16 * parameters / 1e9:.3g} GB of values, gradients and moments before any activation", here=not apart),
 ]  # fmt: skip
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}

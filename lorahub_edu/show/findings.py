@@ -1,10 +1,9 @@
-"""Claims of the sources, and a lesson's tables: the claim, what this course measured, what this run measured."""
+"""Claims of the sources, and a card for each that a lesson tests: what this course measured, and what your run did."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from importlib import resources
@@ -30,6 +29,7 @@ _DATA = resources.files("lorahub_edu.data")
 CLAIMS = {
     id: Claim(id, *texts) for id, texts in json.loads((_DATA / "claims.json").read_text(encoding="utf-8")).items()
 }
+NONE = "–"
 RULES = json.loads((_DATA / "rules.json").read_text(encoding="utf-8"))
 """Verdicts on committed studies by a finding's name or its beginning: rule, commit and study, or why there is none."""
 
@@ -77,6 +77,7 @@ class Row:
         claim: the claim's id, where the name does not begin with it.
         seeds: that this run used; None takes those of the study, where there is one.
         study: the committed study that the values come from; None means this run.
+        here: whether this run computed the values; a row of a study never has values of this run.
         circumstances: fields of `results.Finding` that differ from the table's.
     """
 
@@ -89,6 +90,7 @@ class Row:
     claim: str | None = None
     seeds: tuple[int, ...] | None = None
     study: Mapping[str, Any] | None = None
+    here: bool = True
     circumstances: Mapping[str, Any] | None = None
 
     def finding(self, profile: Profile) -> Finding:
@@ -102,20 +104,31 @@ class Row:
         if self.seeds is not None:
             fields["seeds"] = tuple(self.seeds)
         fields |= self.circumstances or {}
-        finding = Finding(self.name, values, self.unit, claim, self.verdict, self.note, **fields)
+        judged = "" if self.mine and profile.name == "tiny" else self.verdict  # random weights show nothing
+        finding = Finding(self.name, values, self.unit, claim, judged, self.note, **fields)
         return finding if self.study is None else ruled(finding)
 
+    @property
+    def mine(self) -> bool:
+        """Whether this kernel computed the values."""
+        return self.here and self.study is None
 
-def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile) -> Table:
-    """Record a lesson's findings and show those with a claim beside the committed ones.
+
+def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile) -> Cards:
+    """Record what this run measured, and show a card for each claim.
+
+    It stands at a lesson's end, so the lesson counts as run from then on. When the course itself is published, all rows
+    are recorded and no run is "yours".
 
     Args:
         lesson: its number, for example "01".
-        rows: the declared table, in the order in which it is shown; a finding of a sweep is taken with its rule.
+        rows: in the order in which they are shown; a finding of a sweep is taken with its rule.
     """
-    found = [ruled(row) if isinstance(row, Finding) else row.finding(profile) for row in rows]
-    results.record(found, f"lesson_{lesson}")
-    return findings_table(f"lesson_{lesson}", [finding for finding in found if finding.claim])
+    found = [(ruled(row), False) if isinstance(row, Finding) else (row.finding(profile), row.mine) for row in rows]
+    edition = results.folder() == results.committed_folder()
+    results.record([finding for finding, mine in found if mine or edition], f"lesson_{lesson}")
+    progress.lesson_run(lesson)
+    return cards(f"lesson_{lesson}", [(finding, mine and not edition) for finding, mine in found])
 
 
 def _of_study(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,28 +140,82 @@ def _of_study(study: Mapping[str, Any]) -> dict[str, Any]:
     return made_with | {"seeds": tuple(sorted(seeds)), "model": profile.base_model, "profile": profile.name}
 
 
-def findings_table(group: str, mine: Sequence[Finding]) -> Table:
-    """The findings of a lesson: one row a claim, the course's committed figure beside the one just measured.
+@dataclass(frozen=True)
+class Card:
+    """What there is on one claim: its title, a table of figures, and what its verdicts rest on."""
 
-    It stands at a lesson's end, so the lesson counts as run from then on. Where a claim has several findings, each says
-    which it is.
+    title: str
+    figures: Table
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cards:
+    """One card a claim, which Jupyter shows as Markdown and a terminal as text."""
+
+    cards: tuple[Card, ...]
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(
+            f"{card.title}\n\n{card.figures._repr_markdown_()}"
+            + ("\n\n<details><summary>The verdicts rest on</summary>\n\n" if card.notes else "")
+            + "".join(f"- {note}\n" for note in card.notes)
+            + ("\n</details>" if card.notes else "")
+            for card in self.cards
+        )
+
+    def __str__(self) -> str:
+        return "\n\n".join("\n".join([card.title, str(card.figures), *card.notes]) for card in self.cards)
+
+    __repr__ = __str__
+
+
+def cards(group: str, found: Sequence[tuple[Finding, bool]]) -> Cards:
+    """A card for each claim: the source's figure, the course's committed ones with their day, and those of this run.
+
+    Findings whose names differ only after the second dot share a line.
+
+    Args:
+        group: of the committed findings, "lesson_01".
+        found: each finding, and whether this run computed it.
     """
-    progress.lesson_run(group.rpartition("_")[2])
     committed = {finding.name: finding for finding in _committed(group)}
-    of_claim = Counter(finding.claim for finding in mine)
-    rows = []
-    for finding in mine:
-        claim, course = get_claim(finding.claim), committed.get(finding.name)
-        statement, measured = f"{claim.id}. {claim.statement}", "not yet measured"
-        if of_claim[claim.id] > 1:
-            which = re.sub(r"\.(?!\d)", ", ", finding.name.partition(".")[2]).replace("_", " ")
-            statement += f" [{which}]" if which else ""
-        if course:
-            measured = f"{course} [{', '.join(filter(None, (course.model, course.device)))}]"
-        verdict = f"**{finding.verdict or 'a figure, no verdict'}**" + (f": {finding.note}" if finding.note else "")
-        verdict += f". Rule: {finding.rule}" if finding.rule else ""
-        rows.append((statement, claim.source_figure or "none given", measured, str(finding), verdict))
-    return Table(("claim", "the source", "this course", "this run", "verdict of this run"), tuple(rows))
+    by_claim: dict[str, dict[str, list[tuple[Finding, bool]]]] = {}
+    for finding, mine in found:
+        if finding.claim:
+            line = finding.name.removeprefix(f"{finding.claim}.").partition(".")[0]
+            by_claim.setdefault(finding.claim, {}).setdefault(line, []).append((finding, mine))
+    made = []
+    for id, lines in by_claim.items():
+        claim, days, rows, notes = get_claim(id), set(), [], []
+        for line, entries in lines.items():
+            words, unit = line.replace("_", " "), entries[0][0].unit
+            course = [committed.get(finding.name, None if mine else finding) for finding, mine in entries]
+            days |= {finding.date for finding in course if finding}
+            yours = [finding if mine else None for finding, mine in entries]
+            rows.append((f"{words} ({unit})" if unit else words, _cell(course, "not yet measured"), _cell(yours, NONE)))
+            for finding in course:
+                if finding and (finding.note or finding.rule):
+                    rule = f"Rule: {finding.rule}" if finding.rule else ""
+                    notes.append(f"{words}: " + ". ".join(filter(None, (finding.note, rule))))
+        title = f"**{id}. {claim.statement}**" + (f" The source: {claim.source_figure}." if claim.source_figure else "")
+        header = ("", f"this course, {' and '.join(sorted(days))}" if days else "this course", "your run")
+        made.append(Card(title, Table(header, tuple(rows)), tuple(dict.fromkeys(notes))))
+    return Cards(tuple(made))
+
+
+def _cell(of: Sequence[Finding | None], empty: str) -> str:
+    """The figures of one line and their verdicts: once where all agree, else after each."""
+    there = [finding for finding in of if finding]
+    if not there:
+        return empty
+    verdicts = [f"**{finding.verdict}**" if finding.verdict else "no verdict" for finding in there]
+    parts = []
+    for finding, verdict in zip(there, verdicts, strict=True):
+        which = re.sub(r"\.(?!\d)", ", ", finding.name.removeprefix(f"{finding.claim}.").partition(".")[2])
+        told = f"{which.replace('_', ' ')}: {finding.rounded()}" if which else finding.rounded()
+        parts.append(told if len(set(verdicts)) == 1 else f"{told}, {verdict}")
+    return "; ".join(parts) + (f", {verdicts[0]}" if len(set(verdicts)) == 1 else "")
 
 
 def costs_table(lesson: str) -> Table:

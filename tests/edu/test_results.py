@@ -11,6 +11,7 @@ import pytest
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
+from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Finding
 from lorahub_edu.show import findings
 
@@ -90,24 +91,76 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pyte
     assert json.loads(path.read_text()) == {"old": 1}
 
 
-def test_table_shows_source_course_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def card_of(*found: tuple[Finding, bool], group: str = "nothing") -> str:
+    return findings.cards(group, found)._repr_markdown_()
+
+
+def test_a_card_keeps_the_courses_figure_and_your_runs_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
-    course = Finding("lora_parameters", (2_900.0,), "parameters", claim="R5", model="SmolLM2")
+    course = Finding("R5.count", (2_900.0,), "numbers", claim="R5", verdict="shown", note="exactly", date="2026-01-02")
     results.record([course], "lesson_xx", tmp_path)
-    mine = Finding("lora_parameters", (3_000.0,), "parameters", claim="R5", verdict="shown", note="exactly")
-    text = findings.findings_table("lesson_xx", [mine])._repr_markdown_()
-    row = text.splitlines()[2]
-    for part in ("R5.", "50,000 → 3,000", "2,900 parameters [SmolLM2", "3,000 parameters", "**shown**: exactly"):
-        assert part in row
-    unmeasured = findings.findings_table("nothing", [mine])
-    assert "not yet measured" in str(unmeasured)
-    assert "[" not in row.split("|")[1], "one finding of a claim needs no name"
+    mine = Finding("R5.count", (3_000.0,), "numbers", claim="R5")
+    title, _, header, _, row, *rest = card_of((mine, True), group="lesson_xx").splitlines()
+    assert title.startswith("**R5.") and "50,000 → 3,000" in title
+    assert "this course, 2026-01-02" in header and "your run" in header
+    assert row == "| count (numbers) | 2,900, **shown** | 3,000, no verdict |"
+    assert "- count: exactly" in rest
+    assert "not yet measured" in card_of((mine, True)) and "| 3,000, no verdict | – |" in card_of((mine, False))
 
 
-def test_several_findings_of_one_claim_say_which_is_which() -> None:
-    mine = [Finding(f"R5.{name}", (1.0,), "x", claim="R5", verdict="shown") for name in ("of_keys.wide", "ε = 0.5")]
-    lines = findings.findings_table("nothing", mine)._repr_markdown_().splitlines()
-    assert "[of keys, wide]" in lines[2] and "[ε = 0.5]" in lines[3]
+def test_a_claims_findings_share_a_card_and_alike_ones_a_line() -> None:
+    found = [
+        Finding(f"R5.{name}", (n,), "x", claim="R5", verdict="shown")
+        for n, name in enumerate(("a.b", "a.ε = 0.5", "c"))
+    ]
+    text = card_of(*((finding, False) for finding in found))
+    assert text.count("**R5.") == 1 and "| a (x) | b: 0; ε = 0.5: 1, **shown** | – |" in text and "| c (x) | 2," in text
+    other = Finding("R5.a.b", (1.0,), "x", claim="R5", verdict="refuted here")
+    assert "b: 1, **refuted here**; ε = 0.5: 1, **shown**" in card_of((other, False), (found[1], False))
+
+
+@pytest.mark.parametrize("lesson", [f"{number:02}" for number in range(1, 11)])
+def test_a_committed_claim_fits_ten_lines(lesson: str) -> None:
+    found = results.read(f"lesson_{lesson}", results.committed_folder())
+    made = findings.cards(f"lesson_{lesson}", [(finding, False) for finding in found]).cards
+    assert len({card.title for card in made}) == len(made) == len({f.claim for f in found if f.claim})
+    assert all(2 + len(card.figures.rows) + bool(card.notes) <= 10 for card in made), "title, header, rows, notes folded"
+
+
+def test_tiny_gives_no_verdict_and_a_study_is_nobodys_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = {"settings": {}, "rows": [], "device": "a laptop", "versions": {}, "date": "2026-01-02"}
+    rows = [
+        findings.Row("R5.mine", 1.0, "x", "refuted here"),
+        findings.Row("R5.elsewhere", 1.0, "x", "shown", here=False),
+        findings.Row("I12.as_written", 1.0, "x", "shown", study=study),
+    ]
+    text = str(findings.publish("xx", rows, get_profile("tiny")))
+    assert "refuted here" not in text and [f.name for f in results.read("lesson_xx")] == ["R5.mine"]
+    mine, elsewhere, of_study = (line.rstrip().rpartition("  ")[2] for line in text.splitlines() if "(x)" in line)
+    assert (mine, elsewhere, of_study) == ("1, no verdict", "–", "–")
+    assert "this course, 2026-01-02" in text
+    assert "1, **refuted here**" in str(findings.publish("xx", rows, get_profile("cpu")))
+    monkeypatch.setattr(results, "committed_folder", results.folder)
+    published = str(findings.publish("xx", rows, get_profile("cpu")))
+    assert {f.name for f in results.read("lesson_xx")} == {row.name for row in rows}
+    assert all(line.rstrip().endswith("–") for line in published.splitlines() if "(x)" in line), "no run is yours"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((2.44, 0.44, 4.33), "2 (0 to 4)"),
+        ((0.6287, 0.6198, 0.6696), "0.63 (0.62 to 0.67)"),
+        ((1.1, 1.21, 1.23), "1.21 (1.10 to 1.23)"),
+        ((0.5555, 9.87e-17, 6.667), "1 (0 to 7)"),
+        ((-0.2, 40.0), "20 (0 to 40)"),
+        ((6.761e-16, 5.072e-16, 6.761e-16), "6.76e-16 (5.07e-16 to 6.76e-16)"),
+        ((3000.0,), "3,000"),
+        ((0.33674,), "0.337"),
+    ],
+)
+def test_figures_have_the_digits_that_their_spread_allows(values: tuple[float, ...], text: str) -> None:
+    assert str(Finding("a", values, "")) == text
 
 
 def test_costs_by_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +191,7 @@ def study_finding(name: str, verdict: str) -> Finding:
 def test_a_verdict_on_a_study_names_the_rule_that_came_first() -> None:
     told = findings.ruled(study_finding("I12.against.update", "not shown here"))
     assert told.verdict == "not shown here" and told.rule.endswith("(6404113)")
-    assert "Rule: " in str(findings.findings_table("nothing", [told]))
+    assert "Rule: " in card_of((told, False))
 
 
 @pytest.mark.parametrize(("name", "why"), [("I9.least_forgetting.alpha = 2r", "rank and rate"), ("I9x.new", "no rule")])
@@ -151,7 +204,7 @@ def test_without_a_rule_a_verdict_on_a_study_is_exploratory(name: str, why: str)
 def test_a_figure_without_a_verdict_says_so() -> None:
     figure = Finding("R14.speed", (1.0,), "x", claim="R14")
     assert findings.ruled(figure) == figure
-    assert "a figure, no verdict" in str(findings.findings_table("nothing", [figure]))
+    assert "1, no verdict" in card_of((figure, False))
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess[str]:

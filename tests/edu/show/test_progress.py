@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lorahub_edu.files import assets
+from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.show import findings, lessons, progress
 from lorahub_edu.show.check import check
 
@@ -58,7 +59,7 @@ def test_a_check_with_a_seed_is_a_test_and_not_progress(home: Path) -> None:
 
 
 def test_lessons_and_points(home: Path) -> None:
-    findings.findings_table("lesson_01", [])
+    findings.publish("01", [findings.Row("a", 1.0)], get_profile("tiny"))
     progress.lesson_run("06")
     progress.graded([Graded("ada", "01_lora_layer", 4.0), Graded("ada", "06_composing", 1.0)])
     progress.graded([Graded("ada", "01_lora_layer", 5.0)])
