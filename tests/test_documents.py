@@ -98,6 +98,7 @@ NOT_RUN = {
     "lorahub-edu adapt sweep": "takes hours: tests/studies",
     "lorahub-edu methods sweep": "takes hours: tests/studies",
     "lorahub-edu bbh": "needs FLAN-T5-large: tests/studies",
+    "lorahub-edu chat": "talks to a person: tests/edu/show/test_chat.py",
     "lorahub-edu report": "needs the real model: tests/edu/cli/test_cli_report.py",
     "lorahub-edu intruders": "needs the real model: tests/edu/cli/test_cli_spectra.py",
     "lorahub-edu adapt": "needs modules of a base: tests/edu/cli/test_cli_hub.py",

@@ -46,6 +46,7 @@ WORK = {
     "intruders show": ("lorahub_edu.spectra.intruders", "examine"),
     "intruders scale": ("lorahub_edu.spectra.interventions", "save_scaled"),
     "intruders sweep": ("lorahub_studies.forgetting_sweep", "run"),
+    "chat": ("lorahub_edu.show.chat", "open_chat"),
     "report": ("lorahub_edu.show.adapter_report", "examine"),
     "build": ("lorahub_grader.assignments", "build"),
     "lint-exercises": ("lorahub_grader.lint", "judgements"),

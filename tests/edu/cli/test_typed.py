@@ -64,6 +64,8 @@ intruders past --out EMPTY | EMPTY is a folder
 intruders scale nosuch --out o | no module 'nosuch'
 intruders scale past --out o --part nosuch | --part
 intruders sweep --study nosuch | no study 'nosuch'
+chat nosuch | no module 'nosuch'
+chat past=x | no weight of past
 report nosuch | no module 'nosuch'
 report past --task nosuch | no task 'nosuch'
 bbh --tasks nosuch | no task of BIG-Bench Hard 'nosuch'
