@@ -127,7 +127,6 @@ def plan(
     if not modules:
         raise CourseError("Which layers does LoRA adapt? Give --targets, for example q_proj,v_proj or all-linear.")
     from lorahub_edu.lora.layer import LoRAConfig
-    from lorahub_edu.memory.plan import advise, capacity
     from lorahub_edu.memory.setting import Setting
 
     setting = Setting(
@@ -136,6 +135,8 @@ def plan(
         micro_batch=micro_batch, block=block, accumulation=accumulation, checkpointing=checkpointing, dtype=dtype,
         trained_dtype=trained_dtype, optimizer=optimizer, quantisation=base, task=task, loss=loss,
     )  # fmt: skip
+    from lorahub_edu.memory.plan import advise, capacity  # transformers: after the setting is known to be possible
+
     with quiet_work("counting the memory of a step"):
         config = read_config(model, offline=offline)
         advice = advise(model, config, setting, capacity(gpu), f"a {gpu:g} GB card without the driver's part")

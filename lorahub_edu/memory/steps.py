@@ -11,7 +11,6 @@ from lorahub_edu.data.batching import Batch
 from lorahub_edu.lora import adapters
 from lorahub_edu.memory.setting import FULL, NONE, OWN, Setting
 from lorahub_edu.memory.tracker import OPTIMIZER, StorageTracker
-from lorahub_edu.methods.attach import attach
 from lorahub_edu.training.descent import autocast, gradient_checkpointing
 from lorahub_edu.training.loop import TrainingConfig
 from lorahub_edu.training.losses import labelled_loss, last_hidden_states
@@ -29,6 +28,8 @@ def put_method(model: PreTrainedModel, setting: Setting) -> nn.Module:
     elif setting.method in (*OWN, "qlora"):
         adapters.inject(model, setting.lora, seed=0)
     else:
+        from lorahub_edu.methods.attach import attach  # PEFT takes longer to import than a plan of LoRA to count
+
         options = {**setting.options, "keep_base": False} if setting.method == FULL else setting.options
         model = attach(model, setting.method, **options).model
     # Trained in full and then only used, a model has the base's dtype; an adapter keeps its own.

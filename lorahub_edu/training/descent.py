@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel
 
 from lorahub_edu.errors import CourseError
 
@@ -34,6 +34,8 @@ class Step(NamedTuple):
 
 def schedule(name: str, learning_rate: float, warmup_steps: int, steps: int) -> Callable[[int], float]:
     """The learning rate as a function of the number of steps already done, by transformers' schedule of that name."""
+    from transformers import get_scheduler  # imports PEFT and bitsandbytes, for which a plan has no use
+
     anything = torch.optim.SGD([torch.zeros(1)], lr=1.0)  # get_scheduler wants an optimizer; only its function is used
     multiplier = get_scheduler(name, anything, warmup_steps, steps).lr_lambdas[0]
     return lambda step: learning_rate * multiplier(step)

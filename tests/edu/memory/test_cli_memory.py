@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -54,3 +55,26 @@ def test_a_plan_that_does_not_fit_names_the_change(lorahub_edu) -> None:
 def test_what_a_user_gets_wrong(lorahub_edu, words: tuple[str, ...], message: str) -> None:
     code, text = lorahub_edu("plan", *words)
     assert code in (1, 2) and message in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        (("--block", "64"), ("peft", "bitsandbytes", "nevergrad")),
+        (("--micro-batch", "2147483647", "--block", "2147483647"), ("transformers",)),
+    ],
+)
+def test_a_plan_imports_only_what_it_needs(words: tuple[str, ...], unused: tuple[str, ...]) -> None:
+    command = ["lorahub-edu", "plan", "--model", tiny.NAME, *words]
+    code = f"""
+import sys
+from lorahub_edu.cli import app
+sys.argv = {command!r}
+try:
+    app.main()
+except SystemExit:
+    pass
+print(sorted(set(sys.modules) & set({unused!r})))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
