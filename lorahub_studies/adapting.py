@@ -25,6 +25,11 @@ from lorahub_edu.scoring import Scores, score
 from lorahub_studies.approaches import METHODS, Approach, get_approach
 from lorahub_studies.baselines import TUNINGS, tuned
 
+LEFT_OUT_METHODS = (
+    "zero_shot", "in_context", "single", "released_40", "cma_40", "cma_l1_0", "cma_l1_025", "cma_120", "gradient_40",
+    "auto",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -71,6 +76,27 @@ def plan(targets: Sequence[str] = (), methods: Sequence[str] = (), draws: int = 
         for draw in range(draws)
         for target in targets or tasks.names("target")
         for method in methods or METHODS
+    ]
+
+
+def left_out(draws: int = 5, test_items: int = 60, profile: str = "cpu", folder: str = str(zoo.SHIPPED)) -> list[Trial]:
+    """Trials on fresh targets: three in five of the modules' own tasks, each with its own module left out of the zoo.
+
+    What this study decides was written here before its first run:
+
+    - "A is above B" is decided by `adapting_tables.verdict_over_targets` on strict exact match, and H11 on answer-only
+      exact match too: H4 "cma_40" over "zero_shot", H5 "cma_40" over "released_40", H11 "cma_40" over "in_context", H12
+      "cma_40" over "single", X2 "gradient_40" over "cma_40", X3 "auto" over "cma_120".
+    - H20 is shown if the mean over targets of the largest |w| falls in every draw from α = 0 ("cma_l1_0") over 0.05
+      ("cma_40") to 0.25 ("cma_l1_025").
+    """
+    names = zoo.names(folder)
+    return [
+        Trial(target, draw, method, tuple(name for name in names if name != target), folder, profile, 5, test_items)
+        for draw in range(draws)
+        for i, target in enumerate(names)
+        if i % 5 < 3
+        for method in LEFT_OUT_METHODS
     ]
 
 

@@ -24,8 +24,13 @@ METHODS = {
     "single": Approach("best single module", "single"),
     "random_40": Approach("random search, 40", "search", {"optimizer": "random", "budget": 40}),
     "ngopt_40": Approach("NGOpt, 40 (the released optimizer)", "search", {"optimizer": "ngopt", "budget": 40}),
+    "released_40": Approach(
+        "NGOpt, 40, and the released objective", "search", {"optimizer": "ngopt", "budget": 40, "original_scale": True}
+    ),
     "cma_40": Approach("CMA-ES, 40", "search", {"optimizer": "cma", "budget": 40}),
     "cma_120": Approach("CMA-ES, 120", "search", {"optimizer": "cma", "budget": 120}),
+    "cma_l1_0": Approach("CMA-ES, 40, α = 0", "search", {"optimizer": "cma", "budget": 40, "l1": 0.0}),
+    "cma_l1_025": Approach("CMA-ES, 40, α = 0.25", "search", {"optimizer": "cma", "budget": 40, "l1": 0.25}),
     "gradient_40": Approach("gradient on w, 40 steps", "search", {"optimizer": "gradient", "budget": 40}),
     "cma_exact_120": Approach(
         "exact composition, CMA-ES, 120", "search", {"optimizer": "cma", "budget": 120, "composition": "exact"}

@@ -123,6 +123,7 @@ def adapt_sweep(
     out: OutOption = Path("runs/sweep"),
     name: Annotated[str, typer.Option(help="Name of the summary in the results folder.")] = "adapt_sweep",
     workers: WorkersOption = 1,
+    left_out: Annotated[bool, typer.Option("--left-out", help="Modules' own tasks, each without its module.")] = False,
     save: SaveOption = False,
 ) -> None:
     """Compare every method on targets and draws. You can stop at any time; the same command continues."""
@@ -139,7 +140,10 @@ def adapt_sweep(
 
     settings = {"profile": get_profile(profile).name, "test_items": test_items}
     where = {"modules": listed(modules), "folder": str(folder or zoo.SHIPPED), "base_model": base}
-    trials = adapting.plan(listed(targets), listed(methods), draws, **settings, **where)
+    if left_out:
+        trials = adapting.left_out(draws, test_items, settings["profile"], where["folder"])
+    else:
+        trials = adapting.plan(listed(targets), listed(methods), draws, **settings, **where)
     with one_writer(out), quiet_work(f"{len(trials)} trials, a line for each"), pool(workers) as executor:
         rows = engine.run(
             trials, adapting.run, out, executor=executor, report=lambda trial, row: console.print(tables.line(row))

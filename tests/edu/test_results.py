@@ -124,7 +124,8 @@ def test_a_committed_claim_fits_ten_lines(lesson: str) -> None:
     found = results.read(f"lesson_{lesson}", results.committed_folder())
     made = findings.cards(f"lesson_{lesson}", [(finding, False) for finding in found]).cards
     assert len({card.title for card in made}) == len(made) == len({f.claim for f in found if f.claim})
-    assert all(2 + len(card.figures.rows) + bool(card.notes) <= 10 for card in made), "title, header, rows, notes folded"
+    lines = [2 + len(card.figures.rows) + bool(card.notes) for card in made]
+    assert max(lines) <= 10, "title, header, rows, notes folded"
 
 
 def test_tiny_gives_no_verdict_and_a_study_is_nobodys_run(monkeypatch: pytest.MonkeyPatch) -> None:

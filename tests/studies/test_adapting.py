@@ -205,6 +205,16 @@ def test_a_plan_goes_draw_after_draw(folder: Path) -> None:
     assert len(adapting.plan(draws=1)) == len(tasks.names("target")) * len(METHODS)
 
 
+def test_a_left_out_target_is_fresh_and_its_module_is_not_in_the_zoo() -> None:
+    trials = adapting.left_out()
+    targets = {trial.target for trial in trials}
+    assert len(targets) == 12 and not targets & set(tasks.names("target"))
+    assert len(trials) == 12 * 5 * len(adapting.LEFT_OUT_METHODS) == len(set(trials))
+    assert all(len(trial.modules) == 19 and trial.target not in trial.modules for trial in trials)
+    released = METHODS["released_40"].settings
+    assert released == {"optimizer": "ngopt", "budget": 40, "original_scale": True}
+
+
 def test_a_real_trial_survives_the_disk(tmp_path: Path, folder: Path) -> None:
     wanted = [trial(folder, "zero_shot"), trial(folder, "average")]
     rows = engine.run(wanted, adapting.run, tmp_path)
