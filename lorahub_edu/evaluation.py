@@ -26,10 +26,9 @@ SAMPLING_SECONDS = 0.005
 
 
 def loss(model: PreTrainedModel, rows: Sequence[Encoded], micro_batch_size: int = 4, batching: str = "packed") -> float:
-    """Mean next-token loss over every labelled token of some rows.
+    """Mean next-token loss over every labelled token of some rows, in nats a token.
 
-    `batching`: as in `make_batches`; it changes the speed, not the value.
-    Returns: Nats a token.
+    `batching`, as in `make_batches`, changes the speed, not the value.
     Raises CourseError: there are no rows, or the model's own loss is another one (`architectures`).
     """
     if not rows:
@@ -51,7 +50,6 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Corpus BLEU, 0 to 100, by sacrebleu: shared runs of one to four words, with a penalty for short texts.
 
     Source: Papineni et al. 2002; Post 2018 (sacrebleu); claim R13.
-    Raises CourseError: the two have different lengths or are empty.
     """
     _same_length(predictions, references)
     return sacrebleu.corpus_bleu(list(predictions), [list(references)]).score
@@ -61,7 +59,6 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
     """Mean ROUGE-1, ROUGE-2 and ROUGE-L F-measures, 0 to 100, by rouge-score: shared words, pairs, longest sequence.
 
     Source: Lin 2004; claim R13.
-    Raises CourseError: the two have different lengths or are empty.
     """
     _same_length(predictions, references)
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
@@ -86,7 +83,6 @@ class PeakMemory:
 
     @property
     def added(self) -> int:
-        """What the block added at its peak."""
         return self.peak - self.before
 
 
@@ -139,7 +135,6 @@ class Generation:
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens of all rows together, a second."""
         return self.new_tokens / self.seconds
 
 
@@ -150,13 +145,10 @@ def generate(
     max_new_tokens: int = 50,
     min_new_tokens: int = 0,
 ) -> Generation:
-    """Continue prompts greedily, one batch, padded on the left.
+    """Continue prompts greedily in one batch, padded on the left: the new texts without special tokens, and the cost.
 
-    Args:
-        model: a causal language model, adapted or not; it is left in the mode it was in.
-        max_new_tokens: at most so many a prompt; a row that ends earlier counts only its own tokens.
-        min_new_tokens: a row does not end earlier; speeds are compared over the same number of tokens.
-    Returns: The new text of each prompt without special tokens, and the cost.
+    A row that ends before `max_new_tokens` counts only its own tokens. No row ends before `min_new_tokens`, so that
+    speeds are compared over the same number of tokens. The model is left in the mode it was in.
     Raises CourseError: no prompt, or one that leaves no room in the model's context.
     """
     if not prompts:

@@ -52,12 +52,10 @@ class Finding:
 
     @property
     def value(self) -> float:
-        """The median of the repeats."""
         return statistics.median(self.values)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The smallest and the largest repeat."""
         return min(self.values), max(self.values)
 
     def rounded(self, unit: str = "") -> str:

@@ -24,15 +24,12 @@ LOGIT_ROWS = 64  # label positions whose logits exist at a time: 64 x 49,152 num
 
 @dataclass(frozen=True)
 class Scores:
-    """How P candidates do on R rows.
+    """How P candidates do on R rows: `losses` are (P,) mean cross-entropy over all label tokens, in nats.
 
-    Attributes:
-        losses: (P,) mean cross-entropy over all label tokens, in nats; NaN where a candidate's forward overflowed
-            on any row; such a candidate is wrong on all of them.
-        answer_losses: (P,) the same without the end tokens.
-        row_losses: (P, R) mean over each row's label tokens.
-        strict: (P, R) bool, greedy decoding would give the answer and stop there.
-        answer_only: (P, R) bool, greedy decoding would give the answer, whatever comes after it.
+    A loss is NaN where a candidate's forward overflowed on any row; such a candidate is wrong on all of them.
+    `answer_losses` (P,) leave out the end tokens, and `row_losses` (P, R) are means over each row's label tokens.
+    Greedy decoding would give a `strict` answer and stop there, and an `answer_only` whatever comes after it, both (P,
+    R) bool.
     """
 
     losses: np.ndarray
@@ -53,9 +50,7 @@ def scoring_batches(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequen
 def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[ScoringBatch]) -> Scores:
     """Loss and exact match of a model as it is, with whatever adapter is active: P = 1.
 
-    Args:
-        model: a causal language model or an encoder-decoder; one with virtual tokens takes rows only, and pads them.
-        rows: encoded rows, or scoring batches made of them.
+    It is a causal language model or an encoder-decoder. One with virtual tokens takes encoded rows only, and pads them.
     Raises CourseError: there are no rows, or the model's own losses are other ones (`training.architectures`).
     """
     was_training = model.training
@@ -86,9 +81,7 @@ def check_architecture(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_time: int = 16) -> Scores:
-    """As `score`, of a model in evaluation mode, each row whole and padded on the right, as in training.
-
-    It is slower, and right for any method.
+    """As `score`, of a model in evaluation mode, each row whole and padded on the right: slower, and for any method.
 
     Raises CourseError: there are no rows.
     """
@@ -147,7 +140,6 @@ def _judge(model: PreTrainedModel, hidden: Tensor, labels: Tensor, count: int) -
 
 
 def gather(parts: list[list[tuple[Tensor, Tensor]]], batches: list[ScoringBatch]) -> Scores:
-    """The judgements of all chunks and batches as one table."""
     losses = torch.cat([torch.cat([losses for losses, _ in chunk], 1) for chunk in parts])  # (P, all labels)
     wrong = torch.cat([torch.cat([wrong for _, wrong in chunk], 1) for chunk in parts])
     firsts = np.cumsum([0, *(batch.num_rows for batch in batches)])

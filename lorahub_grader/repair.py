@@ -40,7 +40,6 @@ def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
 
     Tests, locked cells, metadata and everything else come from the instructor's notebook, so nothing that was done to
     them counts: deleted, copied, retyped or reordered cells are put right.
-
     Returns: One source for each answer that was found; where a cell is there several times, the last that was filled in
         counts, and parts of one are put together.
     Raises UnreadableError: it is no notebook.
@@ -79,7 +78,6 @@ def _without_id(cells: list[_Cell], wanted: Cell, assignment: Assignment, empty:
 
     A cell that defines what the answer defines is the answer; where Jupyter merged cells, it is another answer's. An
     answer that defines nothing is the one unknown cell between the given cells around it.
-
     `empty`: the cell is there, and nothing was filled in.
     """
     missing, lost, it = "the cell was missing", "the cell had lost its id", " and"

@@ -99,7 +99,6 @@ class Split:
         """Run all cells, then all tests: no cell sees what a test asked for.
 
         A test gets what the cells above it had defined. Where a cell ends the process, the others run again without it.
-
         `report`: called with what happened to each cell as soon as it is known: {"outputs": …, "cell": index} or
             {"test": Result}.
         """

@@ -64,7 +64,6 @@ def plan(targets: Sequence[str] = (), methods: Sequence[str] = (), draws: int = 
     """The trials of a sweep, draw after draw and target after target; by default all verdict targets and all methods.
 
     `settings` are further fields of `Trial`.
-
     Raises CourseError: an unknown target or method, or fewer than one draw or test item.
     """
     for method in methods:

@@ -135,7 +135,6 @@ def difference(
     """By how much one method is above another, draw by draw: the mean over the targets that both were measured on.
 
     Exact match is in points. `other_measure` compares with another measure of the other method.
-
     Raises CourseError: no such method or measure, or no draw in which both have all the targets.
     """
     values = _values(rows, method, measure, targets)
@@ -149,7 +148,6 @@ def over_targets(
     """The mean of a difference with its 95 % interval over targets, and over draws within each target.
 
     The interval is a hierarchical bootstrap: targets are drawn again with their draws, then draws within each.
-
     Returns: "mean", "low", "high" in the measure's unit (points for exact match), and the targets "ahead" and "behind".
     """
     draws = set(difference(rows, method, other, measure))
@@ -222,7 +220,6 @@ def break_even(evaluations: float, example_tokens: float, in_context_tokens: flo
 
     Scoring one of the search's `evaluations` reads `example_tokens`; a prompt with and without the examples has the
     other two numbers of tokens.
-
     Raises CourseError: the prompt with the examples is not the longer one.
     Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4; claim H11.
     """

@@ -106,7 +106,6 @@ def run(
     """Measure whatever of a grid a folder does not hold yet; the arguments are those of `engine.run`.
 
     Costs are always measured one after the other, each in a fresh process.
-
     Returns: The rows of all runs: of each line and task the searches, and the chosen rate at every seed; then the
         costs.
     """

@@ -2,7 +2,6 @@
 
 Every composition that a search found is counted beside what differs from it in one thing only: the signs of its
 weights, which module got which weight, the weights themselves, the directions of its update, the update's size.
-
 Source: claim X1; intruder dimensions after arXiv 2410.21228, compositions after arXiv 2307.13269, section 3.2.
 """
 

@@ -209,7 +209,6 @@ def removed_at_cost(rows: Rows, kind: str, cost: float) -> list[float]:
     """The largest share of the forgetting, run by run, that an intervention removes at a price.
 
     The task loss rises by at most `cost`, in nats a token. The share is 0 where no scale is that cheap.
-
     Source: claim I12, judged at one price for the intervention and its controls.
     """
     effects = pd.DataFrame(intervention_effects(rows))

@@ -43,10 +43,7 @@ class Encoded:
 
 
 def format_prompt(example: Example) -> str:
-    """The prompt that stands before the response, up to and including "### Response:" and a line break.
-
-    Source: Taori et al. 2023, Stanford Alpaca, the two templates of its README.
-    """
+    """The prompt up to and including "### Response:" and a line break. Source: Taori et al. 2023, Stanford Alpaca."""
     template = PROMPT_WITH_INPUT if example.input else PROMPT_WITHOUT_INPUT
     return template.format(instruction=example.instruction, input=example.input)
 
@@ -77,10 +74,8 @@ def _alpaca_rows(path: Path) -> tuple[list[Example], str]:
 def load_rows(name_or_path: str | Path, *, offline: bool = False) -> tuple[list[Example], str]:
     """The rows of a set or a file, and one sentence that says which.
 
-    The sets: "tiny" (the shipped rows), "alpaca" (as `load_alpaca`: any edition), "alpaca-52k" (all rows or none),
-    "dolly".
-
-    Raises CourseError: it is neither a set nor a file that `read_rows` takes, or the set can't be had.
+    The sets: "tiny" (the shipped rows), "alpaca" (any edition), "alpaca-52k" (all rows or none), "dolly". Raises
+    CourseError for anything else that `read_rows` does not take, or where the set can't be had.
     """
     if name_or_path == "tiny":
         return shipped_examples(), SHIPPED
@@ -114,7 +109,6 @@ def split(
 
     The validation part does not depend on `train_rows`, so runs with more or fewer rows are compared on the same rows.
     Without `train_rows`, all others are for training.
-
     Raises CourseError: there are too few rows, or a size is not possible.
     Source: Raschka 2023 trains on 49,759 and validates on 2,000 of lit-llama's 51,759 cleaned rows; the public
         file has 52,002, so `train_rows=49_759` takes exactly as many.
@@ -149,7 +143,6 @@ def encode_rows(
     No end-of-sequence token follows a response that is cut: the model must not learn to stop in the middle of an
     answer. The loss is on response and end-of-sequence token, or on every token. A row whose prompt fills the block is
     refused or dropped (their number is logged).
-
     Raises CourseError: a prompt fills the block, every row was dropped, or the tokenizer has no end-of-sequence token.
     """
     eos = tokenizer.eos_token_id

@@ -50,15 +50,14 @@ class Batch:
         return int((self.labels[:, 1:] != IGNORED).sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its tensors on `device`."""
         tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
 
     def model_inputs(self, config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
         """Keyword arguments for a causal language model or its decoder, without the labels and without a cache.
 
-        `config` and `dtype` are the model's, for the additive mask that "sdpa" and "eager" need for a packed batch.
-        Raises CourseError when its attention cannot keep packed rows apart.
+        `dtype` is of the additive mask that "sdpa" and "eager" need for a packed batch. Raises CourseError when the
+        model's attention cannot keep packed rows apart.
         """
         attention = config._attn_implementation
         inputs = {"input_ids": self.input_ids, "position_ids": self.position_ids, "use_cache": False}
@@ -112,7 +111,6 @@ def make_batches(
     "padded" takes the rows in their order and fills each micro-batch up to its longest row. "grouped" sorts them by
     length first, so that there is less padding. "packed" lays rows end to end in sequences without padding, each with
     at most `micro_batch_size` x the longest row's tokens: the largest that a padded micro-batch can get.
-
     Raises CourseError: unknown strategy, no rows, or a size below 1.
     Source: best-fit decreasing: Johnson et al. 1974, "Worst-case performance bounds for simple one-dimensional
         packing algorithms"; packing without cross-contamination: Krell et al. 2021, arXiv 2107.02027, section 3.
@@ -131,7 +129,6 @@ def make_batches(
 
 
 def _pad(rows: Sequence[Encoded], pad_token_id: int) -> Batch:
-    """`rows` on top of each other, filled up on the right."""
     width = max(len(row.input_ids) for row in rows)
     gaps = [width - len(row.input_ids) for row in rows]
     pairs = list(zip(rows, gaps, strict=True))
@@ -144,7 +141,6 @@ def _pad(rows: Sequence[Encoded], pad_token_id: int) -> Batch:
 
 
 def _pack(rows: Sequence[Encoded]) -> Batch:
-    """`rows` end to end in one sequence."""
     lengths = [len(row.input_ids) for row in rows]
     # A row's first token is no label: the token before it in the sequence belongs to another row.
     labels = [label for row in rows for label in [IGNORED, *row.labels[1:]]]
@@ -214,10 +210,7 @@ def attention_masks(
 ) -> Tensor | dict[str, Tensor]:
     """The `attention_mask` of a packed sequence: one additive mask, or one for each kind of layer.
 
-    Args:
-        config: of the model; a sliding window narrows its masks.
-        visible: (n, n) bool, as `visible_positions` gives it.
-        positions: (n,) of each token in its own row.
+    A sliding window of the model's `config` narrows its masks. `visible` is (n, n) bool, `positions` (n,) in each row.
     Source: Jiang et al. 2023, "Mistral 7B", arXiv 2310.06825, section 2 (the window); transformers takes a dict where
         kinds of layers differ.
     """

@@ -27,12 +27,10 @@ INSTRUCTIONS: dict[str, str] = json.loads((resources.files(__package__) / "bbh.j
 
 
 def names() -> list[str]:
-    """The names of the 27 tasks, as in the published files."""
     return list(INSTRUCTIONS)
 
 
 def check_name(name: str) -> None:
-    """Raise CourseError where no task has that name."""
     if name not in INSTRUCTIONS:
         raise CourseError(f"There is no task of BIG-Bench Hard {name!r}. {near_matches(name, INSTRUCTIONS)}")
 
@@ -43,14 +41,11 @@ def hub_file(name: str) -> HubFile:
 
 
 def load(name: str, *, offline: bool = False) -> Task:
-    """All rows of one task, not yet split: from the local folder, the cache or the hub, in this order.
+    """All rows of one task, in `train`, not yet split: from the local folder, the cache or the hub, in this order.
 
     In the local folder a task may lie as the authors publish it (`bbh/<name>.json` or `<name>.json`) or as the hub has
     it (`bbh/<name>/test-00000-of-00001.parquet`, or without `bbh/`), so a clone of either repository serves. The hub's
     files are pinned by a commit, not by a hash.
-
-    Returns: The task, of kind "bbh", with every row in `train`, in the file's order, and nothing in `test`: see
-        `split`.
     Raises CourseError: there is no such task, no place has it (the message lists all), or its file can't be read.
     """
     check_name(name)
@@ -80,7 +75,6 @@ def split(task: Task, seed: int, shots: int = 5) -> Task:
 
     `test` is in the file's order. A row that asks a drawn example's question again (one task holds two such pairs, with
     opposite answers) is in neither part.
-
     Raises CourseError: fewer than one example is asked for, no row would be left, or the task is split already.
     Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4.1: five examples of each task.
     """
@@ -100,7 +94,6 @@ def read(path: str | Path) -> list[Item]:
     """The rows of a file in BIG-Bench Hard's form, in its order, without white space at either end.
 
     A .json file holds {"canary": …, "examples": [{"input": …, "target": …}]}, a .parquet file these two columns.
-
     Raises CourseError: the file is missing, cut short or of another form, or a row (named) has no input or target.
     """
     path = Path(path)

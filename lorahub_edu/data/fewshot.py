@@ -46,7 +46,6 @@ class PromptedRow:
 
     @property
     def tokens(self) -> int:
-        """Tokens of prompt and answer together."""
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
@@ -62,7 +61,6 @@ def encode(
 
     A causal model sees a space before an answer. An encoder wants its end token after the prompt and no space.
     `context` is the most tokens that fit the model.
-
     Raises CourseError: no row, an empty prompt or answer, or a row longer than the context.
     Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4.1 (five examples a task, input and target).
     """
@@ -94,10 +92,7 @@ def rows_for(
     items: Sequence[Item],
     shots: Sequence[Item] = (),
 ) -> list[PromptedRow]:
-    """Items as encoded rows for this model, in their order; `shots` stand in every prompt, for in-context learning.
-
-    Raises CourseError: as `encode`.
-    """
+    """Items as encoded rows for this model, in their order; `shots` stand in every prompt. Raises as `encode`."""
     prompts = [tasks.prompt(instruction, item.input, shots) for item in items]
     answers = [item.output for item in items]
     if model.config.is_encoder_decoder:
@@ -141,7 +136,6 @@ def pack(rows: Sequence[PromptedRow], prefix: int | None = None) -> ScoringBatch
 
     The label losses equal those of the rows on their own. `prefix` is the common prefix's number of tokens; a shorter
     prefix than the rows' longest serves rows of a larger set.
-
     Source: the idea of a shared prefix under a block mask, as in Juravsky et al. 2024, "Hydragen", arXiv 2402.05099.
     """
     prefix = common_prefix(rows) if prefix is None else prefix

@@ -40,7 +40,6 @@ def read_rows(path: str | Path, on_bad_row: Literal["raise", "skip"] = "raise") 
     turn is the answer. What was said before the last question becomes part of the instruction, as LLaMA-Factory's
     template "alpaca" has it, and the log says so. With "skip", bad rows are left out. The log counts them, and the rows
     that have a field which is not read.
-
     Raises CourseError: the file can't be read or holds no good row; or, with "raise", a row is bad (the message names
         it).
     """

@@ -55,7 +55,6 @@ TASKS = {
 
 
 def get(name: str) -> SequenceTask:
-    """The task of that name. Raises CourseError when there is none."""
     if name not in TASKS:
         raise CourseError(f"There is no task {name!r} over phrases. {near_matches(name, TASKS)}")
     return TASKS[name]
@@ -80,7 +79,6 @@ def split(name: str, *, train: int = 1600, settling: int = 128, validation: int 
     """A task's rows in parts of these sizes. No phrase stands in two parts, or twice in one.
 
     The same seed gives the same rows. More rows to train on leave the other parts as they are.
-
     Raises CourseError: there is no such task, or a size is below 1.
     """
     task = get(name)

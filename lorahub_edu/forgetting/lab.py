@@ -38,8 +38,6 @@ def scaling(rule: str, rank: int) -> float:
     """The factor in front of B @ A that a rule gives a rank r; all three rules give 2 at rank 16.
 
     "alpha = 2r" is 2 at every rank, "rank-stabilised" is 8/√r, "fixed alpha" is 32/r.
-
-    Raises CourseError: there is no such rule.
     Source: Kalajdzievski 2023, arXiv 2312.03732 (rank-stabilised); claim I10 (alpha = 2r).
     """
     if rule not in RULES:
@@ -50,11 +48,8 @@ def scaling(rule: str, rank: int) -> float:
 class Lab:
     """A base model's tail with what does not depend on the run: hidden states of rows and texts, the base's spectra.
 
-    Args:
-        profile: names the base model; it computes in `pretrained.quick_dtype`, or in float32 for profile tiny.
-        layers: of the tail.
-        train_rows: rows of a task that runs draw from.
-        validation_rows: rows of a task that are reported on.
+    It computes in `pretrained.quick_dtype`, or in float32 for profile tiny. Runs draw from `train_rows` of a task, and
+    `validation_rows` are reported on.
     """
 
     def __init__(
@@ -74,14 +69,12 @@ class Lab:
         self._base: dict[tuple[str, str], float] = {}
 
     def train(self, task: str) -> CachedRows:
-        """A task's rows to train on."""
         if task not in self._train:
             rows = sequence_tasks.split(task, train=self.train_rows, validation=self.validation_rows).train
             self._train[task] = self.tail.cache(sequence_tasks.encode(self.tokenizer, rows))
         return self._train[task]
 
     def held(self, task: str, part: str = "validation") -> list[HiddenBatch]:
-        """Batches of a task's settling or validation rows."""
         if part not in PARTS:
             raise CourseError(f"There is no part {part!r} of held-out rows. {near_matches(part, PARTS)}")
         if (task, part) not in self._held:
@@ -119,7 +112,6 @@ def parts(updates: Sequence[Update], tail_lab: Lab, epsilon: float = 0.5) -> Par
     """The matrices of a run's updates with and without each part, float32; one decomposition serves every scale.
 
     A vector is an intruder if its largest |cosine| with the base's is below `epsilon`.
-
     Source: Shuttleworth et al., arXiv 2410.21228, the section on scaling intruder dimensions (claim I12). "others" and
         "update" are controls.
     """

@@ -22,14 +22,10 @@ CLIP = 1.0
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the tail is changed.
+    """How the tail is changed: AdamW without weight decay, a linear warm-up and then a linear decay to zero.
 
-    Attributes:
-        learning_rate: the peak; AdamW without weight decay, a linear warm-up and then a linear decay to zero.
-        steps: optimizer steps of the schedule.
-        rank: of LoRA on all seven matrices of every layer; 0 trains the matrices themselves.
-        scaling: the factor in front of B @ A; not read in full fine-tuning.
-        seed: of A and of the rows' order.
+    `learning_rate` is the peak. `rank` is that of LoRA on all seven matrices of every layer; 0 trains the matrices
+    themselves. `scaling` is the factor in front of B @ A. `seed` fixes A and the rows' order.
     """
 
     learning_rate: float
@@ -57,10 +53,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Point:
-    """Mean losses after a step, in nats a token, and whatever else the caller measured.
-
-    `pretraining_loss` is NaN in a run without texts.
-    """
+    """Mean losses after a step, in nats a token (NaN without texts), and whatever else the caller measured."""
 
     step: int
     validation_loss: float
@@ -71,14 +64,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run after some step.
+    """A run after some step, counted from 1: the updates of every matrix against the tail's original weights.
 
-    Attributes:
-        step: counted from 1.
-        updates: of every matrix of the tail, against the tail's original weights.
-        train_losses: of every step's rows, before that step, in nats a token.
-        cpu_seconds: of the optimizer steps alone.
-        points: the recorded steps, in their order; () while the run goes on.
+    `train_losses` are of every step's rows, before that step, in nats a token. `cpu_seconds` are of the optimizer steps
+    alone. `points` are the recorded steps; () while the run goes on.
     """
 
     step: int
@@ -93,11 +82,9 @@ def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) ->
 
     The run starts from the tail's current weights. They are back in place when it ends, however it ends. A step takes
     `BATCH_SIZE` rows, in an order that follows from the seed.
-
-    Raises CourseError: the rank does not fit a matrix.
-    Raises DivergedError: the loss or a gradient is no longer finite.
-    Source: Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence", arXiv 2410.21228,
-        figure 5 (LoRA and full fine-tuning at equal task loss; claim I4); Hu et al. 2021, arXiv 2106.09685.
+    Raises CourseError: the rank does not fit a matrix. DivergedError: the loss or a gradient is no longer finite.
+    Source: Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence", arXiv 2410.21228, figure 5
+        (LoRA and full fine-tuning at equal task loss; claim I4); Hu et al. 2021, arXiv 2106.09685.
     """
     change = LoRAChange(tail, tuning) if tuning.rank else FullChange(tail, tuning)
     losses: list[float] = []
@@ -180,12 +167,8 @@ def train(
 ) -> Trained:
     """Train the tail, recording both losses at the steps `at` and at the last one; its weights are restored afterwards.
 
-    Args:
-        validation: batches of the task's validation rows.
-        texts: batches of pretraining text, of `Tail.cache_texts`; None leaves them out.
-        at: steps, counted from 1.
-        target_loss: stop at the first recorded step whose validation loss is at most this.
-        look: measures something more at every recorded step, such as intruder counts.
+    `validation` are batches of the task's rows, `texts` those of `Tail.cache_texts` or None. The run stops at the first
+    recorded step whose validation loss is at most `target_loss`. `look` measures more at every recorded step.
     Raises CourseError, DivergedError: as `training`.
     """
     points: list[Point] = []

@@ -42,12 +42,9 @@ def load(
 ) -> Texts:
     """Sequences of plain text on which no run of this course trains.
 
-    Half of them begin articles of an encyclopaedia and half web pages; without these files, all are from the texts that
-    the course ships. The sources' articles may have been part of the model's pretraining, which is what is wanted: the
-    loss on them says what of that is lost.
-
-    `fetch` False takes the shipped texts. `offline` opens no connection; files that are here are used.
-
+    Half of them begin articles of an encyclopaedia and half web pages; without these files (or without `fetch`), all
+    are from the texts that the course ships. The sources' articles may have been part of the model's pretraining, which
+    is what is wanted: the loss on them says what of that is lost.
     Raises CourseError: there are too few texts of that length.
     Source: Shuttleworth et al. 2024, arXiv 2410.21228, figure 9 (pseudo-loss; claim I9).
     """
@@ -65,7 +62,6 @@ def load(
 
 
 def shipped() -> list[str]:
-    """The paragraphs that come with the course, each of one subject."""
     return json.loads((resources.files("lorahub_edu.data") / SHIPPED_FILE).read_text(encoding="utf-8"))
 
 

@@ -70,7 +70,6 @@ class SearchConfig:
         return replace(self, optimizer=default["optimizer"], budget=budget, composition=composition)
 
     def loss_scale(self, examples: int) -> float:
-        """What the mean loss of the examples is divided by."""
         return examples if self.original_scale else 1.0
 
     def objectives(self, losses: Sequence[float], weights: np.ndarray, examples: int) -> np.ndarray:
@@ -80,14 +79,11 @@ class SearchConfig:
 
 @dataclass
 class History:
-    """All M candidates of a search, in order.
+    """All M candidates of a search, in order: `weights` are (M, N), all else (M,).
 
-    Attributes:
-        weights: (M, N).
-        losses: (M,) cross-entropy on the examples, nats a token; NaN where a candidate failed.
-        objectives: (M,) loss plus the L1 term: what the search was sent.
-        strict: (M,) share of the examples that greedy decoding would answer exactly, 0 to 1.
-        seconds: (M,) since the start, when each candidate's batch was done.
+    `losses` are nats a token on the examples, NaN where a candidate failed. `objectives`, the loss plus the L1 term,
+    are what the search was sent. `strict` is the share of examples that greedy decoding would answer exactly. `seconds`
+    are counted from the start to when a candidate's batch was done.
     """
 
     weights: np.ndarray
@@ -101,7 +97,6 @@ class History:
 
     @property
     def failed(self) -> int:
-        """Candidates whose loss was not finite."""
         return int(np.isnan(self.losses).sum())
 
     def best_so_far(self) -> np.ndarray:
@@ -139,13 +134,11 @@ def adapt(
 ) -> Adapted:
     """Search the weights under which the composed modules fit the examples best.
 
-    Args:
-        model: the base model; in bfloat16 the search is about three times as fast and ranks candidates alike.
-        examples: encoded examples (`fewshot.encode`), usually five.
-        final_model: the same base in float32, or a function that loads it. It scores the best few candidates again, and
-            chooses. None takes the search's own losses.
-        folder: keeps every scored batch and the result; a search that was killed continues from there.
-        on_batch: called with the history after each batch.
+    `model` is the base; in bfloat16 the search is about three times as fast and ranks candidates alike. `examples` are
+    encoded (`fewshot.encode`), usually five. `final_model`, the same base in float32 or a function that loads it,
+    scores the best few candidates again, and chooses; None takes the search's own losses. `folder` keeps every scored
+    batch and the result, so a search that was killed continues from there. `on_batch` gets the history after each
+    batch.
     Raises CourseError: no module or example, modules that don't belong together, an unknown optimizer, a budget below
         the search's population, every candidate failed, or the folder holds another search.
     Source: Huang et al. 2023, section 3.3 and 4.1; claims H4, H5, H13, H18.

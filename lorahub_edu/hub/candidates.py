@@ -40,9 +40,8 @@ class Question:
 
 
 def choose(method: str | Callable[[int, Question], list[str]], count: int, question: Question) -> list[str]:
-    """Choose `count` candidates to compose, best first where the method has an order.
+    """Choose `count` candidates to compose by a name in `METHODS` or a function, best first where it has an order.
 
-    `method`: a name in `METHODS`, or a function of (count, question).
     Raises CourseError: unknown method, something it needs is missing, or there are fewer modules.
     """
     if callable(method):
@@ -65,9 +64,9 @@ def random_candidates(names: Sequence[str], count: int, seed: int) -> list[str]:
 def single_losses(
     model: PreTrainedModel, modules: ModuleStack, rows: Sequence[PromptedRow] | Sequence[ScoringBatch]
 ) -> np.ndarray:
-    """Loss of the base with each of N modules alone, all in one batched forward.
+    """Loss of the base with each of N modules alone, all in one batched forward: (N,) float64 in nats a label token.
 
-    Returns: (N,) float64, in nats a label token; NaN where a module's weights or its forward are not finite.
+    It is NaN where a module's weights or its forward are not finite.
     """
     losses = np.full(len(modules), np.nan)
     # One forward holds all modules, and 0 times infinity is NaN: a broken module would spoil every candidate.
@@ -95,7 +94,6 @@ def by_embedding(count: int, question: Question, states: str) -> list[str]:
 
     All cosines are taken around the mean of the modules' vectors. A language model's hidden states share one large
     direction that says nothing about the text.
-
     Source: retrieval by a text's embedding as in Zhao et al. 2024, "LoraRetriever", arXiv 2402.09997, with the base
         model's own states in place of a trained encoder; subtracting the mean: Mu & Viswanath 2018, arXiv 1702.01417.
     """
@@ -115,7 +113,6 @@ def embed(
     """One vector a text: the mean of its tokens' input embeddings ("input") or last hidden states ("hidden").
 
     An encoder-decoder reads with its encoder. Texts go through the model one by one, so that no padding takes part.
-
     Returns: (texts, d) float32.
     Raises CourseError: a text is empty.
     """

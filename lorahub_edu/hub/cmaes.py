@@ -21,12 +21,9 @@ def default_population(dimension: int) -> int:
 class CMAES:
     """A covariance matrix adaptation evolution strategy in float64: ask it for candidates, tell it their losses.
 
-    Args:
-        mean: where the search starts, (n,).
-        sigma: the first step size: candidates differ from the mean by about this in every coordinate.
-        population: candidates a generation; None takes `default_population(n)`.
-        bounds: (lower, upper) of every coordinate; None has none.
-        seed: fixes every candidate, given the losses.
+    `mean` (n,) is where the search starts. `sigma`, the first step size, is about how far candidates differ from the
+    mean in every coordinate. A generation has `population` candidates, by default `default_population(n)`. `bounds` are
+    (lower, upper) of every coordinate. `seed` fixes every candidate, given the losses.
     Raises CourseError: sigma is not positive or the population is below 2.
     """
 
@@ -76,12 +73,10 @@ class CMAES:
         return np.clip(self.mean + self.sigma * y, *self.bounds)  # (P, n), eq. 40
 
     def tell(self, X: np.ndarray, losses: np.ndarray) -> None:
-        """Move the mean, sigma and C towards the better candidates.
+        """Move the mean, sigma and C towards the better candidates of X (population, n), by their losses (population,).
 
-        Args:
-            X: candidates, (population, n).
-            losses: (population,); a loss that isn't finite ranks last, and without a finite loss nothing changes.
-        Raises CourseError: these are not the candidates and losses of one generation.
+        A loss that isn't finite ranks last, and without a finite loss nothing changes. Raises CourseError for other
+        shapes.
         """
         n, losses = len(self.mean), np.asarray(losses, dtype=np.float64)
         if np.shape(X) != (self.population, n) or losses.shape != (self.population,):

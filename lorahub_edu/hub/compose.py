@@ -2,7 +2,6 @@
 
 The paper adds the factors, A = Σ wᵢAᵢ and B = Σ wᵢBᵢ, so the update is B·A with all cross-terms wᵢwⱼBᵢAⱼ. The exact
 composition adds the updates, Σ wᵢBᵢAᵢ, which is one module of rank N·r.
-
 Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 3.2, equation 1.
 """
 
@@ -77,7 +76,6 @@ def stack(
     """Modules that were read from disk, stacked once for composing.
 
     Args:
-        files: at least one module, as `adapter_files.read_adapter` gives it.
         names: None takes the folders', with as many of their parents as make them differ.
         composition: "paper" needs equal ranks and scalings; for "exact" they may differ.
         dtype: of the stack; None needs all modules to have one dtype and takes it, in float32 at least.
@@ -129,7 +127,6 @@ def _shortest_names(paths: Sequence[Path]) -> list[str]:
 
 
 def check_composition(composition: str) -> None:
-    """Raise a CourseError unless this is a composition that exists."""
     if composition not in COMPOSITIONS:
         raise CourseError(f"There is no composition {composition!r}. {near_matches(str(composition), COMPOSITIONS)}")
 
@@ -170,7 +167,6 @@ def _other_layers(first: AdapterFile, second: AdapterFile, first_name: str, seco
 
 
 def _layer_shapes(file: AdapterFile) -> dict[str, tuple[int, int]]:
-    """(out, in) of each layer that a module adapts."""
     return {site: (B.shape[0], A.shape[1]) for site, (A, B) in file.weights.items()}
 
 
@@ -183,12 +179,10 @@ def _common(file: AdapterFile, what: str) -> object:
 
 
 def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition: str = "paper") -> AdapterFile:
-    """One module from N: the paper's sum of factors, or the exact sum of updates.
+    """One module from N, by N real weights: the paper's sum of factors, or the exact sum of updates.
 
-    Args:
-        weights: (N,) any real numbers.
-        composition: "paper": A = Σ wᵢAᵢ (r, in), B = Σ wᵢBᵢ (out, r); "exact": Σ wᵢBᵢAᵢ as one module of rank N·r
-            (modules of weight 0 are left out; a layer smaller than N·r gets the largest rank that it can have).
+    "paper" is A = Σ wᵢAᵢ (r, in), B = Σ wᵢBᵢ (out, r). "exact" is Σ wᵢBᵢAᵢ as one module of rank N·r, without modules
+    of weight 0; a layer smaller than N·r gets the largest rank that it can have.
     Raises CourseError: unknown composition, or not N finite weights.
     Source: Huang et al. 2023, section 3.2, equation 1; claim H1.
     """
@@ -211,8 +205,8 @@ def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition
 def refactor(module: AdapterFile, rank: int) -> AdapterFile:
     """The nearest module of a lower rank: the truncated SVD of each layer's B·A, by way of its thin factors.
 
-    Returns: A module of that rank (a smaller layer gets the largest rank that it can have) in float32 at least, with
-        the singular values shared evenly between A and B.
+    It is in float32 at least, with the singular values shared evenly between A and B. A smaller layer gets the largest
+    rank that it can have.
     Raises CourseError: the rank is below 1 or above the module's.
     Source: Eckart & Young 1936; the QR step as in PEFT's `add_weighted_adapter(combination_type="svd")`.
     """
@@ -233,7 +227,6 @@ def refactor(module: AdapterFile, rank: int) -> AdapterFile:
 
 
 def _of_rank(config: LoRAConfig, rank: int) -> LoRAConfig:
-    """The config of another rank with the same factor before B·A."""
     return replace(config, rank=rank, alpha=config.scaling * rank, rank_stabilised=False)
 
 

@@ -39,7 +39,6 @@ class PopulationLinear(nn.Module):
         return self.base_layer.weight  # T5 asks its feed-forward's last layer for the dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (P·b, T, in) -> (P·b, T, out)."""
         out = self.base_layer(x)
         if self.weights is not None:
             w = self.weights.to(x.dtype)  # (P, N)
@@ -56,9 +55,8 @@ class PopulationLinear(nn.Module):
 class Population:
     """A model that scores many compositions of the same modules at once; use it as a context manager.
 
-    Args:
-        model: a causal language model or an encoder-decoder, without other adapters; it is whole again after the block.
-        max_tokens: most positions in one forward, over all candidates; the population is cut to fit.
+    `model` is a causal language model or an encoder-decoder, without other adapters; it is whole again after the block.
+    One forward has at most `max_tokens` positions over all candidates; the population is cut to fit.
     Raises CourseError: the modules don't fit the model, or its own scores are other ones.
     Source: claims H1, H4, H17.
     """
@@ -116,9 +114,8 @@ class Population:
     def use(self, weights: np.ndarray | Tensor | None) -> None:
         """Make these candidates, (P, N), the ones that the next forward computes; None is the base model alone.
 
-        A tensor that requires a gradient keeps its graph.
-
-        Raises CourseError: the shape is not (P, N), or this is not in the `with` block.
+        A tensor that requires a gradient keeps its graph. Raises CourseError for another shape, or outside the `with`
+        block.
         """
         for layer in self.layers.values():
             layer.weights = layer.pair = None
@@ -141,10 +138,9 @@ class Population:
 
     @torch.no_grad()
     def score(self, weights: np.ndarray | Tensor, rows: Sequence[PromptedRow] | list[ScoringBatch]) -> Scores:
-        """Loss and exact match of every candidate, (P, N), on every row.
+        """Loss and exact match of every candidate, (P, N), on every row: encoded ones, or batches of them.
 
-        Candidates whose loss is not finite have a loss of NaN and count as wrong. `rows` are encoded rows, or the
-        scoring batches of them (`fewshot.batches`).
+        Candidates whose loss is not finite have a loss of NaN and count as wrong.
         """
         batches = scoring_batches(self.model, rows)
         chunk = max(1, self.max_tokens // max(batch.num_tokens for batch in batches))

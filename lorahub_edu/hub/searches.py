@@ -4,7 +4,6 @@ A search is a generator. It yields candidates, a float64 array (P, N), and is se
 candidate failed. The same settings and losses give the same candidates, so a recorded search can be continued. Every
 search takes a space, a budget (candidates in all) and a seed. The course's own also take a start, (N,), in the space.
 Settings that a search can't work with are refused when its first candidates are asked for.
-
 Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, sections 3.3 and 4.1; claims H4, H18, X3 and X5.
 """
 
@@ -60,12 +59,9 @@ def cma(
     sigma: float = 0.3,
     population: int | None = None,
 ) -> Search:
-    """CMA-ES, a generation at a time. The last generation is cut to the budget and teaches nothing.
+    """CMA-ES, a generation at a time, from `start` (zero, as in the paper) and with first step size `sigma`.
 
-    Args:
-        start: the first mean; None is zero, the paper's start.
-        sigma: first step size, in units of a weight.
-        population: candidates a generation; None is 4 + floor(3 ln N).
+    The last generation is cut to the budget and teaches nothing. `population` None is 4 + floor(3 ln N).
     Source: Hansen 2016, arXiv 1604.00772; claim H5.
     """
     size = default_population(space.dimension) if population is None else population
@@ -147,7 +143,6 @@ def gradient_descent(
 
     The search is sent the losses (1,) and their slopes (1, N). It starts at 1/N by default. At w = 0 the paper's
     composition has no gradient: both factors are zero, and each factor's slope is a multiple of the other.
-
     Source: claim H18 (Huang et al. 2023, section 3.3, says that a hyper-network is needed); Kingma & Ba 2015.
     """
     start = np.full(space.dimension, 1 / space.dimension) if start is None else start
@@ -164,10 +159,8 @@ def gradient_descent(
 def nevergrad_search(space: Space, budget: int, seed: int = 0, name: str = "NGOpt") -> Search:
     """One of nevergrad's optimizers as the paper's released code runs it: from zero, one candidate at a time.
 
-    A failed candidate's loss is one nat above the worst so far. An optimizer that fits a model to the losses, as
-    Cobyla does, could do nothing with an infinite one.
-
-    Raises CourseError: there is no such optimizer, or it breaks down.
+    A failed candidate's loss is one nat above the worst so far. An optimizer that fits a model to the losses, as Cobyla
+    does, could do nothing with an infinite one. Raises CourseError for an unknown optimizer, or when it breaks down.
     """
     # Cobyla and others run in a thread that nevergrad leaves waiting for the next loss. Python would wait for it at
     # exit, for ever if a search was given up. A thread that is started from a daemon (as a pool's are) is a daemon too.
@@ -245,13 +238,10 @@ PAPERS = ("ngopt", "shiwa")  # nevergrad's optimizers that the paper and its rel
 def make_search(
     optimizer: str | Callable[..., Search], space: Space, budget: int, seed: int = 0, **options: Any
 ) -> tuple[Search, str]:
-    """A search by name, and what it is.
+    """A search by name, and the algorithm in words, for example "nevergrad NGOpt, which chose Cobyla".
 
-    Args:
-        optimizer: a name of `SEARCHES` or of nevergrad's registry, in any case, or a function of (space, budget, seed)
-            that returns a search.
-        **options: for the search, for example `start` or `sigma`.
-    Returns: The search, and the algorithm really run in words, for example "nevergrad NGOpt, which chose Cobyla".
+    `optimizer` is a name of `SEARCHES` or of nevergrad's registry, in any case, or a function of (space, budget, seed)
+    that returns a search. `options` are the search's own, such as `start` or `sigma`.
     Raises CourseError: no such name, a budget below 1, or an option that the search does not have.
     """
     _check_budget(budget)

@@ -42,11 +42,8 @@ def modules_for(
     """Modules of the profile's base model: those of the zoo if it is of this base, else stand-ins of the same names.
 
     A stand-in is LoRA on the query and value projections, in half precision like a shipped module. Its B is random. Its
-    A is near an A that all share, as in a zoo trained from one seed. The same name gives the same module.
-
-    Args:
-        profile: names the base model, and the rank and alpha of stand-ins.
-        names: which, in this order; None takes all of `names_for`.
+    A is near an A that all share, as in a zoo trained from one seed. The same name gives the same module. `names` None
+    takes all of `names_for`.
     Raises CourseError: there is no module of that name, or its file can't be read.
     """
     wanted = names_for(profile, folder) if names is None else names

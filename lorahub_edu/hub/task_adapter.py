@@ -74,12 +74,11 @@ def adapt_to(
     Args:
         task: a task's name ("bbh/<name>" for BIG-Bench Hard), or a JSONL file of your own examples.
         config: as for `adapt`; the optimizer "gradient" needs float32 and takes it.
-        modules: what `zoo.load` takes; none is the whole zoo.
-        folder: the zoo that module names are looked up in.
+        modules: what `zoo.load` takes; none is the whole zoo, which is in `folder`.
         draw: which five of a named task's examples.
         rank: brings the adapter to this rank at most (a truncated SVD); None keeps it exact, at rank N·r for "exact".
         base: the base model's name or folder, also of modules that name another; "" takes the profile's.
-        test_items: how many of the task's test items to score before and after; 0 scores none.
+        test_items: how many of the task's test items to score before and after.
         out: the search's log, its summary and the adapter; a search that was killed continues from there.
     Raises CourseError: a rank below 1, fewer than no test items, or what `adapt`, `zoo.load` and `tasks.read` refuse.
     """

@@ -90,8 +90,8 @@ def _module_folder(name: str, folder: Path) -> Path:
 def load(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPPED) -> list[AdapterFile]:
     """Modules by name, by folder, or by their name on the hub.
 
-    `sources`: each the name of a module in `folder`, a path of a folder in PEFT's layout, a path of a folder of such
-        folders, or "owner/name" on the hub; None takes every module in `folder`.
+    A source is the name of a module in `folder`, a folder in PEFT's layout, a folder of such folders, or "owner/name"
+    on the hub. None takes every module in `folder`.
     Raises CourseError: a module is not found, is cut short, or is not LoRA in PEFT's layout.
     """
     from lorahub_edu.lora.adapter_files import read_adapter
@@ -139,12 +139,10 @@ def _hub_folder(repo: str) -> Path:
 
 
 def from_hub(repo: str) -> Path:
-    """A module that is published on the hub, in a local folder.
+    """A module that is published on the hub as "owner/name", in a local folder.
 
     Old modules (LoRAHub's own among them) are published as a pickled adapter_model.bin, which is kept as safetensors.
-
-    `repo`: "owner/name", for example "lorahub/flan_t5_large-cosmos_qa".
-    Raises CourseError: it can't be fetched, or holds no LoRA module.
+    Raises CourseError where it can't be fetched, or holds no LoRA module.
     """
     from huggingface_hub import snapshot_download
     from safetensors.torch import save_file
@@ -214,10 +212,7 @@ def sha256_of(file: Path) -> str:
 
 
 def overview(folder: str | Path = SHIPPED) -> Table:
-    """Every module of a zoo with its instruction and its scores before and after training.
-
-    Raises CourseError: the folder holds no module.
-    """
+    """Every module of a zoo with its instruction and scores before and after training. Raises CourseError for none."""
     if not names(folder):
         raise CourseError(f"There is no module in {folder}: train some with lorahub-edu zoo train --folder {folder}.")
     lines = []
@@ -240,11 +235,10 @@ def card_table(name: str, folder: str | Path = SHIPPED) -> Table:
 
 
 def open_source(source: str | Path, folder: str | Path = SHIPPED) -> AdapterFile | Path:
-    """One adapter that was read, or the folder of a fine-tuned model.
+    """One adapter that was read, or the folder of a fine-tuned model in safetensors.
 
-    `source`: a module of the zoo in `folder`, the folder or file of an adapter in PEFT's layout, "owner/name" of an
-        adapter on the hub, or the folder of a fine-tuned model in safetensors.
-    Raises CourseError: there is none, or several.
+    `source` is a module of the zoo in `folder`, the folder or file of an adapter in PEFT's layout, "owner/name" of an
+    adapter on the hub, or the folder of such a model. Raises CourseError where there is none, or several.
     """
     found = find_source(source, folder)
     if isinstance(found, Path) and _is_tuned_model(found):

@@ -82,14 +82,10 @@ def save_adapter(
     base_model: str | None = None,
     base_model_sha256: str | None = None,
 ) -> Path:
-    """Write one adapter of a model in PEFT's layout; the folder appears whole or not at all.
+    """Write one adapter of a model in PEFT's layout to a folder, which is returned; it appears whole or not at all.
 
-    Args:
-        folder: an adapter that lies there is replaced, other files stay.
-        adapter: the adapter's name in the model (it is not part of the file).
-        base_model: the base's name, for adapter_config.json; None takes the model's own.
-        base_model_sha256: the base file's hash, kept in the safetensors header so that loading can compare it.
-    Returns: The folder.
+    An adapter that lies there is replaced, other files stay. `base_model`, the base's name for adapter_config.json, is
+    the model's own by default. The base file's hash is kept in the safetensors header so that loading can compare it.
     Raises CourseError: the model has no such adapter, or the folder can't be written.
     """
     layers = dict(adapters.layers_with(model, adapter, " to save"))
@@ -264,9 +260,8 @@ def _by_pattern(pattern: dict[re.Pattern, float] | None, name: str, default: flo
 def put_adapter(
     model: nn.Module, file: AdapterFile, adapter: str = "default", *, base_model_sha256: str | None = None
 ) -> None:
-    """Put an adapter that was read or composed on a model, as the active one.
+    """Put an adapter that was read or composed on a model, as the active one; hashes are compared where both are known.
 
-    `base_model_sha256`: the hash of the model's base file; compared with the adapter's when both are known.
     Raises CourseError: the adapter names a layer that the model does not have, has another shape, or was trained on
         another base (the model is not changed then).
     """

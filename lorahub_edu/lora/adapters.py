@@ -42,9 +42,8 @@ def selects(target_modules: str | Sequence[str], name: str) -> bool:
 
 
 def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[str]:
-    """Names of the linear layers that a pattern selects.
+    """Names of the linear layers that a pattern selects, in the model's order; an adapted layer has its own name.
 
-    Returns: The names, in the model's order; an adapted layer is found under its own name.
     Raises CourseError: a pattern selects nothing (near matches are listed).
     """
     inner = {f"{name}.base_layer" for name, _ in lora_layers(model)}
@@ -86,10 +85,8 @@ def inject(
 ) -> list[tuple[str, LoRALinear]]:
     """Put an adapter on every layer that the config's pattern selects and freeze everything else, in place.
 
-    Calling it again with another name adds a second adapter to the same base.
-
-    `seed`: fixes A; None draws from torch's global generator.
-    Returns: The adapted layers with their names.
+    Calling it again with another name adds a second adapter to the same base. `seed` fixes A; None draws from torch's
+    global generator. Returned are the adapted layers with their names.
     Raises CourseError: the pattern selects nothing, the rank does not fit a layer (no layer is changed then), or the
         name is taken.
     Source: Hu et al. 2021, section 4.2.
@@ -126,10 +123,7 @@ def freeze(model: nn.Module) -> None:
 
 
 def set_adapter(model: nn.Module, adapter: str | None) -> None:
-    """Choose the adapter that a whole batch passes through and that is trained; None is the plain base model.
-
-    Raises CourseError: no layer has an adapter of that name.
-    """
+    """Choose the adapter that a whole batch passes through and that is trained; None is the plain base model."""
     if adapter is not None:
         layers_with(model, adapter)
     for _, layer in lora_layers(model):
@@ -168,7 +162,6 @@ def merge(model: nn.Module, adapter: str | None = None) -> None:
 
     A second call changes nothing; `unmerge` restores the base weights bit for bit. The old weights are kept for
     that, so memory grows by the adapted matrices; `merge_and_unload` keeps nothing. A tied head is untied.
-
     Raises CourseError: the model has no such adapter, another one is merged, or an update is not finite (nothing is
         merged then).
     Source: Hu et al. 2021, section 4.1, "No Additional Inference Latency".
@@ -195,10 +188,8 @@ def unmerge(model: nn.Module) -> None:
 def merge_and_unload(model: nn.Module, adapter: str | None = None) -> nn.Module:
     """Merge for good: every LoRA layer becomes the plain linear layer it wrapped, with the update added.
 
-    A head that was tied to the embeddings no longer is, and the model's config says so when it is saved.
-
-    Returns: The same model, without any LoRA layer.
-    Raises CourseError: as `merge`.
+    A head that was tied to the embeddings no longer is, and the model's config says so when it is saved. Raises as
+    `merge`.
     """
     merge(model, adapter)
     for name, layer in list(lora_layers(model)):
@@ -220,7 +211,6 @@ class ParameterCount:
 
     @property
     def trainable_share(self) -> float:
-        """Trainable parameters as a share of all, 0 to 1."""
         return self.trainable / self.total
 
 

@@ -2,7 +2,6 @@
 
 Notation is PEFT's: W is (out, in), A is (rank, in), B is (out, rank), and the update is ΔW = scaling · B @ A with
 scaling = alpha / rank, or alpha / sqrt(rank) when it is rank-stabilised.
-
 Source: Hu et al. 2021, "LoRA", arXiv 2106.09685, section 4; Kalajdzievski 2023, "rsLoRA", arXiv 2312.03732.
 `adapters.py` puts such layers into a model, merges and routes them.
 """
@@ -43,20 +42,14 @@ class LoRAConfig:
 
     @property
     def scaling(self) -> float:
-        """The factor in front of B @ A: alpha / rank, or alpha / sqrt(rank) when rank-stabilised."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer plus the low-rank updates of any number of named adapters.
+    """A frozen linear layer plus the low-rank updates of any number of named adapters, which start with one.
 
-    At most one adapter is active for a whole batch (`active`); `route` gives every row of a batch its own.
-
-    Args:
-        base_layer: the layer that is adapted; its weight is (out, in) and stays as it is.
-        config: rank, alpha, dropout and dtype of the first adapter.
-        adapter: the first adapter's name.
-        generator: source of randomness on the CPU for A; None takes torch's global one.
+    At most one adapter is active for a whole batch (`active`); `route` gives every row of a batch its own. `generator`
+    draws A on the CPU; None takes torch's global one.
     Source: Hu et al. 2021, section 4.1, equation 3.
     """
 
@@ -125,11 +118,7 @@ class LoRALinear(nn.Module):
         return self.configs[adapter].scaling * (B.to(wide) @ A.to(wide))  # (out, r) @ (r, in) -> (out, in)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Base output plus the active update: W x + b + scaling · B A dropout(x).
-
-        `x`: (..., in)
-        Returns: (..., out), in the base layer's output dtype.
-        """
+        """W x + b + scaling · B A dropout(x): (..., in) -> (..., out), in the base layer's output dtype."""
         if self._routing is not None:
             return self._forward_routed(x)
         if self.active is None or self.merged is not None:

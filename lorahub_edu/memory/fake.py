@@ -36,10 +36,7 @@ STATES_BLOCK = 256  # entries of an 8-bit state that share one scale
 
 
 def meta_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The language model of a configuration with shapes and no weights, ready for rows of one length.
-
-    Raises CourseError: transformers can't build it.
-    """
+    """The language model of a configuration with shapes and no weights, ready for rows of one length."""
     auto, attention = AutoModelForCausalLM, WHOLE_ROWS
     if config.is_encoder_decoder:
         auto, attention = AutoModelForSeq2SeqLM, "sdpa"
@@ -67,11 +64,8 @@ def whole_rows(
 ) -> tuple[Tensor, None]:
     """Causal attention of rows without padding: what "packed" does once it has read where rows end.
 
-    Args:
-        query: (B, heads, T, head size).
-        key: (B, key heads, T, head size).
-        value: (B, key heads, T, head size).
-    Returns: (B, T, heads, head size), and None in place of attention weights.
+    The query is (B, heads, T, head size), key and value (B, key heads, T, head size). Returned are (B, T, heads, head
+    size), and None in place of attention weights.
     """
     out = F.scaled_dot_product_attention(
         query, key, value, dropout_p=dropout, is_causal=query.shape[2] > 1, scale=scaling,
@@ -136,7 +130,6 @@ class FourBitLinear(nn.Linear):
 
     One 32-bit scale for 64 weights makes 4.5 bits a weight. With `double` quantisation the scales take 8 bits each and
     a 32-bit one for 256 of them, 4.127 bits a weight. `dtype` is what the layer computes in.
-
     Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, section 3.
     """
 
@@ -176,7 +169,6 @@ class EightBitAdamW(torch.optim.Optimizer):
     """The states of an 8-bit AdamW: two of one byte an entry, a 32-bit scale for 256 entries, two tables of 256 values.
 
     A parameter with fewer than 4,096 entries keeps 32-bit states.
-
     Source: Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization", arXiv 2110.02861, section 2.
     """
 

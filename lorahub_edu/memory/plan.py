@@ -30,7 +30,6 @@ class Allowance:
 
     @property
     def total(self) -> int:
-        """Both together, in bytes."""
         return self.workspace + self.allocator
 
 
@@ -46,7 +45,6 @@ class Plan:
 
     @property
     def needed(self) -> int:
-        """Tensors and allowance together."""
         return self.prediction.peak + self.allowance.total
 
     @property
@@ -56,7 +54,6 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the step is predicted to run."""
         return self.room >= 0
 
 
@@ -71,7 +68,7 @@ def capacity(gigabytes: float) -> int:
 
 
 def plan(config: PreTrainedConfig, setting: Setting, available: int) -> Plan:
-    """Predict a step and compare it with the available bytes. Raises CourseError: as `predict`."""
+    """Predict a step and compare it with the available bytes. Raises as `predict`."""
     prediction = predict(config, setting)
     return Plan(config, setting, prediction, allowance(config, setting, prediction), available)
 
@@ -116,7 +113,6 @@ def tried_changes(current: Plan, only: Sequence[str] = ()) -> Iterator[Change]:
     """Changes of a plan that does not fit, each with its plan, from the cheapest on; the first that fits is the last.
 
     What leaves the result as it is costs less than what changes it, and of two such the quicker one costs less:
-
     1. A smaller micro-batch, and more of them for one optimizer step: the same gradient, little more time.
     2. Gradient checkpointing: the same gradient, every layer's forward pass a second time.
     3. An 8-bit optimizer: nearly the same steps (Dettmers et al. 2021 found no loss), no more time.
@@ -126,8 +122,6 @@ def tried_changes(current: Plan, only: Sequence[str] = ()) -> Iterator[Change]:
 
     Each is tried alone in this order, then all up to each of them together. Of several sizes of one change only those
     are tried that a search by halves needs. `only` are the members of `KINDS` to try; empty tries all.
-
-    Raises CourseError: as `predict`.
     """
     kinds = [kind for kind in KINDS if not only or kind in only]
     for sizes in (*_alone(current, kinds), *_together(current.setting, kinds)):
@@ -238,7 +232,6 @@ class Advice:
         return next((change for change in self.changes if change.plan.fits), None)
 
     def parts(self) -> Table:
-        """What the step takes, part by part."""
         sizes = {part: self.plan.prediction.parts[part] for part in PARTS} | {
             "workspaces of kernels": self.plan.allowance.workspace,
             "held by the allocator": self.plan.allowance.allocator,
@@ -256,7 +249,6 @@ class Advice:
         return f"It does not fit: {-self.plan.room / GB:.1f} GB are missing. {peak}\n{self.remedy()}"
 
     def remedy(self) -> str:
-        """The cheapest change that makes the plan fit, in a sentence."""
         if self.cheapest is None:
             least = min((change.plan.needed for change in self.changes), default=self.plan.needed)
             return (
@@ -270,7 +262,6 @@ class Advice:
         )
 
     def alternatives(self) -> Table:
-        """Every change that was tried, cheapest first."""
         rows = tuple(
             (change.words, change.cost, f"{change.plan.needed / GB:.2f}", "yes" if change.plan.fits else "no")
             for change in self.changes
@@ -285,14 +276,10 @@ class Advice:
 def advise(
     model: str, config: PreTrainedConfig, setting: Setting, available: int, where: str, only: Sequence[str] = ()
 ) -> Advice:
-    """Predict a step, compare it with what is available, and look for the cheapest change where it does not fit.
+    """Predict a step, compare it with the `available` bytes, and look for the cheapest change where it does not fit.
 
-    Args:
-        model: a name for the table.
-        available: bytes, such as `capacity(24)`.
-        where: what has them, for the table.
-        only: members of `KINDS` to try; empty tries all.
-    Raises CourseError: as `predict`.
+    `where` says what has the bytes, for the table. `only` are members of `KINDS` to try; empty tries all. Raises as
+    `predict`.
     """
     current = plan(config, setting, available)
     return Advice(model, where, current, () if current.fits else tuple(tried_changes(current, only)))

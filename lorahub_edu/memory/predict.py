@@ -36,7 +36,6 @@ class Prediction:
 
     @property
     def peak(self) -> int:
-        """All parts together, in bytes."""
         return sum(self.parts.values())
 
 
@@ -44,7 +43,6 @@ def predict(config: PreTrainedConfig, setting: Setting, *, every_layer: bool = F
     """Predict the peak memory of one step of a language model; nothing is allocated and no GPU is needed.
 
     With `every_layer` the step runs with all layers instead of a few: the same figure, later.
-
     Raises CourseError: the method does not fit the model, or the model can't be built from its configuration.
     """
     depth, layers = DEPTHS.get(setting.method, DEPTH), _layers(config)

@@ -122,12 +122,8 @@ def memory_watched(
 ) -> Iterator[None]:
     """Refuse a run that would not fit on a GPU, and answer a run that runs out of memory, both with advice.
 
-    Args:
-        model: a name that `shapes.read_config` knows.
-        device: where it runs. On a CPU nothing is predicted beforehand.
-        only: the changes that the caller's user can make, members of `plan.KINDS`; empty is all.
-        anyway: run even if it does not seem to fit.
-        override: what the user can do to run it anyway, for the message.
+    `model` is a name that `shapes.read_config` knows. On a CPU nothing is predicted beforehand. `only` are the changes
+    that the caller's user can make, members of `plan.KINDS`. `override` says how the user can run it `anyway`.
     Raises CourseError: it does not fit, or memory ran out.
     """
     cuda = torch.device(device).type == "cuda"

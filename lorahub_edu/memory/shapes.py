@@ -40,8 +40,8 @@ def shapes() -> dict[str, dict]:
 def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
     """A model's configuration; no weights are read, and `offline` opens no connection.
 
-    `model`: a name of a shipped shape, an alias or a tiny model in any case, a folder with a config.json or such a
-        file, or a name on the hub.
+    `model` is a name of a shipped shape, an alias or a tiny model in any case, a folder with a config.json or such a
+    file, or a name on the hub.
     Raises CourseError: nothing of that name is known here or on the hub, or the file is no configuration.
     """
     found = find(model)
@@ -58,10 +58,7 @@ def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
 
 
 def find(model: str) -> str | Path:
-    """What `read_config` reads for a model: a shape, a tiny model, a file, or a name on the hub.
-
-    Raises CourseError: it is none of them.
-    """
+    """What `read_config` reads for a model: a shape, a tiny model, a file, or a name on the hub. Raises as it does."""
     tiny = [base.name for base in BASE_MODELS.values() if not (base.asset or base.repo)]
     known = {name.lower(): name for name in sorted({*shapes(), *ALIASES, *tiny})}
     name = known.get(model.lower())

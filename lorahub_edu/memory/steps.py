@@ -19,10 +19,7 @@ CPU = torch.device("cpu")
 
 
 def put_method(model: PreTrainedModel, setting: Setting) -> nn.Module:
-    """The model with the setting's method on it, in the dtype that is trained; what is not trained is frozen.
-
-    Raises CourseError: the method does not fit the model.
-    """
+    """The model with the setting's method on it, in the dtype that is trained; what is not trained is frozen."""
     if setting.method == NONE:
         model.requires_grad_(False)
     elif setting.method in (*OWN, "qlora"):
@@ -65,12 +62,9 @@ def name_stages(model: nn.Module, tracker: StorageTracker) -> None:
 
 
 def run_step(model: nn.Module, optimizer: Optimizer | None, tracker: StorageTracker, setting: Setting) -> None:
-    """One optimizer step as `training.loop.train` does it, or inference, with its stages named.
+    """One optimizer step as `training.loop.train` does it, or inference without an optimizer, with its stages named.
 
-    Args:
-        model: in training mode and all but the trained parameters frozen, or in evaluation mode.
-        optimizer: over the trained parameters, with its states; None for inference.
-        tracker: entered already.
+    The optimizer has its states, and all but the trained parameters are frozen. The tracker is entered already.
     """
     dtype = None if setting.dtype == "float32" else setting.dtype
     # The largest batch that a micro-batch can make, without padding. Which positions have labels changes no byte.

@@ -23,7 +23,6 @@ class Moment:
 
     @property
     def total(self) -> int:
-        """All parts together, in bytes."""
         return sum(self.parts.values())
 
 
@@ -32,11 +31,8 @@ class StorageTracker(TorchDispatchMode):
 
     It works on real and on fake tensors. Tensors from before the block are counted with `add`. A tensor whose last
     dimension is the vocabulary counts as logits, a gradient of a watched parameter as a gradient once it is whole.
-    Everything else belongs to the part that `making` names. A kernel's workspace is not seen.
-
-    Args:
-        rounding: every storage counts as a multiple of so many bytes, as the allocator hands them out.
-        vocabulary: size of the vocabulary; 0 counts no logits.
+    Everything else belongs to the part that `making` names. A kernel's workspace is not seen. Every storage counts as a
+    multiple of `rounding` bytes, as the allocator hands them out.
     """
 
     def __init__(self, rounding: int = 1, vocabulary: int = 0) -> None:
@@ -49,7 +45,6 @@ class StorageTracker(TorchDispatchMode):
 
     @property
     def live(self) -> Moment:
-        """What is live now."""
         return Moment(dict(self._bytes))
 
     @property

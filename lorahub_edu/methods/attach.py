@@ -45,7 +45,6 @@ class Attached:
 
     @property
     def trainable(self) -> int:
-        """Number of parameters that training changes; a tied weight counts once."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
 
@@ -71,7 +70,6 @@ def attach(
             (LLaMA-Adapter, norm tuning) the base's. Under autocast float32 always works. Full fine-tuning keeps the
             base's.
         settings: of a single method, as in its `kinds.Method.settings`.
-    Returns: What to train, and what `detach` and `files.save` take.
     Raises CourseError: unknown method or setting, a size below 1, methods that can't stand together, a method that does
         not fit the model (the model is as before), or a budget that no size meets.
     """
@@ -100,11 +98,9 @@ def attach_parts(
     dtype: torch.dtype | None = None,
     saved: Mapping[str, str] | None = None,
 ) -> Attached:
-    """As `attach`, when all settings are known.
+    """As `attach`, when all settings are known, as `kinds.parts_of` gives them.
 
-    Args:
-        parts: as `kinds.parts_of` gives them.
-        saved: folders in PEFT's layout that methods of PEFT take their settings and weights from.
+    `saved` are folders in PEFT's layout that methods of PEFT take their settings and weights from.
     Raises CourseError: the model carries a method already, or one does not fit it (the model is then as before).
     """
     if getattr(model, "peft_config", None) or isinstance(model, PeftModel):
@@ -195,7 +191,6 @@ def detach(attached: Attached) -> PreTrainedModel:
     """Remove everything again and return the base: layers, weights and what requires a gradient as before, bit for bit.
 
     `attached` can't be used afterwards.
-
     Raises CourseError: the base's weights were not kept (`keep_base=False`).
     """
     if attached._lost:
@@ -225,12 +220,9 @@ def detach(attached: Attached) -> PreTrainedModel:
 
 
 def fit_budget(model: PreTrainedModel, parts: Mapping[str, Mapping], budget: float) -> dict[str, dict[str, object]]:
-    """The same methods at the sizes whose numbers of trainable parameters come nearest to a budget.
+    """The same methods at the sizes whose numbers of trainable parameters come nearest to a budget, shared evenly.
 
-    Args:
-        model: whose shapes count; it is not touched.
-        parts: as `kinds.parts_of` gives them; each gets an equal share of the budget.
-        budget: number of parameters (1 and above) or share of the model's parameters (below 1).
+    The budget is a number of parameters (1 and above) or a share of the model's (below 1). The model is not touched.
     Raises CourseError: the budget is not a number above 0, or a method can only train less than half or more than twice
         as many parameters (the nearest number is given).
     """

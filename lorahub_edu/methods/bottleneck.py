@@ -61,7 +61,6 @@ def insert(model: nn.Module, bottleneck: int, after_attention: bool) -> None:
     """Put adapters into a model, in place: behind the feed-forward, and on request behind attention too.
 
     They draw from torch's global generator.
-
     Raises CourseError: the model has no layers with the names of a LLaMA's or a T5's.
     """
     layers = dict(model.named_modules())

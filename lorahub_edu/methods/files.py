@@ -36,7 +36,6 @@ def save(attached: Attached, folder: str | Path) -> Path:
 
     A single method's files lie in the folder itself, those of a combination in a sub-folder each. PEFT loads what is
     PEFT's. Of P-tuning PEFT keeps the embeddings, not the network that made them.
-
     Raises CourseError: the folder holds something else or can't be written.
     """
     folder = Path(folder)
@@ -90,9 +89,8 @@ def _on_disk(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
 
 
 def load(model: PreTrainedModel, folder: str | Path) -> Attached:
-    """Attach a saved method to the base that it was trained on, for use: nothing is trainable afterwards.
+    """Attach what `save` or PEFT's `save_pretrained` wrote to its base, for use: nothing is trainable afterwards.
 
-    `folder`: what `save` wrote, or PEFT's `save_pretrained`.
     Raises CourseError: the folder holds no method or a damaged one, or it belongs to another base (the model is then as
         before).
     """

@@ -143,9 +143,8 @@ def get_method(name: str) -> Method:
 def parts_of(method: str | Sequence[str] | Mapping[str, Mapping], settings: Mapping[str, object]) -> dict[str, dict]:
     """A method or a combination with all settings of each, in the order in which they are attached.
 
-    Args:
-        method: a name, several, or several with settings each: {"lora": {"rank": 4}, "prefix": {"length": 10}}.
-        settings: those of a single method.
+    `method` is a name, several, or several with settings each: {"lora": {"rank": 4}, "prefix": {"length": 10}}.
+    `settings` are those of a single method.
     Raises CourseError: an unknown method or setting, a size below 1, or methods that can't stand together.
     """
     if isinstance(method, str):

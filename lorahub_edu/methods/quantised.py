@@ -18,7 +18,6 @@ def quantise(model: nn.Module) -> dict[str, nn.Module]:
 
     The model's dtype is what the layers compute in. Returned are the layers from before, by name; if you keep no
     reference, their memory is freed.
-
     Raises CourseError: bitsandbytes is not installed, or the model holds no weights.
     """
     if importlib.util.find_spec("bitsandbytes") is None:

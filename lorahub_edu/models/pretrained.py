@@ -99,7 +99,6 @@ def prepare(name: str, *, source: str = "auto", offline: bool = False) -> Path:
 
     The folder appears whole: a conversion that is killed leaves nothing behind that loads. `source` is as for
     `assets.fetch`.
-
     Raises CourseError: the file can't be had, or the disk is full.
     """
     base = get_base(name)
@@ -175,11 +174,8 @@ def load(
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """A base model in evaluation mode, and its fast tokenizer with a padding token.
 
-    `base`, `dtype`, `device` and the hub's `revision` are the profile's and the course's unless they are given.
-
-    Args:
-        profile: a profile, its name, or None for the environment's.
-        attention: transformers' attention implementation: "sdpa", "eager", or "packed" for a causal model.
+    `profile` None is the environment's. `base`, `dtype`, `device` and the hub's `revision` are the profile's and the
+    course's unless they are given. `attention` is "sdpa", "eager", or "packed" for a causal model.
     Raises CourseError: the model or the device can't be had, or the model can't run with these settings.
     """
     profile = profile if isinstance(profile, Profile) else get_profile(profile)
@@ -247,7 +243,6 @@ def name_of(model: PreTrainedModel) -> str | None:
 
 
 def load_config(name: str) -> PreTrainedConfig:
-    """A base model's configuration, without its weights."""
     base = get_base(name)
     if base.name in TINY:
         return TINY[base.name][2]()

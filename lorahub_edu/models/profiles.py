@@ -91,10 +91,7 @@ BASE_MODELS = {name: BaseModel(name, **fields) for name, fields in _table("base_
 
 
 def get_profile(name: str | None = None) -> Profile:
-    """The profile "tiny", "cpu" or "gpu24"; without a name, the one in LORAHUB_EDU_PROFILE, else "cpu".
-
-    Raises CourseError: no profile has that name.
-    """
+    """The profile "tiny", "cpu" or "gpu24"; without a name, the one in LORAHUB_EDU_PROFILE, else "cpu"."""
     name = name or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT
     if name not in PROFILES:
         raise CourseError(
@@ -105,10 +102,7 @@ def get_profile(name: str | None = None) -> Profile:
 
 
 def get_base(name: str) -> BaseModel:
-    """The course's base model of that name or of that name on the hub, or the model in a folder.
-
-    Raises CourseError: there is none.
-    """
+    """The course's base model of that name or of that name on the hub, or the model in a folder."""
     names = {base.repo: base.name for base in BASE_MODELS.values() if base.repo} | {name: name for name in BASE_MODELS}
     known, config = names.get(name.rstrip("/")), Path(name) / "config.json"
     if known:
@@ -123,7 +117,6 @@ def get_base(name: str) -> BaseModel:
 
 
 def access(base: BaseModel) -> str:
-    """How to get access to a gated model; "" for any other."""
     if not base.gated:
         return ""
     return (

@@ -36,7 +36,6 @@ def export(
     """Write a recipe for LLaMA-Factory, with a profile its small twin: the YAML for `llamafactory-cli train`.
 
     `seed` fixes the split into rows to train on and rows held back.
-
     Raises CourseError: the recipe is wrong, LLaMA-Factory has no such method, the rows can't be had, or the folder
         can't be written.
     """

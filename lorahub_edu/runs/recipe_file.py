@@ -19,7 +19,6 @@ FOLDER = course.SHIPPED / "recipes"
 
 
 def names() -> list[str]:
-    """The recipes that come with the course."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -71,8 +70,6 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    """The base model."""
-
     name: Text
     revision: Text | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = BIG.dtype
@@ -94,8 +91,6 @@ class MethodSection(Section, extra="allow"):
 
 
 class Schedule(Section):
-    """Steps, learning rate and batches."""
-
     steps: Count = BIG.train_steps
     learning_rate: Positive = BIG.learning_rate
     warmup_steps: Natural = BIG.warmup_steps
@@ -128,8 +123,6 @@ class RecipeFile(Section):
 
 
 class LoRAHubSettings(Section):
-    """Settings of a recipe that composes modules."""
-
     modules: Count = 20
     draw: Natural = 0
     candidates: Count = 40
@@ -161,7 +154,6 @@ def checked(section: type[Checked], content: object, where: str = "") -> Checked
 
 
 def _in_words(section: type[Section], error: ErrorDetails, where: str) -> str:
-    """One of pydantic's errors as the course says it."""
     parts = [where] * bool(where) + [str(part) for part in error["loc"] if part != "[key]"]
     place, value = ".".join(parts) or "the recipe", error["input"]
     kind, limits = error["type"], error.get("ctx", {})

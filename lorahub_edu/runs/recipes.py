@@ -64,7 +64,6 @@ class Recipe:
 
     @property
     def composes(self) -> bool:
-        """Whether it composes modules instead of training an adapter."""
         return self.method == LORAHUB
 
 
@@ -119,7 +118,6 @@ def _recipe(name: str, content: object) -> Recipe:
 
 
 def _lora_fields(settings: Mapping[str, object]) -> dict:
-    """LoRA's settings as a profile has them."""
     lora = {key: settings[key] for key in IN_PROFILE if settings.get(key) is not None}
     if "rank" in lora:
         lora.setdefault("alpha", 2.0 * lora["rank"])
@@ -154,12 +152,10 @@ def _check_base(base: BaseModel, method: str, rows: str) -> None:
 
 
 def twin(recipe: Recipe, profile: str) -> Recipe:
-    """The same recipe with the sizes of a profile: base model, rows, block, batches, steps.
+    """The same recipe with the sizes of a profile: base model, rows, block, batches, steps; "gpu24" gives itself.
 
     Method, its settings, weight decay, checkpointing and decay stay. The learning rate stays too unless the recipe
-    gives its twin another one. "gpu24" gives the recipe itself.
-
-    Raises CourseError: no such profile.
+    gives its twin another one.
     """
     small = get_profile(profile)
     if small == BIG:
@@ -225,10 +221,8 @@ def run(
 ) -> FinetuneResult | TaskAdapter:
     """Carry out a recipe; the arguments are those of `finetune`, with the recipe in the profile's place.
 
-    Args:
-        profile: "tiny" or "cpu" runs its small twin; None takes the environment's, else the machine it is for.
-        out: None is runs/ and the recipe's name.
-        report: called with what the planner says before a run on the recipe's own card.
+    `profile` "tiny" or "cpu" runs its small twin; None takes the environment's, else the machine it is for. `out` None
+    is runs/ and the recipe's name. `report` gets what the planner says before a run on the recipe's own card.
     Raises CourseError: the recipe is wrong, it does not fit, a change does not apply to it, or whatever the run
         refuses.
     """
@@ -262,7 +256,6 @@ def run(
 
 
 def _compose(recipe: Recipe, folder: Path, seed: int, anyway: bool, progress: bool) -> TaskAdapter:
-    """LoRAHub: the recipe's modules composed for its task."""
     profile, settings = recipe.profile, recipe.settings
     pretrained.check_device(profile)
     with memory_watched(

@@ -67,7 +67,6 @@ def check(model: PreTrainedModel, way: str, ours: Callable[[Sequence[PromptedRow
 
     A sliding window is narrowed meanwhile, so that the few tokens pass it. In half precision only differences above 3 %
     are seen. `way` says what is compared, and `ours` gives the mean loss over the labels of some rows, in nats.
-
     Raises CourseError: they differ, or `ours` fails; it names the model type and both losses, and gives `advice`.
     """
     config = model.config

@@ -94,7 +94,6 @@ def train(
 
     `folder` keeps checkpoints and log.jsonl, and a run that was killed continues from there. `on_step` is called with
     each step's record, for example to draw a curve.
-
     Raises CourseError: nothing is trainable or an adapter is merged; the model's own loss is another one
         (`architectures`); the folder holds another run; the loss is NaN or infinite (the weights are then those before
         that step); the disk is full.
@@ -183,7 +182,6 @@ class _Run:
         return described | {"rows": digest.hexdigest()[:16], "parameters": parameters}
 
     def resume(self) -> None:
-        """Take up the newest checkpoint of the folder, if there is one."""
         if self.folder is None:
             return
         if (checkpoint := checkpoints.load_latest(self.folder)) is None:
@@ -208,7 +206,6 @@ class _Run:
         self._write_log()  # drops lines of steps that were done after the checkpoint and lost
 
     def save(self) -> None:
-        """Write a checkpoint of this step, unless it is there already."""
         if self.folder is None or self.saved_step == self.step:
             return
         tensors = {f"parameter.{name}": p for name, p in self.parameters.items()}

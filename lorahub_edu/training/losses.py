@@ -21,7 +21,6 @@ CHUNK = 128
 
 
 def chunk_starts(rows: int) -> range:
-    """Where the chunks of so many rows begin."""
     return range(0, rows, CHUNK)
 
 
@@ -111,7 +110,6 @@ class _DecoderOutput(BaseModelOutputWithPast):
 
 @contextmanager
 def _replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """The module computes something else while the block lasts."""
     before = vars(module).get("forward")
     module.forward = forward
     try:

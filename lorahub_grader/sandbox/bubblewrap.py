@@ -78,7 +78,6 @@ def arguments(folders: tuple[Path, ...], scratch: str, may_import: tuple[str, ..
 
     The zygote keeps the capabilities with which it makes namespaces for each submission; the answer processes have
     none.
-
     `folders`: what can be read in there besides the system.
     """
     as_root = os.geteuid() == 0
