@@ -76,7 +76,7 @@ def whole_model(variant: str, scratch: Path) -> dict:
         decided = {}
     else:
         epsilons = EPSILONS if variant == "every_epsilon" else (EPSILON,)
-        rows = count(updates.iter_updates(adapter, base), spectra, K, epsilons, certified=variant != "uncertified").rows
+        rows = count(updates.iter_updates(adapter, base), spectra, K, epsilons).rows
         cosines = {row.name: row.cosines for row in rows}
         ways = [row.decided for row in rows]
         decided = {way: ways.count(way) for way in sorted(set(ways))}
@@ -118,7 +118,7 @@ def spiked(m: int, n: int):  # noqa: ANN201 - an Update, whose room is imported 
 
 
 def one_matrix(m: int, n: int, scratch: Path, repeats: int, peers: int) -> dict:
-    """Seconds for one matrix, ours (certified or not) and two SVDs taking turns; memory beside the matrix itself."""
+    """Seconds for one matrix, ours and two SVDs taking turns; memory beside the matrix itself."""
     from lorahub_edu.spectra.bases import BaseSpectra, compute
     from lorahub_edu.spectra.intruders import count
 
@@ -126,7 +126,6 @@ def one_matrix(m: int, n: int, scratch: Path, repeats: int, peers: int) -> dict:
     base_seconds = seconds_of(lambda: compute(update.base))[0] if peers else 0.0
     ways: dict[str, Callable] = {
         "ours": lambda: count([update], spectra).rows[0].cosines,
-        "uncertified": lambda: count([update], spectra, certified=False).rows[0].cosines,
         "two_svds": lambda: two_svds(update.base, update.weight()).tolist(),
     }
     ways["ours"]()
@@ -216,7 +215,7 @@ def main() -> None:
 
     first = measure("ours")  # trains, and computes the base's spectra: not what is measured
     print(f"prepared: {first['seconds']:.1f} s, {first['decided']}", flush=True)
-    runs: dict[str, list[dict]] = {way: [] for way in ("ours", "uncertified", "two_svds", "peft")}
+    runs: dict[str, list[dict]] = {way: [] for way in ("ours", "two_svds", "peft")}
     for repeat in range(options.repeats):
         for way in runs:
             runs[way].append(measure(way))
@@ -241,14 +240,12 @@ def main() -> None:
     for n, square in squares.items():
         taken = square["seconds"]
         pairs[f"square_{n}"] = (taken["ours"], taken["two_svds"])
-        pairs[f"square_{n}_uncertified"] = (taken["uncertified"], taken["two_svds"])
     common.report(
         "intruders",
         ratios={key: theirs / mine for key, (mine, theirs) in pairs.items()}
         | (planned_7b["ratios"] if planned_7b else {}),
         ours={
             "seconds_of": {key: round(mine, 4) for key, (mine, _) in pairs.items()},
-            "seconds_smollm2_uncertified": round(seconds["uncertified"], 3),
             "seconds_base_once": {n: round(square["base_seconds"], 2) for n, square in squares.items()},
             **(planned_7b["ours"] if planned_7b else {}),
             "decided": ours["decided"],

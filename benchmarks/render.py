@@ -31,7 +31,6 @@ WORDS = {
     "intruders.smollm2": "counting intruder dimensions in SmolLM2's 210 matrices, proven, against two full SVDs each",
     "intruders.smollm2_peft": "the same, against PEFT's reduce_intruder_dimension",
     "intruders.square_2048": "the same in one 2048 × 2048 matrix, against two full SVDs",
-    "intruders.square_2048_uncertified": "the same without the proof (`--fast`)",
     "intruders.square_4096": "one 4096 × 4096 matrix, proven",
     "grading.cpu_seconds": "processor time of grading a submission, against nbgrader autograde",
 }

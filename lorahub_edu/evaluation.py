@@ -39,10 +39,7 @@ def loss(model: PreTrainedModel, rows: Sequence[Encoded], micro_batch_size: int 
 
 
 def perplexity(mean_loss_in_nats: float) -> float:
-    """exp(loss): among how many equally likely tokens the model hesitates on average.
-
-    Source: claim R13.
-    """
+    """exp(loss): among how many equally likely tokens the model hesitates on average. Claim R13."""
     return math.exp(mean_loss_in_nats)
 
 

@@ -144,10 +144,7 @@ def folder() -> Path:
 
 
 def write_json(path: str | Path, content: dict | list) -> Path:
-    """Write JSON atomically, in a folder that is made if missing, and return the path.
-
-    Raises CourseError: the folder can't be written.
-    """
+    """Write JSON atomically, in a folder that is made if missing; the path. CourseError where it can't be written."""
     path = Path(path)
     try:
         with save.replacing(path) as unfinished:
@@ -187,10 +184,7 @@ def record(findings: Sequence[Finding], group: str, into: Path | None = None) ->
 
 
 def read(group: str, source: Path | None = None) -> list[Finding]:
-    """The findings of <folder>/<group>.json.
-
-    Raises CourseError: there is no such file, or it is not a file of findings.
-    """
+    """The findings of <folder>/<group>.json. CourseError where there is no such file of findings."""
     path = (source or folder()) / f"{group}.json"
     if not path.is_file():
         raise CourseError(f"No measured results at {path}. Run the lesson or benchmark that writes {group!r} first.")

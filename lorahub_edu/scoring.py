@@ -66,10 +66,7 @@ def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[Scoring
 
 
 def check_architecture(model: PreTrainedModel) -> None:
-    """Raise CourseError unless packed scores of this model are those of its own forward pass.
-
-    `score_padded` may still be right for it.
-    """
+    """Raise CourseError unless packed scores are the model's own; `score_padded` may still be right for it."""
 
     def ours(rows: Sequence[PromptedRow]) -> float:
         batches = fewshot.batches(model.config, rows)
@@ -81,10 +78,7 @@ def check_architecture(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_time: int = 16) -> Scores:
-    """As `score`, of a model in evaluation mode, each row whole and padded on the right: slower, and for any method.
-
-    Raises CourseError: there are no rows.
-    """
+    """As `score`, in evaluation mode, each row whole and padded on the right: slower, and for any method."""
     if not rows or isinstance(rows[0], ScoringBatch):
         raise CourseError("There are no rows to score: give at least one example, and no packed batches.")
     architectures.check_batching(model, "padded")
@@ -99,10 +93,7 @@ def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_
 
 
 def label_states(model: PreTrainedModel, batch: ScoringBatch, count: int) -> Tensor:
-    """The last hidden states from which the answers' tokens are predicted, for `count` copies of a batch.
-
-    Returns: (count, L, d), ready for `output_logits`.
-    """
+    """The last hidden states that predict the answers' tokens, (count, L, d), for `count` copies of a batch."""
     device = model.device
     ids = batch.input_ids.to(device).repeat(count, 1)  # (P·b, T)
     if batch.decoder_ids is None:

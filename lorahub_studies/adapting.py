@@ -35,13 +35,9 @@ LEFT_OUT_METHODS = (
 class Trial:
     """What one trial measures; it can be sent to a worker as it is.
 
-    Attributes:
-        target: a task of `data.tasks`, or "bbh/" and one of `data.bbh`.
-        draw: seed of the five examples, and of whatever the method draws.
-        modules: what `zoo.load` takes; () is the whole zoo in `folder`.
-        profile: names the base model; the trial runs in bfloat16 ("full" loads its own float32 copy).
-        test_items: at most so many.
-        base_model: a base to use instead of the profile's; "" is the profile's.
+    `target` is a task of `data.tasks`, or "bbh/" and one of `data.bbh`. `draw` is the seed of the five examples, and of
+    whatever the method draws. `modules` are what `zoo.load` takes; () is the whole zoo in `folder`. The trial runs in
+    bfloat16 ("full" loads its own float32 copy), on at most `test_items`. `base_model` "" is the profile's.
     """
 
     target: str

@@ -39,12 +39,9 @@ def plan(
 ) -> list[Trial]:
     """The trials of a study, draw after draw, so that the modules of a draw are loaded once for all its tasks.
 
-    Args:
-        tasks: of BIG-Bench Hard, with or without "bbh/"; default all 27.
-        draws: how many; a draw's number is the seed of its five examples, of its modules and of its searches.
-        modules: what `zoo.load` takes, the same for every draw; default 20 of the published ones, drawn for each.
-        methods: default `STUDIED`.
-        test_items: at most so many of each task's rows that are no example.
+    By default these are all 27 tasks, 20 of the published modules drawn for each draw, and the methods `STUDIED`. A
+    draw's number is the seed of its five examples, of its modules and of its searches. `modules` are what `zoo.load`
+    takes, the same for every draw.
     Raises CourseError: unknown task, method, base or profile, fewer than one draw or test item, or no modules given for
         another base than that of the published ones.
     Source: Huang et al. 2023, section 4.1.

@@ -105,9 +105,8 @@ def run(
 ) -> list[dict]:
     """Measure whatever of a grid a folder does not hold yet; the arguments are those of `engine.run`.
 
-    Costs are always measured one after the other, each in a fresh process.
-    Returns: The rows of all runs: of each line and task the searches, and the chosen rate at every seed; then the
-        costs.
+    Costs are always measured one after the other, each in a fresh process. Returned are the rows of all runs (of each
+    line and task the searches, and the chosen rate at every seed), then the costs.
     """
 
     def measured(jobs: Sequence[object], work: Callable, executor: Executor | None) -> list[dict]:

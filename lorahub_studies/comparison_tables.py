@@ -104,10 +104,7 @@ def mean_score(entry: Mapping, measure: str = "strict", over_seeds: str = "mean"
 
 
 def apart(one: Mapping, other: Mapping, task: str, measure: str = "strict") -> int:
-    """1 where the worst seed of `one` is better than the best of `other`, -1 the other way round, else 0.
-
-    Of a loss, less is better.
-    """
+    """1 where the worst seed of `one` is better than the best of `other`, -1 the other way round, else 0."""
     a, b = one["tasks"][task][measure], other["tasks"][task][measure]
     sign = -1 if measure.endswith("loss") else 1
     if a["low"] > b["high"]:

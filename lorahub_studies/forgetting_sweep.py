@@ -62,10 +62,7 @@ CONTINUAL_RANKS = (1, 16, 64, 0)
 
 
 def arms() -> list[tuple[int, str, float]]:
-    """The ways to train that `ranks` compares: (rank, rule, scaling); rank 0 is full fine-tuning.
-
-    At rank 16 the three rules are one, which stands under the first.
-    """
+    """The ways to train that `ranks` compares: (rank, rule, scaling); rank 0 is full, and at 16 the rules are one."""
     distinct: dict[tuple[int, float], str] = {}
     for rule in RULES:
         for rank in RANKS:

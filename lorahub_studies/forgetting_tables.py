@@ -54,9 +54,9 @@ def label(rank: int, rule: str) -> str:
 
 
 def trajectory(row: Mapping) -> list[dict[str, float]]:
-    """A run's recorded steps, the base (step 0) first, each with `step` and all of `QUANTITIES`.
+    """A run's recorded steps, the base (step 0, all quantities but its loss 0) first: `step` and all of `QUANTITIES`.
 
-    The row is one of `run_tail` with spectra. The base has no change, so every quantity but its loss is 0.
+    The row is one of `run_tail` with spectra.
     """
     base = row["base"]
     steps = [{"step": 0} | dict.fromkeys(QUANTITIES, 0.0) | {"loss": base["loss"]}]
@@ -121,20 +121,14 @@ def rank_curve(rows: Rows, quantity: str, rule: str, loss: float | None = None) 
 
 
 def least_forgetting(rows: Rows, rule: str, loss: float | None = None) -> list[int]:
-    """For each seed the rank that forgets least under a rule; a U-shape puts it between the lowest and the highest.
-
-    Source: claim I9.
-    """
+    """For each seed the rank that forgets least under a rule; a U-shape puts it between the ends. Source: claim I9."""
     curve = {rank: v for rank, v in rank_curve(rows, "forgetting", rule, loss).items() if rank}
     seeds = min(map(len, curve.values()))
     return [min(curve, key=lambda rank: curve[rank][seed]) for seed in range(seeds)]
 
 
 def arms_table(rows: Rows, loss: float | None = None, caption: str = "") -> Table:
-    """Arms down, the mean of each quantity with its spread over the seeds across.
-
-    Taken at the task loss `loss`; None is after the last step.
-    """
+    """Arms down, the mean of each quantity with its seeds' spread across, at a task loss or (None) the last step."""
     columns = {"loss": 2, "forgetting": 3, "intruders": 1, "relative_size": 3, "nuclear_norm": 0, "effective_rank": 1}
     if loss is not None:
         columns = {"step": 0} | {name: digits for name, digits in columns.items() if name != "loss"}

@@ -23,12 +23,10 @@ class TailRun:
     Attributes:
         rank: of LoRA; 0 is full fine-tuning.
         rule: a key of `RULES`, or another word where `scaling` was chosen by itself; "" in full fine-tuning.
-        scaling: the factor in front of B @ A.
         seed: of A, of which rows are seen and of their order.
         at: steps at which losses and spectra are taken; the last one always is.
         part: which rows the loss is taken on, "settling" or "validation".
         spectra: whether to take pretraining loss and spectra besides; settling runs do without.
-        layers: how many of the last layers are trained.
     """
 
     task: str

@@ -52,14 +52,10 @@ def train_module(
     profile: str = "cpu",
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> Card:
-    """Train one task's module, save it in half precision with its card.
+    """Train one task's module, save it in half precision with its card in <folder>/<name>.
 
-    Args:
-        name: a task of `data.tasks`.
-        folder: the zoo; the module goes to <folder>/<name>.
-        init_seed: draws A. Modules of one seed share their starting A, and so, roughly, a basis of rank space.
-        data_seed: orders the items.
-        loaded: a base model and its tokenizer, to save loading them; None loads them in bfloat16.
+    `init_seed` draws A. Modules of one seed share their starting A, and so, roughly, a basis of rank space. `data_seed`
+    orders the items. `loaded` saves loading the base model and its tokenizer, in bfloat16.
     Raises CourseError: unknown task, or the folder can't be written.
     """
     task = tasks.get(name)
@@ -126,12 +122,9 @@ def train_zoo(
 ) -> list[Card]:
     """Train a module for each task. You can stop it at any time: finished modules are kept, the same call continues.
 
-    Args:
-        task_names: tasks; None takes every task of kind "module".
-        own_init: draw every module's A from a seed of its own instead of one for all.
-        executor: trains modules in other processes or on other machines; None in this one, one after the other.
-        report: called with each finished card.
-    Returns: The cards, in the order of the tasks.
+    `task_names` None takes every task of kind "module". `own_init` draws every module's A from a seed of its own
+    instead of one for all. An `executor` trains in other processes or on other machines. `report` gets each finished
+    card.
     Raises CourseError: an unknown task, or the folder holds a module that was started from another A.
     """
     wanted = list(task_names or tasks.names("module"))

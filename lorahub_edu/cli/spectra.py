@@ -55,7 +55,6 @@ def show(
     base: BaseOption = "",
     k: KOption = 10,
     epsilon: Annotated[str, typer.Option(help="A vector below this cosine is an intruder; several by commas.")] = "0.5",
-    exact: Annotated[bool, typer.Option("--exact/--fast", help="Prove every count, or skip the proof.")] = True,
     folder: FolderOption = None,
     profile: ProfileOption = None,
     device: Annotated[str, typer.Option(callback=known_device, help="cpu or cuda.")] = "cpu",
@@ -74,7 +73,7 @@ def show(
     with quiet_work("matrix by matrix; the first run with a base takes a minute or more"):
         report, page = examine(
             zoo.open_source(adapter, folder or zoo.SHIPPED), name=adapter, base=base, k=k,
-            epsilons=epsilons, certified=exact, profile=profile, device=device,
+            epsilons=epsilons, profile=profile, device=device,
         )  # fmt: skip
     console.print(page, markup=False)
     if out:

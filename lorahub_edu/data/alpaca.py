@@ -55,10 +55,7 @@ def shipped_examples() -> list[Example]:
 
 
 def load_alpaca(*, offline: bool = False) -> tuple[list[Example], str]:
-    """Alpaca's rows, or else the shipped set, and one sentence that says which (without a path).
-
-    Rows with an empty output are left out and counted in the log: the public 52,002-row file holds some.
-    """
+    """Alpaca's rows without empty outputs, or else the shipped set, and one sentence that says which."""
     try:
         return _alpaca_rows(assets.fetch("alpaca", offline=offline))
     except CourseError as problem:

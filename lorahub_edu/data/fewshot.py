@@ -180,10 +180,7 @@ def pad(rows: Sequence[PromptedRow], pad_token_id: int, start_token_id: int) -> 
 
 
 def batches(model_config: object, rows: Sequence[PromptedRow], max_tokens: int = 512) -> list[ScoringBatch]:
-    """Rows in their order in scoring batches of at most `max_tokens` positions, packed or padded as the model needs.
-
-    A single longer row makes a batch of its own. `model_config` is transformers' configuration of the model.
-    """
+    """Rows in scoring batches of at most `max_tokens` positions, packed or padded; a longer row is a batch alone."""
     if not rows:
         raise CourseError("There are no rows to score: give at least one example.")
     encoder_decoder = bool(getattr(model_config, "is_encoder_decoder", False))

@@ -41,10 +41,7 @@ class HiddenBatch:
 
 @dataclass(frozen=True)
 class CachedRows:
-    """Rows of one task with their hidden states: the prefix that all prompts share, and what follows it, row by row.
-
-    `prefix` is (P, d); `rests[i]` is (n_i, d), up to the token before the last label.
-    """
+    """Rows of one task with the hidden states of their common prefix, (P, d), and of each one's rest, (n_i, d)."""
 
     rows: tuple[PromptedRow, ...]
     prefix: Tensor

@@ -64,10 +64,7 @@ def random_candidates(names: Sequence[str], count: int, seed: int) -> list[str]:
 def single_losses(
     model: PreTrainedModel, modules: ModuleStack, rows: Sequence[PromptedRow] | Sequence[ScoringBatch]
 ) -> np.ndarray:
-    """Loss of the base with each of N modules alone, all in one batched forward: (N,) float64 in nats a label token.
-
-    It is NaN where a module's weights or its forward are not finite.
-    """
+    """Loss of the base with each of N modules alone, (N,) float64 in nats a token; NaN where it is not finite."""
     losses = np.full(len(modules), np.nan)
     # One forward holds all modules, and 0 times infinity is NaN: a broken module would spoil every candidate.
     sound = torch.isfinite(modules.flat).all(1).nonzero().flatten().tolist()
@@ -79,10 +76,7 @@ def single_losses(
 
 
 def by_loss(count: int, question: Question) -> list[str]:
-    """The modules that fit the examples best on their own, best first.
-
-    Source: Huang et al. 2023 compares with the single best module that is found this way; claim H12.
-    """
+    """The modules that fit the examples best on their own, best first; claim H12."""
     modules = question.modules
     _check(count, len(modules))
     order = np.argsort(single_losses(question.model, modules, question.rows), kind="stable")  # NaN goes last
@@ -110,11 +104,10 @@ def by_embedding(count: int, question: Question, states: str) -> list[str]:
 def embed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], states: str = "hidden"
 ) -> Tensor:
-    """One vector a text: the mean of its tokens' input embeddings ("input") or last hidden states ("hidden").
+    """One vector a text, (texts, d) float32: its mean input embedding ("input") or last hidden state ("hidden").
 
     An encoder-decoder reads with its encoder. Texts go through the model one by one, so that no padding takes part.
-    Returns: (texts, d) float32.
-    Raises CourseError: a text is empty.
+    Raises CourseError for an empty text.
     """
     vectors = []
     for text in texts:

@@ -138,10 +138,7 @@ class Population:
 
     @torch.no_grad()
     def score(self, weights: np.ndarray | Tensor, rows: Sequence[PromptedRow] | list[ScoringBatch]) -> Scores:
-        """Loss and exact match of every candidate, (P, N), on every row: encoded ones, or batches of them.
-
-        Candidates whose loss is not finite have a loss of NaN and count as wrong.
-        """
+        """Loss and exact match of every candidate (P, N) on every row; an infinite loss is NaN, and the row wrong."""
         batches = scoring_batches(self.model, rows)
         chunk = max(1, self.max_tokens // max(batch.num_tokens for batch in batches))
         parts = []

@@ -81,10 +81,7 @@ def cma(
 def random_search(
     space: Space, budget: int, seed: int = 0, population: int = 20, start: Sequence[float] | None = None
 ) -> Search:
-    """Candidates drawn uniformly within the bounds, the first one at the start; losses change nothing. Claim X3.
-
-    `population` candidates are yielded together; the draws don't depend on it.
-    """
+    """Candidates drawn uniformly, the first at the start, `population` together; losses change nothing. Claim X3."""
     if population < 1:
         raise CourseError(f"Random search yields at least one candidate at a time, but population is {population}.")
     generator = np.random.default_rng(seed)

@@ -55,10 +55,7 @@ def modules_for(
 def cards_for(
     profile: Profile, names: Sequence[str] | None = None, folder: str | Path = zoo.SHIPPED
 ) -> dict[str, Card]:
-    """The cards of `modules_for`, by name; a stand-in's has its task and NaN for every score.
-
-    Raises CourseError: there is no module of that name, or its card can't be read.
-    """
+    """The cards of `modules_for`, by name; a stand-in's has its task and NaN for every score."""
     wanted = names_for(profile, folder) if names is None else names
     if has_zoo(profile, folder):
         return {name: zoo.card(name, folder) for name in wanted}

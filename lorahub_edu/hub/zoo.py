@@ -100,10 +100,7 @@ def load(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPP
 
 
 def find(sources: Sequence[str | Path] | None = None, folder: str | Path = SHIPPED) -> list[Path | str]:
-    """The folder of each module that `load` reads, or its name on the hub; nothing is read or fetched.
-
-    Raises CourseError: a module is not found, or there is none at all.
-    """
+    """The folder of each module that `load` reads, or its name on the hub; nothing is read or fetched."""
     folders: list[Path | str] = []
     for source in names(folder) if sources is None else sources:
         path = Path(source)

@@ -215,10 +215,7 @@ class ParameterCount:
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Count a model's parameters; a tied weight counts once.
-
-    Source: claim R5.
-    """
+    """Count a model's parameters; a tied weight counts once. Claim R5."""
     adapter = sum(
         parameter.numel()
         for _, layer in lora_layers(model)
@@ -233,8 +230,5 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 
 def lora_parameter_count(in_features: int, out_features: int, rank: int) -> int:
-    """Parameters of one adapter: A has rank x in, B has out x rank.
-
-    Source: claim R5 (100 x 500 weights at rank 5: 50,000 become 3,000).
-    """
+    """Parameters of one adapter: A has rank x in, B has out x rank. Claim R5 (100 x 500 at rank 5: 3,000)."""
     return rank * (in_features + out_features)

@@ -92,10 +92,7 @@ class LoRALinear(nn.Module):
         return self.base_layer.out_features
 
     def add_adapter(self, adapter: str, config: LoRAConfig, generator: torch.Generator | None = None) -> None:
-        """Add an adapter that changes nothing yet (B = 0), and make it the active one.
-
-        Raises CourseError: the name is taken or holds a dot.
-        """
+        """Add an adapter that changes nothing yet (B = 0), and make it the active one."""
         if adapter in self.configs:
             raise CourseError(f"The layer has an adapter {adapter!r} already: choose another name or remove it.")
         if "." in adapter or not adapter:

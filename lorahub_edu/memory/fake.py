@@ -97,10 +97,7 @@ def _fused_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bo
 
 
 def make_fake(model: nn.Module) -> None:
-    """Replace every meta parameter and buffer by a fake CPU tensor, in place; call it inside `fake_tensors`.
-
-    Tied parameters stay tied, and what is frozen stays frozen.
-    """
+    """Make every meta parameter and buffer a fake CPU tensor, in place; ties and what is frozen stay as they are."""
     fakes: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):

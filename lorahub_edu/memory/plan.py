@@ -58,10 +58,7 @@ class Plan:
 
 
 def capacity(gigabytes: float) -> int:
-    """What a card sold with so many GB leaves for tensors, in bytes: sold GB are GiB, and the driver takes its part.
-
-    Raises CourseError: not above the driver's part.
-    """
+    """The bytes that a card sold with so many GB leaves for tensors: these are GiB, and the driver takes its part."""
     if not gigabytes * GIB > CONTEXT:
         raise CourseError(f"No model fits on a GPU with {gigabytes:g} GB: give the size of the card, such as 24.")
     return round(gigabytes * GIB) - CONTEXT

@@ -21,10 +21,7 @@ LAST_LAYERS = (("o_proj", "down_proj"), ("o", "wo"))
 
 
 class Bottleneck(nn.Module):
-    """f(x) = x + up(relu(down(x))), computed in its own dtype, with width d (`size`) and width m in the middle.
-
-    Source: Houlsby et al. 2019, section 2.1 and figure 2.
-    """
+    """f(x) = x + up(relu(down(x))) in its own dtype, widths d (`size`) and m; Houlsby et al. 2019, section 2.1."""
 
     def __init__(self, size: int, bottleneck: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

@@ -142,11 +142,7 @@ Checked = TypeVar("Checked", bound=Section)
 
 
 def checked(section: type[Checked], content: object, where: str = "") -> Checked:
-    """The content as a section that stands at `where` in the file.
-
-    Raises CourseError: the first thing that is wrong: where it stands, the value seen, and what is known or needed
-        there.
-    """
+    """The content as a section that stands at `where` in the file. CourseError for the first thing that is wrong."""
     try:
         return section.model_validate(content)
     except ValidationError as error:

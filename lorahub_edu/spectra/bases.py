@@ -51,7 +51,6 @@ class BaseSpectrum:
         return total
 
     def to(self, device: torch.device | str) -> BaseSpectrum:
-        """The same on another device."""
         return replace(self, basis=self.basis.to(device), values=self.values.to(device))
 
 
@@ -60,12 +59,8 @@ class BaseSpectra:
 
     A file holds one matrix and is named by the SHA-256 of its values. A computation that was killed therefore continues
     with the next matrix, and models that share a matrix share its file. float32, bfloat16 and float16 copies of the
-    same values have one file.
-
-    Args:
-        folder: of the files; None takes `spectra` in the course's cache.
-        device: where a missing spectrum is computed.
-        report: called with the seconds that each computed spectrum took.
+    same values have one file. `folder` None takes `spectra` in the course's cache; `report` is called with the seconds
+    that each computed spectrum took.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 The tuned matrix is W = Σ σᵢuᵢvᵢᵀ. Scaling the singular values of a set I by λ gives W − (1 − λ) Σ_I σᵢuᵢvᵢᵀ, which
 changes W₀ + ΔW by a matrix of rank |I|: an adapter of rank r stays an adapter, of rank r + |I|, and nothing is cut off.
-
 Source: Shuttleworth et al. 2025, arXiv 2410.21228v3, section 6 (claim I12); PEFT's `reduce_intruder_dimension` does the
 first of these, and cuts the result back to rank r.
 """
@@ -40,13 +39,10 @@ def scaled(
     k: int = 10,
     epsilon: float = 0.5,
 ) -> Iterator[Update]:
-    """Updates with a part of the tuned matrices' spectrum scaled.
+    """Updates with a part of the tuned matrices' spectrum scaled; A and B stay factors (float32, rank up to r + k).
 
-    Args:
-        factor: λ; 1 changes nothing, 0 removes the part.
-        kind: a key of `KINDS`; "others" are the strongest ones among the k, and may be fewer than the intruders.
-        k: as for `intruders.count`, and so is `epsilon`.
-    Returns: The changed updates. A and B stay factors (float32, rank up to r + k, scaling as before).
+    `factor` λ = 1 changes nothing, 0 removes the part. `kind` is a key of `KINDS`: "others" are the strongest ones
+    among the k, and may be fewer than the intruders. `k` and `epsilon` are as for `intruders.count`.
     Raises CourseError: unknown kind, a factor below 0, or as `intruders.count`.
     """
     if kind not in KINDS:
@@ -135,9 +131,8 @@ def save_scaled(
 ) -> AdapterFile:
     """Scale a part of an adapter's spectrum and save the result as an adapter in PEFT's layout.
 
-    `base` and `profile` are as for `intruders.examine`, the other settings as for `scaled`.
-
-    Raises CourseError: the source is no adapter, or as `intruders.examine` and `scaled`.
+    `base` and `profile` are as for `intruders.examine`, the other settings as for `scaled`. Raises CourseError as they
+    do, and for a source that is no adapter.
     """
     if not isinstance(file, AdapterFile):
         raise CourseError(f"{file} is a whole model: only an adapter can be saved as an adapter.")

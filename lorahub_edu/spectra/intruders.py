@@ -38,8 +38,8 @@ class MatrixReport:
         intruders: how many of the cosines are below each ε.
         spike_ratio: σ₁(ΔW)/σₖ(W₀), the strength of the update against the k-th singular value of the base.
         relative_size: ‖ΔW‖/‖W₀‖ in the Frobenius norm.
-        decided: "certified" by a search and its proof, "decomposed" or "two SVDs" if that was not enough,
-            "uncertified" by the search alone, "unchanged" for an update of zero.
+        decided: "certified" by a search and its proof, "decomposed", by "two SVDs", or "unchanged" for an update of
+            zero.
     """
 
     name: str
@@ -57,10 +57,7 @@ class MatrixReport:
 
 @dataclass(frozen=True)
 class IntruderCounts:
-    """The intruders of every matrix of an update, among its k strongest vectors, at each ε.
-
-    `left_out` says of each matrix that has fewer than k vectors why it has no row.
-    """
+    """The intruders of every matrix among its k strongest vectors, at each ε; `left_out` names smaller matrices."""
 
     rows: tuple[MatrixReport, ...]
     k: int
@@ -74,7 +71,6 @@ class IntruderCounts:
 
     @property
     def unchanged(self) -> bool:
-        """Whether no matrix changes at all."""
         return all(row.decided == UNCHANGED for row in self.rows)
 
 
@@ -84,15 +80,12 @@ def count(
     bases: BaseSpectra,
     k: int = 10,
     epsilons: Sequence[float] = (0.5,),
-    certified: bool = True,
     device: torch.device | str = "cpu",
 ) -> IntruderCounts:
     """Count the intruder dimensions of an update, one matrix in memory at a time.
 
-    Args:
-        k: how many of a matrix's strongest left singular vectors.
-        epsilons: a vector is an intruder if its largest |cosine| with a pretrained one is below ε; one count each.
-        certified: prove that every count is the one that two full SVDs give. False trusts the search.
+    Of a matrix's k strongest left singular vectors, an intruder's largest |cosine| with a pretrained one is below ε;
+    `epsilons` give one count each. Every count is the one that two full SVDs give.
     Raises CourseError: k or an ε makes no sense, no matrix has k singular vectors, or one holds NaN or infinity.
     Source: arXiv 2410.21228, algorithm 1.
     """
@@ -103,7 +96,7 @@ def count(
         update.check_finite()
         try:
             measures.check_k(k, tuple(update.base.shape))
-            rows.append(_row(update.to(device), bases.get(update.base).to(device), k, tuple(epsilons), certified))
+            rows.append(_row(update.to(device), bases.get(update.base).to(device), k, tuple(epsilons)))
         except measures.TooFewVectorsError as error:  # such as a router of 8 experts
             left_out.append(f"{update.name}: {error}")
     if left_out and not rows:
@@ -111,12 +104,12 @@ def count(
     return IntruderCounts(tuple(rows), k, tuple(epsilons), tuple(left_out))
 
 
-def _row(update: Update, spectrum: BaseSpectrum, k: int, epsilons: tuple[float, ...], certified: bool) -> MatrixReport:
+def _row(update: Update, spectrum: BaseSpectrum, k: int, epsilons: tuple[float, ...]) -> MatrixReport:
     if update.is_zero():
         ones = torch.ones(k, dtype=torch.float64)
         cosines, decided = Cosines(ones, ones, ones), UNCHANGED
     else:
-        cosines, decided = largest_cosines(update, spectrum, k, epsilons, certified)
+        cosines, decided = largest_cosines(update, spectrum, k, epsilons)
     changed = update.singular_values()
     return MatrixReport(
         name=update.name,
@@ -140,21 +133,13 @@ def examine(
     base: str = "",
     k: int = 10,
     epsilons: Sequence[float] = (0.5,),
-    certified: bool = True,
     profile: str | None = None,
     device: str = "cpu",
 ) -> tuple[IntruderCounts, str]:
-    """Count the intruder dimensions of an adapter or a fine-tuned checkpoint.
+    """Count the intruder dimensions of an adapter, or of a fine-tuned model in a folder: the counts, and a page.
 
-    Args:
-        source: an adapter, or the folder of a fine-tuned model in safetensors.
-        name: for the tables; "" takes the folder.
-        base: a base model of the course or a folder; "" takes the base that the adapter names, else the profile's.
-        profile: names the base of a checkpoint, or of an adapter that names none.
-
-    The other settings are as for `count`.
-
-    Returns: The counts, and a page: tables by layer and by projection, and a summary.
+    `name` stands in the tables; "" takes the folder. `base` is a base model of the course or a folder; "" takes the
+    base that the adapter names, else the profile's. The other settings are as for `count`.
     Raises CourseError: source and base don't belong together, or as `count`.
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -163,7 +148,7 @@ def examine(
     computed: list[float] = []
     spectra = BaseSpectra(device=device, report=computed.append)
     started = time.perf_counter()
-    report = count(iter_updates(source, model), spectra, k, epsilons, certified, device)
+    report = count(iter_updates(source, model), spectra, k, epsilons, device)
     seconds = f"{time.perf_counter() - started:.1f} s"
     if computed:
         seconds += f", {sum(computed):.1f} s of it for {len(computed)} spectra of the base, now kept"

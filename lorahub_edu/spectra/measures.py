@@ -1,7 +1,6 @@
 """What the singular values and vectors of a matrix say: the definitions, in plain code, computed in float64.
 
 This file is the reference. `intruders.count` gives the same counts without decomposing the tuned matrix.
-
 Source: Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence", arXiv 2410.21228.
 """
 
@@ -22,34 +21,29 @@ class TooFewVectorsError(CourseError):
 
 
 def left_vectors(matrix: Tensor, least: float | None = None) -> Tensor:
-    """The left singular vectors of a matrix (out, in), strongest first, without those whose singular value is zero.
+    """The left singular vectors of a matrix (out, in), strongest first, (out, rank) float64 with orthonormal columns.
 
-    A value up to `least` counts as zero; None takes `NEGLIGIBLE` times the largest.
-
-    Returns: (out, rank) float64, orthonormal columns; rank is at most min(out, in).
+    Those whose singular value is zero are left out. A value up to `least` counts as zero; None takes `NEGLIGIBLE` times
+    the largest.
     """
     left, values, _ = torch.linalg.svd(matrix.double(), full_matrices=False)
     return left[:, values > (NEGLIGIBLE * values[0] if least is None else least)]
 
 
 def similarity(tuned: Tensor, pretrained: Tensor) -> Tensor:
-    """The absolute cosine of every tuned singular vector with every pretrained one: unit columns (n, i), (n, j).
+    """The absolute cosine of every tuned singular vector with every pretrained one: units (n, i), (n, j) -> (i, j).
 
-    Returns: (i, j), each from 0 to 1.
     Source: arXiv 2410.21228, figures 1 to 3; claim I1.
     """
     return (tuned.T @ pretrained).abs()
 
 
 def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10, least: float | None = None) -> Tensor:
-    """For each of the k strongest left singular vectors of W, its largest |cosine| with any one of W₀.
+    """For each of the k strongest left singular vectors of W, its largest |cosine| with any one of W₀: (k,) float64.
 
     `pretrained` is W₀ and `tuned` is W, both (out, in). W₀ has min(out, in) left singular vectors. Where out > in they
     do not span the whole space. A tuned vector outside their span has cosine 0. `least` is as for W's `left_vectors`.
-
-    Returns: (k,) float64, strongest vector first.
-    Raises CourseError: k is below 1.
-    Raises TooFewVectorsError: k is above the rank of W.
+    Raises CourseError: k is below 1, or above the rank of W (`TooFewVectorsError`).
     """
     check_k(k, tuned.shape)
     vectors = left_vectors(tuned, least)
@@ -61,12 +55,10 @@ def largest_cosines(pretrained: Tensor, tuned: Tensor, k: int = 10, least: float
 
 
 def intruder_count(pretrained: Tensor, tuned: Tensor, k: int = 10, epsilon: float = 0.5) -> int:
-    """How many of the k strongest left singular vectors of W resemble no left singular vector of W₀.
+    """How many of the k strongest left singular vectors of W resemble no left singular vector of W₀, from 0 to k.
 
     `pretrained` is W₀ and `tuned` is W, both (out, in). A vector is an intruder when its largest |cosine| is below
     `epsilon`.
-
-    Returns: From 0 to k.
     Raises CourseError: k is below 1 or above the rank of W, or epsilon is not between 0 and 1.
     Source: arXiv 2410.21228, algorithm 1; the released code takes k = 10 and ε = 0.5 (claim I3).
     """
@@ -79,11 +71,9 @@ def intruder_count(pretrained: Tensor, tuned: Tensor, k: int = 10, epsilon: floa
 
 
 def factored_singular_values(up: Tensor, down: Tensor, scaling: float = 1.0) -> Tensor:
-    """The singular values of scaling · B A, for B (out, r) and A (r, in), without forming the product.
+    """The singular values of scaling · B A, (min(r, out, in),) float64, without forming the product.
 
-    B = Q₁R₁ and Aᵀ = Q₂R₂ give BA = Q₁(R₁R₂ᵀ)Q₂ᵀ, and the orthonormal Q₁, Q₂ change no singular value.
-
-    Returns: (min(r, out, in),) float64, largest first.
+    B (out, r) = Q₁R₁ and Aᵀ (in, r) = Q₂R₂ give BA = Q₁(R₁R₂ᵀ)Q₂ᵀ, and the orthonormal Q₁, Q₂ change no singular value.
     """
     R1 = torch.linalg.qr(up.double()).R
     R2 = torch.linalg.qr(down.double().T).R
@@ -109,17 +99,14 @@ def stable_rank(values: Tensor) -> float:
 
 
 def nuclear_norm(values: Tensor) -> float:
-    """The sum of the singular values."""
     return float(values.double().sum())
 
 
 def frobenius_norm(values: Tensor) -> float:
-    """The Frobenius norm, from the singular values."""
     return float(values.double().square().sum().sqrt())
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Raise a CourseError unless 0 < ε < 1."""
     if not 0.0 < epsilon < 1.0:
         raise CourseError(f"ε is a cosine between 0 and 1, but it is {epsilon}. The paper's code takes 0.5.")
 

@@ -47,7 +47,6 @@ class Update:
 
     @property
     def factored(self) -> bool:
-        """Whether the change is kept as A and B."""
         return self.delta is None
 
     @property
@@ -56,7 +55,6 @@ class Update:
         return self.base.shape[0] <= self.base.shape[1]
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The change ΔW, (out, in)."""
         if not self.factored:
             return self.delta.to(dtype)
         return self.scaling * (self.up.to(dtype) @ self.down.to(dtype))
@@ -90,12 +88,10 @@ class Update:
         return math.prod(norms, start=abs(self.scaling))
 
     def to(self, device: torch.device | str) -> Update:
-        """The same on another device."""
         moved = {part: getattr(self, part) for part in ("base", "down", "up", "delta")}
         return replace(self, **{part: t.to(device) for part, t in moved.items() if t is not None})
 
     def is_zero(self) -> bool:
-        """Whether nothing changes."""
         parts = (self.up, self.down) if self.factored else (self.delta,)
         return self.scaling == 0 or any(not part.any() for part in parts)
 
@@ -115,9 +111,8 @@ class Update:
 def iter_updates(source: AdapterFile | str | Path, base: nn.Module | Weights | str | Path) -> Iterator[Update]:
     """The changes of an adapter or of a fine-tuned checkpoint, in its order, one matrix in memory at a time.
 
-    Args:
-        source: an adapter in memory, or the folder of an adapter in PEFT's layout or of a tuned model in safetensors.
-        base: the model that the source was made from, as for `base_weights`.
+    `source` is an adapter, or the folder of an adapter in PEFT's layout or of a tuned model in safetensors. `base` is
+    as for `base_weights`.
     Raises CourseError: source or base can't be read, or they don't belong together (checked before the first update).
     """
     base = base_weights(base)
@@ -154,7 +149,6 @@ def _from_checkpoint(tuned: Weights, base: Weights) -> Iterator[Update]:
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]], base: Weights, label: str, advice: str) -> None:
-    """Raise a CourseError unless the base has a matrix of every name and shape."""
     missing = [name for name in shapes if name not in base.shapes]
     if missing:
         raise CourseError(

@@ -34,7 +34,6 @@ class Weights:
     """The weight matrices of a base model or of a fine-tuned checkpoint, read one at a time.
 
     Attributes:
-        label: the model's name in messages.
         shapes: (out, in) of every matrix, by module path; GPT-2's Conv1D, which keeps (in, out), is transposed.
         load: gives a matrix by its module path, in the dtype in which it is stored.
         sha256: the hash of the file that the base comes from, where it is known.
@@ -48,7 +47,6 @@ class Weights:
     unread: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
-        """Module paths of the matrices inside the model's layers."""
         return [name for name in self.shapes if IN_A_LAYER.search(name) and not NO_MATRIX.search(name)]
 
     def read(self, name: str) -> Tensor:
@@ -64,10 +62,8 @@ class Weights:
 
 
 def base_weights(base: nn.Module | Weights | str | Path, *, offline: bool = False) -> Weights:
-    """A base model's matrices.
+    """The matrices of a model in memory, of a base of the course by name or hub name, or of a folder with safetensors.
 
-    `base`: a model in memory, a base model of the course by its name or its name on the hub, or a folder that holds a
-        model in safetensors.
     Raises CourseError: there is no such base, it can't be fetched, is cut short, a pickle, or quantised.
     """
     if isinstance(base, Weights):
@@ -90,9 +86,7 @@ def base_of(source: AdapterFile | Path, profile: str | None = None) -> str:
     """The name or folder of the base that a source was made from.
 
     Where an adapter names none, or a path that is not here, the log says which base is taken: the course's of the
-    path's last part, else the profile's.
-
-    Raises CourseError: the adapter names a base that is neither one of the course's nor a folder here.
+    path's last part, else the profile's. Raises CourseError: it names another base that is no folder here.
     """
     if not isinstance(source, AdapterFile):
         return get_profile(profile).base_model

@@ -30,7 +30,7 @@ class Checkpoint:
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> None:
-    """Write a checkpoint to the run's sub-folder step-00000012, and remove all but the last two.
+    """Write a checkpoint to the sub-folder step-00000012, and remove all but the last two.
 
     Raises CourseError: the disk is full or the folder can't be written; earlier checkpoints stay.
     """

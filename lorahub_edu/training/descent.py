@@ -133,10 +133,7 @@ def autocast(device: torch.device, dtype: str | None):  # noqa: ANN202 - one of 
 
 @contextmanager
 def gradient_checkpointing(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
-    """Recompute activations in the backward pass instead of keeping them, while the block lasts.
-
-    Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174.
-    """
+    """Recompute activations in the backward pass meanwhile (Chen et al. 2016, arXiv 1604.06174)."""
     if not wanted:
         yield
         return

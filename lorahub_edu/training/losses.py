@@ -121,10 +121,7 @@ def _replaced(module: nn.Module, forward: Callable) -> Iterator[None]:
 
 
 def output_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """The model's own logits (N, vocabulary) from last hidden states (N, d): its head, and what is before and after it.
-
-    Gemma caps the head's product, Granite and Cohere scale it, T5 scales what goes in.
-    """
+    """The model's own logits (N, vocabulary) from last hidden states (N, d), with what is before and after its head."""
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's wrapper adds tokens
     inputs = {"encoder_outputs": (hidden[None],)} if whole.config.is_encoder_decoder else {}
     with _replaced(whole.get_decoder(), lambda *_args, **_kwargs: _DecoderOutput(hidden[None])):

@@ -5,7 +5,7 @@ What a count is proven from, and what each part is checked or bounded by:
   unit u, and every eigenvalue of G but one is at least γ away from θ, then the angle between u and that one's
   eigenvector has sin ≤ ρ/γ (Davis and Kahan). A cosine is then off by at most ‖u − u*‖ ≤ √2 · ρ/γ.
 - *The gaps.* k orthonormal vectors with residuals R have k eigenvalues within ‖R‖ of the θᵢ (Kahan). They are the k
-  largest ones if no other is above μ: a count of signs in `secular`, a Cholesky factor in `gram`.
+  largest ones if no other is above μ: a count of signs in `secular`, or all of them.
 - *The base's kept basis* S, in float32: SᵀS = I + Ω and SᵀG₀S = Σ² + Δ are measured. A Ritz pair (θ, z) of M with
   residual ρ gives u = S z with ‖G u − θ u‖ ≤ (ρ + ‖Δ‖ + θ‖Ω‖)/(1 − ‖Ω‖), as Sᵀ(G u − θ u) = M z − θ z + Δ z − θ Ω z.
   λᵢ(M + Δ) = φ · λᵢ(G) with 1 − ‖Ω‖ ≤ φ ≤ 1 + ‖Ω‖ (Ostrowski), and Δ moves no eigenvalue by more than ‖Δ‖ (Weyl).
@@ -15,7 +15,6 @@ What a count is proven from, and what each part is checked or bounded by:
 - *Rounding* of every sum, of the factors' product and of LAPACK: a priori, by `Rounding`.
 - *Edges.* The k-th value must surely be above what counts as zero, and a cosine surely on one side of every ε.
 What is not proven is decomposed in float64. In a tie the vectors are those that LAPACK gives for these very matrices.
-
 Source: Parlett 1998, "The Symmetric Eigenvalue Problem", chapters 10 and 11; Horn and Johnson, theorem 4.5.9; Higham
 2002, "Accuracy and Stability of Numerical Algorithms", chapter 3.
 """
@@ -30,8 +29,7 @@ from torch import Tensor
 
 from lorahub_edu.spectra.bases import EPSILON64, ROUNDING, BaseSpectrum
 from lorahub_edu.spectra.measures import NEGLIGIBLE
-from lorahub_edu.spectra.solver.gram import Gram
-from lorahub_edu.spectra.solver.secular import SMALLEST, Secular
+from lorahub_edu.spectra.solver.secular import SMALLEST
 from lorahub_edu.spectra.updates import Update
 
 APART = 256  # neighbours of the base are told apart where their gap is so many times its rounding
@@ -41,8 +39,7 @@ APART = 256  # neighbours of the base are told apart where their gap is so many 
 class Cosines:
     """The largest |cosine| of each of k vectors with all pretrained ones, (k,) float64, and its bounds.
 
-    `vectors` (p, k) float64 are the tuned vectors of the short side, in the base's kept vectors if `in_base`; None if
-    they were not kept.
+    `vectors` (p, k) float64 are the tuned vectors of the short side, in the base's kept vectors if `in_base`.
     """
 
     values: Tensor
@@ -62,10 +59,8 @@ class Cosines:
 class Ritz:
     """Approximate eigenpairs of a symmetric G, largest first.
 
-    Attributes:
-        values: (k,) float64.
-        vectors: (p, k) float64, orthonormal columns.
-        residuals: (k,) float64, the norms of G u − θ u; an eigenvalue of G lies within that of θ.
+    `values` are (k,) and `vectors` (p, k) float64 with orthonormal columns. `residuals` (k,) are the norms of G u − θ
+    u: an eigenvalue of G lies within that of θ.
     """
 
     values: Tensor
@@ -73,7 +68,6 @@ class Ritz:
     residuals: Tensor
 
     def first(self, k: int) -> Ritz:
-        """The k largest pairs."""
         return Ritz(self.values[:k], self.vectors[:, :k], self.residuals[:k])
 
 
@@ -102,21 +96,22 @@ class Rounding:
 
 
 def bounded(
-    matrix: Secular | Gram, update: Update, spectrum: BaseSpectrum, ritz: Ritz, beyond: float, rounding: Rounding
+    products: Tensor, update: Update, spectrum: BaseSpectrum, ritz: Ritz, beyond: float, *, in_base: bool
 ) -> Cosines | None:
     """Cosines of k tuned left vectors with the base's, if every other eigenvalue is at most `beyond`.
 
+    `products` (p, k) are v₀ᵀu, or v₀ᵀW₀ᵀW u for a tall matrix; `in_base` says that the vectors are in the base's.
     None where a singular value may be zero: the k-th of the tuned matrix, or the largest of the base.
     """
-    omega, delta = 0.0, rounding.tuned
-    if matrix.in_base:
+    rounding, omega, cosines = Rounding.of(update, spectrum), 0.0, products
+    delta = rounding.tuned
+    if in_base:
         omega, delta = spectrum.orthogonality, delta + spectrum.defect + rounding.base
     sines, lower, upper = _sines(ritz, beyond, omega, delta)
     least = NEGLIGIBLE**2 * float(upper[0]) if rounding.least is None else rounding.least**2
     if not (float(lower[-1]) > least and float(spectrum.values[0]) > 0):
         return None
     error = torch.full_like(spectrum.values, ROUNDING + 2 * omega + EPSILON64 * len(ritz.vectors))[:, None]
-    cosines = matrix.products(ritz.vectors, update, spectrum)
     if not update.wide:
         # Left vectors are W v/σ and W₀ v₀/σ₀: v₀ᵀW₀ᵀW v is divided by σ₀σ, and so are the errors of v₀ and of the
         # products. The tangent of an angle between W v and W v* is at most σ₁(W)/σ times that between v and v*.
@@ -128,15 +123,14 @@ def bounded(
         sines = (tangents * (upper[0] / lower).sqrt()).clamp_max(1.0)
     low, high = _largest(cosines, error, 2**0.5 * sines, spectrum.values.square(), rounding.base, update.wide)
     values = cosines.abs()[spectrum.values > NEGLIGIBLE * spectrum.values[0]].max(dim=0).values
-    return Cosines(torch.minimum(torch.maximum(values, low), high), low, high, ritz.vectors, matrix.in_base)
+    return Cosines(torch.minimum(torch.maximum(values, low), high), low, high, ritz.vectors, in_base)
 
 
 def _sines(ritz: Ritz, beyond: float, omega: float, delta: float) -> tuple[Tensor, Tensor, Tensor]:
     """Upper bounds of sin of the angle between each Ritz vector and the true eigenvector, and bounds of its eigenvalue.
 
-    The k pairs belong to M, every other eigenvalue of M is at most `beyond`, and SᵀGS = M + Δ as above.
-
-    Returns: (k,) each; a sine is 1 where nothing can be said.
+    The k pairs belong to M, every other eigenvalue of M is at most `beyond`, and SᵀGS = M + Δ as above. A sine is 1
+    where nothing can be said.
     """
     values, together = ritz.values, ritz.residuals.norm()
     residuals = (ritz.residuals + delta + values.abs() * omega) / (1 - omega)

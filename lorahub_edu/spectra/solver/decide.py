@@ -3,7 +3,6 @@
 The squared singular values of a matrix are the eigenvalues of its Gram matrix G. The search (Rayleigh-Ritz) takes the
 best approximations in a subspace, and adds what they miss to the subspace, until the residuals are small. How sure a
 cosine then is, and what that rests on, is in `bounds`.
-
 Source: Saad 2011, "Numerical Methods for Large Eigenvalue Problems", chapters 4.3 and 8.4.
 """
 
@@ -12,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
 from lorahub_edu.spectra import measures
-from lorahub_edu.spectra.bases import TINY, BaseSpectrum
-from lorahub_edu.spectra.solver import gram, secular
+from lorahub_edu.spectra.bases import TINY, BaseSpectrum, sum_of_squares
+from lorahub_edu.spectra.solver import secular
 from lorahub_edu.spectra.solver.bounds import Cosines, Ritz, Rounding, bounded
-from lorahub_edu.spectra.solver.gram import Gram
 from lorahub_edu.spectra.solver.secular import Secular
 from lorahub_edu.spectra.updates import Update
 
-UNCERTIFIED, CERTIFIED, DECOMPOSED, DEFINITION = "uncertified", "certified", "decomposed", "two SVDs"
+CERTIFIED, DECOMPOSED, DEFINITION = "certified", "decomposed", "two SVDs"
 SMALL = 8  # below so many times the directions at its start, a short side is decomposed: a search would be slower
 LOW_RANK = 16  # an update counts as low-rank if its rank is at most this part of the short side
 TOLERANCE = 1e-9  # of a residual, relative to the k-th value
@@ -32,32 +31,20 @@ ORTHONORMAL = 1e-12  # ‖VᵀV − I‖ of vectors that count as orthonormal: m
 SPARE = 22  # directions beside the wanted ones, at the start and when a large subspace is cut
 
 
-def largest_cosines(
-    update: Update, spectrum: BaseSpectrum, k: int, epsilons: Sequence[float], certified: bool = True
-) -> tuple[Cosines, str]:
-    """The largest |cosine| of each of the k strongest left vectors of one tuned matrix, as cheaply as can be proven.
+def largest_cosines(update: Update, spectrum: BaseSpectrum, k: int, epsilons: Sequence[float]) -> tuple[Cosines, str]:
+    """The largest |cosine| of each of the k strongest left vectors of one tuned matrix, and which way decided.
 
-    A search for the k strongest vectors comes first. If its proof or its bounds are not enough, the tuned matrix is
-    decomposed. If a cosine may still lie on either side of an ε, both matrices are, by the definition in `measures`.
-
-    Args:
-        update: one matrix and its change, not zero.
-        epsilons: thresholds that the cosines must be told from.
-        certified: False trusts the search without a proof.
-    Returns: The cosines, and which of the ways decided.
+    For a low-rank update, not zero, a search for the k strongest vectors comes first. If its proof or its bounds are
+    not enough, the tuned matrix is decomposed. If a cosine may still lie on either side of an ε, both matrices are, by
+    the definition in `measures`.
     Raises CourseError: the tuned matrix has fewer than k singular vectors.
     """
-    p, matrix = min(update.base.shape), None
-    if SMALL * (k + SPARE) <= p:
-        if update.factored and LOW_RANK * update.down.shape[0] <= p:
-            matrix = secular.in_base_coordinates(update, spectrum, torch.float64 if certified else torch.float32)
-        else:
-            matrix = gram.tuned_gram(update, spectrum)
-        cosines = searched(matrix, update, spectrum, k, certified)
-        if cosines is not None and (cosines.decided(epsilons) or not certified):
-            return cosines, CERTIFIED if certified else UNCERTIFIED
-    whole = matrix if isinstance(matrix, Gram) else gram.tuned_gram(update, spectrum)
-    cosines = decomposed(whole, update, spectrum, k)
+    p = min(update.base.shape)
+    if update.factored and SMALL * (k + SPARE) <= p and LOW_RANK * update.down.shape[0] <= p:
+        cosines = searched(update, spectrum, k)
+        if cosines is not None and cosines.decided(epsilons):
+            return cosines, CERTIFIED
+    cosines = decomposed(update, spectrum, k)
     if cosines is not None and cosines.decided(epsilons):
         return cosines, DECOMPOSED
     least = Rounding.of(update, spectrum).least
@@ -65,33 +52,47 @@ def largest_cosines(
     return Cosines(exact, exact, exact), DEFINITION
 
 
-def searched(
-    matrix: Secular | Gram, update: Update, spectrum: BaseSpectrum, k: int, certified: bool = True
-) -> Cosines | None:
-    """The cosines of the k < p strongest vectors by a search; not certified, their bounds are the values themselves.
+def searched(update: Update, spectrum: BaseSpectrum, k: int) -> Cosines | None:
+    """The cosines of the k < p strongest vectors of a factored update, by a search.
 
     None if there is no proof that no stronger vector was missed, or if the k-th singular value or the whole change is
     zero up to rounding.
     """
-    if matrix.in_base and not matrix.rank:
+    matrix = secular.in_base_coordinates(update, spectrum)
+    if not matrix.rank:
         return None
-    tolerance = TOLERANCE if certified else matrix.rough
-    ritz = largest_eigenpairs(matrix.apply, matrix.start(k + SPARE), k + 1, matrix.toward, tolerance)
-    if certified and (ritz := measured_again(matrix, ritz)) is None:
-        return None
-    beyond = none_missed(matrix, ritz) if certified else 0.0
+    ritz = largest_eigenpairs(matrix.apply, matrix.start(k + SPARE), k + 1, matrix.toward)
+    ritz = measured_again(matrix.apply, ritz)
+    beyond = ritz and none_missed(matrix, ritz)
     if beyond is None:
         return None
-    cosines = bounded(matrix, update, spectrum, ritz.first(k), beyond, Rounding.of(update, spectrum))
-    return cosines if certified or cosines is None else replace(cosines, lower=cosines.values, upper=cosines.values)
+    ritz = ritz.first(k)
+    return bounded(matrix.products(ritz.vectors, update.wide), update, spectrum, ritz, beyond, in_base=True)
 
 
-def decomposed(matrix: Gram, update: Update, spectrum: BaseSpectrum, k: int) -> Cosines | None:
-    """The same from a decomposition of the tuned matrix's Gram matrix; None if its k-th singular value may be zero."""
-    values, vectors = matrix.strongest(min(k + 1, len(matrix.matrix)))
+def decomposed(update: Update, spectrum: BaseSpectrum, k: int) -> Cosines | None:
+    """The same for any update, from a decomposition of its Gram matrix; None if the k-th singular value may be zero."""
+    gram = sum_of_squares(tuned for _, tuned in update.slices())
+    values, vectors = strongest(gram, min(k + 1, len(gram)))
     beyond = float(values[k]) if k < len(values) else -float("inf")
-    ritz = measured_again(matrix, Ritz(values, vectors, values).first(k))
-    return ritz and bounded(matrix, update, spectrum, ritz, beyond, Rounding.of(update, spectrum))
+    ritz = measured_again(gram.matmul, Ritz(values, vectors, values).first(k))
+    if ritz is None:
+        return None
+    products = ritz.vectors  # v₀ᵀu if out ≤ in, else v₀ᵀW₀ᵀW u, for kept v₀ and tuned u (p, k) of the short side
+    if not update.wide:
+        products = sum(base @ (tuned.T @ ritz.vectors) for base, tuned in update.slices())
+    return bounded(spectrum.coordinates(products), update, spectrum, ritz, beyond, in_base=False)
+
+
+def strongest(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues of a symmetric matrix and their vectors; LAPACK computes only those on a CPU."""
+    if gram.device.type != "cpu":
+        values, vectors = torch.linalg.eigh(gram)
+    else:
+        wanted = (len(gram) - count, len(gram) - 1)
+        pairs = scipy.linalg.eigh(gram.numpy(), subset_by_index=wanted, check_finite=False)
+        values, vectors = map(torch.from_numpy, pairs)
+    return values.flip(0)[:count], vectors.flip(1)[:, :count]
 
 
 def largest_eigenpairs(
@@ -103,14 +104,10 @@ def largest_eigenpairs(
 ) -> Ritz:
     """The k largest eigenvalues of a symmetric matrix and their vectors, from a good first guess.
 
-    The k Ritz pairs need not be the largest ones: that takes a certificate.
-
-    Args:
-        apply: multiplies a (p, any) float64 matrix by G.
-        start: (p, q) float64, q ≥ k: directions that the wanted vectors nearly lie in.
-        k: the first k − 1 pairs are iterated until their residuals are below tolerance · θₖ.
-        expand: makes new directions from values (c,) and vectors (p, c) of pairs that are not yet good enough; None
-            takes their residual vectors, which makes it block Lanczos with restarts.
+    The k Ritz pairs need not be the largest ones: that takes a certificate. The first k − 1 are iterated until their
+    residuals are below tolerance · θₖ. `start` (p, q ≥ k) float64 are directions that the wanted vectors nearly lie in.
+    `expand` makes new directions from values (c,) and vectors (p, c) of pairs that are not yet good enough; None takes
+    their residual vectors, which makes it block Lanczos with restarts.
     """
     basis = torch.linalg.qr(start).Q
     image = apply(basis)
@@ -140,7 +137,7 @@ def largest_eigenpairs(
     return Ritz(values[:k], vectors, residuals)
 
 
-def measured_again(matrix: Secular | Gram, ritz: Ritz) -> Ritz | None:
+def measured_again(apply: Callable[[Tensor], Tensor], ritz: Ritz) -> Ritz | None:
     """The pairs with the residuals that their vectors have; None unless the vectors are orthonormal.
 
     The search only updates its products with G. Where a new direction lies in its subspace up to rounding, what is left
@@ -152,15 +149,15 @@ def measured_again(matrix: Secular | Gram, ritz: Ritz) -> Ritz | None:
         return None
     # Orthonormal vectors lie within that norm of these: G and θ move them by at most so much.
     skew = 2 * overlaps.norm() * ritz.values[0]
-    residuals = (matrix.apply(ritz.vectors) - ritz.vectors * ritz.values).norm(dim=0)
+    residuals = (apply(ritz.vectors) - ritz.vectors * ritz.values).norm(dim=0)
     return replace(ritz, residuals=residuals + skew)
 
 
-def none_missed(matrix: Secular | Gram, ritz: Ritz) -> float | None:
+def none_missed(matrix: Secular, ritz: Ritz) -> float | None:
     """A bound of every eigenvalue but the k largest, from k + 1 pairs; None if there is no proof."""
-    first, low, high = ritz.first(len(ritz.values) - 1), ritz.values[-1], ritz.values[-2]
+    low, high = ritz.values[-1], ritz.values[-2]
     for share in (0.1, 0.5):  # of the way between the last two values: near the lower one, then farther
-        bound = matrix.bound_of_rest(low + (high - low) * share, first.values, first.vectors)
-        if bound is not None:
-            return bound
+        bound = low + (high - low) * share
+        if matrix.count_above(bound) == len(ritz.values) - 1:
+            return float(bound)
     return None

@@ -46,17 +46,12 @@ class Secular:
     factor: Tensor
     change: Tensor
 
-    in_base = True  # its vectors are in the basis S
-    rough = 1e-4  # tolerance of a search that is not certified
-
     @property
     def rank(self) -> int:
-        """r, the rank of the change."""
         return self.change.shape[1]
 
     @property
     def signs(self) -> Tensor:
-        """The diagonal of J, (2r,)."""
         ones = torch.ones(self.rank, dtype=self.factor.dtype, device=self.factor.device)
         return torch.cat([ones, -ones])
 
@@ -67,7 +62,6 @@ class Secular:
         return torch.cat([axes, self.factor[:, :some], self.factor[:, r : r + some]], 1)
 
     def apply(self, vectors: Tensor) -> Tensor:
-        """M times (p, any)."""
         return self.squares[:, None] * vectors + self.factor @ (self.signs[:, None] * (self.factor.T @ vectors))
 
     def toward(self, values: Tensor, vectors: Tensor) -> Tensor:
@@ -89,13 +83,9 @@ class Secular:
             return None
         return int((self._distances(mu[None]) > 0).sum()) + int((values > 0).sum()) - self.rank
 
-    def bound_of_rest(self, mu: Tensor, values: Tensor, vectors: Tensor) -> float | None:
-        """A bound of every eigenvalue but the k largest, if exactly k lie above μ; else None."""
-        return float(mu) if self.count_above(mu) == len(values) else None
-
-    def products(self, vectors: Tensor, update: Update, spectrum: BaseSpectrum) -> Tensor:
-        """As `gram.Gram.products`; a wide update's vectors are in the base's kept vectors already."""
-        if update.wide:
+    def products(self, vectors: Tensor, wide: bool) -> Tensor:
+        """Of vectors u (p, k) with the base's kept v₀: v₀ᵀu where out ≤ in, else v₀ᵀW₀ᵀW u."""
+        if wide:
             return vectors
         old = self.factor[:, self.rank :]  # Z: W₀ᵀW = W₀ᵀW₀ + Z Lᵀ where the right vectors are kept
         return self.squares[:, None] * vectors + old @ (self.change.T @ vectors)
@@ -112,20 +102,16 @@ class Secular:
         return weighted, -(self.factor.T @ weighted) - torch.diag(self.signs)
 
 
-def in_base_coordinates(update: Update, spectrum: BaseSpectrum, products: torch.dtype = torch.float64) -> Secular:
-    """The Gram matrix of W₀ + scaling · B A in the basis of W₀'s singular vectors.
-
-    `products` is the precision of the two products with W₀ and S, which are nearly all the work. W₀ and S are read in
-    slices.
-    """
+def in_base_coordinates(update: Update, spectrum: BaseSpectrum) -> Secular:
+    """The Gram matrix of W₀ + scaling · B A in the basis of W₀'s singular vectors; W₀ and S are read in slices."""
     left, right = (update.up, update.down.T) if update.wide else (update.down.T, update.up)
     R, triangle = torch.linalg.qr(right.double())
     L = update.scaling * (left.double() @ triangle.T)
     # Strongest first, and without directions that are rounding: L Rᵀ = (L V)(R V)ᵀ for every orthogonal V.
     _, strengths, turn = torch.linalg.svd(L, full_matrices=False)
     turn = turn[strengths > SMALLEST * strengths[0]].T
-    L, R = (L @ turn).to(products), (R @ turn).to(products)
+    L, R = L @ turn, R @ turn
     base = update.base if update.wide else update.base.T
-    Z = torch.cat([rows.to(products) @ R for rows in base.split(SLICE)])
-    change, Z = spectrum.coordinates(torch.cat([L, Z], 1)).double().chunk(2, dim=1)
+    Z = torch.cat([rows.double() @ R for rows in base.split(SLICE)])
+    change, Z = spectrum.coordinates(torch.cat([L, Z], 1)).chunk(2, dim=1)
     return Secular(spectrum.values.square(), torch.cat([change + Z, Z], 1), change)

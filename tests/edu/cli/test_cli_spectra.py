@@ -62,7 +62,7 @@ def test_an_adapter_of_pefts_making(by_peft: Path, tmp_path: Path) -> None:
     assert f"ε = 0.5: {sum(expected[0.5].values())} intruder dimensions" in shown
     assert "8 matrices" in shown
     assert "8 spectra of the base, now kept" in shown
-    again = run("--k", 8, by_peft, "--fast")  # options may come first
+    again = run("--k", 8, by_peft)  # options may come first
     assert "now kept" not in again
     assert f"ε = 0.5: {sum(expected[0.5].values())} intruder dimensions" in again
 

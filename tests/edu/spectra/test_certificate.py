@@ -31,7 +31,7 @@ def test_no_adversarial_matrix_is_proven_wrong() -> None:
         assert not found.total(), (seed, decided, dict(found), case.kinds)
         flaws += found
     assert ways.total() == 150
-    assert ways[decide.CERTIFIED] > 50  # a proof that never holds would be right, too
+    assert min(ways[decide.CERTIFIED], ways[decide.DECOMPOSED]) > 30  # a proof that never holds would be right, too
     assert ways[decide.DECOMPOSED] > 8
     assert ways[f"{decide.DEFINITION} (tied)"] > 2
 
@@ -51,7 +51,7 @@ def test_what_a_base_of_equal_values_resembles_is_never_proven(shape: tuple[int,
     assert (decided == decide.DEFINITION) == (apart < 1e-7)
     reference = measures.largest_cosines(base, one.weight(torch.float64), 1)
     assert torch.equal(found.values < 0.8, reference < 0.8)
-    inside = decide.searched(secular.in_base_coordinates(one, spectrum), one, spectrum, 1)
+    inside = decide.searched(one, spectrum, 1)
     for angle in (0.0, 0.4, 0.785):
         turned = left[:, :2] @ torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         tuned = measures.left_vectors(one.weight(torch.float64))[:, :1]
