@@ -18,10 +18,11 @@ from lorahub_edu.data.fewshot import PromptedRow, find_task, rows_for, split
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.adapt import Adapted, SearchConfig, adapt
-from lorahub_edu.hub.compose import stack
+from lorahub_edu.hub.compose import ModuleStack, stack
 from lorahub_edu.hub.population import Population
 from lorahub_edu.models import pretrained
 from lorahub_edu.scoring import Scores, score
+from lorahub_studies import mergers
 from lorahub_studies.approaches import METHODS, Approach, get_approach
 from lorahub_studies.baselines import TUNINGS, tuned
 
@@ -103,7 +104,15 @@ class Bench:
         # eager: sequences are short, and tuning on them is a fifth faster than with the fused kernel
         self.model, self.tokenizer = pretrained.load(profile, base=base_model, dtype=torch.bfloat16, attention="eager")
         self.files = zoo.load(modules or None, folder)
+        self.merged: dict[str, ModuleStack] = {}
         self.stacks = {how: stack(self.files, composition=how, dtype=torch.float32) for how in ("paper", "exact")}
+
+    def merger(self, kind: str) -> ModuleStack:
+        """All modules as one, by a merger's name; made once."""
+        if kind not in self.merged:
+            file = mergers.merge(self.model, self.files, kind)
+            self.merged[kind] = stack([file], composition="exact", dtype=torch.float32)
+        return self.merged[kind]
 
     def composed_scores(self, weights: np.ndarray, composition: str, rows: list) -> Scores:
         """Scores of compositions, (candidates, modules); one at a time, so that every method is judged alike."""
@@ -166,10 +175,32 @@ def _measure(
         with tuned(model, rows, tuning, seed=trial.draw) as history:
             adapted = {"example_loss": history[-1], "evaluations": len(history)} | _since(started)
             return adapted, score(model, tested)
+    if approach.kind == "merge":
+        return _merged_scores(trial.method, setting, rows, tested)
     started = _clock()
     weights, composition, adapted = _search(trial, approach, setting, rows)
     adapted |= _since(started)
     return adapted, setting.composed_scores(weights[None], composition, tested)
+
+
+def _merged_scores(method: str, setting: Bench, rows: list, tested: list) -> tuple[dict, Scores]:
+    """What a merger gives, as it is or scaled by the examples; its `seconds` are those of scaling."""
+    if method == "arrow":
+        wrapper = mergers.routed(setting.model, setting.files)
+        scores = score(wrapper.base_model.model, tested)
+        wrapper.unload()
+        return {"seconds": 0.0, "cpu_seconds": 0.0}, scores
+    started = _clock()
+    kind = method.removesuffix("_tuned")
+    with Population(setting.model, setting.merger(kind), "exact") as population:
+        adapted, scale = {}, 1.0
+        if method != kind:
+            started = _clock()
+            losses = population.score(np.array(mergers.SCALES)[:, None], rows).losses
+            scale = mergers.SCALES[int(np.nanargmin(losses))]
+            adapted = {"example_loss": float(np.nanmin(losses)), "evaluations": len(losses), "top": [(kind, scale)]}
+        adapted |= _since(started)
+        return adapted, population.score(np.array([[scale]]), tested)
 
 
 def _search(trial: Trial, approach: Approach, setting: Bench, rows: list[PromptedRow]) -> tuple[np.ndarray, str, dict]:

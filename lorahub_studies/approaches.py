@@ -12,7 +12,7 @@ class Approach:
     """A line of the comparison: its label on a page, its kind, and the settings of its search or its tuning."""
 
     label: str
-    kind: str  # "base", "context", "fixed", "single", "search" or "tune"
+    kind: str  # "base", "context", "fixed", "single", "merge", "search" or "tune"
     settings: dict = field(default_factory=dict)
 
 
@@ -45,6 +45,14 @@ METHODS = {
     "ia3": Approach("IA3 on the five", "tune"),
     "full": Approach("full tuning on the five", "tune"),
 }
+MERGERS = {
+    "arithmetic": "task arithmetic", "svd": "SVD", "ties": "TIES", "dare": "DARE", "dare_ties": "DARE and TIES",
+    "pruned": "magnitude pruning", "knots": "KnOTS",
+}  # fmt: skip
+for _kind, _label in MERGERS.items():
+    METHODS[_kind] = Approach(_label, "merge")
+    METHODS[f"{_kind}_tuned"] = Approach(f"{_label}, scaled on the five", "merge")
+METHODS["arrow"] = Approach("Arrow routing", "merge")
 
 
 def get_approach(method: str) -> Approach:
