@@ -104,6 +104,8 @@ Table(
 #
 # - A **profile** carries every number that differs between machines: the model, the batch, the steps. The lessons read
 #   these numbers; their code is the same everywhere. Choose one with the environment variable `LORAHUB_EDU_PROFILE`.
+# - To try other numbers in a lesson, change its line to `profile = get_profile().changed(rank=4, train_steps=20)` and run
+#   the lesson again from there. You can run any cell twice, and you can stop a cell (■) and run it again.
 
 # %%
 print(f"This run uses the profile {profile.name!r}.")

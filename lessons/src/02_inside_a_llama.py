@@ -646,6 +646,8 @@ PLACEMENTS = {
 }
 
 # %%
+for name in PLACEMENTS:
+    adapters.remove(model, name)  # if this cell runs again
 base_total = adapters.count_parameters(model).total
 counts, full = {}, {}
 for name, targets in PLACEMENTS.items():

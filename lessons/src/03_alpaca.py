@@ -271,6 +271,7 @@ print(
 # **Predict** the perplexity after training. And: will the training loss fall smoothly, or jump from step to step?
 
 # %%
+adapters.remove(model, "default")  # the cell may run again, with other values
 adapters.inject(model, finetune.lora_config(profile), seed=0)
 count = adapters.count_parameters(model)
 print(f"trainable: {count.trainable:,} of {count.total:,} parameters ({count.trainable_share:.2%})")
@@ -285,7 +286,7 @@ figures.plot_training(axes, run.history)
 axes.axhline(loss_before, color="#555555", linewidth=1, linestyle=":")
 axes.annotate("validation before", (config.steps, loss_before), ha="right", va="bottom", fontsize=8)
 panels.show(figure, alt="Training loss jumps from step to step; the few points of validation loss lie close together.")
-loss_after = run.validation_losses[-1][1]
+loss_after = evaluation.loss(model, validation_rows) if run.stopped else run.validation_losses[-1][1]
 speed = statistics.median(record["tokens_per_second"] for record in run.history)
 print(f"validation loss {loss_before:.3f} → {loss_after:.3f}, perplexity {evaluation.perplexity(loss_before):.2f} → "
       f"{evaluation.perplexity(loss_after):.2f}; {speed:,.0f} tokens/s, {run.seconds:.0f} s in all")  # fmt: skip
@@ -325,9 +326,10 @@ answers_after = evaluation.generate(
 )
 
 # %%
-bytes_apart = sum(p.numel() * p.element_size() for p in model.parameters())
-adapters.merge_and_unload(model)  # for good: LoRA layers become plain linear layers again
-bytes_merged = sum(p.numel() * p.element_size() for p in model.parameters())
+if list(adapters.lora_layers(model)):
+    bytes_apart = sum(p.numel() * p.element_size() for p in model.parameters())
+    adapters.merge_and_unload(model)  # for good: LoRA layers become plain linear layers again
+    bytes_merged = sum(p.numel() * p.element_size() for p in model.parameters())
 texts = {name: outs[0].texts[0].strip() for name, outs in measured.items()}
 for name, generation in before.items():
     print(f"--- {name} ({generation.new_tokens} tokens, {generation.seconds:.1f} s)\n{generation.texts[0].strip()}\n")

@@ -495,14 +495,12 @@ def step_seconds(tuned: torch.nn.Module) -> list[float]:
 
 # %%
 seconds: dict[str, list[float]] = {}
-for rank in (1, 64):
-    other, _ = pretrained.load(profile, attention="packed")
-    adapters.inject(other, replace(lora, rank=rank), seed=0)
-    seconds[f"LoRA, r = {rank}"] = step_seconds(other)
-    del other
-seconds["LoRA"] = step_seconds(model)
-model = adapters.merge_and_unload(model).requires_grad_(True)
-seconds["full"] = step_seconds(model)
+for name, rank in {"LoRA, r = 1": 1, "LoRA, r = 64": 64, "LoRA": lora.rank, "full": 0}.items():
+    adapters.remove(model, "default")
+    model.requires_grad_(True)
+    if rank:  # the rest is frozen
+        adapters.inject(model, replace(lora, rank=rank), seed=0)
+    seconds[name] = step_seconds(model)
 typical = {name: statistics.median(values) for name, values in seconds.items()}
 ratio, slower = typical["full"] / typical["LoRA"], typical["LoRA, r = 64"] / typical["LoRA, r = 1"]
 print({name: [round(value, 2) for value in values] for name, values in seconds.items()})

@@ -651,7 +651,7 @@ check("06.3", exact_composition)
 # %%
 partners = ("upper", "plural", "gerund")
 full_rank = 2 * past.configs[site].rank
-kept_ranks = [full_rank // 8, full_rank // 4, full_rank // 2, full_rank]
+kept_ranks = sorted({max(1, full_rank // k) for k in (8, 4, 2, 1)})
 rank_losses = {}
 for partner in partners:
     both = compose.stack([files[names.index(name)] for name in ("past", partner)], composition="exact")

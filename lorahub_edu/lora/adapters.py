@@ -133,6 +133,19 @@ def set_adapter(model: nn.Module, adapter: str | None) -> None:
             layer.lora_B[name].requires_grad_(name == adapter)
 
 
+def remove(model: nn.Module, adapter: str) -> None:
+    """Take an adapter off; a layer that has no other is the plain linear layer again. Without it nothing changes."""
+    for name, layer in list(lora_layers(model)):
+        if adapter in layer.configs:
+            if layer.merged == adapter:
+                layer.unmerge()
+            layer.active = None if layer.active == adapter else layer.active
+            for held in (layer.configs, layer.lora_A, layer.lora_B):
+                del held[adapter]
+            if not layer.configs:
+                model.set_submodule(name, layer.base_layer)
+
+
 @contextmanager
 def route(model: nn.Module, adapters: Sequence[str | None]) -> Iterator[None]:
     """One batch, a different customer's adapter for every row: one name a row, None for the plain base model.

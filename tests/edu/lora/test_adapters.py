@@ -187,6 +187,26 @@ def test_merge_and_unload_leaves_a_plain_model() -> None:
     torch.testing.assert_close(plain(ids).logits, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_removed_adapters_leave_the_base_and_the_others() -> None:
+    model, ids = llama(), torch.arange(20)[None]
+    keys, plain = model.state_dict().keys(), model(ids).logits
+    adapters.inject(model, LoRAConfig(rank=4, target_modules=("q_proj",)), "one", seed=0)
+    adapters.inject(model, LoRAConfig(rank=2, target_modules=("q_proj", "v_proj")), "two", seed=0)
+    randomise(model)
+    adapters.set_adapter(model, "one")
+    by_one = model(ids).logits
+    adapters.set_adapter(model, "two")
+    adapters.merge(model)
+    adapters.remove(model, "two")
+    adapters.remove(model, "two")  # again, or never there: nothing happens
+    assert {name for _, layer in adapters.lora_layers(model) for name in layer.configs} == {"one"}
+    assert torch.equal(model(ids).logits, plain), "the merged one was active"
+    adapters.set_adapter(model, "one")
+    assert torch.equal(model(ids).logits, by_one)
+    adapters.remove(model, "one")
+    assert model.state_dict().keys() == keys and torch.equal(model(ids).logits, plain)
+
+
 def test_a_merge_that_fails_half_way_merges_nothing() -> None:
     model = llama()
     layers = adapters.inject(model, LoRAConfig(rank=4), seed=0)
