@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lorahub_edu.data import bbh
 from lorahub_edu.errors import CourseError
@@ -110,8 +111,10 @@ def gather(trials: Sequence[Trial], report: Callable[[str], None] = lambda line:
         zoo.load([name], folder)  # a module that is cut short is named now
 
 
-def run(trials: Sequence[Trial], folder: str | Path, report: Callable[[str], None] = lambda line: None) -> list[dict]:
-    """The rows of all trials of a plan, one file each in the folder. A stopped run continues with the same call."""
+def run(
+    trials: Sequence[Trial], folder: str | Path, report: Callable[[str], None] = lambda line: None, **options: Any
+) -> list[dict]:
+    """The rows of all trials of a plan. A stopped run continues with the same call. Options: see `engine.run`."""
     missing = engine.missing(trials, folder)
     if len(missing) < len(trials):
         report(f"{len(trials) - len(missing)} of {len(trials)} trials are measured already in {folder}")
@@ -123,4 +126,4 @@ def run(trials: Sequence[Trial], folder: str | Path, report: Callable[[str], Non
     def measured(trial: Trial, row: dict) -> None:
         report(f"trial {numbers[trial]} of {len(missing)}: {adapting_tables.line(row)}")
 
-    return engine.run(trials, adapting.run, folder, report=measured)
+    return engine.run(trials, adapting.run, folder, report=measured, **options)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lorahub_edu.cli.cluster import ClusterOption, DryRunOption, workers
 from lorahub_edu.cli.hub import BaseOption, ZooOption, adapt_app, zoo_app
 from lorahub_edu.cli.spectra import intruders_app
-from lorahub_edu.cli.terminal import ProfileOption, console, pool, quiet_work
+from lorahub_edu.cli.terminal import ProfileOption, console, errors, quiet_work
 from lorahub_edu.cli.training import methods_app
 from lorahub_edu.cli.typed import (
     COUNT,
@@ -29,7 +32,7 @@ from lorahub_studies.variants import get_variant
 # Rooms that load torch are imported inside the commands, once what was typed is checked.
 
 STUDIES = ("settling", "ranks", "matched", "predict", "intervene", "continual")  # a test compares `forgetting_sweep`
-OUT_HELP = "One file a run. You can stop at any time; the same command continues."
+OUT_HELP = "Holds a row for each run. You can stop at any time; the same command continues."
 OutOption = Annotated[Path, typer.Option("--out", callback=writable_folder, help=OUT_HELP)]
 TasksOption = Annotated[
     str, typer.Option("--tasks", callback=known_tasks, help="Names, separated by commas; default all of its own.")
@@ -38,7 +41,6 @@ ApproachesOption = Annotated[
     str, typer.Option("--methods", callback=each(get_approach), help="Names, separated by commas; default all.")
 ]
 ModulesOption = Annotated[str, typer.Option("--modules", help="As for adapt.")]
-WorkersOption = Annotated[int, typer.Option("--workers", min=1, max=256, help="Processes; 1 uses this one.")]
 PlanOption = Annotated[bool, typer.Option("--plan", help="Only say how many runs there are and how many are missing.")]
 SaveOption = Annotated[bool, typer.Option("--save", help="For maintainers: write the summary to results/.")]
 
@@ -50,10 +52,36 @@ def _target(save: bool) -> Path:
     return writable_folder(results.committed_folder() if save else results.folder())
 
 
+@contextmanager
+def _running(
+    out: Path, shown: str, cluster: str, dry_run: bool, bases: Sequence[str], folders: Sequence[Path] = ()
+) -> Iterator[dict]:
+    """Hold the folder, and give the options of `engine.run`; at the end, jobs that failed are an error."""
+    from lorahub_studies import engine
+
+    failed: list[str] = []
+    with (
+        one_writer(out),
+        quiet_work(shown),
+        workers(cluster, bases=bases, folders=folders, dry_run=dry_run) as executor,
+    ):
+        yield {
+            "executor": executor,
+            "progress": errors.is_terminal,
+            "failed": lambda job, reason: failed.append(f"{job}: {reason}"),
+        }
+    if failed:
+        raise CourseError(
+            f"{len(failed)} jobs failed and are left out, such as {failed[0]}. All reasons are in {out / engine.STORE}."
+            f" The same command tries them again."
+        )
+
+
 def intruders_sweep(
     study: Annotated[str, typer.Option(help=", ".join(STUDIES))] = "",
     out: OutOption = Path("runs/intruders"),
-    workers: WorkersOption = 1,
+    cluster: ClusterOption = "",
+    dry_run: DryRunOption = False,
     plan: PlanOption = False,
     save: SaveOption = False,
 ) -> None:
@@ -63,6 +91,7 @@ def intruders_sweep(
     if study not in STUDIES:
         raise CourseError(f"There is no study {study!r}. {near_matches(study, STUDIES)}")
     target = _target(save)
+    from lorahub_edu.models.profiles import get_profile
     from lorahub_studies import engine, forgetting_sweep
 
     if plan:
@@ -70,14 +99,12 @@ def intruders_sweep(
         missing = len(engine.missing(jobs, out))
         console.print(f"{study}: {forgetting_sweep.get(study).title}; {len(jobs)} runs, {missing} still to be done")
         return
-    with one_writer(out), quiet_work("a line for each run"), pool(workers) as executor:
+    bases = [get_profile(forgetting_sweep.profile(study)).base_model]
+    with _running(out, "a line for each run", cluster, dry_run, bases) as options:
         rows = forgetting_sweep.run(
-            study,
-            out,
-            executor=executor,
-            report=lambda job, row: console.print(forgetting_sweep.line(row), markup=False),
+            study, out, report=lambda job, row: console.print(forgetting_sweep.line(row), markup=False), **options
         )
-    console.print(f"written to {forgetting_sweep.write(study, rows, target)}")
+        console.print(f"written to {forgetting_sweep.write(study, rows, target)}")
 
 
 def zoo_train(
@@ -85,7 +112,8 @@ def zoo_train(
     folder: ZooOption = None,
     own_init: Annotated[bool, typer.Option(help="Draw each module's A from a seed of its own.")] = False,
     profile: ProfileOption = None,
-    workers: WorkersOption = 1,
+    cluster: ClusterOption = "",
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train one module a task. Finished modules are kept; the same command continues."""
     from lorahub_edu.hub import zoo
@@ -94,7 +122,12 @@ def zoo_train(
     target = writable_folder(folder or zoo.own_zoo() / ("own-init" if own_init else "shared-init"))
     from lorahub_studies import zoo_training
 
-    with one_writer(target), quiet_work("a line for each module"), pool(workers) as executor:
+    bases, told = [get_profile(profile).base_model], "a line for each module"
+    with (
+        one_writer(target),
+        quiet_work(told),
+        workers(cluster, bases=bases, folders=[target], dry_run=dry_run) as executor,
+    ):
         zoo_training.train_zoo(
             list(listed(tasks)) or None,
             target,
@@ -122,8 +155,9 @@ def adapt_sweep(
     base: BaseOption = "",
     out: OutOption = Path("runs/sweep"),
     name: Annotated[str, typer.Option(help="Name of the summary in the results folder.")] = "adapt_sweep",
-    workers: WorkersOption = 1,
     left_out: Annotated[bool, typer.Option("--left-out", help="Modules' own tasks, each without its module.")] = False,
+    cluster: ClusterOption = "",
+    dry_run: DryRunOption = False,
     save: SaveOption = False,
 ) -> None:
     """Compare every method on targets and draws. You can stop at any time; the same command continues."""
@@ -139,18 +173,19 @@ def adapt_sweep(
     from lorahub_studies import adapting_tables as tables
 
     settings = {"profile": get_profile(profile).name, "test_items": test_items}
-    where = {"modules": listed(modules), "folder": str(folder or zoo.SHIPPED), "base_model": base}
+    where = {"modules": listed(modules), "folder": str((folder or zoo.SHIPPED).resolve()), "base_model": base}
     if left_out:
         trials = adapting.left_out(draws, test_items, settings["profile"], where["folder"])
     else:
         trials = adapting.plan(listed(targets), listed(methods), draws, **settings, **where)
-    with one_writer(out), quiet_work(f"{len(trials)} trials, a line for each"), pool(workers) as executor:
+    bases, told = [base or get_profile(profile).base_model], f"{len(trials)} trials, a line for each"
+    with _running(out, told, cluster, dry_run, bases, [Path(where["folder"])]) as options:
         rows = engine.run(
-            trials, adapting.run, out, executor=executor, report=lambda trial, row: console.print(tables.line(row))
+            trials, adapting.run, out, report=lambda trial, row: console.print(tables.line(row)), **options
         )
-    path = tables.write(rows, name, {"draws": draws} | settings, target)
-    console.print(str(tables.table(tables.summarise(rows))))
-    console.print(f"written to {path}")
+        path = tables.write(rows, name, {"draws": draws} | settings, target)
+        console.print(str(tables.table(tables.summarise(rows))))
+        console.print(f"written to {path}")
 
 
 def bbh(
@@ -165,6 +200,8 @@ def bbh(
     test_items: Annotated[int, typer.Option(**COUNT, help="Test items of each task, at most.")] = 250,
     profile: ProfileOption = None,
     out: OutOption = Path("runs/bbh"),
+    cluster: ClusterOption = "",
+    dry_run: DryRunOption = False,
     save: SaveOption = False,
 ) -> None:
     """BIG-Bench Hard with FLAN-T5 and the published modules. The same command continues a stopped run."""
@@ -186,14 +223,14 @@ def bbh(
         test_items=test_items,
         profile=profile,
     )
-    with one_writer(out), quiet_work(f"{len(trials)} trials, a line for each"):
-        rows = big_bench.run(trials, out, report=lambda line: console.print(line, markup=False))
-    path = tables.write(rows, "bbh", big_bench.settings(trials), target)
-    summary = tables.summarise(rows)
-    for measure in ("strict", "answer_only"):
-        caption = f"{measure.replace('_', ' ')} exact match in %, mean of the tasks (range of the draws)"
-        console.print(str(tables.table(summary, measure, ["mean"], caption)))
-    console.print(f"written to {path}")
+    with _running(out, f"{len(trials)} trials, a line for each", cluster, dry_run, [base]) as options:
+        rows = big_bench.run(trials, out, report=lambda line: console.print(line, markup=False), **options)
+        path = tables.write(rows, "bbh", big_bench.settings(trials), target)
+        summary = tables.summarise(rows)
+        for measure in ("strict", "answer_only"):
+            caption = f"{measure.replace('_', ' ')} exact match in %, mean of the tasks (range of the draws)"
+            console.print(str(tables.table(summary, measure, ["mean"], caption)))
+        console.print(f"written to {path}")
 
 
 def methods_sweep(
@@ -206,13 +243,15 @@ def methods_sweep(
     test_items: Annotated[int, typer.Option(**COUNT, help="Held-out items of each task.")] = 60,
     profile: ProfileOption = None,
     out: OutOption = Path("runs/methods"),
-    workers: WorkersOption = 1,
+    cluster: ClusterOption = "",
+    dry_run: DryRunOption = False,
     costs: Annotated[bool, typer.Option(help="Measure memory, time and disk too.")] = True,
     plan: PlanOption = False,
     save: SaveOption = False,
 ) -> None:
     """Compare methods on two tasks: one search of the rate for all, then seeds. The same command continues."""
     target = _target(save)
+    from lorahub_edu.models.profiles import get_profile
     from lorahub_studies import comparison_grid
     from lorahub_studies import comparison_tables as tables
 
@@ -220,13 +259,14 @@ def methods_sweep(
     if plan:
         console.print(comparison_grid.progress(grid, out))
         return
-    with one_writer(out), quiet_work("a line for each run"), pool(workers) as executor:
+    bases = [get_profile(grid.profile).base_model]
+    with _running(out, "a line for each run", cluster, dry_run, bases) as options:
         rows = comparison_grid.run(
-            grid, out, executor=executor, report=lambda row: console.print(tables.line(row), markup=False)
+            grid, out, report=lambda row: console.print(tables.line(row), markup=False), **options
         )
-    path = comparison_grid.write(rows, grid, target)
-    console.print(str(tables.table(tables.summarise(rows))))
-    console.print(f"written to {path}")
+        path = comparison_grid.write(rows, grid, target)
+        console.print(str(tables.table(tables.summarise(rows))))
+        console.print(f"written to {path}")
 
 
 def register(app: typer.Typer) -> None:

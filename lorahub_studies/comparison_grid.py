@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from lorahub_edu.data.tasks import get as get_task
 from lorahub_edu.errors import CourseError
@@ -89,19 +92,14 @@ def plan(
 
 
 def progress(grid: Grid, folder: str | Path) -> str:
-    """How many runs a grid has, and how many of their files are missing in a folder, in words."""
+    """How many runs a grid has, and how many of their rows are missing in a folder, in words."""
     repeats = len(grid.tasks) * len(grid.variants) * (len(grid.seeds) - 1)
     total = len(grid.searches()) + repeats + len(grid.measurements())
-    finished = len(list(Path(folder).glob("*.json")))
-    return f"{total} runs and measurements of cost, {max(0, total - finished)} still to be done."
+    return f"{total} runs and measurements of cost, {max(0, total - engine.count(folder))} still to be done."
 
 
 def run(
-    grid: Grid,
-    folder: str | Path,
-    *,
-    executor: Executor | None = None,
-    report: Callable[[dict], None] = lambda row: None,
+    grid: Grid, folder: str | Path, *, report: Callable[[dict], None] = lambda row: None, **options: Any
 ) -> list[dict]:
     """Measure whatever of a grid a folder does not hold yet; the arguments are those of `engine.run`.
 
@@ -109,17 +107,18 @@ def run(
     line and task the searches, and the chosen rate at every seed), then the costs.
     """
 
-    def measured(jobs: Sequence[object], work: Callable, executor: Executor | None) -> list[dict]:
-        return engine.run(jobs, work, folder, executor=executor, report=lambda job, row: report(row))
+    def measured(jobs: Sequence[object], work: Callable, **more: Any) -> list[dict]:
+        return engine.run(jobs, work, folder, report=lambda job, row: report(row), **options | more)
 
-    searched = measured(grid.searches(), comparison.run, executor)
-    repeated = measured(grid.repeats(searched), comparison.run, executor)
-    return searched + repeated + measured(grid.measurements(), _cost_alone, None)
+    searched = measured(grid.searches(), comparison.run)
+    repeated = measured(grid.repeats(searched), comparison.run)
+    return searched + repeated + measured(grid.measurements(), _cost_alone, executor=None)
 
 
 def _cost_alone(job: Cost) -> dict:
     """What a line costs, in a process of its own that nothing else has used memory in."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+    threads = torch.get_num_threads()  # a cluster's options for its workers are in this process's environment too
+    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as fresh:
         return fresh.submit(comparison.cost, job).result()
 
 

@@ -1,4 +1,4 @@
-"""Many jobs, each to one row: resumable, one file a job, over an executor; the rows are written with their provenance.
+"""Many jobs, each to one row: resumable, in one store, over an executor; the rows are written with their provenance.
 
 A study is a module with a function that plans its jobs, one that runs a job to a row, and one that sums rows up.
 """
@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
 
 # The command that makes a study, by the first word of its name.
 COMMANDS = {"methods": "methods sweep", "intruders": "intruders sweep", "bbh": "bbh"}
+STORE = "rows.jsonl"
+TRIES = 3
+AHEAD = 1000  # jobs that an executor is given at one time
+_ALONE = Lock()  # jobs of one process share its model
 
 
 def run(
@@ -28,78 +38,184 @@ def run(
     *,
     executor: Executor | None = None,
     report: Callable[[Any, dict], None] = lambda job, row: None,
+    failed: Callable[[Any, str], None] = lambda job, reason: None,
+    progress: bool = False,
 ) -> list[dict]:
-    """Do every job that the folder does not hold yet.
+    """Do every job that the folder's store does not hold yet.
 
     Args:
-        jobs: frozen dataclasses of plain values, which say all that a row depends on. A job with a `name` has its file
-            under that name, and a file of other settings there is refused; other jobs' files are named by a hash.
+        jobs: frozen dataclasses of plain values, which say all that a row depends on. A job with a `name` has its row
+            under that name, and a row of other settings there is refused; other jobs' rows are named by a hash.
         work: makes a row of a job; an importable function, so that it can be sent to a worker.
-        folder: one JSON file a job. You can stop a sweep at any time; the same call continues.
+        folder: holds the store, a line a finished job. You can stop a sweep at any time; the same call continues.
         executor: does jobs in other processes or on other machines; None in this one.
+        report: called with each finished job and its row, as `failed` is with each failed one and its reason.
+        progress: shows how many jobs are done and failed, and the time left.
 
     Returns:
-        The rows of all jobs, old and new, in the order of the jobs.
+        The rows of all jobs, old and new, in the order of the jobs. A job that failed three times has its reason in the
+        store and no row here; the same call tries it again.
 
     Raises:
-        CourseError: the folder can't be made, or a file in it is not a finished job; or what `work` raises.
+        CourseError: the folder can't be made, the store is damaged or another study's, the workers were lost, or what
+            `work` raises before any job was done.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CourseError(f"Can't make the folder {folder}: {error.strerror}. Choose another with --out.") from error
-    for job, row in _finished(missing(jobs, folder), work, executor):
-        results.write_json(_file(job, folder), {"job": _settings(job), "row": row})
-        report(job, row)
-    return [stored(job, folder) for job in jobs]
+    todo = missing(jobs, folder)
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="job", disable=not progress, dynamic_ncols=True)
+    lost = 0
+    with _opened(folder / STORE) as store, bar:
+        for job, row, reason in finished(todo, work, executor):
+            result = {"failed": reason} if row is None else {"row": row}
+            line = {"key": _key(job), "study": type(job).__module__, "job": _settings(job)} | result
+            store.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            store.flush()
+            lost += row is None
+            bar.set_postfix(failed=lost, refresh=False)
+            bar.update()
+            with tqdm.external_write_mode():
+                report(job, row) if row is not None else failed(job, reason)
+    return [row for row in stored(jobs, folder) if row is not None]
 
 
-def _finished(
-    jobs: Sequence[Any], work: Callable[[Any], dict], executor: Executor | None
-) -> Iterator[tuple[Any, dict]]:
-    if executor is None:
-        yield from ((job, work(job)) for job in jobs)
-        return
-    running = {executor.submit(work, job): job for job in jobs}
-    yield from ((running[future], future.result()) for future in as_completed(running))
-
-
-def stored(job: Any, folder: str | Path) -> dict | None:
-    """The row of a job that was done before, None if it was not.
+def finished(
+    jobs: Sequence[Any], work: Callable[[Any], dict], executor: Executor | None = None
+) -> Iterator[tuple[Any, dict | None, str]]:
+    """Each job as it finishes with its row, or with None and the reason if it failed three times.
 
     Raises:
-        CourseError: the file is there and can't be read, or holds a job of other settings.
+        CourseError: the workers were lost, or what `work` raises before any job was done: it is the input's fault then.
     """
-    path = _file(job, Path(folder))
-    if not path.is_file():
-        return None
+    submit, ahead = (executor.submit, AHEAD) if executor else (_here, 1)
+    waiting, done, tries, good = {}, SimpleQueue(), Counter(), False
+    todo = iter(jobs)
+    again: list[Any] = []
+
+    def hand_out(job: Any) -> None:
+        future = submit(_alone, work, job)
+        waiting[future] = job
+        future.add_done_callback(done.put)
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        settings, row = dict(content["job"]), content["row"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CourseError(f"{path} is not a finished job ({error!r}): delete it and run the sweep again.") from error
-    different = [key for key, value in _settings(job).items() if key not in settings or settings[key] != value]
-    if different:
+        while True:
+            while len(waiting) < ahead and (job := again.pop() if again else next(todo, None)) is not None:
+                hand_out(job)
+            if not waiting:
+                return
+            future = done.get()
+            job = waiting.pop(future)
+            try:
+                row = future.result()
+            except (BrokenExecutor, CancelledError) as error:
+                raise CourseError("The workers were lost. What is finished is kept: run the same again.") from error
+            except Exception as error:
+                if isinstance(error, CourseError) and not good:
+                    raise
+                tries[job] += 1
+                # Dask itself gave this job to several workers, and each of them died.
+                if tries[job] < TRIES and not isinstance(error, CourseError) and type(error).__name__ != "KilledWorker":
+                    again.append(job)
+                else:
+                    yield job, None, f"{type(error).__name__}: {error}"[:300]
+            else:
+                good = True
+                yield job, row, ""
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _here(function: Callable, *arguments: Any) -> Future:
+    """Call a function in this process at once."""
+    future = Future()
+    try:
+        future.set_result(function(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def _alone(work: Callable[[Any], dict], job: Any) -> dict:
+    with _ALONE:
+        return work(job)
+
+
+def stored(jobs: Sequence[Any], folder: str | Path) -> list[dict | None]:
+    """The row of each job that was done before, None if it was not.
+
+    Raises:
+        CourseError: the store can't be read, is another study's, or holds a job of other settings.
+    """
+    path, lines = Path(folder) / STORE, _lines(folder)
+    studies = {type(job).__module__ for job in jobs}
+    other = {line["study"] for line in lines.values()} - studies
+    if jobs and other:
         raise CourseError(
-            f"{path} was measured with other settings ({', '.join(different)}): use another folder for this sweep."
+            f"{path} holds rows of another study ({min(other)}, not {min(studies)}): use another folder for this one."
         )
-    return row
+    rows = []
+    for job in jobs:
+        line = lines.get(_key(job), {})
+        settings, kept = _settings(job), line.get("job", {})
+        different = [key for key, value in settings.items() if line and (key not in kept or kept[key] != value)]
+        if different:
+            raise CourseError(
+                f"{path}: {line['key']} was measured with other settings ({', '.join(different)}): use another folder "
+                f"for this sweep."
+            )
+        rows.append(line.get("row"))
+    return rows
 
 
 def missing(jobs: Sequence[Any], folder: str | Path) -> list[Any]:
-    """The jobs that the folder does not hold yet."""
-    return [job for job in jobs if stored(job, folder) is None]
+    """The jobs, each once, that the folder does not hold yet."""
+    rows = stored(jobs, folder)
+    return list(dict.fromkeys(job for job, row in zip(jobs, rows, strict=True) if row is None))
+
+
+def count(folder: str | Path) -> int:
+    """How many jobs the folder holds rows of."""
+    return sum("row" in line for line in _lines(folder).values())
+
+
+def _lines(folder: str | Path) -> dict[str, dict]:
+    """The last line of each job by its key; a line that a killed run did not finish does not count."""
+    path = Path(folder) / STORE
+    found: dict[str, dict] = {}
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else (), start=1):
+        try:
+            line = json.loads(text)
+            dict(line["job"]), dict(line.get("row", {})), line["study"]
+            found[line["key"]] = line
+        except (ValueError, KeyError, TypeError) as error:
+            raise CourseError(
+                f"Line {number} of {path} is not a finished job ({error!r}): delete the line and run the sweep again."
+            ) from error
+    return found
+
+
+def _opened(path: Path) -> Any:
+    """The store, to append to, without what a killed run did not finish."""
+    if not path.is_file():
+        return path.open("ab")
+    whole = path.read_bytes().rfind(b"\n") + 1
+    if whole < path.stat().st_size:
+        os.truncate(path, whole)
+    return path.open("ab")
 
 
 def _settings(job: Any) -> dict:
     return json.loads(json.dumps(asdict(job)))
 
 
-def _file(job: Any, folder: Path) -> Path:
+def _key(job: Any) -> str:
     described = json.dumps(_settings(job), sort_keys=True)
     hashed = f"{type(job).__name__}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
-    return folder / f"{getattr(job, 'name', hashed)}.json"
+    return getattr(job, "name", hashed)
 
 
 def write(rows: Sequence[dict], name: str, settings: dict, summary: Any, into: Path | None = None) -> Path:

@@ -241,12 +241,19 @@ def get(name: str) -> Study:
     return STUDIES[name]
 
 
+def profile(name: str) -> str:
+    """The profile of a study's runs."""
+    study = get(name)
+    first = study.jobs()[0] if not study.after else None
+    return profile(study.after) if first is None else getattr(first, "run", first).profile
+
+
 def plan(name: str, folder: str | Path) -> list:
     """A study's jobs. If it builds on another study, that one must be finished in the folder."""
     study = get(name)
     if not study.after:
         return study.jobs()
-    before = [engine.stored(job, folder) for job in plan(study.after, folder)]
+    before = engine.stored(plan(study.after, folder), folder)
     if None in before:
         raise CourseError(
             f"{before.count(None)} of {len(before)} runs of {study.after!r} are missing in {folder}: run that study "

@@ -6,8 +6,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained
 from lorahub_edu.scoring import Scores, score
 from lorahub_edu.training.loop import TrainingConfig, train
+from lorahub_studies import engine
 from lorahub_studies.baselines import remove_adapters
 
 CONFIG = LoRAConfig(rank=8, alpha=16.0, target_modules=("q_proj", "v_proj"), dtype=torch.float32)
@@ -111,6 +113,26 @@ def _measured(scores: Scores, when: str) -> dict[str, float]:
     return {f"{name}_{when}": round(float(value), 4) for name, value in means.items()}
 
 
+@dataclass(frozen=True)
+class ModuleJob:
+    """One module to train; it can be sent to a worker as it is. The folder is one that the worker sees."""
+
+    task: str
+    folder: str
+    init_seed: int
+    profile: str
+
+
+@lru_cache(maxsize=1)
+def _base(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return pretrained.load(profile, dtype=torch.bfloat16, attention="eager")
+
+
+def run(job: ModuleJob) -> dict:
+    """Train a job's module with this process's base model: its card, as a row."""
+    return asdict(train_module(job.task, job.folder, init_seed=job.init_seed, loaded=_base(job.profile)))
+
+
 def train_zoo(
     task_names: Sequence[str] | None,
     folder: str | Path,
@@ -123,8 +145,9 @@ def train_zoo(
     """Train a module for each task. You can stop it at any time: finished modules are kept, the same call continues.
 
     `task_names` None takes every task of kind "module". `own_init` draws every module's A from a seed of its own
-    instead of one for all. An `executor` trains in other processes or on other machines. `report` gets each finished
-    card.
+    instead of one for all. An `executor` trains in other processes, or on other machines that see the folder. `report`
+    gets each finished card.
+
     Raises CourseError: an unknown task, or the folder holds a module that was started from another A.
     """
     wanted = list(task_names or tasks.names("module"))
@@ -138,12 +161,13 @@ def train_zoo(
             f"{folder} holds modules that were started from another A ({', '.join(others)}), so that together with new "
             f"ones they would be neither a zoo of one start nor of starts of their own. Choose another folder."
         )
-    settings = {name: {"init_seed": seeds[name], "profile": profile} for name in missing}
-    if executor is None:
-        loaded = pretrained.load(profile, dtype=torch.bfloat16, attention="eager") if missing else None
-        for name in missing:
-            report(train_module(name, folder, loaded=loaded, **settings[name]))
-    else:
-        for future in [executor.submit(train_module, name, folder, **settings[name]) for name in missing]:
-            report(future.result())
+    jobs = [ModuleJob(name, str(Path(folder).resolve()), seeds[name], profile) for name in missing]
+    failed = {}
+    for job, _, reason in engine.finished(jobs, run, executor):
+        if reason:
+            failed[job.task] = reason
+        else:
+            report(card(job.task, folder))
+    if failed:
+        raise CourseError(f"{len(failed)} modules could not be trained: {failed}. The same command tries them again.")
     return [card(name, folder) for name in wanted]

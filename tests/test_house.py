@@ -122,6 +122,7 @@ def test_constraints_are_portable_and_within_the_tested_ranges() -> None:
 # Installed for another program or library, which starts or imports them by itself.
 NOT_IMPORTED = {
     "accelerate": "transformers' Trainer, a peer of the benchmarks",
+    "bokeh": "Dask draws its dashboard with it",
     "gguf": "transformers reads the model's file with it",
     "ipykernel": "Jupyter starts it",
     "jupyterlab": "make lab starts it",
@@ -154,7 +155,7 @@ def every_import(path: Path) -> set[str]:
 
 
 def test_extras_are_those_the_readme_promises() -> None:
-    assert set(PROJECT["optional-dependencies"]) == {"gpu", "teach", "bench", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"gpu", "teach", "cluster", "bench", "dev"}
 
 
 def test_profiles_have_the_sources_settings() -> None:

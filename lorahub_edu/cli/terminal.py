@@ -1,10 +1,8 @@
-"""What the commands share: the console, options, a line for quiet work, and a pool of processes."""
+"""What the commands share: the console, options, and a line for quiet work."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from threading import Timer
 from typing import Annotated
@@ -34,17 +32,3 @@ def quiet_work(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-@contextmanager
-def pool(workers: int) -> Iterator[Executor | None]:
-    """A pool of processes that each use their share of the threads; None for one worker."""
-    if workers == 1:
-        yield None
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))  # read when a worker imports torch
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-        yield executor

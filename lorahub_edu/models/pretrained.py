@@ -74,6 +74,18 @@ def is_prepared(name: str) -> bool:
     return _marker(name) == _wanted_marker(base)
 
 
+def is_here(name: str) -> bool:
+    """Whether the model can be loaded without the network."""
+    base = get_base(name)
+    if base.asset or base.name in TINY:
+        return is_prepared(name) or assets.locate(base.asset) is not None
+    if base.is_folder:
+        return Path(base.repo).is_dir()
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(base.repo, "config.json", revision=base.revision), str)
+
+
 def base_sha256(name: str) -> str | None:
     """The hash of the file that a base model comes from; adapters carry it so that a wrong base is noticed."""
     base = get_base(name)

@@ -245,9 +245,9 @@ def test_other_settings_are_refused(tmp_path: Path, folder: Path, change: dict) 
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"job": {}}'])
-def test_a_file_that_is_no_trial_is_refused(tmp_path: Path, folder: Path, text: str) -> None:
-    (tmp_path / f"{TARGET}.0.zero_shot.json").write_text(text, encoding="utf-8")
-    with pytest.raises(CourseError, match="is not a finished job .*delete it"):
+def test_a_line_that_is_no_trial_is_refused(tmp_path: Path, folder: Path, text: str) -> None:
+    (tmp_path / engine.STORE).write_text(text + "\n", encoding="utf-8")
+    with pytest.raises(CourseError, match="Line 1 of .* is not a finished job .*delete the line"):
         engine.run([trial(folder)], Measuring(), tmp_path)
 
 

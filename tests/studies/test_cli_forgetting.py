@@ -13,6 +13,7 @@ from lorahub_edu import results
 from lorahub_edu.cli.app import app
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
+from lorahub_studies import engine
 from lorahub_studies.forgetting_sweep import STUDIES, settling_jobs
 
 
@@ -39,7 +40,7 @@ def test_a_study_is_planned_run_continued_and_written(tmp_path: Path, monkeypatc
     assert shown.count("reverse: rank ") == 2 and "loss" in shown
     written = json.loads((results.folder() / "intruders_settling.json").read_text(encoding="utf-8"))
     assert len(written["rows"]) == 2 and len(written["summary"]["chosen"]) == 1
-    assert len(list((tmp_path / "runs" / "intruders").glob("*.json"))) == 2
+    assert engine.count(tmp_path / "runs" / "intruders") == 2
     assert "2 runs, 0 still to be done" in run("--study", "settling", "--plan")
     assert "reverse: rank" not in run("--study", "settling")  # nothing is run twice
 

@@ -107,8 +107,8 @@ def test_a_line_can_be_added_later_and_another_grid_is_refused(tmp_path, fast) -
     assert {run.variant for run in fast} == {"ia3"}
     with pytest.raises(CourseError, match="steps"):
         comparison_grid.run(Grid(("lora",), (("upper", 3),), (0,), "tiny", costs=False), tmp_path)
-    next(tmp_path.glob("*.lora.*")).write_text("{", encoding="utf-8")
-    with pytest.raises(CourseError, match="delete it"):
+    (tmp_path / engine.STORE).write_text("{\n", encoding="utf-8")
+    with pytest.raises(CourseError, match="delete the line"):
         comparison_grid.run(one, tmp_path)
 
 
