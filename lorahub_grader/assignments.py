@@ -82,7 +82,6 @@ class Assignment:
 
     @property
     def points(self) -> float:
-        """What all tests and manually graded cells are worth."""
         return sum(cell.points for cell in self.cells)
 
     @property
@@ -93,7 +92,6 @@ class Assignment:
 
     @property
     def answer_ids(self) -> frozenset[str]:
-        """The ids of the cells that a learner fills in."""
         return frozenset(cell.grade_id for cell in self.cells if cell.role in ("answer", "manual"))
 
 
@@ -115,9 +113,8 @@ def check_name(name: str, known: Sequence[str]) -> str:
 
 
 def build_source(name: str, root: Path = ROOT) -> NotebookNode:
-    """The instructor's notebook of a source; the same source gives the same notebook.
+    """The instructor's notebook of a source, with nbgrader's metadata; the same source gives the same notebook.
 
-    Returns: A notebook with nbgrader's metadata and stable cell ids.
     Raises CourseError: there is no such source, or a cell's first line says what makes no sense.
     """
     import jupytext
@@ -189,11 +186,7 @@ def _as_markdown(hint: str) -> str:
 
 
 def build(name: str, root: Path = ROOT, into: Path | None = None) -> tuple[Path, Path]:
-    """Write an assignment's two notebooks: the instructor's, and the learner's as nbgrader makes it of that.
-
-    `into`: where both go; None is the course's folder.
-    Raises CourseError: the source is missing or wrong, or nbgrader refuses it.
-    """
+    """Write an assignment's two notebooks: the instructor's, and the learner's as nbgrader makes it of that."""
     into = into or root
     ours = into / SOURCE / name / f"{name}.ipynb"
     ours.parent.mkdir(parents=True, exist_ok=True)

@@ -28,15 +28,11 @@ def export(
     column: str | None = None,
     maximum: str = "scale",
 ) -> tuple[Path, list[str]]:
-    """Write an assignment's grades in a platform's form.
+    """Write an assignment's grades in a platform's form: the file, and notes for a teacher.
 
-    Args:
-        to: "canvas", "moodle", "nbgrader" or "gradescope".
-        roster: the platform's own export, whose lines are filled in; None makes a new table.
-        out: the file; None names it after assignment and platform.
-        column: the assignment's column in the roster; None finds it by name.
-        maximum: "scale" or "refuse", where the platform's maximum is not the assignment's.
-    Returns: The file, and what a teacher should know (who is missing, what waits to be read).
+    `roster` is the platform's own export, whose lines are filled in; None makes a new table. `out` None is named after
+    assignment and platform. `column` is the assignment's in the roster; None finds it by name. `maximum` says "scale"
+    or "refuse", where the platform's maximum is not the assignment's.
     Raises CourseError: unknown platform or assignment, nothing graded, or a roster that can't be filled in.
     """
     check_target(to)

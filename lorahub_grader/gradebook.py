@@ -73,12 +73,10 @@ class Course:
 
     @property
     def work(self) -> Path:
-        """Where grading keeps its own files."""
         return self.root / ".grading"
 
     @property
     def journal(self) -> Journal:
-        """The outcomes."""
         return Journal(self.work / "outcomes")
 
     @cached_property

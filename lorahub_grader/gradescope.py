@@ -70,11 +70,7 @@ def pack(assignment: Assignment, root: Path, out: Path) -> Path:
 
 
 def grade(course: Path, name: str, place: Path = PLACE, kinds: Sequence[str] = KINDS) -> Path:
-    """Grade the one submission that Gradescope put in place, and write what it reads.
-
-    `kinds`: sandboxes, the first that works is taken.
-    Raises CourseError: no sandbox works; then nothing is run.
-    """
+    """Grade the one submission that Gradescope put in place, in the first sandbox that works; what it reads."""
     assignment = assignments.load(name, course)
     hidden = (str(course / SOURCE), str(place / "results"))
     said = []
@@ -138,7 +134,6 @@ def _line(found: tuple[str, bool, str, str]) -> str:
 
 
 def main() -> None:
-    """What run_autograder calls."""
     parser = argparse.ArgumentParser(description="Grade one submission in Gradescope's container.")
     parser.add_argument("assignment")
     parser.add_argument("--course", type=Path, default=ROOT)

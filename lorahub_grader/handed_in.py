@@ -30,7 +30,6 @@ class Found:
 
     @property
     def name(self) -> str:
-        """Its path as it may be shown."""
         return shown("/".join(self.parts))
 
     @property
@@ -45,7 +44,6 @@ class Found:
 
     @property
     def size(self) -> int:
-        """Its bytes, unpacked."""
         return self.entry.file_size if self.path is None else os.lstat(self.path).st_size
 
     def read(self, limit: int = NOTEBOOK_BYTES) -> tuple[bytes, str]:

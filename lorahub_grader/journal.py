@@ -67,7 +67,6 @@ class Journal:
     folder: Path
 
     def path(self, assignment: str, student: str) -> Path:
-        """Where the outcome of a submission is kept."""
         return self.folder / assignment / f"{student}.json"
 
     def find(self, assignment: str, student: str) -> Outcome | None:
@@ -83,7 +82,6 @@ class Journal:
         return outcome
 
     def mark_recorded(self, outcome: Outcome) -> Outcome:
-        """Note that the gradebook has it."""
         return self.keep(replace(outcome, recorded=True))
 
     def all(self, assignment: str) -> list[Outcome]:

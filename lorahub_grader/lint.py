@@ -66,7 +66,6 @@ class Judgement:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was misjudged and nothing is missing."""
         return not (self.false_rejects or self.false_accepts or self.other_words or self.missing)
 
 
@@ -94,9 +93,8 @@ def variants(root: Path = ROOT) -> dict[str, Variants]:
 
 
 def asked(assignment: Assignment) -> list[Asked]:
-    """The problems of an assignment, with their references and blank stubs.
+    """The problems of a built assignment, whose cells are run here, with their references and blank stubs.
 
-    `assignment`: a built one; its cells are run in this process.
     Raises CourseError: a cell of the instructor's ends with an error, or a test is no call of `require`.
     """
     references, stubs = _run(assignment, blank=False), _run(assignment, blank=True)
@@ -143,10 +141,9 @@ def message(report: Report) -> str:
 
 
 def judge(id: str, answer: object, seeds: tuple[int, ...] = SEEDS) -> list[Report]:
-    """What the public check and the graded test make of an answer.
+    """What the public check and the graded test make of an answer: a report a seed of both.
 
-    `seeds`: of the public check's inputs; the graded test draws its own for each of them.
-    Returns: A report for each seed of both; those of graded tests that passed are left out.
+    Reports of graded tests that passed are left out. The graded test draws inputs of its own for each seed.
     """
     reports = []
     for seed in seeds:
@@ -161,10 +158,7 @@ def judge(id: str, answer: object, seeds: tuple[int, ...] = SEEDS) -> list[Repor
 
 
 def judgement(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEEDS) -> Judgement:
-    """Judge all answers to a problem.
-
-    `asked`: the assignment's reference and stub; None if only a lesson asks for the problem.
-    """
+    """Judge all answers to a problem; `asked` is None if only a lesson asks for it."""
     rights = dict(given.right) | ({"the reference": asked.reference} if asked else {})
     found = Judgement(given.problem, asked.assignment if asked else "", len(rights), len(given.wrong))
     for name, answer in rights.items():
@@ -192,11 +186,7 @@ def judgement(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEE
 
 
 def judgements(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Judgement]:
-    """Judge the variants of every problem.
-
-    `names`: of assignments; None is all of them, and the problems that only lessons ask for.
-    Raises CourseError: an assignment is not built, or its own cells end with an error.
-    """
+    """Judge the variants of every problem of some assignments; by default also of those that only lessons ask for."""
     given, seen = variants(root), set()
     for name in names or assignments.names(root):
         for problem in asked(assignments.load(name, root)):

@@ -52,11 +52,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a mutant.
+    """What became of a mutant: the first draw that refused it, None if all 20 accepted it.
 
-    `draw` is the first draw that refused it, None if all 20 accepted it. `diagnosis` says how it was explained: by a
-    named mistake, by the input on which it differs, by the learner's line with an error, by the place in a tensor too
-    large to print, or not at all.
+    `diagnosis` says how it was explained: by a named mistake, by the input on which it differs, by the learner's line
+    with an error, by the place in a tensor too large to print, or not at all.
     """
 
     answer: str
@@ -80,10 +79,7 @@ class Tally:
 
 
 def sources(root: Path = ROOT, lesson: str = "") -> Iterator[Source]:
-    """The sources of all right answers: the assignments' references and the right variants.
-
-    `lesson`: only problems of this one, such as "01".
-    """
+    """The sources of all right answers of a lesson or of all: the assignments' references and the right variants."""
     for name in assignments.names(root):
         if not name.startswith(lesson[:2]):
             continue
@@ -120,7 +116,6 @@ def _source_of(function: Callable) -> tuple[str, str, Mapping[str, object]] | No
 
 
 def module_of(function: Callable) -> object:
-    """The module that defines a function."""
     return sys.modules[function.__module__]
 
 
@@ -189,10 +184,7 @@ def diagnosis(report: Report) -> tuple[str, str]:
 
 
 def equivalents(root: Path = ROOT) -> list[dict[str, str]]:
-    """The mutants that are no mistakes: {problem, answer, change, reason}, where `*` in a change stands for anything.
-
-    Raises CourseError: one has no reason.
-    """
+    """The mutants that are no mistakes: {problem, answer, change, reason}; `*` in a change stands for anything."""
     path = root / SOURCE / "equivalent.toml"
     if not path.is_file():
         return []

@@ -67,11 +67,9 @@ class Mutant:
 
 
 def mutants(source: str, gradients: bool = False) -> Iterator[Mutant]:
-    """Every mutant of a source, each changed one once.
+    """Every mutant of a cell, function, class or lambda, each changed one once.
 
-    Args:
-        source: a cell, a function, a class, or a lambda.
-        gradients: whether something is trained through the result, so that `detach` is a mistake.
+    `gradients` says that something is trained through the result, so that `detach` is a mistake.
     """
     tree = ast.parse(source)
     for node in ast.walk(tree):
@@ -216,7 +214,6 @@ def _loop(node: ast.For | ast.comprehension) -> Iterator[Callable]:
 
 
 def _body(node: ast.AST) -> Iterator[Callable]:
-    """Leave a statement out."""
     for i, statement in enumerate(node.body):
         if isinstance(statement, ast.Expr | ast.AugAssign | ast.If | ast.With) and not _is_words(statement):
             yield _set(node, "body", [*node.body[:i], *(node.body[i + 1 :] or [ast.Pass()])])

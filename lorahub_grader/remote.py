@@ -71,10 +71,9 @@ class Conversation:
         self.codec = Codec(self._refer, self._resolve, finite=True)
 
     def ask(self, message: dict, blobs: Sequence[bytes] = (), seconds: float | None = None) -> tuple[dict, list]:
-        """Send a request and wait for its reply, answering calls back meanwhile.
+        """Send a request and wait for its reply, answering calls back meanwhile: the reply and its bytes, not to be
+        trusted.
 
-        `seconds`: how long it may take; None is the usual.
-        Returns: The reply and its bytes, neither of them to be trusted.
         Raises UnansweredError: it took too long, or the process is gone.
         """
         if self.lost:

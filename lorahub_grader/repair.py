@@ -39,9 +39,8 @@ def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
     """The answers in a submission, for the cells that the assignment has and no others.
 
     Tests, locked cells, metadata and everything else come from the instructor's notebook, so nothing that was done to
-    them counts: deleted, copied, retyped or reordered cells are put right.
-    Returns: One source for each answer that was found; where a cell is there several times, the last that was filled in
-        counts, and parts of one are put together.
+    them counts: deleted, copied, retyped or reordered cells are put right. Where a cell is there several times, the
+    last that was filled in counts, and parts of one are put together.
     Raises UnreadableError: it is no notebook.
     """
     cells = list(_cells(_parse(content)))
@@ -124,10 +123,7 @@ def read(content: bytes, trouble: str, assignment: Assignment) -> tuple[dict[str
 
 
 def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) -> str | None:
-    """The assignment that shares most ids of answers with a notebook; None where none or several do.
-
-    `assignments`: the ids of each assignment's answers, by its name.
-    """
+    """The assignment, of ids of answers by name, that shares most with a notebook; None where none or several do."""
     try:
         ids = {cell.grade_id for cell in _cells(_parse(content))}
     except Exception:  # of any notebook; what is wrong with it is said when it is graded

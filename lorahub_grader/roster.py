@@ -125,7 +125,6 @@ class Roster:
         return grade, maximum
 
     def write(self, out: Path, kept: Iterable[int] | None = None) -> None:
-        """Write it, or some of its columns, as UTF-8."""
         columns = list(range(len(self.header)) if kept is None else kept)
         write(out, [[line[i] for i in columns] for line in (self.header, *self.lines)], self.delimiter)
 
@@ -179,7 +178,6 @@ def _by_content(keys: dict[str, int], lines: list[list[str]], width: int) -> dic
 
 
 def write(out: Path, table: Iterable[Iterable[str]], delimiter: str = ",") -> None:
-    """Write a table as UTF-8."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows(table)

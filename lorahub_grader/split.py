@@ -57,7 +57,6 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether it earned everything."""
         return self.earned == self.points
 
 
@@ -74,7 +73,6 @@ class Defined:
     failures: dict[str, str] = field(default_factory=dict)
 
     def copy(self) -> Defined:
-        """The same, which later cells do not change."""
         return Defined(dict(self.names), dict(self.broken), dict(self.failures))
 
 
@@ -92,7 +90,6 @@ class Split:
 
     @property
     def conversation(self) -> Conversation:
-        """The talk with the present process."""
         return self.conversations[-1]
 
     def run(self, report: Callable[[dict], None]) -> None:
@@ -239,10 +236,8 @@ def grade(
 ) -> None:
     """Grade one submission in this process, which must be one that may be thrown away.
 
-    Args:
-        assignment: the instructor's, whose tests count.
-        open_process: gives a fresh answer process.
-        report: called with each outcome as soon as it is known; the last has "ending".
+    `open_process` gives a fresh answer process. `report` gets each outcome as soon as it is known; the last has
+    "ending".
     """
     os.environ |= {SEED_VARIABLE: seed, progress.VARIABLE: progress.OFF}
     number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big")
@@ -267,7 +262,6 @@ def grade(
 
 @contextlib.contextmanager
 def quiet():
-    """Keep what is printed to itself."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 

@@ -155,10 +155,7 @@ def _kernel() -> Any:
 
 
 def prepare(preload: tuple[str, ...]) -> None:
-    """Import what most submissions import, so that a forked process has it already.
-
-    `preload`: names of modules; one that is not installed is left out.
-    """
+    """Import what most submissions import and is installed, so that a forked process has it already."""
     import matplotlib_inline.backend_inline  # noqa: F401
     import numpy.random  # noqa: F401
 

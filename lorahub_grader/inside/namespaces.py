@@ -130,13 +130,10 @@ def die_with_parent() -> None:
 
 
 def memory_of_others(known: set[int], first: int, shared_bytes: int, limit: int) -> tuple[int, int]:
-    """How many processes there are beside the known ones, and the memory that is theirs alone.
+    """How many processes there are beside the known ones, and the bytes that are theirs alone, with their sockets'.
 
-    Args:
-        first: the one that started the others; their network is its own.
-        shared_bytes: what it shares with the process it was forked from.
-        limit: only a sum above it is worth the time to count shared pages once.
-    Returns: The number of processes, and the bytes of anonymous and shared memory in all of them and their sockets.
+    The `first` started the others; their network is its own. `shared_bytes` are shared with the process that it was
+    forked from. Only a sum above `limit` is worth the time to count shared pages once.
     """
     others = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in known]
     beside = socket_bytes(first) - shared_bytes

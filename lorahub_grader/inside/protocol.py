@@ -51,11 +51,8 @@ class Channel:
     bytes_limit: int = BYTES_LIMIT
 
     def send(self, message: object, blobs: list[bytes] = (), deadline: float | None = None) -> None:
-        """Write one frame.
+        """Write one frame, until a deadline on the monotonic clock; the message refers to blobs by their index.
 
-        Args:
-            blobs: bytes that the message refers to by their index.
-            deadline: on the monotonic clock; None waits for ever.
         Raises ProtocolError: the other side is gone or reads too slowly, or the frame is larger than what may cross.
         """
         try:
@@ -68,10 +65,8 @@ class Channel:
         self._write(memoryview(b"".join((LENGTHS.pack(len(text), size), text, *blobs))), deadline)
 
     def receive(self, deadline: float | None = None) -> tuple[Any, list[memoryview]]:
-        """Read one frame.
+        """Read one frame, until a deadline on the monotonic clock: the message and the bytes it refers to.
 
-        `deadline`: on the monotonic clock; None waits for ever.
-        Returns: The message and the bytes it refers to.
         Raises ProtocolError: the other side is gone or too slow, or what came is no frame or too large.
         """
         length, size = LENGTHS.unpack(self._read(LENGTHS.size, deadline))

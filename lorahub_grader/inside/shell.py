@@ -95,10 +95,7 @@ class Notebook:
         return self.loop.run_until_complete(run())
 
     def run_cell(self, source: str) -> tuple[list[dict], BaseException | None]:
-        """Run one cell as Jupyter would.
-
-        Returns: Its outputs (text and PNG pictures, in nbformat's form) and the error that ended it, if one did.
-        """
+        """Run one cell as Jupyter would: its outputs (text and PNG, in nbformat's form) and the error that ended it."""
         shell, text = self.kernel.shell, Bounded()
         self.kernel.session.sent = []
         streams = sys.stdout, sys.stderr

@@ -27,11 +27,8 @@ INSIDE = Path(inside.__file__).resolve().parent
 
 
 def start_zygote(settings: Settings, readable: tuple[Path, ...] = ()) -> Zygote:
-    """A zygote in bubblewrap.
+    """A zygote in bubblewrap; as root the answers become an ordinary user, who may read the `readable` folders too.
 
-    Args:
-        settings: preloads and limits; as root the answers become an ordinary user.
-        readable: folders that answers may read besides the system, Python and the package.
     Raises SandboxError: bubblewrap is missing or may not make namespaces here.
     """
     found = shutil.which("bwrap")

@@ -74,10 +74,8 @@ def check_kind(kind: str) -> None:
 
 
 def choose(wanted: str | None = None, unsafe: bool = False, secrets: tuple[str, ...] = ()) -> str:
-    """The first kind of sandbox that works here and holds.
+    """The first kind of sandbox that works here and holds, or the wanted one; "none" only where that was allowed.
 
-    `wanted`: one kind; None tries bubblewrap, podman and docker.
-    Returns: Its name; "none" only where that was allowed.
     Raises CourseError: there is none; what each said, and what to do.
     """
     said = []
