@@ -92,18 +92,11 @@ def check_place(place: Path) -> None:
 
 
 def collect(place: Path, assignments: Mapping[str, frozenset[str]], wanted: str | None = None) -> Collected:
-    """Every submission in a folder or archive.
+    """Every submission in a folder or archive, also those that can't be read, with their trouble.
 
-    Args:
-        place: nbgrader's layout, a flat folder, what Canvas or Moodle gives out, or a zip archive of any.
-        assignments: the ids of each assignment's answers, by its name.
-        wanted: one assignment; needed only where notebooks don't tell.
-
-    Returns:
-        One that can't be read is there too, with its trouble.
-
-    Raises:
-        CourseError: nothing there is a submission, or it is not clear of which assignment.
+    `place` is nbgrader's layout, a flat folder, what Canvas or Moodle gives out, or a zip archive of any. `assignments`
+    have the ids of their answers. One is `wanted` only where notebooks don't tell.
+    Raises CourseError: nothing there is a submission, or it is not clear of which assignment.
     """
     if wanted is not None and wanted not in assignments:
         raise CourseError(f"There is no assignment {wanted!r}. {near_matches(wanted, assignments)}")
@@ -206,8 +199,7 @@ def _too_many(group: list[Piece]) -> bool:
 def _main(votes: list[set[str | None]], assignments: Mapping[str, frozenset[str]]) -> str | None:
     """The assignment that most students handed in: a download is of one, last week's notebook in it is not graded.
 
-    Raises:
-        CourseError: two were handed in by the same number of students.
+    Raises CourseError: two were handed in by the same number of students.
     """
     counts = Counter(name for vote in votes for name in vote if name).most_common(2)
     if len(counts) == 2 and counts[0][1] == counts[1][1]:

@@ -47,20 +47,13 @@ def grade(
     settings: dict | None = None,
     report: Callable[[Outcome, int, int], None] = lambda outcome, done, of: None,
 ) -> Graded:
-    """Grade every submission in a folder or archive into the course's gradebook.
+    """Grade every submission in a folder or archive (see `collect.collect`) into the course's gradebook.
 
-    What was graded before and has not changed is not graded again, so a run that was killed goes on.
-
-    Args:
-        place: of the submissions; see `collect.collect`.
-        sandbox: a kind; None takes the first that works.
-        unsafe: grade without a sandbox where there is none.
-        executor: runs `worker.work` in other processes; None in this one.
-        settings: fields of `worker.Job` other than the usual.
-        report: called with each outcome when the gradebook has it, its number, and of how many.
-
-    Raises:
-        CourseError: nothing to grade, no sandbox, or a gradebook that can't be written; what was found out is kept.
+    What was graded before and has not changed is not graded again, so a run that was killed goes on. `sandbox` is a
+    kind; None takes the first that works, and `unsafe` goes on without one. An `executor` runs `worker.work` elsewhere.
+    `settings` are fields of `worker.Job`. `report` gets each outcome when the gradebook has it, its number, and of how
+    many.
+    Raises CourseError: nothing to grade, no sandbox, or a gradebook that can't be written; what was found out is kept.
     """
     found, known = _found(course, place, assignment)
     kind = choose.choose(sandbox, unsafe, _secrets(course))

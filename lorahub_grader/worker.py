@@ -74,13 +74,9 @@ SANDBOXES = Sandboxes()
 
 
 def work(job: Job) -> Outcome:
-    """Grade one submission; whatever it does, there is an outcome.
+    """Grade one submission; whatever it does, there is an outcome, with the reason where points are missing.
 
-    Returns:
-        Points, messages and outputs, with the reason where points are missing because something ended early.
-
-    Raises:
-        SandboxError: the sandbox can't be started at all.
+    Raises SandboxError: the sandbox can't be started at all.
     """
     started = time.monotonic()
     for _ in range(2):
@@ -161,8 +157,7 @@ def _events(text: bytes) -> list[dict]:
 def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
     """Put together what was reported; a test that was not reached earns nothing, and says why.
 
-    Args:
-        end: how the tests ended; empty when they came to their end.
+    `end`: how the tests ended; empty when they came to their end.
     """
     ending = next((event["ending"] for event in events if "ending" in event), {})
     reason = ending.get("reason", "") or end

@@ -48,17 +48,12 @@ def run(
             under that name, and a row of other settings there is refused; other jobs' rows are named by a hash.
         work: makes a row of a job; an importable function, so that it can be sent to a worker.
         folder: holds the store, a line a finished job. You can stop a sweep at any time; the same call continues.
-        executor: does jobs in other processes or on other machines; None in this one.
+        executor: does jobs in other processes or on other machines.
         report: called with each finished job and its row, as `failed` is with each failed one and its reason.
-        progress: shows how many jobs are done and failed, and the time left.
-
-    Returns:
-        The rows of all jobs, old and new, in the order of the jobs. A job that failed three times has its reason in the
-        store and no row here; the same call tries it again.
-
-    Raises:
-        CourseError: the folder can't be made, the store is damaged or another study's, the workers were lost, or what
-            `work` raises before any job was done.
+    Returns: The rows of all jobs, old and new, in the order of the jobs. A job that failed three times has its reason
+        in the store and no row here; the same call tries it again.
+    Raises CourseError: the folder can't be made, the store is damaged or another study's, the workers were lost, or
+        what `work` raises before any job was done.
     """
     folder = Path(folder)
     try:
@@ -87,8 +82,8 @@ def finished(
 ) -> Iterator[tuple[Any, dict | None, str]]:
     """Each job as it finishes with its row, or with None and the reason if it failed three times.
 
-    Raises:
-        CourseError: the workers were lost, or what `work` raises before any job was done: it is the input's fault then.
+    Raises CourseError: the workers were lost, or what `work` raises before any job was done: it is the input's fault
+        then.
     """
     submit, ahead = (executor.submit, AHEAD) if executor else (_here, 1)
     waiting, done, tries, good = {}, SimpleQueue(), Counter(), False
@@ -147,8 +142,7 @@ def _alone(work: Callable[[Any], dict], job: Any) -> dict:
 def stored(jobs: Sequence[Any], folder: str | Path) -> list[dict | None]:
     """The row of each job that was done before, None if it was not.
 
-    Raises:
-        CourseError: the store can't be read, is another study's, or holds a job of other settings.
+    Raises CourseError: the store can't be read, is another study's, or holds a job of other settings.
     """
     path, lines = Path(folder) / STORE, _lines(folder)
     studies = {type(job).__module__ for job in jobs}

@@ -147,7 +147,6 @@ def train_zoo(
     `task_names` None takes every task of kind "module". `own_init` draws every module's A from a seed of its own
     instead of one for all. An `executor` trains in other processes, or on other machines that see the folder. `report`
     gets each finished card.
-
     Raises CourseError: an unknown task, or the folder holds a module that was started from another A.
     """
     wanted = list(task_names or tasks.names("module"))

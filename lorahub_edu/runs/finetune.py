@@ -106,14 +106,8 @@ def finetune(
         out: a folder for checkpoints, log.jsonl and the finished adapter; a run in this folder is continued.
         seed: fixes A, the split, the order of rows and dropout.
         anyway: run even if the planner says that it does not fit the GPU.
-
-    Returns:
-        Losses, history and the adapter's folder (None after an interrupt).
-
-    Raises:
-        CourseError: the model, the rows or the settings are wrong, or memory ran out. On a GPU also a step that would
-            not fit, before the model is loaded. For memory the message names the cheapest change that helps.
-
+    Raises CourseError: the model, the rows or the settings are wrong, or memory ran out. On a GPU also a step that
+        would not fit, before the model is loaded. For memory the message names the cheapest change that helps.
     Source: claim R9 (Raschka 2023, the hyper-parameters of the `gpu24` profile).
     """
     profile = (profile if isinstance(profile, Profile) else get_profile(profile)).changed(**changes)
@@ -192,7 +186,6 @@ def _put_on(
 
 
 def _loss(model: nn.Module, rows: list[alpaca.Encoded], profile: Profile, config: TrainingConfig) -> float:
-    """Mean loss on rows, computed as in training."""
     with autocast(torch.device(profile.device), config.autocast):
         return evaluation.loss(model, rows, profile.micro_batch_size, config.batching)
 
@@ -208,9 +201,6 @@ def split_rows(
     """Rows to train on and rows that are held back; `data` is as for `finetune`.
 
     Held back are as many as the profile says, but at most a fifth of the rows, or exactly `validation_rows`.
-
-    Raises:
-        CourseError: the rows can't be had, or are too few.
     """
     rows, source = alpaca.load_rows(data or profile.rows, offline=offline)
     if progress:

@@ -47,9 +47,9 @@ class TaskScores:
 class AdapterReport:
     """What was measured of one adapter; shows itself as one page.
 
-    `scores` (where a task was asked for) and `text`, the mean loss on plain text in nats a token, are by state: "base",
-    "adapter", "shrunk". `share` is of the base's parameters, `size` in bytes (0 if it is in memory only), `merge_error`
-    the largest difference of a merged logit by the logits' range, `sequences` their number and tokens in each.
+    `scores` and `text`, the mean loss on plain text in nats a token, are by state: "base", "adapter", "shrunk". `share`
+    is of the base's parameters, `size` in bytes (0 if it is in memory only), `merge_error` the largest difference of a
+    merged logit by the logits' range, `sequences` their number and tokens in each.
     """
 
     file: AdapterFile
@@ -95,14 +95,10 @@ def examine(
 ) -> AdapterReport:
     """Examine an adapter, from a folder in PEFT's layout or in memory, with all of the course's measures.
 
-    Args:
-        task: one of `data.tasks`, to score before and after; "" scores none.
-        test_items: at most so many of its test items.
-        sequences: of plain text; the profile tiny, which needs no file, takes the shipped texts.
-        base_model: a base model by its name, its name on the hub or its folder; "" takes the adapter's.
-
-    Raises:
-        CourseError: unknown task; the adapter can't be read, or belongs to another base.
+    `task`, one of `data.tasks`, is scored before and after on at most `test_items`; "" scores none. The profile tiny
+    takes the shipped texts as `sequences`. `base_model` is a name, a name on the hub or a folder; "" takes the
+    adapter's.
+    Raises CourseError: unknown task; the adapter can't be read, or belongs to another base.
     """
     asked = tasks.get(task) if task else None
     file = adapter if isinstance(adapter, AdapterFile) else adapter_files.read_adapter(adapter)

@@ -21,16 +21,10 @@ class NothingChecked(str):
 
 
 def check(id: str, answer: object, seed: int | None = None, seconds: float = SECONDS) -> Any:
-    """Check an answer against everything that a right one must satisfy, on freshly drawn inputs.
+    """Check an answer against everything that a right one must satisfy, on freshly drawn inputs, or those of a seed.
 
-    The answer gets copies of the inputs. Jupyter renders the report; see `lorahub_checks.problems.Report`.
-
-    Args:
-        seed: fixes the inputs; without one every call draws new ones.
-        seconds: that one call of the answer may take.
-
-    Raises:
-        CourseError: there is no such problem.
+    The answer gets copies of the inputs, and each of its calls so many seconds. Jupyter renders the report; see
+    `lorahub_checks.problems.Report`. Raises CourseError where there is no such problem.
     """
     package = importlib.util.find_spec(CHECKS)
     if package is None or package.origin is None:  # hidden from answers while they are graded

@@ -168,8 +168,7 @@ def plot_methods(
 def side_by_side(sizes: Mapping[str, float], near: float = 1.1, apart: float = 1.15) -> dict[str, float]:
     """Places on a logarithmic axis at which names don't cover each other, by name in the order of the sizes.
 
-    Neighbours in that order belong together if their sizes differ by less than the factor `near`. They are drawn around
-    the middle of their sizes, with a factor `apart` between two of them.
+    Neighbours whose sizes differ by less than the factor `near` are drawn around their middle, a factor `apart` each.
     """
     places = {}
     for names in _together(sizes, near):

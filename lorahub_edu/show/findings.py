@@ -35,11 +35,6 @@ RULES = json.loads((_DATA / "rules.json").read_text(encoding="utf-8"))
 
 
 def get_claim(claim: str) -> Claim:
-    """The claim of that id.
-
-    Raises:
-        CourseError: there is none.
-    """
     if claim not in CLAIMS:
         raise CourseError(f"There is no claim {claim!r}. {near_matches(claim, CLAIMS)}")
     return CLAIMS[claim]
@@ -70,8 +65,7 @@ class Row:
 
     Attributes:
         name: the part before the first dot is the claim, where there is a claim of that id ("R3.error_at_rank_8").
-        values: one a seed, run or matrix, or a single number.
-        unit: of the values.
+        values: one a seed, run or matrix, or a single number, in `unit`.
         verdict: of `results.VERDICTS`, mostly by `verdict`; "" for a value that is recorded without one.
         note: what the verdict rests on.
         claim: the claim's id, where the name does not begin with it.
@@ -94,7 +88,6 @@ class Row:
     circumstances: Mapping[str, Any] | None = None
 
     def finding(self, profile: Profile) -> Finding:
-        """The finding that this row records."""
         prefix = self.name.partition(".")[0]
         claim = self.claim if self.claim is not None else prefix if self.verdict and prefix in CLAIMS else ""
         values = tuple(map(float, self.values if isinstance(self.values, Iterable) else [self.values]))
@@ -110,19 +103,14 @@ class Row:
 
     @property
     def mine(self) -> bool:
-        """Whether this kernel computed the values."""
         return self.here and self.study is None
 
 
 def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile) -> Cards:
-    """Record what this run measured, and show a card for each claim.
+    """Record what a lesson ("01") measured in this run, and show a card for each claim, in the rows' order.
 
     It stands at a lesson's end, so the lesson counts as run from then on. When the course itself is published, all rows
-    are recorded and no run is "yours".
-
-    Args:
-        lesson: its number, for example "01".
-        rows: in the order in which they are shown; a finding of a sweep is taken with its rule.
+    are recorded and no run is "yours". A finding of a sweep is taken with its rule.
     """
     found = [(ruled(row), False) if isinstance(row, Finding) else (row.finding(profile), row.mine) for row in rows]
     edition = results.folder() == results.committed_folder()
@@ -173,11 +161,8 @@ class Cards:
 def cards(group: str, found: Sequence[tuple[Finding, bool]]) -> Cards:
     """A card for each claim: the source's figure, the course's committed ones with their day, and those of this run.
 
-    Findings whose names differ only after the second dot share a line.
-
-    Args:
-        group: of the committed findings, "lesson_01".
-        found: each finding, and whether this run computed it.
+    `group` is of the committed findings ("lesson_01"); each finding comes with whether this run computed it. Findings
+    whose names differ only after the second dot share a line.
     """
     committed = {finding.name: finding for finding in _committed(group)}
     by_claim: dict[str, dict[str, list[tuple[Finding, bool]]]] = {}

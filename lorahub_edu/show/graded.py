@@ -22,13 +22,9 @@ class NotSatisfiedError(AssertionError):
 
 
 def require(id: str, answer: object, *, draws: int = DRAWS, seed: str | None = None) -> None:
-    """Raise unless an answer satisfies its specification on several fresh draws.
+    """Raise NotSatisfiedError unless an answer satisfies its specification on several fresh draws.
 
     The inputs follow from the seed; None takes the grading's seed where there is one, else new inputs are drawn.
-
-    Raises:
-        NotSatisfiedError: a property does not hold on one of the draws.
-        CourseError: there is no such problem.
     """
     for draw in range(draws):
         report = check(id, answer, seed=_seed(id, draw, seed))

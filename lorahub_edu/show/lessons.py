@@ -43,11 +43,7 @@ HIDDEN = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}
 
 
 def names() -> list[str]:
-    """The stems of all lessons, in order.
-
-    Raises:
-        CourseError: the lessons are not beside the package (it was installed without them).
-    """
+    """The stems of all lessons, in order. CourseError where the package was installed without them."""
     found = sorted(path.stem for path in SOURCES.glob("[0-9][0-9]_*.py"))
     if not found:
         raise CourseError(f"There are no lessons at {SOURCES}: install the course again.")
@@ -55,11 +51,7 @@ def names() -> list[str]:
 
 
 def resolve(name: str) -> str:
-    """A lesson's stem from "01", "1" or "01_lora_from_scratch".
-
-    Raises:
-        CourseError: there is no such lesson.
-    """
+    """A lesson's stem from "01", "1" or "01_lora_from_scratch". Raises CourseError: there is no such lesson."""
     stem = Path(name).stem
     for known in names():
         if stem == known or (stem and stem.zfill(2) == known[:2]):
@@ -118,9 +110,7 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
     """Execute a lesson in a kernel of its own, with a profile or the environment's.
 
     Findings go to `results_folder`; without one they stay out of the checkout's `results/`.
-
-    Raises:
-        CourseError: a cell failed or took more than ten minutes, or the kernel died; the message has the cell.
+    Raises CourseError: a cell failed or took more than ten minutes, or the kernel died; the message has the cell.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -217,14 +207,7 @@ def record_costs(run: Run, model: str, folder: Path) -> None:
 
 
 def progress_tables(root: Path = course.SHIPPED) -> tuple[Table, Table]:
-    """Two tables of what the learner did, of all there is to do.
-
-    Lessons: when each was last run to its end, and how many of its checks were passed. Assignments: the same for their
-    checks, and the points of the last grading on this machine.
-
-    Raises:
-        CourseError: the lessons are not beside the package.
-    """
+    """Tables of what the learner did, of all there is to do: lessons run and checks passed; assignments and points."""
     done = progress.read()
 
     def passed(source: str) -> str:

@@ -15,15 +15,10 @@ from torch import Tensor, nn
 
 
 def there(answer: object, function: Callable, *arguments: object, **named: object) -> object:
-    """Call an importable function where an answer lives.
+    """Call an importable function of a library or this package where an answer lives.
 
-    Args:
-        answer: the learner's function, class or object, or what stands for it while grading.
-        function: of an installed library or of this package; the learner's process imports it.
-        arguments: values, or objects that live with the answer.
-
-    Returns:
-        What the function returns; while grading, a copy of a value, and something that stands for any other object.
+    `answer` is the learner's function, class or object, or what stands for it while grading; arguments are values, or
+    objects that live with it. While grading, a value comes back as a copy, and something stands for any other object.
     """
     elsewhere = getattr(type(answer), "__there__", None)
     return function(*arguments, **named) if elsewhere is None else elsewhere(answer, function, *arguments, **named)

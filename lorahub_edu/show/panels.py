@@ -34,7 +34,7 @@ def slider_panel(
     start: int | float | None = None,
     size: tuple[float, float] = (7, 3.6),
 ) -> ipywidgets.VBox:
-    """A slider over a few values, with a picture and a sentence that follow it; display it as the last line of a cell.
+    """A slider over a few values, with a picture and a sentence that follow it; display it as a cell's last line.
 
     `draw` draws into a cleared figure for a value, and returns the sentence that reads it.
     """
@@ -49,17 +49,12 @@ def sliders_panel(
     size: tuple[float, float] = (7, 3.6),
     continuous: bool = True,
 ) -> ipywidgets.VBox:
-    """Several sliders with one picture and one sentence that follow them; display it as the last line of a cell.
+    """Several sliders, by label, with one picture and one sentence that follow them; display it as a cell's last line.
 
-    The figure is drawn once into memory and shown as an image of fixed size, which answers a key press faster than
-    a new figure in an output area.
-
-    Args:
-        sliders: the values of each slider, by its label.
-        draw: draws into a cleared figure for one value of each slider, and returns the sentence (HTML) that reads it.
-        start: first values by label; other sliders start at their first value.
-        size: of the figure, in inches.
-        continuous: follow a slider while it is dragged; False waits until it is released, for a slow `draw`.
+    The figure is drawn once into memory and shown as an image of fixed size, which answers a key press faster than a
+    new figure in an output area. `draw` draws into a cleared figure for one value of each slider, and returns the
+    sentence (HTML) that reads it. Sliders begin at `start` or their first value. `size` is in inches. Not `continuous`
+    waits until a slider is released, for a slow `draw`.
     """
     figure = Figure(figsize=size, layout="constrained")
     widgets = [
@@ -88,10 +83,7 @@ def sliders_panel(
 
 
 class LiveCurve:
-    """A loss curve that grows while training runs: give it to `train(..., on_step=LiveCurve(steps))`.
-
-    `steps` are those of the whole run, for the bar.
-    """
+    """A loss curve that grows while training runs: `train(..., on_step=LiveCurve(steps))`, steps of the whole run."""
 
     def __init__(self, steps: int) -> None:
         self.history: list[dict] = []
@@ -103,7 +95,6 @@ class LiveCurve:
         display(ipywidgets.VBox([ipywidgets.HBox([self._bar, self._text]), self._image]))
 
     def __call__(self, record: dict) -> None:
-        """Take up one step's record."""
         self.history.append(record)
         self._bar.value = record["step"]
         left = (self._steps - record["step"]) * sum(r["seconds"] for r in self.history) / len(self.history)

@@ -27,12 +27,9 @@ LOCK_SECONDS = 2.0
 
 
 class Progress(BaseModel):
-    """What was done.
+    """What was done: the day of a lesson's last whole run ("01"), of a check's first pass ("01.2"), and points.
 
-    Attributes:
-        lessons: the day a lesson was last run to its end, by its number ("01").
-        checks: the day a check was first passed, by its id ("01.2").
-        points: points earned and points there are in an assignment's tests, by its name.
+    An assignment's points are those earned and those there are in its tests, by its name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,10 +71,7 @@ def check_passed(id: str) -> None:
 
 
 def graded(outcomes: Sequence[Any]) -> None:
-    """Note the points of one learner's assignments; they replace those of an earlier grading.
-
-    Outcomes of several learners are a class's, and nothing is noted.
-    """
+    """Note the points of one learner's assignments in place of earlier ones; outcomes of a class are not noted."""
     if len({outcome.student for outcome in outcomes}) == 1:
         points = {o.assignment: (o.earned, sum(test.points for test in o.tests)) for o in outcomes}
         _note("points", points)
@@ -101,11 +95,7 @@ def _note(part: str, entries: dict[str, Any]) -> None:
 
 
 def _stored() -> Progress:
-    """The progress in the file; nothing where there is none.
-
-    Raises:
-        OSError, ValueError: the file can't be read, or holds something else.
-    """
+    """The progress in the file, nothing where there is none; OSError or ValueError where it can't be read."""
     try:
         return Progress.model_validate_json(path().read_text(encoding="utf-8"))
     except FileNotFoundError:
