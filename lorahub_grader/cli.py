@@ -229,4 +229,4 @@ def register(app: typer.Typer) -> None:
     app.command("lint-exercises", rich_help_panel=TEACH)(lint_exercises)
     app.command("grade", rich_help_panel=TEACH)(grade)
     app.command("feedback", rich_help_panel=TEACH)(feedback)
-    app.command("export", rich_help_panel=TEACH)(export)
+    app.command("export-grades", rich_help_panel=TEACH)(export)

@@ -98,6 +98,8 @@ NOT_RUN = {
     "lorahub-edu adapt sweep": "takes hours: tests/studies",
     "lorahub-edu methods sweep": "takes hours: tests/studies",
     "lorahub-edu bbh": "needs FLAN-T5-large: tests/studies",
+    "lorahub-edu train --report-to": "needs TensorBoard: tests/edu/runs/test_reporting.py",
+    "lorahub-edu export runs/mine/adapter": "needs the real model: tests/edu/runs/test_export.py",
     "lorahub-edu chat": "talks to a person: tests/edu/show/test_chat.py",
     "lorahub-edu report": "needs the real model: tests/edu/cli/test_cli_report.py",
     "lorahub-edu intruders": "needs the real model: tests/edu/cli/test_cli_spectra.py",

@@ -129,6 +129,10 @@ NOT_IMPORTED = {
     "playwright": "the browser test asks for it by name",
     "pytest-xdist": "make test hands it options",
     "ruff": "make lint starts it",
+    "Sphinx": "make book starts it",
+    "myst-nb": "Sphinx reads notebooks with it",
+    "sphinx-book-theme": "Sphinx draws pages with it",
+    "tensorboard": "torch.utils.tensorboard writes for it",
     "sentencepiece": "transformers reads tokenizers of LLaMA and T5 with it",
 }
 
@@ -155,7 +159,7 @@ def every_import(path: Path) -> set[str]:
 
 
 def test_extras_are_those_the_readme_promises() -> None:
-    assert set(PROJECT["optional-dependencies"]) == {"gpu", "teach", "cluster", "bench", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"gpu", "teach", "cluster", "book", "bench", "dev"}
 
 
 def test_profiles_have_the_sources_settings() -> None:

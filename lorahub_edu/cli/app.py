@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from lorahub_edu import __version__
-from lorahub_edu.cli import chat, course, hub, spectra, training, typed
+from lorahub_edu.cli import chat, course, export, hub, spectra, training, typed
 from lorahub_edu.cli.terminal import ProfileOption, console, errors, quiet_work
 from lorahub_edu.errors import CourseError
 
@@ -49,6 +49,8 @@ app.command("report", rich_help_panel=INSPECT)(spectra.report)
 app.command("plan", rich_help_panel=TRAIN)(training.plan)
 app.command("train", rich_help_panel=TRAIN)(training.train)
 app.command("chat", rich_help_panel=COMPOSE)(chat.chat)
+app.command("export", rich_help_panel=TRAIN)(export.export)
+app.command("push", rich_help_panel=TRAIN)(export.push)
 app.command("export-llamafactory", rich_help_panel=TRAIN)(training.export_llamafactory)
 for entry in entry_points(group="lorahub_edu.commands"):  # the grader's and the studies' commands, where installed
     entry.load()(app)

@@ -46,6 +46,9 @@ def train(
     validation: Annotated[
         int | None, typer.Option(**COUNT, help="Rows held back; default the profile's, at most a fifth.")
     ] = None,
+    report_to: Annotated[
+        Literal["tensorboard", "trackio"] | None, typer.Option(help="Draws the run's figures, where installed.")
+    ] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Run even if the predicted memory does not fit.")] = False,
 ) -> None:
     """Fine-tune the profile's model on Alpaca with LoRA, or run a recipe. An interrupted run continues.
@@ -69,10 +72,13 @@ def train(
     with one_writer(out):
         if recipe:
             done = recipes.run(
-                recipe, profile, changes, data=data, out=out, seed=seed, anyway=anyway, report=console.print
-            )
+                recipe, profile, changes, data=data, out=out, seed=seed, anyway=anyway, report=console.print,
+                report_to=report_to or "",
+            )  # fmt: skip
         else:
-            done = finetune.finetune(profile, changes, data=data, out=out, seed=seed, anyway=anyway)
+            done = finetune.finetune(
+                profile, changes, data=data, out=out, seed=seed, anyway=anyway, report_to=report_to or ""
+            )
         console.print(str(done))
     if getattr(done, "interrupted", False):
         raise typer.Exit(130)

@@ -81,6 +81,12 @@ def card(name: str, folder: str | Path = SHIPPED) -> Card:
         raise CourseError(f"{path} is no card of a module ({error}). Train the module again.") from error
 
 
+def instruction_of(module: AdapterFile) -> str:
+    """The instruction on a module's card; "" where it has none."""
+    known = (module.path / CARD_FILE).is_file()
+    return card(module.path.name, module.path.parent).instruction if known else ""
+
+
 def _module_folder(name: str, folder: Path) -> Path:
     if not (folder / name / CONFIG_FILE).is_file():
         raise CourseError(f"There is no module {name!r} in {folder}. {near_matches(name, names(folder))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,9 +22,12 @@ from lorahub_edu.methods import files, kinds
 from lorahub_edu.methods.attach import attach
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import Profile, get_profile
+from lorahub_edu.results import write_json
+from lorahub_edu.runs.reporting import reporting
 from lorahub_edu.training.descent import autocast
 from lorahub_edu.training.loop import TrainingConfig, TrainingResult, train
 
+RUN_FILE = "run.json"  # what a run was, beside its adapter
 NO_CHANGES: Mapping[str, object] = MappingProxyType({})
 
 
@@ -95,6 +98,7 @@ def finetune(
     anyway: bool = False,
     offline: bool = False,
     progress: bool = True,
+    report_to: str = "",
 ) -> FinetuneResult:
     """Fine-tune a profile's base model, with LoRA or another method.
 
@@ -106,6 +110,7 @@ def finetune(
         out: a folder for checkpoints, log.jsonl and the finished adapter; a run in this folder is continued.
         seed: fixes A, the split, the order of rows and dropout.
         anyway: run even if the planner says that it does not fit the GPU.
+        report_to: "tensorboard" or "trackio" receives each step's figures.
     Raises CourseError: the model, the rows or the settings are wrong, or memory ran out. On a GPU also a step that
         would not fit, before the model is loaded. For memory the message names the cheapest change that helps.
     Source: claim R9 (Raschka 2023, the hyper-parameters of the `gpu24` profile).
@@ -123,14 +128,15 @@ def finetune(
     pretrained.check_device(profile)
     held = changes.get("validation_rows")
     training_rows, validation_rows = split_rows(profile, data, seed, offline, progress, held)
-    with memory_watched(
+    watched = memory_watched(
         profile.base_model,
         memory_setting(profile, method, settings),
         profile.device,
         only=("micro-batch", "checkpointing", "block"),
         anyway=anyway,
         override="--anyway",
-    ):
+    )
+    with reporting(report_to, Path(out), asdict(profile)) as on_step, watched:
         attention = PACKED_ATTENTION if profile.batching == "packed" else "sdpa"
         # A card that has room for the base in 4 bits may have none for it before: that happens in ordinary memory.
         device = "cpu" if method == "qlora" else None
@@ -143,12 +149,24 @@ def finetune(
         model, save = _put_on(model, profile, method, settings, seed)
         model.to(profile.device)
         before = _loss(model, validation, profile, config) if before is None else before
-        result = train(model, rows, config, validation=validation, folder=out, progress=progress)
+        result = train(model, rows, config, validation=validation, folder=out, progress=progress, on_step=on_step)
         if result.stopped == "interrupted":
             return FinetuneResult(None, before, float("nan"), result)
         after = _loss(model, validation, profile, config)
     adapter = Path(out) / "adapter"
     save(adapter)
+    run = {
+        "method": method,
+        "rows": Path(data or profile.rows).name,
+        "training_rows": len(rows),
+        "steps": result.steps,
+        "rows_in_a_step": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "seed": seed,
+        "loss_before": before,
+        "loss_after": after,
+    }
+    write_json(Path(out) / RUN_FILE, run)
     return FinetuneResult(adapter, before, after, result)
 
 

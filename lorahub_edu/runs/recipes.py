@@ -218,6 +218,7 @@ def run(
     offline: bool = False,
     progress: bool = True,
     report: Callable[[str], None] = lambda _line: None,
+    report_to: str = "",
 ) -> FinetuneResult | TaskAdapter:
     """Carry out a recipe; the arguments are those of `finetune`, with the recipe in the profile's place.
 
@@ -235,7 +236,8 @@ def run(
         room = f"{card.room / 1e9:.1f} GB to spare" if card.fits else f"{-card.room / 1e9:.1f} GB too much"
         report(f"{recipe.name}: about {card.needed / 1e9:.1f} GB, {room} on a {recipe.card_gb:g} GB card.")
     if recipe.composes:
-        given = [name for name, value in {**changes, "data": data}.items() if value is not None]
+        asked = {**changes, "data": data, "report_to": report_to or None}
+        given = [name for name, value in asked.items() if value is not None]
         if given:
             raise CourseError(
                 f"{recipe.name} trains nothing, so {', '.join(given)} can't be changed: edit a copy of it."
@@ -252,6 +254,7 @@ def run(
         anyway=anyway,
         offline=offline,
         progress=progress,
+        report_to=report_to,
     )
 
 

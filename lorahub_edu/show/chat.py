@@ -64,7 +64,7 @@ class Chat:
         composition: "exact" or "paper", as in `hub.compose`.
 
     Raises:
-        CourseError: the modules belong to another base, or the model has a mix already.
+        CourseError: the modules belong to another base.
     """
 
     def __init__(
@@ -80,7 +80,10 @@ class Chat:
         self.prompt = prompt or str
         self.weights = tuple(1.0 / len(modules) for _ in modules.names)
         self._applied = self.weights
-        before = next((layer.active for _, layer in adapters.lora_layers(model)), None)
+        before = next((layer.active for _, layer in adapters.lora_layers(model) if layer.active != MIX), None)
+        for _, layer in adapters.lora_layers(model):  # of an earlier chat with this model
+            if layer.configs.pop(MIX, None):
+                del layer.lora_A[MIX], layer.lora_B[MIX]
         known = pretrained.name_of(model)
         sha256 = pretrained.base_sha256(known) if known else None
         mixed = compose(modules, self.weights, composition)
@@ -186,7 +189,7 @@ class _Sides(BaseStreamer):
 
 
 def open_chat(
-    sources: Sequence[str],
+    sources: Sequence[str | Path],
     prompt: str = "auto",
     instruction: str = "",
     composition: str = "exact",
@@ -207,8 +210,7 @@ def open_chat(
     files = [zoo.open_source(source, folder) for source in sources]
     if any(isinstance(file, Path) for file in files):
         raise CourseError("Only LoRA modules can be mixed, and one of these is a whole model.")
-    if not instruction and (files[0].path / zoo.CARD_FILE).is_file():
-        instruction = zoo.card(files[0].path.name, files[0].path.parent).instruction
+    instruction = instruction or zoo.instruction_of(files[0])
     if prompt == "auto":
         prompt = "task" if instruction else "alpaca"
     if prompt == "task" and not instruction:

@@ -46,7 +46,7 @@ def test_a_round_on_the_command_line(course: Path, typed, quick) -> None:
     assert (course / "feedback" / "ada" / NAME / f"{NAME}.html").is_file()
     assert "0 newly graded" in typed("grade", "submitted", "--assignment", NAME)[1]
     assert typed("feedback", NAME)[1].count(".html") == 3
-    code, said = typed("export", NAME, "--to", "moodle", "--out", "out.csv")
+    code, said = typed("export-grades", NAME, "--to", "moodle", "--out", "out.csv")
     assert code == 0 and (course / "out.csv").read_text().splitlines()[1] == "bob [sic],1"
 
 
@@ -67,7 +67,7 @@ def test_a_build_that_is_out_of_date_is_an_error_for_ci(course: Path, typed) -> 
         (("grade", "submitted", "--assignment", "01_smal"), f"Did you mean '{NAME}'"),
         (("feedback", "01_smal"), f"Did you mean '{NAME}'"),
         (("feedback", NAME), "No submission of '01_small' has been graded here"),
-        (("export", NAME, "--to", "canvs"), "Did you mean 'canvas'"),
+        (("export-grades", NAME, "--to", "canvs"), "Did you mean 'canvas'"),
         (("build", "01_smal"), f"Did you mean '{NAME}'"),
     ],
 )

@@ -52,9 +52,15 @@ WORK = {
     "lint-exercises": ("lorahub_grader.lint", "judgements"),
     "grade": ("lorahub_grader.runner", "grade"),
     "feedback": ("lorahub_grader.feedback", "write"),
-    "export": ("lorahub_grader.exports", "export"),
+    "export": ("lorahub_edu.runs.export", "merged_model"),
+    "push": ("lorahub_edu.runs.publish", "push"),
+    "export-grades": ("lorahub_grader.exports", "export"),
 }
-MORE_WORK = (("lorahub_edu.runs.recipes", "run"), ("lorahub_grader.mutants", "tallies"))
+MORE_WORK = (
+    ("lorahub_edu.runs.recipes", "run"),
+    ("lorahub_edu.runs.publish", "model_card"),
+    ("lorahub_grader.mutants", "tallies"),
+)
 HUGE = "9" * 30
 ODD = [
     *("", " ", ",", ",,a", "nosuch", "NaN", "inf", "-inf", "-1", "0", "1", "2", "0.5", "1e400", "1e-400", HUGE),
@@ -68,7 +74,7 @@ SENSIBLE = {  # so that some tries come as far as the work
     "model": "llama-7b", "lesson": "00", "recipe": "llama_7b_lora_alpaca", "task": "past_upper", "tasks": "upper",
     "adapter": "past", "name": "past", "assignment": "01_lora_layer", "submissions": "folder", "study": "settling",
     "to": "canvas", "out": "new/out", "profile": "tiny", "course": str(CHECKOUT), "targets": "upper",
-    "data": "rows.jsonl",
+    "data": "rows.jsonl", "repo": "owner/name",
 }  # fmt: skip
 
 

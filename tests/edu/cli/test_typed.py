@@ -78,8 +78,13 @@ grade nosuch --course COURSE | no nosuch
 grade EMPTY --course COURSE --sandbox nosuch | no sandbox 'nosuch'
 grade EMPTY --course COURSE --assignment nosuch | no assignment 'nosuch'
 feedback nosuch --course COURSE | no assignment 'nosuch'
-export nosuch --course COURSE | no assignment 'nosuch'
-export 01_lora --to nosuch --course COURSE | no export 'nosuch'
+export nosuch --merged | no module 'nosuch'
+export past | Give one of --merged
+export past --gguf --type nosuch | --type
+push EMPTY owner/name | EMPTY holds no adapter
+push past nosuch | owner/name
+export-grades nosuch --course COURSE | no assignment 'nosuch'
+export-grades 01_lora --to nosuch --course COURSE | no export 'nosuch'
 """
 # One process for all lines; a slow library that one of them loads shows in all that follow.
 PROGRAM = """

@@ -1,0 +1,151 @@
+"""An adapter for other programs: merged into its base as safetensors, or as one GGUF file, with the prompt it was for.
+
+transformers and vLLM load the folder; llama.cpp and Ollama load the GGUF.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from lorahub_edu.data import alpaca, tasks
+from lorahub_edu.data.rows import Example
+from lorahub_edu.errors import CourseError
+from lorahub_edu.files import save
+from lorahub_edu.hub import zoo
+from lorahub_edu.lora import adapter_files, adapters
+from lorahub_edu.lora.adapter_files import AdapterFile
+from lorahub_edu.models import pretrained
+from lorahub_edu.spectra.weights import base_of
+
+TYPES = ("f32", "f16", "bf16", "q8_0")  # of a GGUF's matrices
+GGUF_FILE, MODELFILE = "model.gguf", "Modelfile"
+
+
+def merged_model(
+    source: str | Path, *, base: str = "", folder: str | Path = zoo.SHIPPED, profile: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Callable[[str], str]]:
+    """An adapter merged for good into its base in float32, the tokenizer, and the prompt that the adapter is for.
+
+    The tokenizer's chat template is that prompt too.
+
+    Raises:
+        CourseError: it is no LoRA module, or belongs to another base.
+    """
+    file = zoo.open_source(source, folder)
+    if not isinstance(file, AdapterFile):
+        raise CourseError(f"{source} is a whole model, which needs no merging: give a LoRA adapter.")
+    name = base or base_of(file, profile)
+    model, tokenizer = pretrained.load(profile, base=name, dtype=torch.float32, device="cpu")
+    adapter_files.put_adapter(model, file, base_model_sha256=pretrained.base_sha256(name))
+    prompt = prompt_of(file)
+    template = prompt("{{ messages[-1]['content'] }}")
+    tokenizer.chat_template = template.removesuffix("\n") + "{{ '\\n' }}" * template.endswith("\n")  # Jinja drops it
+    return adapters.merge_and_unload(model), tokenizer, prompt
+
+
+def prompt_of(file: AdapterFile) -> Callable[[str], str]:
+    """The prompt around a text: of the task where the module has a card, else Alpaca's."""
+    instruction = zoo.instruction_of(file)
+    if instruction:
+        return lambda text: tasks.prompt(instruction, text)
+    return lambda text: alpaca.format_prompt(Example(text, "", ""))
+
+
+def write_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: str | Path) -> Path:
+    """A folder in safetensors that AutoModelForCausalLM and vLLM load; it appears whole or not at all."""
+    with save.replacing(Path(out)) as unfinished, pretrained.quiet_transformers():
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+    return Path(out)
+
+
+def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: str | Path, kind: str = "f16") -> Path:
+    """One GGUF file of a LLaMA, its tokenizer included; vectors stay in float32.
+
+    Args:
+        kind: one of `TYPES`, for the matrices.
+
+    Raises:
+        CourseError: another architecture, scaled positions, or a tokenizer that is no byte-level BPE.
+
+    Source: llama.cpp's convert_hf_to_gguf.py, whose names and order of the query and key rows this follows.
+    """
+    config, bpe = model.config, tokenizer.backend_tokenizer
+    scaled = config.rope_parameters.get("rope_type", "default") != "default" if config.model_type == "llama" else True
+    if scaled or type(bpe.decoder).__name__ != "ByteLevel":
+        raise CourseError(
+            f"Only a LLaMA with plain rotary positions and a byte-level tokenizer becomes a GGUF here, and this is "
+            f"{config.model_type} with {type(tokenizer).__name__}. Export it with --merged, and convert that folder "
+            f"with llama.cpp's convert_hf_to_gguf.py."
+        )
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    with save.replacing(Path(out)) as unfinished:
+        writer = gguf.GGUFWriter(unfinished, "llama")
+        writer.add_context_length(config.max_position_embeddings)
+        writer.add_embedding_length(config.hidden_size)
+        writer.add_block_count(config.num_hidden_layers)
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count(heads)
+        writer.add_head_count_kv(groups)
+        writer.add_rope_dimension_count(config.head_dim)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_vocab_size(config.vocab_size)
+        writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}" if kind != "f32" else "ALL_F32"])
+        _add_tokenizer(writer, tokenizer, config.vocab_size)
+        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        for name, weight in model.state_dict().items():
+            if tied and name == "lm_head.weight":
+                continue
+            matrix = weight.float().numpy()
+            for part, count in (("q_proj", heads), ("k_proj", groups)):
+                if part in name:  # rotary pairs lie side by side in llama.cpp, half a head apart in transformers
+                    matrix = matrix.reshape(count, 2, -1, matrix.shape[1]).swapaxes(1, 2).reshape(matrix.shape)
+            dtype = gguf.GGMLQuantizationType[kind.upper() if matrix.ndim > 1 else "F32"]
+            data = gguf.quants.quantize(np.ascontiguousarray(matrix), dtype)
+            writer.add_tensor(names.get_name(name, (".weight",)), data, raw_dtype=dtype)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return Path(out)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast, size: int) -> None:
+    settings = json.loads(tokenizer.backend_tokenizer.to_str())
+    special = {token["id"] for token in settings["added_tokens"] if token["special"]}
+    words = {index: word for word, index in tokenizer.get_vocab().items()}
+    kinds = [gguf.TokenType.CONTROL if i in special else gguf.TokenType.NORMAL for i in range(size)]
+    writer.add_tokenizer_model("gpt2")
+    digits_apart = '"Digits"' in json.dumps(settings["pre_tokenizer"])  # SmolLM's own tokenizer
+    like_llama_3 = settings["model"].get("ignore_merges")
+    writer.add_tokenizer_pre("smollm" if digits_apart else "llama-bpe" if like_llama_3 else "gpt-2")
+    writer.add_token_list([words.get(i, f"[unused{i}]") for i in range(size)])
+    writer.add_token_types(kinds)
+    merges = settings["model"]["merges"]
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    for kind in ("bos", "eos", "unk", "pad"):
+        if (index := getattr(tokenizer, f"{kind}_token_id")) is not None:
+            getattr(writer, f"add_{kind}_token_id")(index)
+    writer.add_add_bos_token(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def write_modelfile(tokenizer: PreTrainedTokenizerFast, prompt: Callable[[str], str], folder: str | Path) -> Path:
+    """Ollama's Modelfile beside a GGUF: the prompt around what is typed, the end token, greedy answers."""
+    text = (
+        f'FROM ./{GGUF_FILE}\nTEMPLATE """{prompt("{{ .Prompt }}")}"""\n'
+        f'PARAMETER stop "{tokenizer.eos_token}"\nPARAMETER temperature 0\n'
+    )
+    path = Path(folder) / MODELFILE
+    path.write_text(text, encoding="utf-8")
+    return path
