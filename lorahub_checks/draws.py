@@ -13,6 +13,10 @@ def integer(low: int, high: int, generator: torch.Generator) -> int:
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
+def between(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
     """Standard normal numbers of a shape, float64; a few have one decimal, so that a counter-example prints them."""
     numbers = torch.randn(*shape, generator=generator, dtype=torch.float64)

@@ -67,7 +67,6 @@ def adamw_step(answer: Callable, generator: torch.Generator) -> Iterator[Propert
 def _wrong_steps(
     p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, lr: float, betas: tuple[float, float], eps: float, decay: float
 ) -> dict[str, Tensor]:
-    """The parameter after a step under each mistake."""
     b1, b2 = betas
     m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
     mean, square = m / (1 - b1**t), v / (1 - b2**t)

@@ -121,7 +121,6 @@ def cut(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
 
 
 def _pair(name: str, seen: object, right: tuple[list, list], wrong: dict[str, tuple[list, list]]) -> Property:
-    """The property of a pair of lists, with the mistake that it equals."""
     if seen is None:
         return holds(
             name, False, "None", "the row was left out, or a return is missing: there is something to learn here"

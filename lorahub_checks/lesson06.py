@@ -32,12 +32,10 @@ def _summed(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _exact(weights: Sequence[float], As: Sequence[Tensor], Bs: Sequence[Tensor]) -> Tensor:
-    """Σ wᵢBᵢAᵢ, (out, in)."""
     return _summed(weights, [B @ A for A, B in zip(As, Bs, strict=True)])
 
 
 def _pair(made: object) -> tuple[Tensor, Tensor] | None:
-    """The two tensors that came back, or None."""
     if isinstance(made, tuple | list) and len(made) == 2 and all(isinstance(m, Tensor) for m in made):
         return made[0], made[1]
     return None

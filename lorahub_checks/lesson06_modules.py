@@ -19,15 +19,11 @@ from lorahub_checks.properties import Property, equals, holds
 OFTEN = 200  # draws after which it is no accident that a mistake gives the right value
 
 
-def _random(*shape: int, generator: torch.Generator) -> Tensor:
-    return normal(generator, *shape)
-
-
 def _modules(count: int, generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
     """As (3, 9) and Bs (12, 3); of two modules As (2, 4) and Bs (3, 2)."""
     rank, inputs, outputs = (2, 4, 3) if count == 2 else (3, 9, 12)
-    As = [_random(rank, inputs, generator=generator) for _ in range(count)]
-    return As, [_random(outputs, rank, generator=generator) for _ in range(count)]
+    As = [normal(generator, rank, inputs) for _ in range(count)]
+    return As, [normal(generator, outputs, rank) for _ in range(count)]
 
 
 def _weights(count: int, generator: torch.Generator) -> list[float]:
@@ -42,7 +38,6 @@ def _pairs(As: list[Tensor], Bs: list[Tensor], factors: Tensor) -> Tensor:
 
 
 def _term_mistakes(As: list[Tensor], Bs: list[Tensor], weights: list[float]) -> dict[str, Tensor]:
-    """What plausible mistakes give for the cross-terms."""
     w = torch.tensor(weights, dtype=torch.float64)
     both, own, ones = torch.outer(w, w), torch.eye(len(w)).double(), torch.ones(len(w), len(w)).double()
     cross = ones - own
@@ -92,7 +87,6 @@ def _cut(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _cutting_mistakes(A: Tensor, B: Tensor, rank: int) -> dict[str, Tensor]:
-    """What plausible mistakes give for the product B A of the smaller module."""
     U, S, Vh = torch.linalg.svd(B @ A, full_matrices=False)
     full = len(A)
     (UA, SA, VA), (UB, SB, VB) = _cut(A, rank), _cut(B, rank)
@@ -137,7 +131,7 @@ def cut_to_rank(answer: Callable, generator: torch.Generator) -> Iterator[Proper
         "rank 8 to 5": (8, 5, 15, 20),
         "few numbers": (3, 2, 4, 5),
     }.items():
-        A, B = _random(full, inputs, generator=generator), _random(outputs, full, generator=generator)
+        A, B = normal(generator, full, inputs), normal(generator, outputs, full)
         A = torch.linspace(0.5, 1.5, full, dtype=torch.float64)[:, None] * A
         made = answer(A, B, rank)
         sound = isinstance(made, tuple | list) and len(made) == 2 and all(isinstance(m, Tensor) for m in made)
@@ -208,9 +202,9 @@ def population_update(answer: Callable, generator: torch.Generator) -> Iterator[
         rows, (As, Bs) = 5, _modules(count, generator)
         if count == 2:
             rows, As, Bs = 2, [A[:2, :3] for A in As], [B[:4, :2] for B in Bs]
-        x = _random(people, rows, As[0].shape[1], generator=generator)
+        x = normal(generator, people, rows, As[0].shape[1])
         scaling = 1.5 + float(torch.rand((), generator=generator))
-        w = 0.4 * _random(people, count, generator=generator)
+        w = 0.4 * normal(generator, people, count)
         one_by_one = []
         for given, own in zip(x.numpy(), w.numpy(), strict=True):
             A, B = (sum(v * M.numpy() for v, M in zip(own, Ms, strict=True)) for Ms in (As, Bs))
@@ -225,7 +219,6 @@ def _first(scores: Tensor, count: int) -> list[int]:
 
 
 def _likeness_mistakes(task: Tensor, modules: Tensor, count: int) -> dict[str, list[int]]:
-    """What plausible mistakes give for the modules that are most like a task."""
     mean = modules.mean(0)
     cosines = torch.cosine_similarity(task - mean, modules - mean)
     return {
@@ -261,10 +254,10 @@ def nearest_modules(answer: Callable, generator: torch.Generator) -> Iterator[Pr
     """Specification of nearest_modules(task, modules, count) -> list of whole numbers."""
     for name, (known, count) in {"4 of 12": (12, 4), "3 of 9": (9, 3), "2 of 4": (4, 2)}.items():
         for _ in range(OFTEN):
-            shared = 3 * _random(6, generator=generator)
+            shared = 3 * normal(generator, 6)
             sizes = 0.3 + 2 * torch.rand(known, 1, generator=generator, dtype=torch.float64)
-            modules = shared + sizes * _random(known, 6, generator=generator)
-            task = shared + _random(6, generator=generator)
+            modules = shared + sizes * normal(generator, known, 6)
+            task = shared + normal(generator, 6)
             mistakes = _likeness_mistakes(task, modules, count)
             centred = (modules - modules.mean(0)).numpy()
             wanted = (task - modules.mean(0)).numpy()

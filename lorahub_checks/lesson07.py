@@ -10,13 +10,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+from lorahub_checks.draws import integer
 from lorahub_checks.problems import problem
 from lorahub_checks.properties import Property, equals
-
-
-def _integer(low: int, high: int, generator: torch.Generator) -> int:
-    """A whole number from low to high, both included."""
-    return int(torch.randint(low, high + 1, (1,), generator=generator))
 
 
 def _numbers(*shape: int, generator: torch.Generator) -> np.ndarray:
@@ -34,14 +30,14 @@ def _numbers(*shape: int, generator: torch.Generator) -> np.ndarray:
 )
 def objective(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of objective(losses, weights, alpha) -> (P,)."""
-    count, dimension = _integer(4, 7, generator), _integer(9, 14, generator)
+    count, dimension = integer(4, 7, generator), integer(9, 14, generator)
     square = 4  # P = N: here the wrong axis has a legal shape
     for name, (p, n) in {
         "loss plus alpha times the mean of |w|, for every candidate": (count, dimension),
         "the same where there are as many candidates as modules": (square, square),
     }.items():
         losses, w = 2 + np.abs(_numbers(p, generator=generator)), _numbers(p, n, generator=generator)
-        alpha = 0.05 * _integer(1, 6, generator)
+        alpha = 0.05 * integer(1, 6, generator)
         wrong = {
             "the penalty is the sum of |w|, as in the paper's formula; the form used here takes the mean, as the "
             "released code does": losses + alpha * np.abs(w).sum(1),
@@ -75,7 +71,7 @@ def objective(answer: Callable, generator: torch.Generator) -> Iterator[Property
 def recombine(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of recombine(candidates, losses, shares) -> (n,)."""
     for name, (p, n) in {
-        "the weighted mean of the better half": (2 * _integer(4, 7, generator), _integer(3, 6, generator)),
+        "the weighted mean of the better half": (2 * integer(4, 7, generator), integer(3, 6, generator)),
         "another generation, as many weights as shares": (6, 3),
     }.items():
         mu = p // 2
@@ -126,9 +122,9 @@ def recombine(answer: Callable, generator: torch.Generator) -> Iterator[Property
 def break_even(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of break_even(evaluations, example_tokens, in_context_tokens, zero_shot_tokens)."""
     for name in ("paid once over saved a query", "the same for another task"):
-        budget, examples = 10 * _integer(3, 12, generator), 10 * _integer(5, 7, generator) + _integer(1, 9, generator)
-        short = _integer(12, 30, generator)
-        long = short + _integer(81, 140, generator)
+        budget, examples = 10 * integer(3, 12, generator), 10 * integer(5, 7, generator) + integer(1, 9, generator)
+        short = integer(12, 30, generator)
+        long = short + integer(81, 140, generator)
         right = budget * examples / (long - short)
         yield equals(
             name,

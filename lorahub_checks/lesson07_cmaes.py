@@ -22,7 +22,6 @@ def _numbers(*shape: int, generator: torch.Generator) -> np.ndarray:
 
 
 def _share(generator: torch.Generator) -> float:
-    """From 0 to 1."""
     return float(torch.rand((), generator=generator))
 
 
@@ -33,7 +32,6 @@ def _covariance(size: int, generator: torch.Generator) -> np.ndarray:
 
 
 def _spread_mistakes(C: np.ndarray, sigma: float) -> dict[str, np.ndarray]:
-    """What plausible mistakes give for the covariance of (candidates − mean) / sigma."""
     L = np.linalg.cholesky(C)
     rows = np.sqrt(np.abs(C))
     return {
@@ -85,12 +83,10 @@ def sample(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
 
 
 def _random_length(size: int) -> float:
-    """The mean length of a standard normal vector."""
     return math.sqrt(2) * math.exp(math.lgamma((size + 1) / 2) - math.lgamma(size / 2))
 
 
 def _sigma_mistakes(sigma: float, path: np.ndarray, c: float, d: float) -> dict[str, float]:
-    """What plausible mistakes give for the new step size."""
     size, length, chi = len(path), float(np.linalg.norm(path)), _random_length(len(path))
     change = length / chi - 1
     changes = {
@@ -147,7 +143,6 @@ def new_sigma(answer: Callable, generator: torch.Generator) -> Iterator[Property
 def _learning_mistakes(
     C: np.ndarray, y: np.ndarray, best: np.ndarray, sigma: float, shares: np.ndarray, c_mu: float
 ) -> dict[str, np.ndarray]:
-    """What plausible mistakes give for the new covariance; y are the steps."""
 
     def learned(steps: np.ndarray, weights: np.ndarray = shares) -> np.ndarray:
         return np.einsum("i,ij,ik->jk", weights, steps, steps)

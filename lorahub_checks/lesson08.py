@@ -47,7 +47,6 @@ def _left(matrix: Tensor, full: bool = False) -> Tensor:
 
 
 def _likeness_mistakes(base: Tensor, tuned: Tensor, k: int) -> dict[str, Tensor]:
-    """What plausible mistakes give for the largest cosines."""
     before, after, whole = _left(base), _left(tuned), _left(base, full=True)
     right = [torch.linalg.svd(matrix, full_matrices=False).Vh.T for matrix in (base, tuned)]
     cosines = (after.T @ before).abs()  # (tuned, pretrained)
@@ -95,7 +94,6 @@ def _telling(rows: int, columns: int, k: int, generator: torch.Generator) -> tup
 
 
 def _sorted(seen: object, expected: Tensor) -> bool:
-    """Whether these are the right values in another order."""
     if not torch.is_tensor(seen) or seen.shape != expected.shape or torch.allclose(seen.double(), expected, atol=1e-6):
         return False
     return torch.allclose(seen.double().sort().values, expected.sort().values, atol=1e-6)
@@ -128,7 +126,6 @@ def largest_cosines(answer: Callable, generator: torch.Generator) -> Iterator[Pr
 
 
 def _counting_mistakes(picture: Tensor, k: int, epsilon: float) -> dict[str, Tensor | float]:
-    """What plausible mistakes give for the count."""
     best = picture.max(1).values
     right = int((best[:k] < epsilon).sum())
     return {
@@ -201,7 +198,6 @@ def count_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Pr
 
 
 def _rank_mistakes(values: Tensor) -> dict[str, Tensor | float]:
-    """What plausible mistakes give for the effective rank."""
     shares = values / values.sum()
     squares = values.square() / values.square().sum()
     entropy = torch.special.entr(shares).sum()

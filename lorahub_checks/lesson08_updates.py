@@ -17,19 +17,14 @@ from lorahub_checks.problems import problem
 from lorahub_checks.properties import Property, equals
 
 
-def _random(*shape: int, generator: torch.Generator) -> Tensor:
-    return normal(generator, *shape)
-
-
 def _factors(outputs: int, inputs: int, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """A (r, in), B (out, r) with directions of different strengths, and a scaling that is not near 1."""
     strengths = torch.linspace(1.5, 0.4, rank, dtype=torch.float64)
-    A = strengths[:, None] * _random(rank, inputs, generator=generator)
-    return A, _random(outputs, rank, generator=generator) * strengths, 1.6 + float(torch.rand((), generator=generator))
+    A = strengths[:, None] * normal(generator, rank, inputs)
+    return A, normal(generator, outputs, rank) * strengths, 1.6 + float(torch.rand((), generator=generator))
 
 
 def _value_mistakes(A: Tensor, B: Tensor, scaling: float) -> dict[str, Tensor]:
-    """What plausible mistakes give for the singular values of scaling · B A."""
     right, rank = torch.linalg.svdvals(scaling * B @ A), len(A)
     R1, R2 = torch.linalg.qr(B).R, torch.linalg.qr(A.T).R
     return {
@@ -78,7 +73,6 @@ def update_values(answer: Callable, generator: torch.Generator) -> Iterator[Prop
 
 
 def _spike_mistakes(W0: Tensor, A: Tensor, B: Tensor, scaling: float, k: int) -> dict[str, Tensor]:
-    """What plausible mistakes give for the spike ratio."""
     before, update = torch.linalg.svdvals(W0), torch.linalg.svdvals(scaling * B @ A)
     tuned = torch.linalg.svdvals(W0 + scaling * B @ A)
     bar = before[k - 1]
@@ -121,7 +115,7 @@ def spike_ratio(answer: Callable, generator: torch.Generator) -> Iterator[Proper
         "few numbers": (4, 5, 2, 3),
     }.items():
         A, B, scaling = _factors(outputs, inputs, rank, generator)
-        W0 = 3 * _random(outputs, inputs, generator=generator)
+        W0 = 3 * normal(generator, outputs, inputs)
         expected = np.linalg.norm((scaling * B @ A).numpy(), 2) / np.linalg.svd(W0.numpy(), compute_uv=False)[k - 1]
         mistakes = _spike_mistakes(W0, A, B, scaling, k)
         yield equals(name, answer(W0, A, B, scaling, k), expected, misconceptions=mistakes)
@@ -132,7 +126,6 @@ def spike_ratio(answer: Callable, generator: torch.Generator) -> Iterator[Proper
 
 
 def _similarity_mistakes(A1: Tensor, A2: Tensor, i: int, j: int) -> dict[str, Tensor]:
-    """What plausible mistakes give for the similarity of two subspaces."""
     (_, S1, V1), (_, S2, V2) = (torch.linalg.svd(A, full_matrices=False) for A in (A1, A2))
     cosines = V1[:i] @ V2[:j].T
     rows = torch.nn.functional.normalize(A1[:i], dim=1) @ torch.nn.functional.normalize(A2[:j], dim=1).T
@@ -183,18 +176,18 @@ def subspace_similarity(answer: Callable, generator: torch.Generator) -> Iterato
         "the first 3 of 4 and 2 of 7": (20, 3, 2),
     }.items():
         if width < 20:
-            A1, A2 = _random(3, width, generator=generator), _random(4, width, generator=generator)
+            A1, A2 = normal(generator, 3, width), normal(generator, 4, width)
         else:
-            A1 = _random(4, 20, generator=generator) * torch.linspace(2, 0.5, 4, dtype=torch.float64)[:, None]
-            near = A1[:3] + 0.4 * _random(3, 20, generator=generator)
-            A2 = _random(7, 7, generator=generator) @ torch.cat([near, _random(4, 20, generator=generator)])
+            A1 = normal(generator, 4, 20) * torch.linspace(2, 0.5, 4, dtype=torch.float64)[:, None]
+            near = A1[:3] + 0.4 * normal(generator, 3, 20)
+            A2 = normal(generator, 7, 7) @ torch.cat([near, normal(generator, 4, 20)])
         V1, V2 = (np.linalg.svd(A.numpy(), full_matrices=False)[2] for A in (A1, A2))
         # The trace of the product of two projections: the same number by another road.
         expected = np.trace(V1[:i].T @ V1[:i] @ V2[:j].T @ V2[:j]) / min(i, j)
         mistakes = _similarity_mistakes(A1, A2, i, j)
         yield equals(name, answer(A1, A2, i, j), expected, misconceptions=mistakes)
     yield equals("the other way round it is the same", answer(A2, A1, j, i), expected)
-    Q = torch.linalg.qr(_random(4, 4, generator=generator)).Q
+    Q = torch.linalg.qr(normal(generator, 4, 4)).Q
     yield equals("a module in another basis looks at the same", answer(Q @ A1, A2, i, j), expected)
     yield equals("a space has similarity 1 with itself", answer(A1, A1, 3, 3), 1.0)
     yield equals("and with a larger one that holds it", answer(A1, A1, 2, 4), 1.0)

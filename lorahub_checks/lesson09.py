@@ -13,15 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorahub_checks.draws import few_numbers, normal
+from lorahub_checks.draws import between, few_numbers, normal
 from lorahub_checks.problems import problem
 from lorahub_checks.properties import Property, equals
 
 OFTEN = 400  # draws after which it is no accident that a mistake gives the right value
-
-
-def _between(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 def _forgetting_mistakes(before: list[Tensor], after: list[Tensor]) -> dict[str, Tensor | float]:
@@ -141,7 +137,7 @@ def _other_choices(W0: Tensor, W: Tensor, k: int, epsilon: float) -> dict[str, T
 def _telling(rows: int, columns: int, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float, Tensor]:
     """W0, W and ε at which every wrong choice of vectors shows, and the right choice, (p,)."""
     for _ in range(OFTEN):
-        epsilon = _between(0.6, 0.75, generator)
+        epsilon = between(0.6, 0.75, generator)
         W0, W = _tuned(rows, columns, generator)
         U0, (U, values, _) = torch.linalg.svd(W0).U[:, : min(W0.shape)], torch.linalg.svd(W, full_matrices=False)
         best = (U.T @ U0).abs().max(1).values
@@ -154,7 +150,6 @@ def _telling(rows: int, columns: int, k: int, generator: torch.Generator) -> tup
 
 
 def _scaling_mistakes(W0: Tensor, W: Tensor, k: int, epsilon: float, factor: float) -> dict[str, Tensor]:
-    """What plausible mistakes give for the tuned matrix with weaker intruders."""
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     strong = torch.arange(len(S)) < k
     found = ((U.T @ torch.linalg.svd(W0, full_matrices=False).U).abs().max(1).values < epsilon) & strong
@@ -195,7 +190,7 @@ def scale_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Pr
     k = 7
     for name, (rows, columns) in {"a wide matrix": (22, 30), "a tall matrix": (22, 21)}.items():
         W0, W, epsilon, found = _telling(rows, columns, k, generator)
-        factor = _between(0.15, 0.4, generator)
+        factor = between(0.15, 0.4, generator)
         U, S, Vh = np.linalg.svd(W.numpy(), full_matrices=False)
         expected = torch.from_numpy((U * np.where(found.numpy(), factor * S, S)) @ Vh)
         seen = answer(W0, W, k, epsilon, factor)
@@ -221,7 +216,7 @@ def scale_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Pr
 def shrink_update(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """Specification of shrink_update(W0, W, factor) -> (out, in)."""
     W0, update = normal(generator, 4, 5), normal(generator, 4, 5)
-    W, factor = W0 + update, _between(0.15, 0.4, generator)
+    W, factor = W0 + update, between(0.15, 0.4, generator)
     seen = answer(W0, W, factor)
     yield equals(
         "the update multiplied, the rest as it was",

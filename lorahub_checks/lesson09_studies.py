@@ -12,25 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorahub_checks.draws import between
 from lorahub_checks.predictions import number
 from lorahub_checks.problems import problem
 from lorahub_checks.properties import Property, equals, holds
 
 
-def _between(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
-
-
 def _run(generator: torch.Generator) -> tuple[list[float], list[float], float]:
     """A run's task losses and forgetting, step by step, and a target that the loss falls through twice."""
-    top, target = _between(2.8, 3.2, generator), _between(1.6, 1.8, generator)
+    top, target = between(2.8, 3.2, generator), between(1.6, 1.8, generator)
     losses = [
         top,
-        target + _between(0.3, 0.5, generator),
-        target - _between(0.12, 0.2, generator),
-        target + _between(0.04, 0.1, generator),
-        target - _between(0.3, 0.5, generator),
-        target - _between(0.6, 0.8, generator),
+        target + between(0.3, 0.5, generator),
+        target - between(0.12, 0.2, generator),
+        target + between(0.04, 0.1, generator),
+        target - between(0.3, 0.5, generator),
+        target - between(0.6, 0.8, generator),
     ]
     steps = (torch.rand(5, generator=generator, dtype=torch.float64) + 0.3).cumsum(0).tolist()
     return losses, [0.0, *(0.1 * value for value in steps)], target
@@ -126,7 +123,6 @@ def _sequence(tasks: int, generator: torch.Generator) -> Tensor:
 
 
 def _sequence_mistakes(losses: Tensor) -> dict[str, Tensor]:
-    """What plausible mistakes give for the average forgetting."""
     tasks = losses.shape[1]
     end, earlier = losses[-1], torch.arange(tasks - 1)
     learned = losses[earlier + 1, earlier]
@@ -180,17 +176,16 @@ def average_forgetting(answer: Callable, generator: torch.Generator) -> Iterator
 
 def _prices(generator: torch.Generator) -> tuple[float, list[float], list[list[float]], float]:
     """The base's loss on the text, the tuned model's (task, text), those of five changes to it, and a price."""
-    base, task = _between(3.0, 3.3, generator), _between(0.8, 1.0, generator)
-    forgotten = _between(0.5, 0.9, generator)
-    rises = [base_rise * _between(0.9, 1.1, generator) for base_rise in (0.02, 0.08, 0.2, 0.5, 0.9)]
-    shares = [share * _between(0.95, 1.05, generator) for share in (0.2, 0.5, 0.4, 0.8, 0.93)]
+    base, task = between(3.0, 3.3, generator), between(0.8, 1.0, generator)
+    forgotten = between(0.5, 0.9, generator)
+    rises = [base_rise * between(0.9, 1.1, generator) for base_rise in (0.02, 0.08, 0.2, 0.5, 0.9)]
+    shares = [share * between(0.95, 1.05, generator) for share in (0.2, 0.5, 0.4, 0.8, 0.93)]
     tuned = [task, base + forgotten]
     changed = [[task + rise, tuned[1] - share * forgotten] for rise, share in zip(rises, shares, strict=True)]
-    return base, tuned, changed, _between(0.25, 0.4, generator)
+    return base, tuned, changed, between(0.25, 0.4, generator)
 
 
 def _price_mistakes(base: float, tuned: list[float], changed: list[list[float]], cost: float) -> dict[str, float]:
-    """What plausible mistakes give for the share of forgetting that a price buys back."""
     gained = [tuned[1] - text for _, text in changed]
     whole = tuned[1] - base
     return {

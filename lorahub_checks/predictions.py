@@ -8,13 +8,9 @@ from lorahub_checks.properties import Property, equals, holds
 
 
 def choice(answer: object, right: str, mistakes: Mapping[str, str]) -> Iterator[Property]:
-    """The properties of a letter chosen from several.
+    """The properties of a letter chosen from several; in either case, and brackets and dots don't matter.
 
-    Args:
-        answer: the learner's, in either case; brackets and dots around it don't matter. None is an empty place.
-        right: the right letter.
-        mistakes: what each other letter overlooks, in words.
-    Raises NotImplementedError: the answer is None.
+    `mistakes` say what each other letter overlooks. Raises NotImplementedError for None, an empty place.
     """
     if answer is None:
         raise NotImplementedError
@@ -29,15 +25,9 @@ def choice(answer: object, right: str, mistakes: Mapping[str, str]) -> Iterator[
 def number(
     answer: object, name: str, expected: float, mistakes: Mapping[str, float], rtol: float = 1e-6
 ) -> Iterator[Property]:
-    """The property of a number written down by a learner.
+    """The property of a number written down by a learner; `name` must not give it away.
 
-    Args:
-        answer: the learner's; None is an empty place.
-        name: what must hold, in words that don't give the number away.
-        expected: the right one.
-        mistakes: what each plausible mistake would have given, by the words that describe the mistake.
-        rtol: relative tolerance.
-    Raises NotImplementedError: the answer is None.
+    `mistakes` are what each would have given, by the words for it. Raises NotImplementedError for None, an empty place.
     """
     if answer is None:
         raise NotImplementedError

@@ -45,17 +45,12 @@ def equals(
     misconceptions: Mapping[str, object] | None = None,
     rtol: float = 0.0,
 ) -> Property:
-    """A property of a value that must equal a reference.
+    """A property of a value that must equal a reference; `name` says what must hold, in words.
 
     Numbers and tensors are compared within the precision of the coarser of the two dtypes, relative to the largest
-    number of the reference; whole numbers, truth values, words and what is made of them exactly.
-
-    Args:
-        name: what must hold, in words.
-        misconceptions: what each plausible mistake would have given, by the words that describe the mistake; one that
-            gives the right value on this draw is never named.
-        rtol: a relative tolerance that is wider than the precision.
-    Returns: The property; when it fails, the misconception whose value the answer equals.
+    number of the reference, or within `rtol`; whole numbers, truth values, words and what is made of them exactly.
+    `misconceptions` are what each plausible mistake would have given, by the words for it. One that gives the right
+    value on this draw is never named.
     """
     if seen is None and expected is not None:
         return Property(name, False, "None", "the function returns nothing: is a return missing?")

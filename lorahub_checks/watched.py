@@ -155,10 +155,7 @@ def generators_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Stop what runs in the main thread after some seconds; elsewhere, and on Windows, there is no limit.
-
-    Raises StoppedError: the time is over.
-    """
+    """Raise StoppedError in the main thread after some seconds; elsewhere, and on Windows, there is no limit."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
