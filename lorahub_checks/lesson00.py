@@ -17,7 +17,7 @@ from lorahub_checks.properties import Property, equals
     (
         "Look at what stands in front of B · A in the sentence above.",
         "α sets how strong the adapter is; dividing by the rank keeps that strength when the rank changes.",
-        "Return alpha divided by rank.",
+        "For α = 16 and r = 8 the factor is 2. For r = 16 it is 1.",
     ),
 )
 def scaling(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

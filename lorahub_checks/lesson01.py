@@ -49,7 +49,7 @@ def _wrong_scalings(delta: Tensor, alpha: float, rank: int) -> dict[str, Tensor]
     hints=(
         "How many numbers does each of the two thin matrices hold?",
         "A is (r, in) and B is (out, r). A matrix of shape (a, b) holds a * b numbers, and both are trained.",
-        "A holds r * in, B holds out * r, so the sum is r * (in + out): for 100, 500 and r = 5 it is 500 + 2500.",
+        "For 100 inputs, 500 outputs and r = 5, A holds 5 * 100 = 500 numbers. Count B in the same way, and add.",
     ),
 )
 def count_parameters(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -83,7 +83,8 @@ def count_parameters(answer: Callable, generator: torch.Generator) -> Iterator[P
     hints=(
         "Two paths lead from x to the output, and their results are added.",
         "The first path is x @ W.T. The second goes through the narrow middle: first A.T, then B.T, times alpha / r.",
-        "r = A.shape[0]; return x @ W.T + (alpha / r) * (x @ A.T @ B.T), and nothing is written into W.",
+        "One row, in = 3, r = 2, out = 4: x meets A.T first and becomes 2 numbers. These meet B.T and become 4. The "
+        "factor multiplies these 4, not those of the first path.",
     ),
     trains=(0,),
 )
@@ -116,8 +117,8 @@ def lora_forward(answer: Callable, generator: torch.Generator) -> Iterator[Prope
     hints=(
         "What must B @ A be at the first step, and which of the two matrices is free to be anything then?",
         "B is zero, so the update is zero. A must not be zero as well, or no gradient would reach either of them.",
-        "A = torch.empty(rank, in_features); nn.init.kaiming_uniform_(A, a=math.sqrt(5)); "
-        "B = torch.zeros(out_features, rank).",
+        "For in = 3, out = 4, r = 2: A is (2, 3), made empty and filled by nn.init.kaiming_uniform_ with a = √5. B is "
+        "(4, 2). Which value do all its 8 entries have?",
     ),
 )
 def init_lora(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -184,7 +185,8 @@ def init_lora(answer: Callable, generator: torch.Generator) -> Iterator[Property
     hints=(
         "W' x must equal what the two paths give together, for every x.",
         "Distribute x: W x + (alpha / r) B A x = (W + (alpha / r) B A) x. The bracket is W'.",
-        "r = A.shape[0]; return W + (alpha / r) * (B @ A): a new tensor, W itself stays.",
+        "W is (4, 3), A (2, 3), B (4, 2): the product of B and A has W's shape. With alpha = 4 it counts twice. A sum "
+        "is a new tensor; += writes into the old one.",
     ),
 )
 def merge(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -216,9 +218,9 @@ def merge(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         "What must the optimizer see, and what must it not see?",
         "The base is frozen with requires_grad_(False); A and B are nn.Parameter attributes named lora_A and lora_B, "
         "so that module.parameters() finds them. The forward pass adds two paths, as in lora_forward.",
-        "In __init__: self.base = base.requires_grad_(False); self.lora_A = nn.Parameter(…); self.lora_B = "
-        "nn.Parameter(torch.zeros(base.out_features, rank)). In forward: return self.base(x) + self.scaling * "
-        "(x @ self.lora_A.T @ self.lora_B.T).",
+        "An attribute self.lora_A = nn.Parameter(torch.empty(rank, base.in_features)) is found by "
+        "module.parameters(). lora_B is made in the same way, of zeros. In forward the shapes go (rows, in), (rows, "
+        "r), (rows, out).",
     ),
 )
 def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -276,7 +278,7 @@ def lora_layer(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     hints=(
         "Write down both counts, the layer's and the adapter's, with the rank as the unknown.",
         "The layer has d * d numbers, the adapter r * (d + d). At which r are the two equal?",
-        "r * 2 * d = d * d, so r is d / 2; put 4096 in.",
+        "For d = 8 the layer has 64 numbers and the adapter 16 for each rank. They are equal at rank 4.",
     ),
 )
 def break_even_rank(answer: object, _generator: torch.Generator) -> Iterator[Property]:

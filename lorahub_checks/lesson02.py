@@ -27,7 +27,8 @@ MLP = ("gate_proj", "up_proj", "down_proj")
         "Nothing is subtracted. Every token's vector is divided by one number, its own size.",
         "That number is the root mean square over the last axis: square, average, add eps, take the root. "
         "keepdim=True keeps the axis, so that the division lines up.",
-        "Write: mean_square = x.pow(2).mean(-1, keepdim=True), then return weight * x / torch.sqrt(mean_square + eps).",
+        "For x = (3, 4) the mean of the squares is 12.5 and its root 3.54, so x becomes (0.85, 1.13), times the "
+        "weight.",
     ),
     trains=(0, 1),
 )
@@ -85,9 +86,8 @@ def _wrong_norms(x: Tensor, weight: Tensor, eps: float) -> dict[str, Tensor]:
         "At position 0 nothing turns. What does a turn by an angle do to a point with two coordinates?",
         "Coordinate j of the first half and coordinate j of the second half are one point; its angle is "
         "position * theta ** (-2 * j / d). A turn makes (a, b) into (a cos - b sin, a sin + b cos).",
-        "Write: j = torch.arange(d // 2); angles = positions[:, None] * theta ** (-2 * j / d); "
-        "cos, sin = angles.cos(), angles.sin(); a, b = x[..., : d // 2], x[..., d // 2 :]; "
-        "return torch.cat((a * cos - b * sin, a * sin + b * cos), -1).",
+        "For d = 4 and position 1 the angles are 1 and theta ** (-1/2). The pair x[0], x[2] turns by the first, x[1], "
+        "x[3] by the second. positions[:, None] gives each token a row of angles.",
     ),
     trains=(0,),
 )
@@ -174,9 +174,9 @@ def _wrong_rotations(x: Tensor, positions: Tensor, theta: float) -> dict[str, Te
         "share a key head?",
         "Query heads 0 … g-1 share key/value head 0, the next g share head 1: repeat_interleave on the heads' axis, "
         "with g = heads / kv_heads. Then it is plain attention, masked so that no token looks ahead.",
-        "Write: g = q.shape[1] // k.shape[1]; k, v = (t.repeat_interleave(g, 1) for t in (k, v)); scores = q @ k.mT / "
-        "q.shape[-1] ** 0.5; future = torch.ones(T, T, dtype=torch.bool).triu(1); "
-        "return scores.masked_fill(future, -torch.inf).softmax(-1) @ v.",
+        "4 query heads and 2 key heads make g = 2, and repeat_interleave gives the keys 0, 0, 1, 1. For T = 3 the "
+        "future is torch.ones(3, 3, dtype=torch.bool).triu(1): there the scores are minus infinity before the "
+        "softmax.",
     ),
     trains=(0, 1, 2),
 )
@@ -255,10 +255,8 @@ def _wrong_attentions(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
         "Write down (out, in) of each of the seven matrices. Are k_proj and v_proj as wide as q_proj?",
         "One matrix costs rank * (in + out). k_proj and v_proj make num_key_value_heads * head_dim numbers, "
         "q_proj makes num_attention_heads * head_dim, and every layer has its own adapters.",
-        "Write: d, f = config.hidden_size, config.intermediate_size; q = config.num_attention_heads * config.head_dim; "
-        "kv = config.num_key_value_heads * config.head_dim; sides = dict(q_proj=d + q, k_proj=d + kv, v_proj=d + kv, "
-        "o_proj=q + d, gate_proj=d + f, up_proj=d + f, down_proj=f + d); "
-        "return config.num_hidden_layers * rank * sum(sides[t] for t in targets).",
+        "Width 576, 9 heads of 64, 3 key heads: q_proj has 576 + 576 = 1,152 on its two sides, k_proj 576 + 192 = "
+        "768. Each counts once for every rank and every layer.",
     ),
 )
 def adapter_parameters(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

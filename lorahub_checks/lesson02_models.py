@@ -55,8 +55,8 @@ def _ids(generator: torch.Generator) -> Tensor:
     hints=(
         "model.named_modules() gives every module with its dotted name. Which part of the name is asked for?",
         "The last part, behind the last dot, must be one of the endings as a whole, and the module an nn.Linear.",
-        "return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "
-        'name.rpartition(".")[2] in endings]',
+        "The last part of layers.0.self_attn.q_proj is q_proj, which rpartition of a dot cuts off. named_modules() "
+        "gives names and modules together.",
     ),
 )
 def find_targets(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -99,8 +99,8 @@ def find_targets(answer: Callable, generator: torch.Generator) -> Iterator[Prope
         "Three things: freeze what is there, find the layers, and put a new layer into each one's parent.",
         "A module is replaced in its parent: setattr on the model itself with a dotted name replaces nothing. Freeze "
         "first, or the new matrices are frozen too. Make the list of names before you change anything.",
-        "model.requires_grad_(False); names = find_targets(model, endings); for name in names: layer = "
-        "model.get_submodule(name); model.set_submodule(name, LoRALayer(layer, rank, alpha)).",
+        "For layers.0.q_proj the parent is layers.0. get_submodule(name) reads a dotted name, set_submodule(name, "
+        "new) replaces what it finds there.",
     ),
 )
 def inject(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -174,8 +174,8 @@ def _logits_with(model: LlamaForCausalLM, deltas: dict[str, Tensor], ids: Tensor
         "A parameter knows whether it is trained, and how many numbers it has.",
         "requires_grad and numel(). The output head shares its tensor with the embedding: it must count once. "
         "model.parameters() lists a shared one once; state_dict() lists it under both names.",
-        "trained = sum(p.numel() for p in model.parameters() if p.requires_grad); "
-        "return trained, sum(p.numel() for p in model.parameters())",
+        "A head of 10 × 4 that is tied to its embedding counts 40, not 80. Go through model.parameters() twice: with "
+        "the condition requires_grad, and without.",
     ),
 )
 def count(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

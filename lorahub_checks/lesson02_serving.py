@@ -30,9 +30,8 @@ TARGETS = ("q_proj", "v_proj")
         "You need the old weights again later. What does a name for a tensor keep: its numbers, or the tensor?",
         "clone() the old weight before you write into it. Compute the sum in float32 and round it once, when you write "
         "it into a bfloat16 weight.",
-        "for name, (A, B) in updates.items(): layer = model.get_submodule(name); kept[name] = "
-        "layer.weight.detach().clone(); merged = layer.weight.float() + alpha / A.shape[0] * (B @ A); "
-        "layer.weight.data = merged.to(layer.weight.dtype).",
+        "One layer, A with two rows, alpha = 4: the update is 2 * (B @ A), in float32. Add it to old.float(), and "
+        "only then go back to the old dtype.",
     ),
 )
 def merge_model(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -121,8 +120,8 @@ def _kept(kept: object, old: dict[str, Tensor], merged: dict[str, Tensor], names
         "What happens to a name in the file that the model doesn't have? And to one that the file lacks?",
         "Compare before you write: the file's names must be exactly those of the parameters that train, and each shape "
         "must be the same. copy_ would stretch a (1, n) tensor over (r, n) without a word. Raise ValueError otherwise.",
-        "own = {n: p for n, p in model.named_parameters() if p.requires_grad}; if set(own) != set(state): raise "
-        "ValueError(…); compare the shapes likewise; then, with torch.no_grad(), own[n].copy_(state[n]) for each n.",
+        "The model trains a of shape (2, 3). A file with a of shape (1, 3) is refused, so is one without a, and one "
+        "with a and b. Only after all three questions copy, under torch.no_grad().",
     ),
 )
 def load_adapter(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -200,8 +199,8 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     hints=(
         "Every row has an adapter of its own, or none. Where in A and B is the row's, and what does -1 pick in torch?",
         "A[which] has one matrix a row, but -1 picks the last adapter. Multiply the updates of such rows by zero.",
-        "update = x @ A[which].mT @ B[which].mT; on = (which >= 0)[:, None, None]; "
-        "return x @ W.T + alpha / A.shape[1] * update * on",
+        "For which = [1, -1] the matrices A[which] are (2, r, in), and the second row must get no update. (which >= "
+        "0) is [True, False]; it needs two more axes to multiply (rows, tokens, out).",
     ),
     trains=(2, 3),
 )

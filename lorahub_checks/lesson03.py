@@ -26,7 +26,7 @@ def _count(generator: torch.Generator, low: int, high: int) -> int:
         "Which tokens should the model learn to write, and which does it only read?",
         "Labels are as long as the sequence. -100 stands where the loss is not taken: on the whole prompt, and nowhere "
         "else. The end token is something the model must learn to write.",
-        "The sequence is prompt_ids + response_ids + [eos_id]; replace its first part by [-100] * len(prompt_ids).",
+        "Prompt [5, 6], response [7], end 2: the sequence is [5, 6, 7, 2], and its labels are [-100, -100, 7, 2].",
     ),
 )
 def labels_for(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -70,7 +70,7 @@ def labels_for(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     (
         "What position would a token have if its row stood alone?",
         "Packing must not change what a row means, so every row starts at position 0 again.",
-        "For each length in lengths write 0, 1, …, length - 1, one row after the other.",
+        "Lengths 3 and 2 give 0, 1, 2, 0, 1: one range for each length, one after the other.",
     ),
 )
 def packed_positions(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -105,7 +105,8 @@ def packed_positions(answer: Callable, generator: torch.Generator) -> Iterator[P
     (
         "A row of three hundred tokens and a row of three: should they count alike?",
         "Perplexity is exp of the mean loss over all tokens, so a row's mean loss has to be weighted with its tokens.",
-        "math.exp(sum(loss * n for loss, n in zip(losses, tokens)) / sum(tokens))",
+        "Losses 1 and 3 with 3 and 1 tokens: the mean over tokens is (1 * 3 + 3 * 1) / 4 = 1.5. The perplexity is e "
+        "to the power of 1.5.",
     ),
 )
 def perplexity_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

@@ -26,8 +26,8 @@ from lorahub_edu.show.objects import there
         "Two running averages, of the gradient and of its square, both too small at first. And the decay: on what?",
         "m = b1 m + (1 - b1) g and v = b2 v + (1 - b2) g². Divide them by 1 - b1**t and 1 - b2**t. The decay shrinks "
         "the parameter itself by lr * decay; it never enters m or v.",
-        "b1, b2 = betas; m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2; "
-        "p = p * (1 - lr * decay) - lr * (m / (1 - b1**t)) / ((v / (1 - b2**t)).sqrt() + eps); return p, m, v",
+        "t = 1, g = 2, betas 0.9 and 0.99, m and v at zero: m = 0.2, v = 0.04. Divided by 0.1 and 0.01 they are 2 and "
+        "4, so p moves by lr * 2 / (√4 + eps), after the decay has shrunk it.",
     ),
     in_place=True,  # as an optimizer does
 )
@@ -96,9 +96,8 @@ def _wrong_steps(
         "Four lines for each batch: which of them forgets what the last batch left behind?",
         "loss, backward, step, and gradients back to nothing: backward adds to what is there. Note the loss before "
         "the step. What requires no gradient must stay.",
-        "optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr); for x, y in batches: "
-        "loss = F.mse_loss(model(x), y); optimizer.zero_grad(); loss.backward(); optimizer.step(); "
-        "losses.append(loss.item())",
+        "One turn of the loop: the loss F.mse_loss of model(x) and y, its item() into the list, gradients to nothing, "
+        "backward, step. The optimizer gets the parameters that require a gradient, and no others.",
     ),
 )
 def train(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -181,7 +180,7 @@ def _descend(
     hints=(
         "One step of the optimizer uses one whole batch. How many micro-batches is that?",
         "A batch of 128 rows is 128 / 4 = 32 micro-batches, and after each 32 of them the optimizer takes one step.",
-        "62,400 / 32",
+        "With batches of 64 rows it would be 62,400 / 16 = 3,900.",
     ),
 )
 def steps_of(answer: object, _generator: torch.Generator) -> Iterator[Property]:

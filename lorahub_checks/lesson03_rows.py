@@ -30,8 +30,8 @@ WORDS = ("river", "seven", "paint", "cloud", "table", "green", "north", "quiet",
         "Which of the two templates fits a row whose input is empty, or missing?",
         "row.get('input', '') is empty in both cases. Fill both places at once, so that text in the instruction that "
         "looks like a placeholder stays text.",
-        'given = row.get("input", ""); template = with_input if given else without_input; '
-        'return template.format(instruction=row["instruction"], input=given)',
+        "A template '{instruction} {input}', filled by one format with both names, leaves an instruction that "
+        "contains '{input}' as it is. Two replacements in turn would not.",
     ),
 )
 def format_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -79,9 +79,9 @@ def format_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Prop
     hints=(
         "What does the model learn if the end token follows a response that was cut off in the middle?",
         "Put prompt, response and end token together, then keep the first `block` of them. Labels are cut in the same "
-        "way. If the prompt alone fills the block, there is nothing to learn: return None.",
-        "n = len(prompt_ids); ids = (prompt_ids + response_ids + [eos_id])[:block]; "
-        "return None if n >= block else (ids, [-100] * n + ids[n:])",
+        "way. If the prompt alone fills the block, there is nothing to learn: the answer is None.",
+        "Block 5, a prompt of 3, a response of 3: of 3 + 3 + 1 tokens the first 5 stay, and the labels are three "
+        "times -100 and two tokens. A prompt of 5 leaves nothing to learn.",
     ),
 )
 def cut(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -138,8 +138,8 @@ def _pair(name: str, seen: object, right: tuple[list, list], wrong: dict[str, tu
         "Padding must be seen by nobody and take no loss. What if the padding token is also the end token?",
         "Build mask and labels from the rows' lengths, never by looking for the padding token: it may stand in the "
         "text.",
-        "longest = max(len(ids) for ids, _ in rows); pad each ids with pad_id, labels with -100, and a list of ones "
-        "with zeros, on the right; torch.tensor of each.",
+        "Rows of 3 and 2 tokens: the second gets one pad_id at its right, one -100 in its labels, and the mask 1, 1, "
+        "0.",
     ),
 )
 def collate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -205,8 +205,8 @@ def _wrong_padding(part: str, ids: list[Tensor], labels: list[Tensor], right: li
         "Which random numbers do you shuffle with, and who else uses them?",
         "A generator of your own, random.Random(seed), gives the same order each time and leaves all others alone. "
         "Shuffle a list of indices, not the rows that were handed to you.",
-        "order = list(range(len(rows))); random.Random(seed).shuffle(order); first = order[:validation]; rest = "
-        "order[validation:]; return [rows[i] for i in rest], [rows[i] for i in first]",
+        "Four rows: the list of indices is 0, 1, 2, 3, and a Random with the seed shuffles it in place. With "
+        "validation = 1 the first index is held back and the other three train.",
     ),
 )
 def split(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -251,7 +251,8 @@ def split(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         "Three rows stand in one sequence. Which tokens would each of them see if it stood alone?",
         "A token sees itself and what comes before it, within its own row: a lower triangle for each row, placed on "
         "the diagonal.",
-        "torch.block_diag(*[torch.ones(n, n).tril() for n in lengths]).bool()",
+        "Lengths 2 and 1 give the rows 1 0 0, 1 1 0, 0 0 1. The first block is torch.ones(2, 2).tril(); "
+        "torch.block_diag places blocks on the diagonal.",
     ),
 )
 def may_attend(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

@@ -27,7 +27,8 @@ IGNORED = -100
         "The logits at a token say which token comes next. Which label belongs to them?",
         "logits[:, :-1] are compared with labels[:, 1:]; positions with -100 are left out; the mean goes over all "
         "labels of all rows together.",
-        "F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)",
+        "For T = 4 the logits 0, 1, 2 predict the tokens 1, 2, 3. F.cross_entropy wants (tokens, vocabulary) and "
+        "(tokens,), and its ignore_index leaves out what is masked.",
     ),
 )
 def label_loss(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -79,9 +80,8 @@ def _gradient(W: Tensor, x: Tensor, y: Tensor) -> Tensor:
     hints=(
         "The step must be the same, however the rows are cut. What must each micro-batch's loss be divided by?",
         "Sum the loss in each micro-batch, divide it by the labels of the *whole* step, and let the gradients add up.",
-        "W = W.clone().requires_grad_(); total = sum((y != -100).sum() for _, y in micro_batches); gradients = "
-        '[torch.autograd.grad(F.cross_entropy(x @ W.T, y, reduction="sum") / total, W)[0] for x, y in micro_batches]; '
-        "return sum(gradients)",
+        "Micro-batches with 3 and 1 labels make a step of 4. The first gives the sum of its three losses over 4, the "
+        "second its one loss over 4. torch.autograd.grad(loss, W) gives the gradient of each.",
     ),
 )
 def step_gradient(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -122,8 +122,8 @@ def step_gradient(answer: Callable, generator: torch.Generator) -> Iterator[Prop
         "Two pieces. Where does the second one begin, and what share of it is done at step s?",
         "Before `warmup` the rate is peak * step / warmup. After it the share done is (step - warmup) / "
         "(total - warmup), and half a cosine wave goes from 1 to 0.",
-        "done = (step - warmup) / (total - warmup); wave = peak * (1 + math.cos(math.pi * done)) / 2; "
-        "return peak * step / warmup if step < warmup else wave",
+        "peak 1, warmup 10, total 110: step 5 gives 0.5. Step 60 is halfway down, and cos(π / 2) = 0 makes it 0.5. "
+        "Step 110 gives 0.",
     ),
 )
 def learning_rate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -173,8 +173,8 @@ def _wrong_rates(warmup: int, total: int, peak: float) -> dict[str, Tensor]:
         "A gradient is one long vector, however many tensors it is stored in. How long is it?",
         "norm = root of the sum of all squares of all tensors. If it is above the limit, multiply every tensor by "
         "limit / norm; else leave them as they are.",
-        "norm = sum(g.pow(2).sum() for g in gradients).sqrt(); factor = min(1, limit / norm); "
-        "return [factor * g for g in gradients], norm",
+        "Two gradients, (3) and (4), have the norm 5. At a limit of 1 both are multiplied by 1 / 5; at a limit of 10 "
+        "they stay. The norm that is given back is 5 either way.",
     ),
 )
 def clip(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

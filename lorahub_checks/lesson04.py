@@ -21,8 +21,9 @@ from lorahub_checks.properties import Property, equals
     "a bottleneck adapter",
     hints=(
         "The adapter stands behind a layer. What must come out if both of its matrices are zero?",
-        "Down to m, a nonlinearity, up to d again, and the input beside it: x + relu(x @ down.T) @ up.T.",
-        "return x + torch.relu(x @ down.T) @ up.T",
+        "Down to m, a nonlinearity, up to d again. At the end the input is added.",
+        "d = 3, m = 2: down.T leaves 2 numbers, the relu makes the negative ones 0, up.T makes 3 of them. With up at "
+        "zero the output is x.",
     ),
     trains=(0,),
 )
@@ -68,7 +69,8 @@ def _gated(queries: Tensor, keys: Tensor, values: Tensor, gate: float) -> Tensor
     hints=(
         "The tokens of the prompt have attention weights of their own. What do these add up to, before the gate?",
         "softmax over the prompt's tokens alone, times the gate, times the values: nothing of the text is in it.",
-        "weights = torch.softmax(queries @ keys.mT / math.sqrt(queries.shape[-1]), -1); return gate * weights @ values",
+        "2 heads, T = 3, P = 4: the scores are (2, 3, 4), over the root of the head's size. Each row of their softmax "
+        "adds up to 1, whatever the gate is. The gate multiplies what comes out.",
     ),
     trains=(0, 1, 2),
 )
@@ -117,7 +119,8 @@ def _nearest(width: int, places: int, budget: int) -> int:
     hints=(
         "Count one adapter first: two matrices, and two biases. How many adapters are there?",
         "places · (2·width·m + m + width) = budget: solve for m, then look at the whole numbers next to it.",
-        "m = (budget / places - width) / (2 * width + 1); return max(1, round(m))",
+        "Width 10, one place, budget 100: 21 m + 10 = 100 gives m = 4.29. 4 trains 94 and 5 trains 115, so 4 is "
+        "nearer.",
     ),
 )
 def size_for(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

@@ -26,8 +26,8 @@ IGNORED = -100
         "The prefix has keys and values, but asks nothing. How many rows does the result have?",
         "Put the prefix in front of keys and of values. Every token sees the whole prefix, and of the text what came "
         "before it: one softmax over both.",
-        "mask = torch.cat([torch.ones(T, P), torch.ones(T, T).tril()], 1).bool(); "
-        "F.scaled_dot_product_attention(q, torch.cat([prefix_k, k], 1), torch.cat([prefix_v, v], 1), attn_mask=mask)",
+        "P = 2, T = 3: the mask is (3, 5). Its first two columns are all True, the other three are a lower triangle. "
+        "Keys and values are longer by 2, queries are not.",
     ),
     trains=(3, 4),
 )
@@ -80,7 +80,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
     hints=(
         "Scaling what a layer puts out, or what it takes in: which side of W does each act on?",
         "W is (out, in). A factor for each output multiplies a row of W; a factor for each input multiplies a column.",
-        "return W * scale if feedforward else scale[:, None] * W",
+        "W is (2, 3). A vector of 2 as scale[:, None] multiplies rows, a vector of 3 multiplies columns as it is. In "
+        "the feed-forward the factors stand before the layer.",
     ),
 )
 def merge_ia3(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -125,7 +126,8 @@ def merge_ia3(answer: Callable, generator: torch.Generator) -> Iterator[Property
         "A vector is a direction times a length. Which vectors are meant, and where do their lengths come from now?",
         "V = W + alpha / r * B A. Each row of V, the weights of one output, is made one long and then given its own "
         "trained length from `magnitude`.",
-        "V = W + alpha / A.shape[0] * (B @ A); return magnitude[:, None] * V / V.norm(dim=1, keepdim=True)",
+        "A row (3, 4) of V has the length 5. With the magnitude 10 it becomes (6, 8). V.norm with dim=1 and keepdim "
+        "gives the lengths as (out, 1).",
     ),
 )
 def dora_weight(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -162,8 +164,8 @@ def dora_weight(answer: Callable, generator: torch.Generator) -> Iterator[Proper
     hints=(
         "The same vectors stand in front of every row. What do labels and mask say about them?",
         "They are seen, so the mask is 1; they are no tokens, so they take no loss: -100.",
-        "rows, P = len(labels), len(prompt); return torch.cat([prompt.expand(rows, -1, -1), embeddings], 1), "
-        "torch.cat([labels.new_full((rows, P), -100), labels], 1), torch.cat([mask.new_ones(rows, P), mask], 1)",
+        "3 rows, P = 2: expand repeats the prompt for each row. new_full and new_ones make the two blocks of labels "
+        "and mask, (3, 2), in the dtype that fits. What is new stands in front.",
     ),
     trains=(1,),
 )

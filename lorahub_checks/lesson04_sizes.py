@@ -49,8 +49,8 @@ def _counted(method: str, layers: int, heads: int, kv_heads: int, head_width: in
         "For each method write down what one layer gets: vectors of which width, and how many of them?",
         "Keys and values are as wide as `kv`, not as `hidden`. A prompt stands in front once, a prefix in every layer "
         "and for keys and values both. A bias is as wide as what its layer puts out.",
-        "prompt: size * hidden; prefix: layers * 2 * size * kv; ia3: layers * (2 * kv + inner); bitfit: layers * "
-        "(hidden + 2 * kv + hidden + 2 * inner + hidden); lora: layers * size * (2 * hidden + hidden + kv)",
+        "hidden 8, kv 4, 2 layers, size 3: a prompt trains 3 * 8 = 24, a prefix 2 * 2 * 3 * 4 = 48. LoRA takes q and "
+        "v: 3 * (8 + 8) + 3 * (8 + 4) in each layer.",
     ),
 )
 def trained(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -104,9 +104,8 @@ def trained(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     hints=(
         "Some layers have a bias, some don't. What must a new one be, so that nothing changes at first?",
         "Freeze everything. A layer without a bias gets one of zeros, as wide as its outputs; then every bias trains.",
-        "model.requires_grad_(False); for layer in model.modules(): if isinstance(layer, nn.Linear): "
-        "if layer.bias is None: layer.bias = nn.Parameter(torch.zeros(layer.out_features)); "
-        "layer.bias.requires_grad_(True)",
+        "nn.Parameter(torch.zeros(7)) is a bias for 7 outputs, and it trains. Look at every module that is an "
+        "nn.Linear, and ask whether its bias is None.",
     ),
 )
 def bitfit(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -162,7 +161,7 @@ def bitfit(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     hints=(
         "Write down both factors in front of B A, and divide one by the other.",
         "LoRA has alpha / r, rsLoRA has alpha / sqrt(r). alpha cancels.",
-        "(alpha / sqrt(64)) / (alpha / 64) = 64 / 8",
+        "At r = 16 it is (alpha / 4) / (alpha / 16) = 4.",
     ),
 )
 def times_larger(answer: object, _generator: torch.Generator) -> Iterator[Property]:

@@ -22,7 +22,7 @@ def _draw(generator: torch.Generator, low: int, high: int) -> int:
         "What does AdamW keep for a weight that is trained, and what for one that is frozen?",
         "A frozen weight costs its own bytes. A trained one costs its own, a gradient of the same dtype, and two "
         "moments of that dtype.",
-        "frozen * frozen_bytes + trained * trained_bytes * 4: weight, gradient, first moment, second moment.",
+        "10 trained weights of 2 bytes take 20 bytes for themselves, 20 for gradients, 40 for two moments: 80.",
     ),
 )
 def state_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -61,7 +61,7 @@ def state_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Proper
     (
         "When is most memory taken: at the end, or somewhere on the way?",
         "Go through the events in their order with a running total, and remember the largest total that you saw.",
-        "live = peak = 0; for change in changes: live += change; peak = max(peak, live); return peak.",
+        "Changes 5, -2, 4: the running totals are 5, 3, 7, so the peak is 7.",
     ),
 )
 def peak_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -99,7 +99,7 @@ def peak_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     (
         "Half a byte a weight is not all: what else has to be stored to get the weights back?",
         "Every block of weights shares one scale of four bytes. How many blocks are there?",
-        "n / 2 + 4 * n / block.",
+        "64 weights in blocks of 32 take 32 bytes, and two scales of four bytes: 40.",
     ),
 )
 def four_bit_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

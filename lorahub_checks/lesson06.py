@@ -47,8 +47,8 @@ def _pair(made: object) -> tuple[Tensor, Tensor] | None:
     hints=(
         "Before anything is multiplied, two sums are formed. Of what?",
         "A = Σ wᵢAᵢ and B = Σ wᵢBᵢ; the update is one product of the two sums, times the scaling, once.",
-        "A = sum(w * A for w, A in zip(weights, As)); B = sum(w * B for w, B in zip(weights, Bs)); "
-        "return scaling * B @ A",
+        "Weights 1 and 2, As 1 and 3, Bs 2 and 1, scaling 1: the sums are A = 7 and B = 4, the update is 28. The "
+        "exact sum would be 8.",
     ),
 )
 def composed_update(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -102,8 +102,9 @@ def composed_update(answer: Callable, generator: torch.Generator) -> Iterator[Pr
     "the same module in another basis",
     hints=(
         "Which matrix may stand between B and A without changing B @ A?",
-        "QᵀQ is the identity. Put it between the two: B A = B (Qᵀ Q) A = (B Qᵀ) (Q A).",
-        "return Q @ A, B @ Q.T",
+        "QᵀQ is the identity, so it may stand between B and A without changing their product.",
+        "B (QᵀQ) A has four factors. Put brackets around two and two: one pair is as large as A, the other as large "
+        "as B.",
     ),
 )
 def rotate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -139,7 +140,8 @@ def rotate(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     hints=(
         "A sum of products wᵢBᵢAᵢ is itself one product, of two larger matrices. What are their shapes?",
         "The As go over each other, (Σr, in); the Bs go side by side, (out, Σr). Each weight is used once.",
-        "return torch.cat(As), torch.cat([w * B for w, B in zip(weights, Bs)], dim=1)",
+        "Ranks 2 and 1, in = 4, out = 3: A is (3, 4), B is (3, 3). The third column of B is the second module's, "
+        "times that module's weight.",
     ),
 )
 def exact_composition(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

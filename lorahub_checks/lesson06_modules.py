@@ -64,7 +64,8 @@ def _term_mistakes(As: list[Tensor], Bs: list[Tensor], weights: list[float]) -> 
     hints=(
         "Multiply (w₁B₁ + w₂B₂)(w₁A₁ + w₂A₂) out. Which of the four terms belong to no module?",
         "All pairs i, j make the composition; the own terms i = j carry wᵢ². What is left are the cross-terms.",
-        "A = sum(w * A for …); B = sum(w * B for …); return B @ A - sum(w * w * B @ A for …)",
+        "Two modules: of (w₁B₁ + w₂B₂)(w₁A₁ + w₂A₂) the own terms are w₁²B₁A₁ and w₂²B₂A₂. Without them w₁w₂(B₁A₂ + "
+        "B₂A₁) is left.",
     ),
 )
 def cross_terms(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -121,7 +122,8 @@ def _cutting_mistakes(A: Tensor, B: Tensor, rank: int) -> dict[str, Tensor]:
     hints=(
         "Which matrix of a given rank is nearest to B A?",
         "The strongest directions of the product (not of A and of B): U, S, Vh of B @ A, cut after `rank`.",
-        "U, S, Vh = torch.linalg.svd(B @ A, full_matrices=False); return Vh[:rank], U[:, :rank] * S[:rank]",
+        "The SVD of a (out, in) product gives U (out, k), S (k,), Vh (k, in). Keep `rank` of each. S must go into one "
+        "of the two sides, or its root into both.",
     ),
 )
 def cut_to_rank(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -189,7 +191,8 @@ def _population_mistakes(x: Tensor, As: list[Tensor], Bs: list[Tensor], w: Tenso
     hints=(
         "Compose one candidate's A and B, and apply them to its rows. Which axis tells the candidates apart?",
         "A has the shape (P, r, in) then, B (P, out, r): torch.einsum over the modules, then a batched product.",
-        'A = torch.einsum("pn,nri->pri", weights, torch.stack(As)), B likewise; return scaling * x @ A.mT @ B.mT',
+        "The string pn,nri->pri sums over the modules n for every candidate p. The Bs are (n, out, r) and need a "
+        "string of the same kind. Then x @ A.mT has r numbers at its end.",
     ),
 )
 def population_update(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -246,8 +249,8 @@ def _likeness_mistakes(task: Tensor, modules: Tensor, count: int) -> dict[str, l
     hints=(
         "What do the vectors of all texts have in common, and what does that say about any one of them?",
         "Take the mean of the modules' vectors off all vectors, then compare by cosine; the largest come first.",
-        "mean = modules.mean(0); cosines = torch.cosine_similarity(task - mean, modules - mean); "
-        "return cosines.argsort(descending=True)[:count].tolist()",
+        "(3, 1) and (1, 1) have the mean (2, 1). Less their mean they are (1, 0) and (-1, 0): they point apart, "
+        "though they seemed alike before.",
     ),
 )
 def nearest_modules(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -276,7 +279,7 @@ def nearest_modules(answer: Callable, generator: torch.Generator) -> Iterator[Pr
     hints=(
         "Put −w for w into both formulas. How often does each wᵢ stand in a product?",
         "Exact: Σ wᵢBᵢAᵢ, each weight once. LoRAHub: (Σ wᵢBᵢ)(Σ wᵢAᵢ), every term has two weights.",
-        "(−1)(−1) = 1: every term of LoRAHub's composition keeps its sign, every term of the exact one changes it.",
+        "(−1)(−1) = 1. Turn both weights in w₁w₂B₁A₂, then the one in w₁B₁A₁: which changes its sign?",
     ),
 )
 def turned_weights(answer: object, _generator: torch.Generator) -> Iterator[Property]:

@@ -25,7 +25,8 @@ def _numbers(*shape: int, generator: torch.Generator) -> np.ndarray:
     hints=(
         "How many numbers must come back, and which part of each comes from that candidate's weights?",
         "The penalty is alpha times the mean of |w| over the N modules: one number a candidate, added to its loss.",
-        "abs(weights).mean(axis=1) has one entry a candidate; return losses + alpha times that.",
+        "Losses 1 and 2, weights (1, -1) and (0, 2), alpha 0.1: both means of |w| are 1, so the objectives are 1.1 "
+        "and 2.1.",
     ),
 )
 def objective(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -65,7 +66,8 @@ def objective(answer: Callable, generator: torch.Generator) -> Iterator[Property
     hints=(
         "Which candidates count, and in which order do the shares belong to them?",
         "Sort the candidates by their loss, lowest first, and keep as many as there are shares.",
-        "best = np.argsort(losses)[: len(shares)]; the new mean is shares @ candidates[best].",
+        "Losses 3, 1, 2 and two shares: np.argsort gives 1, 2, 0, so candidates 1 and 2 count, in this order. The new "
+        "mean is their weighted sum.",
     ),
 )
 def recombine(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -116,7 +118,7 @@ def recombine(answer: Callable, generator: torch.Generator) -> Iterator[Property
     hints=(
         "What is paid once, and what is saved with every query?",
         "Once: evaluations times the tokens that one evaluation reads. A query: the longer prompt minus the shorter.",
-        "return evaluations * example_tokens / (in_context_tokens - zero_shot_tokens)",
+        "40 evaluations of 100 tokens cost 4,000 once. Prompts of 150 and 50 tokens save 100 a query: 40 queries.",
     ),
 )
 def break_even(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

@@ -52,7 +52,8 @@ def _spread_mistakes(C: np.ndarray, sigma: float) -> dict[str, np.ndarray]:
     hints=(
         "What must a standard normal vector be multiplied by to have the covariance C?",
         "By a root of C, for example the Cholesky factor L with L Lᵀ = C: for a column L z, for a row z Lᵀ.",
-        "return mean + sigma * normals @ np.linalg.cholesky(C).T",
+        "C = diag(4, 1) has L = diag(2, 1), and the row (1, 1) becomes (2, 1). np.linalg.cholesky gives L. Then σ "
+        "multiplies, and the mean is added.",
     ),
 )
 def sample(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -115,8 +116,8 @@ def _sigma_mistakes(sigma: float, path: np.ndarray, c: float, d: float) -> dict[
     hints=(
         "When steps keep their direction, is the path longer or shorter than one of random steps? What should σ do?",
         "Compare the path's length with that of a random vector; c/d times (ratio − 1) is the change of log σ.",
-        "n = len(path); chi = np.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n**2)); "
-        "return sigma * np.exp(c / d * (np.linalg.norm(path) / chi - 1))",
+        "A random vector of n entries is about √n (1 − 1/(4n) + 1/(21n²)) long: 0.80 for n = 1. A path of twice that "
+        "length, at c/d = 0.5, multiplies σ by e to the power of 0.5.",
     ),
 )
 def new_sigma(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -172,7 +173,7 @@ def _learning_mistakes(
     hints=(
         "Which steps were good, and what has the outer product of a step with itself to do with a covariance?",
         "y = (x − mean) / σ for the better candidates, with the *old* mean; Σ shareᵢ yᵢyᵢᵀ is their covariance.",
-        "y = (best - mean) / sigma; return (1 - c_mu) * C + c_mu * (shares * y.T) @ y",
+        "One candidate with y = (1, 2) and share 1 gives the matrix 1 2, 2 4. The old C keeps the part 1 − c_mu.",
     ),
 )
 def rank_mu(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

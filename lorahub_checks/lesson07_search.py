@@ -63,8 +63,8 @@ def _why_far_away(points: list[np.ndarray], start: np.ndarray) -> str:
         "What do you have to remember between two calls of loss, and what costs something?",
         "Remember the best weights and their loss. Try w[i] + step and w[i] − step for every i; keep what is lower; "
         "halve the step after a round without success; stop before the budget is exceeded.",
-        "Count the calls. best = loss(start); while calls < budget: for i, for sign: if calls == budget, return; "
-        "tried = w.copy(); tried[i] += sign * step; value = loss(tried); if value < best: w, best = tried, value …",
+        "Budget 3, start (0, 0), step 1: call 1 scores (0, 0), call 2 (1, 0), call 3 (-1, 0), and there is no fourth. "
+        "Copy the weights before you change one.",
     ),
 )
 def coordinate_search(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

@@ -105,8 +105,8 @@ def _sorted(seen: object, expected: Tensor) -> bool:
     hints=(
         "Singular vectors have length 1. What is then the cosine of two of them, and what does its sign mean?",
         "U₀ and U from two SVDs; one product holds all cosines; take absolute values, then one maximum a tuned vector.",
-        "U0, U = (torch.linalg.svd(M, full_matrices=False).U for M in (W0, W)); "
-        "return (U[:, :k].T @ U0).abs().max(dim=1).values",
+        "k = 2: two columns of U. Their product with U₀ has two rows, with a cosine for every pretrained vector. "
+        "Signs mean nothing, so absolute values come before the maximum of a row.",
     ),
 )
 def largest_cosines(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -177,7 +177,7 @@ def _picture(k: int, epsilon: float, generator: torch.Generator) -> tuple[Tensor
     hints=(
         "Which rows of the picture have no bright field at all?",
         "The first k rows are the k strongest tuned vectors. Take the maximum of each, compare with ε, count.",
-        "return int((picture[:k].max(dim=1).values < epsilon).sum())",
+        "Rows with the maxima 0.9, 0.2, 0.7, k = 2, ε = 0.5: of the first two, one lies below, so the count is 1.",
     ),
 )
 def count_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -226,7 +226,8 @@ def _rank_mistakes(values: Tensor) -> dict[str, Tensor | float]:
     hints=(
         "Divide the singular values by their sum: they become shares. How would one say that few of them hold it all?",
         "The entropy of the shares, −Σ p log p, is log r when r values share equally. So its exponential is a rank.",
-        "p = values / values.sum(); return torch.exp(torch.special.entr(p).sum()) (entr knows that 0 log 0 is 0)",
+        "Values (1, 1): p = (0.5, 0.5), the entropy is log 2, the effective rank 2. torch.special.entr knows that 0 "
+        "log 0 is 0.",
     ),
 )
 def effective_rank(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

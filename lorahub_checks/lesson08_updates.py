@@ -50,7 +50,8 @@ def _value_mistakes(A: Tensor, B: Tensor, scaling: float) -> dict[str, Tensor]:
     hints=(
         "What do orthonormal columns on the left of a matrix do to its singular values?",
         "Write B = Q1 R1 and Aᵀ = Q2 R2. Then B A = Q1 (R1 R2ᵀ) Q2ᵀ, and the matrix in the middle is (r, r).",
-        "R1, R2 = torch.linalg.qr(B).R, torch.linalg.qr(A.T).R; return abs(scaling) * torch.linalg.svdvals(R1 @ R2.T)",
+        "For r = 2 all that is left is 2 × 2: R1 from torch.linalg.qr of B, R2 from that of Aᵀ. A negative scaling "
+        "gives the same singular values as a positive one.",
     ),
 )
 def update_values(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -104,7 +105,8 @@ def _spike_mistakes(W0: Tensor, A: Tensor, B: Tensor, scaling: float, k: int) ->
     hints=(
         "A new direction is an intruder only if it is among the k strongest. How strong must it be for that?",
         "Compare the update's largest singular value with the k-th of the pretrained matrix.",
-        "return torch.linalg.svdvals(scaling * B @ A)[0] / torch.linalg.svdvals(W0)[k - 1]",
+        "The update's largest value is 6, the pretrained ones are 9, 5, 3. With k = 3 the strength is 2. "
+        "torch.linalg.svdvals lists the largest first.",
     ),
 )
 def spike_ratio(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -164,8 +166,8 @@ def _similarity_mistakes(A1: Tensor, A2: Tensor, i: int, j: int) -> dict[str, Te
         "Which vectors of A say what it listens to, and how does one compare two sets of them at once?",
         "Right singular vectors: Vh[:i] and Vh[:j]. The sum of all squared cosines is min(i, j) when one space holds "
         "the other.",
-        "V1, V2 = (torch.linalg.svd(A, full_matrices=False).Vh for A in (A1, A2)); "
-        "return (V1[:i] @ V2[:j].T).square().sum() / min(i, j)",
+        "i = 1, j = 2: two cosines, 0.6 and 0.8. Their squares add up to 1, over min(1, 2): the first direction lies "
+        "in the second space.",
     ),
 )
 def subspace_similarity(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

@@ -50,7 +50,8 @@ def _forgetting_mistakes(before: list[Tensor], after: list[Tensor]) -> dict[str,
     hints=(
         "Two texts of 10 and 100 tokens: how much should each count?",
         "Every token counts alike: put the losses of all texts in one row before you take a mean.",
-        "return float(torch.cat(after).mean() - torch.cat(before).mean())",
+        "Before: a text with the losses 1, 1, 1 and one with 3. The mean over tokens is 1.5; the mean of the means, "
+        "2, would be wrong.",
     ),
 )
 def forgetting(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -181,8 +182,8 @@ def _scaling_mistakes(W0: Tensor, W: Tensor, k: int, epsilon: float, factor: flo
         "Which singular values change, and which stay? Everything else about W stays.",
         "Find the intruders as in lesson 08. A part σuvᵀ that should count factor instead of 1 is lessened by "
         "(1 − factor) σuvᵀ.",
-        "U, S, Vh = torch.linalg.svd(W, full_matrices=False), and U0 of W0 likewise; "
-        "best = (U.T @ U0).abs().max(dim=1).values; S[:k][best[:k] < epsilon] *= factor; return (U * S) @ Vh",
+        "k = 2, cosines 0.9 and 0.3, ε = 0.5, factor 0: the second singular value becomes 0. The first stays, and all "
+        "beyond k stay.",
     ),
 )
 def scale_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -210,7 +211,7 @@ def scale_intruders(answer: Callable, generator: torch.Generator) -> Iterator[Pr
     hints=(
         "Which matrix should come out for factor 0, and which for factor 1?",
         "The tuned matrix is the pretrained one plus an update. Only the update is multiplied.",
-        "return W0 + factor * (W - W0)",
+        "W₀ = 1, W = 3: the update is 2. With the factor 0.5 the result is 2, not 1.5.",
     ),
 )
 def shrink_update(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

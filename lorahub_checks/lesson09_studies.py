@@ -65,9 +65,8 @@ def _matching_mistakes(losses: list[float], forgotten: list[float], target: floa
     hints=(
         "Two runs learn at different speeds. Between which two recorded steps does the loss pass the target?",
         "Find the first neighbours with a loss above and below; go the same share of the way in the forgetting.",
-        "forgetting[0] where losses[0] is the target. Else for the first i with losses[i] > target >= losses[i + 1]: "
-        "share = (losses[i] - target) / (losses[i] - losses[i + 1]); return forgetting[i] + share * (forgetting[i + 1] "
-        "- forgetting[i]). After the loop, None.",
+        "Losses 3 and 1, target 2: half of the way. If the forgetting goes from 0 to 0.4 there, it is 0.2. A first "
+        "loss at the target needs no neighbour. If the target is never passed, None.",
     ),
 )
 def at_loss(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -156,7 +155,8 @@ def _sequence_mistakes(losses: Tensor) -> dict[str, Tensor]:
     hints=(
         "For one task: between which two of its losses does what it has forgotten lie?",
         "Task j is learned in row j + 1 and read again in the last row. The last task has had no time to be forgotten.",
-        "return sum(float(losses[-1, j] - losses[j + 1, j]) for j in range(T - 1)) / (T - 1), with T = losses.shape[1]",
+        "Three tasks: compare losses[3, 0] with losses[1, 0] and losses[3, 1] with losses[2, 1]. The mean of these "
+        "two differences.",
     ),
 )
 def average_forgetting(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -212,8 +212,8 @@ def _price_mistakes(base: float, tuned: list[float], changed: list[list[float]],
         "Which of the changes may you choose from at all?",
         "Those whose task loss is at most cost above the tuned model's. Of these the one with the lowest text loss; "
         "as a share of tuned text loss minus base text loss.",
-        "affordable = [text for task, text in changed if task - tuned[0] <= cost]; "
-        "return max(((tuned[1] - text) / (tuned[1] - base) for text in affordable), default=0.0)",
+        "Tuned (1.0, 3.0), base text 2.0, cost 0.1: a change at (1.05, 2.6) is affordable and gives back 0.4 of 1.0. "
+        "One at (1.3, 2.1) is too dear. If none is affordable: 0.",
     ),
 )
 def removed_at_cost(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

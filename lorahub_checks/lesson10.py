@@ -34,7 +34,8 @@ def _order(x: np.ndarray) -> np.ndarray:
     hints=(
         "One very large value must not decide. What is left of a value when only its place among the others counts?",
         "Replace every value by its rank, equal values by the mean of their ranks; then correlate the ranks.",
-        "a, b = scipy.stats.rankdata(x), scipy.stats.rankdata(y); return numpy.corrcoef(a, b)[0, 1]",
+        "x = (10, 30, 30) has the ranks 1, 2.5, 2.5, which scipy.stats.rankdata gives. What follows is a plain "
+        "correlation.",
     ),
 )
 def rank_correlation(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
@@ -145,8 +146,8 @@ def partial_rank_correlation(answer: Callable, generator: torch.Generator) -> It
     hints=(
         "What of an update do you want to keep, and what must be drawn anew?",
         "Keep the singular values. Draw two random orthonormal bases, one a side, by the QR of random matrices.",
-        "S = torch.linalg.svdvals(delta); for each size n of delta.shape take the Q of "
-        "torch.linalg.qr(torch.randn(n, len(S), generator=generator)) as U or V; return (U * S) @ V.T",
+        "delta is (5, 3): three singular values. The QR of a random (5, 3) gives three orthonormal columns, that of a "
+        "random (3, 3) the other side.",
     ),
 )
 def random_twin(answer: Callable, generator: torch.Generator) -> Iterator[Property]:

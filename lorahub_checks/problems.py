@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import html
 import importlib
+import marshal
 import pkgutil
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -45,7 +45,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a check."""
+    """The outcome of a check; no properties means that the answer's place is still empty."""
 
     problem: str
     title: str
@@ -67,22 +67,30 @@ class Report:
                 lines += [f"        {p.example}"] if p.example else []
         return lines
 
-    def __str__(self) -> str:
+    def _headed(self) -> str:
+        if not self.properties:
+            return f"{self.problem} {self.title}: not tried yet"
         count = sum(p.passed for p in self.properties)
         outcome = "public checks passed" if self.passed else f"{count} of {len(self.properties)} public checks passed"
-        hint = [f"hint: {self.hint}"] if self.hint and not self.passed else []
-        return "\n".join([f"{self.problem} {self.title}: {outcome}", *self._lines(), *hint])
+        return "\n".join([f"{self.problem} {self.title}: {outcome}", *self._lines()])
+
+    def __str__(self) -> str:
+        return self._headed() + (f"\nhint: {self.hint}" if self.hint else "")
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         # A border and words carry the outcome, colour only repeats it.
-        colour, style = ("#0072B2", "solid") if self.passed else ("#D55E00", "dashed")
-        return f'<pre style="border-left: 4px {style} {colour}; padding-left: 0.8em">{html.escape(str(self))}</pre>'
+        failed = ("#D55E00", "dashed") if self.properties else ("#767676", "dotted")
+        colour, style = ("#0072B2", "solid") if self.passed else failed
+        text = (
+            f'<pre style="border-left: 4px {style} {colour}; padding-left: 0.8em">{html.escape(self._headed())}</pre>'
+        )
+        return text + (f"<details><summary>A hint</summary>{html.escape(self.hint)}</details>" if self.hint else "")
 
 
 _PROBLEMS: dict[str, Problem] = {}
-_ATTEMPTS: Counter[str] = Counter()
+_TRIED: dict[str, list[object]] = {}  # the different answers that failed, by problem
 
 
 def problem(
@@ -90,7 +98,8 @@ def problem(
 ) -> Callable[[Specification], Specification]:
     """Register a specification: a generator function of the answer and a torch.Generator that yields properties.
 
-    The id is "LL.N". The hints are a nudge, the concept and a worked step; each failed attempt shows one more.
+    The id is "LL.N". The hints are a nudge, the concept and a worked step. Each answer that fails shows one more; the
+    same answer again, as when all cells run, shows the same.
     """
 
     def register(specification: Specification) -> Specification:
@@ -114,7 +123,7 @@ def get_problem(id: str) -> Problem:
     return _PROBLEMS[id]
 
 
-def check(id: str, answer: object, seed: int | None = None, seconds: float = SECONDS) -> Report:
+def check(id: str, answer: object, seed: int | None = None, seconds: float = SECONDS, kept_as: str = "") -> Report:
     """As `lorahub_edu.show.check.check`, which is the learner's door to it."""
     asked = get_problem(id)
     generator = torch.Generator().manual_seed(random.SystemRandom().getrandbits(32) if seed is None else seed)
@@ -129,20 +138,29 @@ def check(id: str, answer: object, seed: int | None = None, seconds: float = SEC
                 watched.follow_gradients(asked.trains)
                 found += _noted(watched)
         except NotImplementedError:
-            found.append(Property("is written", False, "NotImplementedError", "the place to fill in is still empty"))
+            if found:  # a part of it is there
+                found.append(Property("is written", False, "", "a place to fill in is still empty"))
         except (Exception, StoppedError, SystemExit, KeyboardInterrupt) as error:
             if isinstance(error, KeyboardInterrupt) and (watched is None or watched.remote):
                 raise
             found += [*_noted(watched), _failure(error)]
     report = Report(id, asked.title, tuple(found))
     if report.passed:
-        _ATTEMPTS.pop(id, None)
+        _TRIED.pop(id, None)
         if seed is None:  # a learner's own check; tests fix their inputs
-            progress.check_passed(id)
+            progress.check_passed(kept_as or id)
+    if report.passed or not found:
         return report
-    hint = asked.hints[min(_ATTEMPTS[id], len(asked.hints) - 1)]
-    _ATTEMPTS[id] += 1
-    return Report(id, asked.title, tuple(found), hint)
+    tried, written = _TRIED.setdefault(id, []), _as_written(answer)
+    if written not in tried:
+        tried.append(written)
+    return Report(id, asked.title, tuple(found), asked.hints[min(tried.index(written), len(asked.hints) - 1)])
+
+
+def _as_written(answer: object) -> object:
+    """What tells one answer from another: the code of a function or of a class's methods, else how a value prints."""
+    parts = [answer, *vars(answer).values()] if isinstance(answer, type) else [answer]
+    return [marshal.dumps(code, 2) for part in parts if (code := getattr(part, "__code__", None))] or repr(answer)
 
 
 def _noted(watched: Answer | None) -> list[Property]:

@@ -27,7 +27,7 @@ from lorahub_grader.assignments import ROOT, SOURCE, Assignment
 
 RIGHT_NEEDED, WRONG_NEEDED = 2, 5
 SEEDS = (0, 1)
-EMPTY = "still empty"
+EMPTY = ("not tried yet", "is still empty")  # what a blank place is told, whole or in part
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def judgement(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEE
             found.other_words.append(f"{name}: told {strange[0]!r}, not {words!r}")
     if asked:
         told = [str(report) for report in judge(given.problem, asked.stub, seeds[:1])]
-        if len(told) < 2 or not all(EMPTY in words for words in told):
+        if len(told) < 2 or not all(any(empty in words for empty in EMPTY) for words in told):
             found.false_accepts.append("the blank stub")
     needed = RIGHT_NEEDED + 1  # the reference, or what stands for it in a lesson, and others
     if len(rights) < needed:

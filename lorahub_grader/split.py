@@ -25,6 +25,7 @@ from lorahub_grader.remote import Conversation, Handle, Remote, UnansweredError
 from lorahub_grader.sandbox.process import AnswerProcess
 
 WORDS_KEPT = 2000
+EMPTY = "the place to fill in is still empty"
 OUTPUTS_KEPT = 8
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 RESTARTS = 2  # of the answer process, where a cell ended it
@@ -192,7 +193,8 @@ class Split:
         except NotSatisfiedError as error:
             found = tuple((p.name, p.passed, p.seen[:300], p.misconception) for p in error.report.properties)
             words = next(
-                (p.misconception or f"{p.name}: {p.seen[:300]}" for p in error.report.properties if not p.passed), ""
+                (p.misconception or f"{p.name}: {p.seen[:300]}" for p in error.report.properties if not p.passed),
+                EMPTY,
             )
             return Result(
                 cell.grade_id, cell.points, 0.0, self._explained(cell, words, defined), error.report.hint, found
@@ -209,7 +211,7 @@ class Split:
 
     def _words(self, error: BaseException) -> str:
         if isinstance(error, NotImplementedError):
-            return "the place to fill in is still empty"
+            return EMPTY
         if isinstance(error, AssertionError | UnansweredError | ProtocolError):
             return str(error)[:WORDS_KEPT] or "the answer is not right"
         return f"{type(error).__name__}: {error}"[:WORDS_KEPT]

@@ -139,7 +139,7 @@ print(tokenizer.tokenize("Low-rank adaptation."))
 # - Before every result there is a **prediction**: write it down, on paper if you like. Being wrong is how this course
 #   works.
 # - A **check** looks at something you wrote. It tests properties on fresh inputs, says what it saw, names the probable
-#   mistake, and gives one more hint each time. "Public checks passed" is a good sign, not a proof.
+#   mistake, and gives one more hint for each new answer. "Public checks passed" is a good sign, not a proof.
 #
 # **00.1 The scaling factor** · difficulty 1 of 5 · 2 minutes · *common bug:* forgetting to divide.
 #
@@ -154,7 +154,8 @@ def scaling(alpha: float, rank: int) -> float:
 check("00.1", scaling)
 
 # %% [markdown]
-# The function was still empty, and the check said so. Here is what it says to a wrong answer:
+# The function is still empty, so the check says *not tried yet*. Here is what it says to a wrong answer; click to read
+# the hint:
 
 # %%
 check("00.1", lambda alpha, rank: alpha)

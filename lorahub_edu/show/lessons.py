@@ -22,6 +22,7 @@ from lorahub_edu.files import course
 from lorahub_edu.models import profiles
 from lorahub_edu.results import Finding, Table
 from lorahub_edu.show import progress
+from lorahub_edu.show.check import ASSIGNMENT
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -210,8 +211,8 @@ def progress_tables(root: Path = course.SHIPPED) -> tuple[Table, Table]:
     """Tables of what the learner did, of all there is to do: lessons run and checks passed; assignments and points."""
     done = progress.read()
 
-    def passed(source: str) -> str:
-        ids = set(CHECK.findall(source))
+    def passed(source: str, where: str = "") -> str:
+        ids = {where + id for id in CHECK.findall(source)}
         return f"{len(ids & set(done.checks))} of {len(ids)}" if ids else NONE
 
     of_lessons = []
@@ -224,7 +225,7 @@ def progress_tables(root: Path = course.SHIPPED) -> tuple[Table, Table]:
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
             code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
             points = "{:g} of {:g}".format(*done.points[path.stem]) if path.stem in done.points else NONE
-            of_assignments.append((path.stem, passed(code), points))
+            of_assignments.append((path.stem, passed(code, ASSIGNMENT), points))
     where = f"Kept in {progress.path()} on this machine only." if progress.kept() else "Nothing is kept here."
     return (
         Table(("lesson", "last run to its end", "checks passed"), tuple(of_lessons)),

@@ -4,7 +4,7 @@ from lorahub_edu import results
 from lorahub_edu.models.profiles import PROFILES, get_profile
 from lorahub_edu.results import Finding, Table
 from lorahub_edu.show import figures, panels
-from lorahub_edu.show.check import check
+from lorahub_edu.show.check import check_in_lesson as check
 from lorahub_edu.show.findings import Row, costs_table, publish, verdict
 
 __all__ = [

@@ -20,8 +20,8 @@
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there: cells that you add are for you and are
 # not handed in. Below each answer stands a locked cell with a check; run it as often as you like. It says which properties
-# hold, what was probably meant, and gives one more hint each time. Grading uses the same properties on other inputs.
-# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
+# hold, what was probably meant, and a hint. All hints are folded below each check. Grading uses the same properties on
+# other inputs. There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
 #
 # **Notation.** A weight $W$ has shape `(out, in)`, the thin matrices are $A$ `(r, in)` and $B$ `(out, r)`, and the update is
 # $\Delta W = \frac{\alpha}{r} B A$.
@@ -44,8 +44,6 @@ from lorahub_edu.show.check import check
 # How many numbers does an adapter train on a layer with `in_features` inputs and `out_features` outputs at rank `rank`?
 #
 # **Expected:** `count_parameters(100, 500, 5)` is 3000.
-#
-# {{hints 01.1}}
 
 
 # %% answer="count_parameters"
@@ -65,6 +63,9 @@ require("01.1", count_parameters)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 01.1}}
+
+# %% [markdown]
 # ## Problem 2. Two paths
 #
 # | difficulty | minutes | source | the common bug |
@@ -74,8 +75,6 @@ require("01.1", count_parameters)
 # Apply a layer with an adapter to rows `x` of shape `(..., in)`. Leave $W$ as it is: other adapters need it.
 #
 # **Expected:** a tensor of shape `(..., out)`; with $B = 0$ it is $x W^\top$.
-#
-# {{hints 01.2}}
 
 
 # %% answer="lora_forward"
@@ -96,6 +95,9 @@ require("01.2", lora_forward)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 01.2}}
+
+# %% [markdown]
 # ## Problem 3. The start
 #
 # | difficulty | minutes | source | the common bug |
@@ -105,8 +107,6 @@ require("01.2", lora_forward)
 # Return the pair $A$, $B$ with which training starts: $A$ Kaiming-uniform with $a = \sqrt 5$, and the model unchanged.
 #
 # **Expected:** $A$ within $\pm 1/\sqrt{\text{in}}$, another one with each call; $B$ exactly zero.
-#
-# {{hints 01.3}}
 
 
 # %% answer="init_lora"
@@ -128,6 +128,9 @@ require("01.3", init_lora)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 01.3}}
+
+# %% [markdown]
 # ## Problem 4. Merge
 #
 # | difficulty | minutes | source | the common bug |
@@ -137,8 +140,6 @@ require("01.3", init_lora)
 # Make the one weight that does what weight and adapter do together.
 #
 # **Expected:** a new tensor of W's shape; W itself stays.
-#
-# {{hints 01.4}}
 
 
 # %% answer="merge"
@@ -158,6 +159,9 @@ require("01.4", merge)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 01.4}}
+
+# %% [markdown]
 # ## Problem 5. A module
 #
 # | difficulty | minutes | source | the common bug |
@@ -168,8 +172,6 @@ require("01.4", merge)
 # computes what the base computes.
 #
 # **Expected:** `LoRALayer(nn.Linear(8, 4), rank=2, alpha=4)` trains 24 numbers; its output has shape `(..., 4)`.
-#
-# {{hints 01.5}}
 
 
 # %% answer="LoRALayer"
@@ -201,6 +203,9 @@ require("01.5", LoRALayer)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 01.5}}
+
+# %% [markdown]
 # ## Problem 6. Predict, then look
 #
 # | difficulty | minutes | source | the common bug |
@@ -211,8 +216,6 @@ require("01.5", LoRALayer)
 # layer itself? Set `break_even_rank` before you run anything, then run the cell below.
 #
 # **Expected:** a whole number.
-#
-# {{hints 01.6}}
 
 # %% answer="break_even_rank"
 break_even_rank = None
@@ -232,6 +235,9 @@ from lorahub_edu.show.graded import require
 
 require("01.6", break_even_rank)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# {{hints 01.6}}
 
 # %% [markdown]
 # ## Problem 7. In your own words

@@ -60,8 +60,6 @@ class LoRALayer(nn.Module):
 # `hidden_size`, `intermediate_size`, `num_hidden_layers`, `num_attention_heads`, `num_key_value_heads` and `head_dim`.
 #
 # **Expected:** a whole number. For SmolLM2-135M with rank 8 on `q_proj` and `v_proj` it is 460,800.
-#
-# {{hints 02.4}}
 
 
 # %% answer="adapter_parameters"
@@ -85,6 +83,9 @@ require("02.4", adapter_parameters)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 02.4}}
+
+# %% [markdown]
 # ## Problem 2. Find the layers
 #
 # | difficulty | minutes | source | the common bug |
@@ -94,8 +95,6 @@ require("02.4", adapter_parameters)
 # Return the dotted names of all linear layers whose last name is one of `endings`, in the model's own order.
 #
 # **Expected:** for a LLaMA and `["q_proj"]` it is `["model.layers.0.self_attn.q_proj", …]`, one for each layer.
-#
-# {{hints 02.5}}
 
 
 # %% answer="find_targets"
@@ -119,6 +118,9 @@ require("02.5", find_targets)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 02.5}}
+
+# %% [markdown]
 # ## Problem 3. Inject
 #
 # | difficulty | minutes | source | the common bug |
@@ -128,8 +130,6 @@ require("02.5", find_targets)
 # Put a `LoRALayer` of its own in the place of every layer that `find_targets` finds, in place. Only the new matrices train.
 #
 # **Expected:** nothing is returned; right after the call the model computes exactly what it did before.
-#
-# {{hints 02.6}}
 
 
 # %% answer="inject"
@@ -151,6 +151,9 @@ require("02.6", inject)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 02.6}}
+
+# %% [markdown]
 # ## Problem 4. Count what trains
 #
 # | difficulty | minutes | source | the common bug |
@@ -161,8 +164,6 @@ require("02.6", inject)
 # their output head to their embedding: that tensor counts once.
 #
 # **Expected:** a pair of whole numbers, first what trains.
-#
-# {{hints 02.7}}
 
 
 # %% answer="count"
@@ -183,6 +184,9 @@ require("02.7", count)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 02.7}}
+
+# %% [markdown]
 # ## Problem 5. Merge
 #
 # | difficulty | minutes | source | the common bug |
@@ -194,8 +198,6 @@ require("02.7", count)
 # old weights by layer, so that the merge can be undone bit for bit.
 #
 # **Expected:** a dictionary from names to tensors; all other weights stay as they are.
-#
-# {{hints 02.8}}
 
 
 # %% answer="merge_model"
@@ -221,6 +223,9 @@ require("02.8", merge_model)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 02.8}}
+
+# %% [markdown]
 # ## Problem 6. Load, or refuse
 #
 # | difficulty | minutes | source | the common bug |
@@ -231,8 +236,6 @@ require("02.8", merge_model)
 # train, with the same shapes, copy them in. If anything doesn't fit, raise `ValueError` and change nothing at all.
 #
 # **Expected:** nothing is returned; parameters stay the same objects, and those that trained still train.
-#
-# {{hints 02.9}}
 
 
 # %% answer="load_adapter"
@@ -260,6 +263,9 @@ require("02.9", load_adapter)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 02.9}}
+
+# %% [markdown]
 # ## Problem 7. One batch, many customers
 #
 # | difficulty | minutes | source | the common bug |
@@ -270,8 +276,6 @@ require("02.9", load_adapter)
 # `x` is `(rows, tokens, in)`, `A` is `(adapters, r, in)`, `B` is `(adapters, out, r)`, `which` is `(rows,)`.
 #
 # **Expected:** a tensor of shape `(rows, tokens, out)`.
-#
-# {{hints 02.10}}
 
 
 # %% answer="routed"
@@ -293,6 +297,9 @@ require("02.10", routed)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 02.10}}
+
+# %% [markdown]
 # ## Problem 8. Predict, then look
 #
 # | difficulty | minutes | source | the common bug |
@@ -310,8 +317,6 @@ require("02.10", routed)
 # Set `brought_back` to a letter before you run anything, then run the cell below.
 #
 # **Expected:** one letter in quotes.
-#
-# {{hints 02.11}}
 
 # %% answer="brought_back"
 brought_back = None
@@ -334,6 +339,9 @@ from lorahub_edu.show.graded import require
 
 require("02.11", brought_back)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# {{hints 02.11}}
 
 # %% [markdown]
 # ## Problem 9. In your own words

@@ -48,8 +48,6 @@ print(alpaca.PROMPT_WITH_INPUT)
 # `{instruction}`; the first has `{input}` as well. Return the text that stands before the response.
 #
 # **Expected:** text that ends with a line break after `### Response:`, and nothing of the row's output.
-#
-# {{hints 03.4}}
 
 
 # %% answer="format_prompt"
@@ -71,6 +69,9 @@ require("03.4", format_prompt)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.4}}
+
+# %% [markdown]
 # ## Problem 2. The loss mask
 #
 # | difficulty | minutes | source | the common bug |
@@ -81,8 +82,6 @@ require("03.4", format_prompt)
 # that.
 #
 # **Expected:** a list; -100 on the prompt, the tokens themselves elsewhere.
-#
-# {{hints 03.1}}
 
 
 # %% answer="labels_for"
@@ -102,6 +101,9 @@ require("03.1", labels_for)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.1}}
+
+# %% [markdown]
 # ## Problem 3. A row in a block
 #
 # | difficulty | minutes | source | the common bug |
@@ -112,8 +114,6 @@ require("03.1", labels_for)
 # prompt fills the block alone has nothing to learn: return `None` for it.
 #
 # **Expected:** a pair of lists of the same length, at most `block`; or `None`.
-#
-# {{hints 03.5}}
 
 
 # %% answer="cut"
@@ -136,6 +136,9 @@ require("03.5", cut)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.5}}
+
+# %% [markdown]
 # ## Problem 4. A padded batch
 #
 # | difficulty | minutes | source | the common bug |
@@ -146,8 +149,6 @@ require("03.5", cut)
 # padding, and it takes no loss.
 #
 # **Expected:** three tensors of shape `(rows, longest)`: input ids, labels, and a mask with 1 at tokens and 0 at padding.
-#
-# {{hints 03.6}}
 
 
 # %% answer="collate"
@@ -171,6 +172,9 @@ require("03.6", collate)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.6}}
+
+# %% [markdown]
 # ## Problem 5. Positions in a packed sequence
 #
 # | difficulty | minutes | source | the common bug |
@@ -180,8 +184,6 @@ require("03.6", collate)
 # Rows of these lengths stand one after the other in one sequence. Return each token's position, as if its row stood alone.
 #
 # **Expected:** a list as long as all rows together.
-#
-# {{hints 03.2}}
 
 
 # %% answer="packed_positions"
@@ -201,6 +203,9 @@ require("03.2", packed_positions)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.2}}
+
+# %% [markdown]
 # ## Problem 6. Who sees whom
 #
 # | difficulty | minutes | source | the common bug |
@@ -211,8 +216,6 @@ require("03.2", packed_positions)
 # tokens that are looked at.
 #
 # **Expected:** a boolean tensor of shape `(T, T)`, T the sum of the lengths.
-#
-# {{hints 03.8}}
 
 
 # %% answer="may_attend"
@@ -232,6 +235,9 @@ require("03.8", may_attend)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.8}}
+
+# %% [markdown]
 # ## Problem 7. A split that can be repeated
 #
 # | difficulty | minutes | source | the common bug |
@@ -243,8 +249,6 @@ require("03.8", may_attend)
 # were.
 #
 # **Expected:** a pair of lists, training rows first.
-#
-# {{hints 03.7}}
 
 
 # %% answer="split"
@@ -266,6 +270,9 @@ require("03.7", split)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.7}}
+
+# %% [markdown]
 # ## Problem 8. Predict, then look
 #
 # | difficulty | minutes | source | the common bug |
@@ -283,8 +290,6 @@ require("03.7", split)
 # Set `prompt_share` to a letter before you run anything, then run the cell below.
 #
 # **Expected:** one letter in quotes.
-#
-# {{hints 03.9}}
 
 # %% answer="prompt_share"
 prompt_share = None
@@ -307,3 +312,6 @@ from lorahub_edu.show.graded import require
 
 require("03.9", prompt_share)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# {{hints 03.9}}

@@ -45,8 +45,6 @@ from lorahub_edu.show.check import check
 # the mean loss of the next token, in nats, over all labels of all rows.
 #
 # **Expected:** one number; it is 0 for a model that is sure and right.
-#
-# {{hints 03.10}}
 
 
 # %% answer="label_loss"
@@ -66,6 +64,9 @@ require("03.10", label_loss)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.10}}
+
+# %% [markdown]
 # ## Problem 2. One step from many micro-batches
 #
 # | difficulty | minutes | source | the common bug |
@@ -76,8 +77,6 @@ require("03.10", label_loss)
 # through them one by one and return the gradient, for `W`, of the mean loss over *all* labels of the step.
 #
 # **Expected:** a tensor of W's shape, the same however the rows are cut into micro-batches.
-#
-# {{hints 03.11}}
 
 
 # %% answer="step_gradient"
@@ -101,6 +100,9 @@ require("03.11", step_gradient)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.11}}
+
+# %% [markdown]
 # ## Problem 3. Warm up, then cool down
 #
 # | difficulty | minutes | source | the common bug |
@@ -111,8 +113,6 @@ require("03.11", step_gradient)
 # along half a cosine wave to 0, which it reaches at step `total`. `warmup` may be 0.
 #
 # **Expected:** one number; `learning_rate(warmup, warmup, total, peak)` is `peak`.
-#
-# {{hints 03.12}}
 
 
 # %% answer="learning_rate"
@@ -135,6 +135,9 @@ require("03.12", learning_rate)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.12}}
+
+# %% [markdown]
 # ## Problem 4. Clip the gradient
 #
 # | difficulty | minutes | source | the common bug |
@@ -145,8 +148,6 @@ require("03.12", learning_rate)
 # that it becomes `limit`; else leave them. Return them, and the norm that they had.
 #
 # **Expected:** a pair: a list of tensors in the same shapes, and a number.
-#
-# {{hints 03.13}}
 
 
 # %% answer="clip"
@@ -168,6 +169,9 @@ require("03.13", clip)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.13}}
+
+# %% [markdown]
 # ## Problem 5. A step of AdamW
 #
 # | difficulty | minutes | source | the common bug |
@@ -178,8 +182,6 @@ require("03.13", clip)
 # Correct both averages, take the step, and shrink the parameter itself by `lr * decay`. `eps` is added to the root.
 #
 # **Expected:** three tensors: the parameter, `m` and `v` after the step.
-#
-# {{hints 03.14}}
 
 
 # %% answer="adamw_step"
@@ -203,6 +205,9 @@ require("03.14", adamw_step)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.14}}
+
+# %% [markdown]
 # ## Problem 6. The loop
 #
 # | difficulty | minutes | source | the common bug |
@@ -213,8 +218,6 @@ require("03.14", adamw_step)
 # of its parameters require no gradient: they stay. Return the loss of each batch as it was before its step.
 #
 # **Expected:** a list of numbers, one for each batch; the model is changed in place.
-#
-# {{hints 03.15}}
 
 
 # %% answer="train"
@@ -242,6 +245,9 @@ require("03.15", train)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.15}}
+
+# %% [markdown]
 # ## Problem 7. Perplexity of a set
 #
 # | difficulty | minutes | source | the common bug |
@@ -252,8 +258,6 @@ require("03.15", train)
 # together.
 #
 # **Expected:** one number; a loss of 0 is a perplexity of 1.
-#
-# {{hints 03.3}}
 
 
 # %% answer="perplexity_of"
@@ -274,6 +278,9 @@ require("03.3", perplexity_of)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 03.3}}
+
+# %% [markdown]
 # ## Problem 8. Predict, then look
 #
 # | difficulty | minutes | source | the common bug |
@@ -284,8 +291,6 @@ require("03.3", perplexity_of)
 # `optimizer_steps` before you run anything, then run the cell below.
 #
 # **Expected:** a number.
-#
-# {{hints 03.16}}
 
 # %% answer="optimizer_steps"
 optimizer_steps = None
@@ -308,6 +313,9 @@ from lorahub_edu.show.graded import require
 
 require("03.16", optimizer_steps)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# {{hints 03.16}}
 
 # %% [markdown]
 # ## Problem 9. In your own words

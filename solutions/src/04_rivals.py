@@ -45,8 +45,6 @@ from lorahub_edu.show.check import check
 # is `(d, m)`.
 #
 # **Expected:** a tensor of x's shape; with `up` at zero it is x. Leave x itself alone.
-#
-# {{hints 04.1}}
 
 
 # %% answer="bottleneck"
@@ -66,6 +64,9 @@ require("04.1", bottleneck)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 04.1}}
+
+# %% [markdown]
 # ## Problem 2. What a gated prompt adds
 #
 # | difficulty | minutes | source | the common bug |
@@ -77,8 +78,6 @@ require("04.1", bottleneck)
 # to the heads' outputs.
 #
 # **Expected:** a tensor of the queries' shape; zero at gate 0.
-#
-# {{hints 04.2}}
 
 
 # %% answer="gated_prompt"
@@ -99,6 +98,9 @@ require("04.2", gated_prompt)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 04.2}}
+
+# %% [markdown]
 # ## Problem 3. Attention with a prefix
 #
 # | difficulty | minutes | source | the common bug |
@@ -110,8 +112,6 @@ require("04.2", gated_prompt)
 # before. One softmax runs over both.
 #
 # **Expected:** a tensor of shape `(heads, T, d)`: the prefix asks nothing.
-#
-# {{hints 04.4}}
 
 
 # %% answer="prefix_attention"
@@ -135,6 +135,9 @@ require("04.4", prefix_attention)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 04.4}}
+
+# %% [markdown]
 # ## Problem 4. Merge IA3
 #
 # | difficulty | minutes | source | the common bug |
@@ -146,8 +149,6 @@ require("04.4", prefix_attention)
 # extra.
 #
 # **Expected:** a new weight of W's shape; `feedforward` says which of the two it is.
-#
-# {{hints 04.5}}
 
 
 # %% answer="merge_ia3"
@@ -167,6 +168,9 @@ require("04.5", merge_ia3)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 04.5}}
+
+# %% [markdown]
 # ## Problem 5. DoRA's weight
 #
 # | difficulty | minutes | source | the common bug |
@@ -177,8 +181,6 @@ require("04.5", merge_ia3)
 # row $i$ of $V$ and the length `magnitude[i]`.
 #
 # **Expected:** a tensor of W's shape; W again if $B = 0$ and `magnitude` holds the lengths of W's rows.
-#
-# {{hints 04.6}}
 
 
 # %% answer="dora_weight"
@@ -199,6 +201,9 @@ require("04.6", dora_weight)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 04.6}}
+
+# %% [markdown]
 # ## Problem 6. A soft prompt in front
 #
 # | difficulty | minutes | source | the common bug |
@@ -209,8 +214,6 @@ require("04.6", dora_weight)
 # `labels` and `mask` `(rows, T)` fit: the vectors are seen, and take no loss.
 #
 # **Expected:** embeddings `(rows, P + T, d)`, labels and mask `(rows, P + T)`.
-#
-# {{hints 04.7}}
 
 
 # %% answer="with_prompt"
@@ -235,6 +238,9 @@ require("04.7", with_prompt)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 04.7}}
+
+# %% [markdown]
 # ## Problem 7. What each method trains
 #
 # | difficulty | minutes | source | the common bug |
@@ -251,8 +257,6 @@ require("04.7", with_prompt)
 # - `"lora"`: A and B of rank `size` on q_proj and v_proj.
 #
 # **Expected:** a whole number; the check counts on a real small model.
-#
-# {{hints 04.8}}
 
 
 # %% answer="trained"
@@ -278,6 +282,9 @@ require("04.8", trained)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 04.8}}
+
+# %% [markdown]
 # ## Problem 8. Train the biases only
 #
 # | difficulty | minutes | source | the common bug |
@@ -288,8 +295,6 @@ require("04.8", trained)
 # stays as it is. Nothing else trains.
 #
 # **Expected:** the model is changed in place; right after the call it computes what it did.
-#
-# {{hints 04.9}}
 
 
 # %% answer="bitfit"
@@ -314,6 +319,9 @@ require("04.9", bitfit)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 04.9}}
+
+# %% [markdown]
 # ## Problem 9. Predict: two rules for the scale
 #
 # | difficulty | minutes | source | the common bug |
@@ -324,8 +332,6 @@ require("04.9", bitfit)
 # larger is the second factor? Set `times_larger` before you run anything, then run the cell below.
 #
 # **Expected:** a number.
-#
-# {{hints 04.10}}
 
 # %% answer="times_larger"
 times_larger = None
@@ -347,6 +353,9 @@ require("04.10", times_larger)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 04.10}}
+
+# %% [markdown]
 # ## Problem 10. Predict: what can't be merged
 #
 # | difficulty | minutes | source | the common bug |
@@ -364,8 +373,6 @@ require("04.10", times_larger)
 # Set `not_mergeable` to a letter before you run anything, then run the cell below.
 #
 # **Expected:** one letter in quotes.
-#
-# {{hints 04.11}}
 
 # %% answer="not_mergeable"
 not_mergeable = None
@@ -400,6 +407,9 @@ from lorahub_edu.show.graded import require
 
 require("04.11", not_mergeable)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# {{hints 04.11}}
 
 # %% [markdown]
 # ## Problem 11. In your own words

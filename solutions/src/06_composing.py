@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Assignment 06 · Composing modules
 #
-# Six problems on lesson 06: LoRAHub's composition and what is in it beside the modules, a composition of a lower rank, many
+# Seven problems on lesson 06: LoRAHub's composition and what is in it beside the modules, a composition of a lower rank, many
 # candidates at once, which modules to take, and what a sign does. About 80 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
@@ -40,8 +40,6 @@ from lorahub_edu.show.check import check
 # The update of a composition, times `scaling`.
 #
 # **Expected:** a tensor `(out, in)`; a single module at weight −1 is the module itself.
-#
-# {{hints 06.1}}
 
 
 # %% answer="composed_update"
@@ -63,6 +61,9 @@ require("06.1", composed_update)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 06.1}}
+
+# %% [markdown]
 # ## Problem 2. The cross-terms
 #
 # | difficulty | minutes | source | the common bug |
@@ -73,8 +74,6 @@ require("06.1", composed_update)
 # to neither: $w_i w_j B_i A_j$ with $i \ne j$. Return the sum of these cross-terms (without a scaling).
 #
 # **Expected:** a tensor `(out, in)`; zero for one module alone.
-#
-# {{hints 06.4}}
 
 
 # %% answer="cross_terms"
@@ -96,6 +95,9 @@ require("06.4", cross_terms)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 06.4}}
+
+# %% [markdown]
 # ## Problem 3. Back to one module's rank
 #
 # | difficulty | minutes | source | the common bug |
@@ -105,8 +107,6 @@ require("06.4", cross_terms)
 # The exact composition of 20 modules of rank 8 has rank 160. Find the module of rank `rank` whose product is nearest to $BA$.
 #
 # **Expected:** the pair `A` `(rank, in)`, `B` `(out, rank)`; how you share the strength between the two is up to you.
-#
-# {{hints 06.5}}
 
 
 # %% answer="cut_to_rank"
@@ -127,6 +127,9 @@ require("06.5", cut_to_rank)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 06.5}}
+
+# %% [markdown]
 # ## Problem 4. Many candidates in one forward
 #
 # | difficulty | minutes | source | the common bug |
@@ -138,8 +141,6 @@ require("06.5", cut_to_rank)
 # LoRAHub's composition adds for each, times `scaling`.
 #
 # **Expected:** a tensor `(P, rows, out)`.
-#
-# {{hints 06.6}}
 
 
 # %% answer="population_update"
@@ -161,6 +162,9 @@ require("06.6", population_update)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 06.6}}
+
+# %% [markdown]
 # ## Problem 5. Which modules for a task?
 #
 # | difficulty | minutes | source | the common bug |
@@ -172,8 +176,6 @@ require("06.6", population_update)
 # the numbers of the `count` most alike, best first.
 #
 # **Expected:** a list of whole numbers from 0 to N − 1.
-#
-# {{hints 06.7}}
 
 
 # %% answer="nearest_modules"
@@ -195,6 +197,9 @@ require("06.7", nearest_modules)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 06.7}}
+
+# %% [markdown]
 # ## Problem 6. Predict, then look
 #
 # | difficulty | minutes | source | the common bug |
@@ -211,8 +216,6 @@ require("06.7", nearest_modules)
 # Set `turned_weights` to one letter before you run anything, then run the cell below.
 #
 # **Expected:** a letter in quotes.
-#
-# {{hints 06.8}}
 
 # %% answer="turned_weights"
 turned_weights = None
@@ -237,6 +240,9 @@ from lorahub_edu.show.graded import require
 
 require("06.8", turned_weights)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# {{hints 06.8}}
 
 # %% [markdown]
 # ## Problem 7. In your own words

@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Assignment 07 · Searching for the weights
 #
-# Seven problems on lesson 07: what LoRAHub minimises, CMA-ES in five steps, and a simpler search that keeps to a budget. About
+# Eight problems on lesson 07: what LoRAHub minimises, CMA-ES in five steps, and a simpler search that keeps to a budget. About
 # 90 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
@@ -40,8 +40,6 @@ from lorahub_edu.show.check import check
 # To each candidate's loss belongs a penalty on its weights: `alpha` times the mean of $\lvert w_i \rvert$ over its N weights.
 #
 # **Expected:** `(P,)`, one number a candidate.
-#
-# {{hints 07.1}}
 
 
 # %% answer="objective"
@@ -61,6 +59,9 @@ require("07.1", objective)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 07.1}}
+
+# %% [markdown]
 # ## Problem 2. Draw a generation
 #
 # | difficulty | minutes | source | the common bug |
@@ -71,8 +72,6 @@ require("07.1", objective)
 # mean $m$ and covariance $\sigma^2 C$. Any root of $C$ will do.
 #
 # **Expected:** `(P, n)`; rows of zeros become the mean.
-#
-# {{hints 07.4}}
 
 
 # %% answer="sample"
@@ -92,6 +91,9 @@ require("07.4", sample)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 07.4}}
+
+# %% [markdown]
 # ## Problem 3. Shift the mean
 #
 # | difficulty | minutes | source | the common bug |
@@ -101,8 +103,6 @@ require("07.4", sample)
 # `shares` `(mu,)` fall and sum to 1. The new mean is the mean of the mu best candidates, the best one with the largest share.
 #
 # **Expected:** `(n,)`; only the order of the losses counts.
-#
-# {{hints 07.2}}
 
 
 # %% answer="recombine"
@@ -123,6 +123,9 @@ require("07.2", recombine)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 07.2}}
+
+# %% [markdown]
 # ## Problem 4. The shape of the cloud
 #
 # | difficulty | minutes | source | the common bug |
@@ -133,8 +136,6 @@ require("07.2", recombine)
 # around, $C \leftarrow (1 - c_\mu)\, C + c_\mu \sum_i \text{share}_i\, y_i y_i^\top$.
 #
 # **Expected:** `(n, n)`, symmetric.
-#
-# {{hints 07.6}}
 
 
 # %% answer="rank_mu"
@@ -155,6 +156,9 @@ require("07.6", rank_mu)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 07.6}}
+
+# %% [markdown]
 # ## Problem 5. The step size
 #
 # | difficulty | minutes | source | the common bug |
@@ -166,8 +170,6 @@ require("07.6", rank_mu)
 # $\sigma \leftarrow \sigma \exp\!\big(\frac{c}{d} \big(\frac{\lVert \text{path} \rVert}{\chi_n} - 1\big)\big)$.
 #
 # **Expected:** a number; a path as long as a random one changes nothing.
-#
-# {{hints 07.5}}
 
 
 # %% answer="new_sigma"
@@ -189,6 +191,9 @@ require("07.5", new_sigma)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 07.5}}
+
+# %% [markdown]
 # ## Problem 6. A search that counts its evaluations
 #
 # | difficulty | minutes | source | the common bug |
@@ -200,8 +205,6 @@ require("07.5", new_sigma)
 # halve the step after a round that brought nothing; call `loss` at most `budget` times in all.
 #
 # **Expected:** the pair best weights, their loss. With a budget of 1 that is the start.
-#
-# {{hints 07.7}}
 
 
 # %% answer="coordinate_search"
@@ -236,6 +239,9 @@ require("07.7", coordinate_search)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 07.7}}
+
+# %% [markdown]
 # ## Problem 7. Predict, then look
 #
 # | difficulty | minutes | source | the common bug |
@@ -247,8 +253,6 @@ require("07.7", coordinate_search)
 # anything, then run the cell below.
 #
 # **Expected:** a whole number.
-#
-# {{hints 07.8}}
 
 # %% answer="generations"
 generations = None
@@ -273,6 +277,9 @@ from lorahub_edu.show.graded import require
 
 require("07.8", generations)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# {{hints 07.8}}
 
 # %% [markdown]
 # ## Problem 8. In your own words

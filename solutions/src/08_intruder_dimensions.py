@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Assignment 08 · Singular vectors and intruder dimensions
 #
-# Six problems on lesson 08: the spectrum of an update, how many directions it uses, what is new in a tuned matrix and when,
+# Seven problems on lesson 08: the spectrum of an update, how many directions it uses, what is new in a tuned matrix and when,
 # and whether two adapters look at the same inputs. About 75 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
@@ -42,8 +42,6 @@ from lorahub_edu.show.check import check
 # being thrifty is left to you.
 #
 # **Expected:** a tensor `(r,)`, strongest first; a negative scaling changes nothing.
-#
-# {{hints 08.4}}
 
 
 # %% answer="update_values"
@@ -64,6 +62,9 @@ require("08.4", update_values)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 08.4}}
+
+# %% [markdown]
 # ## Problem 2. How many directions does it use?
 #
 # | difficulty | minutes | source | the common bug |
@@ -73,8 +74,6 @@ require("08.4", update_values)
 # The *effective rank* is the exponential of the entropy of the singular values' shares $p_i = \sigma_i / \sum_j \sigma_j$.
 #
 # **Expected:** 5 for five equal values, 1 for a single one; zeros change nothing.
-#
-# {{hints 08.3}}
 
 
 # %% answer="effective_rank"
@@ -95,6 +94,9 @@ require("08.3", effective_rank)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 08.3}}
+
+# %% [markdown]
 # ## Problem 3. The best match of each strong vector
 #
 # | difficulty | minutes | source | the common bug |
@@ -104,8 +106,6 @@ require("08.3", effective_rank)
 # For each of the `k` strongest left singular vectors of $W$: its largest |cosine| with any left singular vector of $W_0$.
 #
 # **Expected:** a tensor `(k,)`, in the order of $W$'s vectors; all ones where nothing has changed.
-#
-# {{hints 08.1}}
 
 
 # %% answer="largest_cosines"
@@ -126,6 +126,9 @@ require("08.1", largest_cosines)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 08.1}}
+
+# %% [markdown]
 # ## Problem 4. Will there be an intruder?
 #
 # | difficulty | minutes | source | the common bug |
@@ -136,8 +139,6 @@ require("08.1", largest_cosines)
 # below 1 the update can't bring a new vector among the `k` strongest, well above 1 it will. Compute it.
 #
 # **Expected:** a number; it doubles when the scaling doubles.
-#
-# {{hints 08.5}}
 
 
 # %% answer="spike_ratio"
@@ -157,6 +158,9 @@ require("08.5", spike_ratio)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 08.5}}
+
+# %% [markdown]
 # ## Problem 5. Do two adapters look at the same inputs?
 #
 # | difficulty | minutes | source | the common bug |
@@ -168,8 +172,6 @@ require("08.5", spike_ratio)
 # $\varphi = \lVert V_1^\top V_2 \rVert_F^2 \,/\, \min(i, j)$.
 #
 # **Expected:** from 0 (at right angles) to 1 (one space holds the other); the same for a module in another basis.
-#
-# {{hints 08.6}}
 
 
 # %% answer="subspace_similarity"
@@ -190,6 +192,9 @@ require("08.6", subspace_similarity)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 08.6}}
+
+# %% [markdown]
 # ## Problem 6. Predict, then look
 #
 # | difficulty | minutes | source | the common bug |
@@ -201,8 +206,6 @@ require("08.6", subspace_similarity)
 # with $k = 5$ and $\varepsilon = 0.5$ is 1? Set `first_strength` before you run anything, then run the cell below.
 #
 # **Expected:** a whole number.
-#
-# {{hints 08.7}}
 
 # %% answer="first_strength"
 first_strength = None
@@ -228,6 +231,9 @@ from lorahub_edu.show.graded import require
 
 require("08.7", first_strength)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# {{hints 08.7}}
 
 # %% [markdown]
 # ## Problem 7. In your own words

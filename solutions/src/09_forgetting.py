@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Assignment 09 · What it costs
 #
-# Six problems on lesson 09: measure forgetting, compare runs fairly, weaken intruders, and judge what that buys. About
+# Seven problems on lesson 09: measure forgetting, compare runs fairly, weaken intruders, and judge what that buys. About
 # 75 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
@@ -41,8 +41,6 @@ from lorahub_edu.show.check import check
 # different lengths. By how much has the loss risen, in nats a token?
 #
 # **Expected:** 0 for two equal lists; 0.25 where every token has become a quarter of a nat harder.
-#
-# {{hints 09.1}}
 
 
 # %% answer="forgetting"
@@ -62,6 +60,9 @@ require("09.1", forgetting)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 09.1}}
+
+# %% [markdown]
 # ## Problem 2. Forgetting at one task loss
 #
 # | difficulty | minutes | source | the common bug |
@@ -74,8 +75,6 @@ require("09.1", forgetting)
 #
 # **Expected:** `at_loss([3.0, 2.0, 1.0], [0.0, 0.1, 0.5], 1.5)` is 0.3; `None` for a run that never gets there.
 # A run that begins at the target is there at its first look.
-#
-# {{hints 09.4}}
 
 
 # %% answer="at_loss"
@@ -101,6 +100,9 @@ require("09.4", at_loss)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 09.4}}
+
+# %% [markdown]
 # ## Problem 3. Tasks in a row
 #
 # | difficulty | minutes | source | the common bug |
@@ -112,8 +114,6 @@ require("09.4", at_loss)
 # average over all tasks but the last?
 #
 # **Expected:** a number, in nats; 0 where no later task changed anything.
-#
-# {{hints 09.5}}
 
 
 # %% answer="average_forgetting"
@@ -135,6 +135,9 @@ require("09.5", average_forgetting)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 09.5}}
+
+# %% [markdown]
 # ## Problem 4. Weaker intruders
 #
 # | difficulty | minutes | source | the common bug |
@@ -145,8 +148,6 @@ require("09.5", average_forgetting)
 # vector of $W_0$ is below `epsilon`. Multiply the singular values of the intruders by `factor`; leave all else of $W$ as it is.
 #
 # **Expected:** a new matrix `(out, in)`; with `factor` 1 it is $W$.
-#
-# {{hints 09.2}}
 
 
 # %% answer="scale_intruders"
@@ -170,6 +171,9 @@ require("09.2", scale_intruders)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 09.2}}
+
+# %% [markdown]
 # ## Problem 5. What a price buys
 #
 # | difficulty | minutes | source | the common bug |
@@ -182,8 +186,6 @@ require("09.2", scale_intruders)
 # change removes while the task loss rises by at most `cost`.
 #
 # **Expected:** `removed_at_cost(3.0, (1.0, 4.0), [(1.1, 3.8), (1.5, 3.4)], 0.2)` is 0.2; 0 where nothing can be paid.
-#
-# {{hints 09.6}}
 
 
 # %% answer="removed_at_cost"
@@ -204,6 +206,9 @@ require("09.6", removed_at_cost)
 ### END HIDDEN TESTS
 
 # %% [markdown]
+# {{hints 09.6}}
+
+# %% [markdown]
 # ## Problem 6. Predict, then look
 #
 # | difficulty | minutes | source | the common bug |
@@ -215,8 +220,6 @@ require("09.6", removed_at_cost)
 # `rank_after` before you run anything, then run the cell below.
 #
 # **Expected:** a whole number.
-#
-# {{hints 09.7}}
 
 # %% answer="rank_after"
 rank_after = None
@@ -241,6 +244,9 @@ from lorahub_edu.show.graded import require
 
 require("09.7", rank_after)
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# {{hints 09.7}}
 
 # %% [markdown]
 # ## Problem 7. In your own words

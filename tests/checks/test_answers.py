@@ -221,19 +221,16 @@ def test_a_right_answer_in_float32_is_right(id: str) -> None:
 
 
 @pytest.mark.parametrize("id", [id for id, answer in REFERENCES.items() if callable(answer)])
-def test_the_last_hint_passes_its_own_check(id: str) -> None:
-    """Where the last hint is code, it is what a learner will type."""
-    reference, hint = REFERENCES[id], get_problem(id).hints[2]
-    if isinstance(reference, type):
-        pytest.skip("a class")
-    names = reference.__code__.co_varnames[: reference.__code__.co_argcount]
-    body = hint if "return " in hint else f"return {hint}"
-    namespace = dict(reference.__globals__)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        try:
-            exec(f"def answer({', '.join(names)}):\n    {body.rstrip('.')}", namespace)
-        except SyntaxError:
-            pytest.skip("words, or more than one block")
-    report = check(id, namespace["answer"], 0)
-    assert report.passed, f"{body}\n{report}"
+def test_the_last_hint_is_a_step_and_not_the_answer(id: str) -> None:
+    """Typed as the answer's body, no hint passes."""
+    reference = REFERENCES[id]
+    for hint in get_problem(id).hints:
+        assert "return " not in hint
+        if isinstance(reference, type):
+            continue
+        names = reference.__code__.co_varnames[: reference.__code__.co_argcount]
+        namespace = dict(reference.__globals__)
+        with contextlib.suppress(SyntaxError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            exec(f"def answer({', '.join(names)}):\n    return {hint.rstrip('.')}", namespace)
+            assert not check(id, namespace["answer"], 0).passed, hint

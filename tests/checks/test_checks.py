@@ -24,7 +24,7 @@ def doubling():
         yield equals("twice the input", answer(x), 2 * x, misconceptions={"it was squared": x**2})
         yield holds("never negative", (torch.as_tensor(answer(x)) >= 0).all(), "a negative number", "a sign is wrong")
 
-    problems._ATTEMPTS.clear()
+    problems._TRIED.clear()
     DRAWN.clear()
     yield
     problems._PROBLEMS.pop("98.1")
@@ -54,9 +54,15 @@ def test_inputs_are_fresh_each_time_unless_seeded() -> None:
 
 
 def test_the_misconception_is_named_and_hints_go_on() -> None:
-    hints = [check("98.1", lambda x: x**2) for _ in range(4)]
-    assert all("probably: it was squared" in str(report) for report in hints)
-    assert [report.hint for report in hints] == ["nudge", "concept", "worked step", "worked step"]
+    def again(x):
+        return x**2
+
+    answers = [again, again, lambda x: x**2 + 0, lambda x: 1 * x**2, lambda x: x**2 * 1, again]
+    reports = [check("98.1", answer) for answer in answers]
+    assert all("probably: it was squared" in str(report) for report in reports)
+    hints = [report.hint for report in reports]
+    assert hints == ["nudge", "nudge", "concept", "worked step", "worked step", "nudge"], "what was tried stays one try"
+    assert "<details>" in reports[0]._repr_html_() and "hint: nudge" in str(reports[0])
     check("98.1", lambda x: 2 * x)
     assert check("98.1", lambda x: x).hint == "nudge"
 
@@ -76,11 +82,16 @@ def test_every_failure_is_feedback(answer, words) -> None:
     assert not report.passed and words in str(report)
 
 
-def test_an_empty_place_is_said_to_be_empty() -> None:
+def test_an_empty_place_is_no_failed_try() -> None:
     def stub(x):
         raise NotImplementedError
 
-    assert "still empty" in str(check("98.1", stub))
+    report = check("98.1", stub)
+    assert str(report) == "98.1 doubling: not tried yet" and not report.passed
+    assert "dotted" in report._repr_html_() and "FAILED" not in report._repr_html_()
+    assert check("98.1", lambda x: x).hint == "nudge"
+    with pytest.raises(NotSatisfiedError, match="not tried yet"):
+        require("98.1", stub)
 
 
 def test_values_that_lie_about_equality_do_not_pass() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from pathlib import Path
 
 import mistune  # what nbconvert renders Markdown with
@@ -90,7 +91,7 @@ def test_hints_come_from_the_check(tmp_path: Path) -> None:
     course = make_course(tmp_path / "one", SMALL.replace("# # A small assignment", "# # Small\n#\n# {{hints 03.14}}"))
     text = nbformat.read(course / "exercises" / NAME / f"{NAME}.ipynb", as_version=4).cells[0].source
     hints = get_problem("03.14").hints
-    assert text.count("<details>") == 3 and hints[2].count("**") > 1
+    assert text.count("<details>") == 3 and hints[1].count("**") > 1
     shown = html.unescape(mistune.html(text))
     assert all(hint in shown for hint in hints)
     assert assignments._as_markdown("if a < b: `a * b < 1`") == "if a &lt; b: `a * b < 1`"
@@ -125,3 +126,14 @@ def test_unknown_names_and_problems_are_near_matched(tmp_path: Path) -> None:
 def test_what_nbgrader_refuses_is_said(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="Solution region detected in a non-solution cell"):
         make_course(tmp_path / "one", SMALL + "\n# %%\n### BEGIN SOLUTION\nx = 1\n### END SOLUTION\n")
+
+
+NUMBERS = ("Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
+
+
+@pytest.mark.parametrize("name", assignments.names())
+def test_an_assignment_counts_its_problems(name: str) -> None:
+    text = (assignments.ROOT / "solutions" / "src" / f"{name}.py").read_text(encoding="utf-8")
+    said = re.search(r"^# (\w+) problems on lesson", text, re.MULTILINE).group(1)
+    assert NUMBERS.index(said) + 5 == text.count("\n# ## Problem ")
+    assert text.rindex("{{hints") > text.rindex("# %% test="), "hints stand below the check"

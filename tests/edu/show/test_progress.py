@@ -14,7 +14,9 @@ import pytest
 from lorahub_edu.files import assets
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.show import findings, lessons, progress
-from lorahub_edu.show.check import check
+from lorahub_edu.show.check import ASSIGNMENT
+from lorahub_edu.show.check import check as check_in_assignment
+from lorahub_edu.show.notebook import check
 
 PASS = "import sys; from lorahub_edu.show import progress; [progress.check_passed(id) for id in sys.argv[1:]]"
 
@@ -53,8 +55,14 @@ def test_a_passed_check_is_noted_and_a_failed_one_is_not(home: Path) -> None:
     assert set(progress.read().checks) == {"00.1"}, "once passed stays passed"
 
 
+def test_a_lesson_and_an_assignment_keep_theirs_apart(home: Path) -> None:
+    check_in_assignment("00.1", right)
+    assert set(progress.read().checks) == {ASSIGNMENT + "00.1"}
+    assert dict(row[::2] for row in lessons.progress_tables()[0].rows)["00_start_here"] == "0 of 1"
+
+
 def test_a_check_with_a_seed_is_a_test_and_not_progress(home: Path) -> None:
-    check("00.1", right, seed=0)
+    check_in_assignment("00.1", right, seed=0)
     assert progress.read().checks == {}
 
 
@@ -107,7 +115,7 @@ def test_processes_that_write_at_once_lose_nothing(home: Path) -> None:
 
 def test_the_overview_counts_what_there_is_and_what_was_done(home: Path) -> None:
     check("00.1", right)
-    progress.check_passed("08.4")
+    progress.check_passed(ASSIGNMENT + "08.4")
     progress.lesson_run("01")
     progress.graded([Graded("ada", "08_intruder_dimensions", 4.0)])
     of_lessons, assignments = lessons.progress_tables()
