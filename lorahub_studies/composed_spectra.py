@@ -142,7 +142,7 @@ def same_spectrum(change: Update, generator: torch.Generator) -> Update:
 
 
 def _size(change: Update) -> float:
-    return measures.frobenius_norm(change.singular_values())
+    return float(change.singular_values().norm())
 
 
 def _mean_sizes(files: Sequence[AdapterFile]) -> dict[str, float]:
@@ -151,7 +151,7 @@ def _mean_sizes(files: Sequence[AdapterFile]) -> dict[str, float]:
     for file in files:
         for name, (A, B) in file.weights.items():
             values = measures.factored_singular_values(B, A, file.configs[name].scaling)
-            norms.setdefault(name, []).append(measures.frobenius_norm(values))
+            norms.setdefault(name, []).append(float(values.norm()))
     return {name: float(np.mean(of_matrix)) for name, of_matrix in norms.items()}
 
 

@@ -191,21 +191,6 @@ def planned(recipe: Recipe) -> Plan:
     return plan(read_config(recipe.profile.base_model), setting(recipe), capacity(recipe.card_gb))
 
 
-def prediction(plan: Plan) -> dict[str, float]:
-    """A plan as it stands in a recipe's file, in GB: tensors, with all allowances, and what stays free of the card."""
-    figures = {"tensors_gb": plan.prediction.peak, "needed_gb": plan.needed, "room_gb": plan.room}
-    return {name: round(size / 1e9, 2) for name, size in figures.items()}
-
-
-def write_prediction(recipe: str | Path) -> Path:
-    """Update the prediction in a recipe's file, which is returned; the rest of the file stays as it is."""
-    path = find(recipe)
-    before = path.read_text(encoding="utf-8").partition("\nprediction:")[0].rstrip("\n")
-    block = yaml.safe_dump({"prediction": prediction(planned(read(path)))}, sort_keys=False)
-    path.write_text(f"{before}\n{block}", encoding="utf-8")
-    return path
-
-
 def run(
     recipe: str | Path,
     profile: str | None = None,

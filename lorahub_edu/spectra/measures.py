@@ -102,10 +102,6 @@ def nuclear_norm(values: Tensor) -> float:
     return float(values.double().sum())
 
 
-def frobenius_norm(values: Tensor) -> float:
-    return float(values.double().square().sum().sqrt())
-
-
 def check_epsilon(epsilon: float) -> None:
     if not 0.0 < epsilon < 1.0:
         raise CourseError(f"ε is a cosine between 0 and 1, but it is {epsilon}. The paper's code takes 0.5.")

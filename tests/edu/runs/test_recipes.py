@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,10 @@ from lorahub_edu.lora import adapter_files
 from lorahub_edu.models import tiny
 from lorahub_edu.models.profiles import PROFILES
 from lorahub_edu.runs import recipe_file, recipes
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools"))
+
+import predict_recipes  # noqa: E402
 
 LORA_7B = "llama_7b_lora_alpaca"
 SHIPPED = (
@@ -68,7 +73,7 @@ def test_predictions_in_the_files_are_the_planners() -> None:
         sizes = profile.micro_batch_size, profile.block_size, profile.gradient_checkpointing, profile.dtype
         shape = recipes.read_config(profile.base_model).to_json_string()
         same = (shape, sizes, found.method, str(found.settings), found.card_gb)
-        figures.setdefault(same, recipes.prediction(recipes.planned(found)))
+        figures.setdefault(same, predict_recipes.prediction(recipes.planned(found)))
         assert dict(found.prediction) == pytest.approx(figures[same], abs=0.05), name
         assert found.prediction["room_gb"] > 1, f"{name} must fit its card"
 
@@ -80,11 +85,11 @@ def test_writing_a_prediction_leaves_the_rest_of_the_file(tmp_path: Path) -> Non
 
     path = written(tmp_path, small)
     path.write_text("# a note that stays\n" + path.read_text())
-    recipes.write_prediction(path)
+    predict_recipes.write_prediction(path)
     assert path.read_text().startswith("# a note that stays\n")
     needed = recipes.read(path).prediction["needed_gb"]
     assert 0 < needed < 1
-    assert recipes.write_prediction(path).read_text().count("prediction:") == 1
+    assert predict_recipes.write_prediction(path).read_text().count("prediction:") == 1
 
 
 def test_a_twin_keeps_the_method_and_takes_the_profiles_sizes() -> None:
