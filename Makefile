@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Extra words for the installer, for example a mirror: make lab INSTALL_FLAGS="--index-url https://…"
 INSTALL_FLAGS ?=
 
-.PHONY: setup lab test check bench course lint clean
+.PHONY: setup lab test check bench course book lint clean
 
 setup: $(VENV)/.installed
 	@$(BIN)/lorahub-edu fetch
@@ -41,8 +41,12 @@ bench: setup
 course: setup
 	$(BIN)/lorahub-edu run --all
 
+# The course as a website, in build/book/html; npm fetches its scripts once.
+book: $(VENV)/.installed
+	$(BIN)/python tools/build_book.py
+
 lint: $(VENV)/.installed
-	$(BIN)/ruff check . && $(BIN)/ruff format --check lorahub_edu lorahub_checks lorahub_grader lorahub_studies tests benchmarks tools
+	$(BIN)/ruff check . && $(BIN)/ruff format --check lorahub_edu lorahub_checks lorahub_grader lorahub_studies tests benchmarks tools book
 
 clean:
 	rm -rf $(VENV) build *.egg-info
