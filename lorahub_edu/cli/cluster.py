@@ -44,8 +44,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only show the job
 def read_queue(file: Path) -> tuple[str, dict[str, Any], int]:
     """The kind of queue that a file describes, the arguments of dask-jobqueue's class, and the number of jobs.
 
-    Raises:
-        CourseError: no such file, no YAML, or not one queue with cores and memory.
+    Raises CourseError: no such file, no YAML, or not one queue with cores and memory.
     """
     import yaml
 
@@ -78,15 +77,11 @@ def workers(
 ) -> Iterator[Executor | None]:
     """Workers that each do one job at a time; None where there is no cluster.
 
-    Args:
-        where: what `ClusterOption` takes.
-        bases: base models that every worker must have.
-        folders: every worker must see them, for it reads or writes there.
-        able: asked on every worker; one that answers with a reason gets no job. An importable function.
-        dry_run: show the job script and end.
-
-    Raises:
-        CourseError: Dask is not installed, the scheduler can't be reached or has no worker, or a worker lacks a thing.
+    `where` is what `ClusterOption` takes. Every worker must have the base models and see the folders, where it reads or
+    writes. `able`, an importable function, is asked on every worker; one that answers with a reason gets no job.
+    `dry_run` shows the job script and ends.
+    Raises CourseError: Dask is not installed, the scheduler can't be reached or has no worker, or a worker lacks a
+        thing.
     """
     if dry_run and not where.endswith((".yaml", ".yml")):
         raise CourseError("--dry-run shows the job script of a queue: give --cluster slurm.yaml.")

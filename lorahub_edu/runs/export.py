@@ -34,9 +34,7 @@ def merged_model(
     """An adapter merged for good into its base in float32, the tokenizer, and the prompt that the adapter is for.
 
     The tokenizer's chat template is that prompt too.
-
-    Raises:
-        CourseError: it is no LoRA module, or belongs to another base.
+    Raises CourseError: it is no LoRA module, or belongs to another base.
     """
     file = zoo.open_source(source, folder)
     if not isinstance(file, AdapterFile):
@@ -67,14 +65,9 @@ def write_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out
 
 
 def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: str | Path, kind: str = "f16") -> Path:
-    """One GGUF file of a LLaMA, its tokenizer included; vectors stay in float32.
+    """One GGUF file of a LLaMA, its tokenizer included; matrices are of a `kind` in `TYPES`, vectors stay in float32.
 
-    Args:
-        kind: one of `TYPES`, for the matrices.
-
-    Raises:
-        CourseError: another architecture, scaled positions, or a tokenizer that is no byte-level BPE.
-
+    Raises CourseError: another architecture, scaled positions, or a tokenizer that is no byte-level BPE.
     Source: llama.cpp's convert_hf_to_gguf.py, whose names and order of the query and key rows this follows.
     """
     config, bpe = model.config, tokenizer.backend_tokenizer

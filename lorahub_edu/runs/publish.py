@@ -27,9 +27,7 @@ def model_card(folder: str | Path, repo: str) -> ModelCard:
     """The card of the adapter in a folder: base, rank, layers, prompt, how it was trained and what that did, licence.
 
     Facts that nothing on disk records are left out.
-
-    Raises:
-        CourseError: there is no LoRA adapter in the folder, or its records can't be read.
+    Raises CourseError: there is no LoRA adapter in the folder, or its records can't be read.
     """
     file = read_adapter(folder)
     run, base = _records(Path(folder)), _on_hub(file)
@@ -82,13 +80,9 @@ The prompt that it was trained with:
 
 
 def push(folder: str | Path, repo: str, *, private: bool = False) -> str:
-    """Put the adapter in a folder on the hub, with its card; files that lie there are replaced.
+    """Put the adapter in a folder on the hub, with its card, and return the page's address; files there are replaced.
 
-    Returns:
-        The page's address.
-
-    Raises:
-        CourseError: there is no LoRA adapter in the folder, no such right, or no connection.
+    Raises CourseError: there is no LoRA adapter in the folder, no such right, or no connection.
     """
     file, card = read_adapter(folder), model_card(folder, repo)
     with TemporaryDirectory() as staged:

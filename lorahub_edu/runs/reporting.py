@@ -14,15 +14,10 @@ PROJECT = "lorahub-edu"
 
 @contextmanager
 def reporting(to: str, folder: Path, settings: dict[str, object]) -> Iterator[Callable[[dict], None] | None]:
-    """What `train` calls with each step's record; None where nothing is reported.
+    """What `train` calls with each step's record, by a name in `REPORTERS`; None where nothing is reported.
 
-    Args:
-        to: one of `REPORTERS`, or "".
-        folder: of the run; TensorBoard's files go into it, and Trackio names the run after it.
-        settings: of the run, which Trackio keeps.
-
-    Raises:
-        CourseError: the library is not installed.
+    TensorBoard's files go into the run's folder, and Trackio names the run after it and keeps its settings.
+    Raises CourseError: the library is not installed.
     """
     if not to:
         yield None

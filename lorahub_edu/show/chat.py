@@ -56,15 +56,9 @@ def prompts(tokenizer: PreTrainedTokenizerFast, instruction: str = "") -> dict[s
 
 
 class Chat:
-    """A base model in evaluation mode, and modules that may be mixed at any time.
+    """A base model in evaluation mode, and modules, stacked for the composition, that may be mixed at any time.
 
-    Args:
-        modules: as `hub.compose.stack` gives them, stacked for the composition.
-        prompt: makes a prompt of what was typed; None takes it as it is.
-        composition: "exact" or "paper", as in `hub.compose`.
-
-    Raises:
-        CourseError: the modules belong to another base.
+    `prompt` makes a prompt of what was typed; None takes it as it is. Raises CourseError for modules of another base.
     """
 
     def __init__(
@@ -91,11 +85,7 @@ class Chat:
         adapters.set_adapter(model, before)
 
     def use(self, weights: Mapping[str, float]) -> None:
-        """Mix by these weights from the next token on; a module that is not named gets 0.
-
-        Raises:
-            CourseError: there is no such module.
-        """
+        """Mix by these weights from the next token on; a module that is not named gets 0."""
         for name in weights:
             if name not in self.modules.names:
                 raise CourseError(f"There is no module {name!r} here. {near_matches(name, self.modules.names)}")
@@ -126,12 +116,9 @@ class Chat:
     ) -> Answers:
         """What both say, greedily at temperature 0.
 
-        Args:
-            on_text: called after every token with what both have said so far.
-            stop: once it is set, the answers end with the next token.
-
-        Raises:
-            CourseError: the text is empty or too long, or an adapter is merged into the model.
+        `on_text` gets what both have said so far after every token. Once `stop` is set, the answers end with the next
+        token.
+        Raises CourseError: the text is empty or too long, or an adapter is merged into the model.
         """
         encoded = self.tokenizer([self.prompt(text)] * 2, return_tensors="pt").to(self.model.device)
         length, context = encoded["input_ids"].shape[1], getattr(self.model.config, "max_position_embeddings", 0)
@@ -200,12 +187,9 @@ def open_chat(
 ) -> Chat:
     """A chat with modules as `zoo.open_source` finds them, on their base.
 
-    Args:
-        prompt: a key of `prompts`, or "auto": "task" where the first module has a card, else "alpaca".
-        instruction: for "task"; "" takes the first module's.
-
-    Raises:
-        CourseError: a module is not found or not LoRA, the modules don't fit together, or the prompt can't be had.
+    `prompt` is a key of `prompts`, or "auto": "task" where the first module has a card, else "alpaca". The
+    `instruction` for "task" is the first module's by default.
+    Raises CourseError: a module is not found or not LoRA, the modules don't fit together, or the prompt can't be had.
     """
     files = [zoo.open_source(source, folder) for source in sources]
     if any(isinstance(file, Path) for file in files):
@@ -233,12 +217,9 @@ def chat_panel(
 ) -> ipywidgets.VBox:
     """A line to type in, a slider a module, and both answers side by side; display it as the last line of a cell.
 
-    The model answers in a thread of its own, so the sliders and the stop button work while it talks.
-
-    Args:
-        start: stands in the line and is answered before the panel is shown, so that a saved page shows an answer.
-        weights: at the start, by module; other modules get 0. None keeps the chat's own.
-        limit: sliders reach from -limit to limit.
+    The model answers in a thread of its own, so the sliders and the stop button work while it talks. `start` is
+    answered before the panel is shown, so that a saved page shows an answer. `weights` None keeps the chat's own.
+    Sliders reach from -limit to limit.
     """
     if weights is not None:
         chat.use(weights)
