@@ -17,32 +17,10 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.training.losses import has_virtual_tokens, mean_loss
 
 # Model types whose losses equal transformers' own: tests/edu/training/test_architectures.py proves it for each.
-TESTED = frozenset(
-    # fmt: off
-    {
-        "cohere",
-        "cohere2",
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "gpt2",
-        "gpt_neox",
-        "granite",
-        "llama",
-        "mistral",
-        "mixtral",
-        "olmo2",
-        "opt",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "smollm3",
-        "starcoder2",
-        "t5",
-    }
-    # fmt: on
-)
+TESTED = frozenset({
+    "cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral",
+    "mixtral", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2", "t5",
+})  # fmt: skip
 WINDOWS = ("sliding_window", "attention_chunk_size")
 PREFIX, LENGTHS, WINDOW = 5, ((2, 5), (1, 2), (3, 4)), 4  # of the probe: a prompt's beginning, its rest and an answer
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4}  # relative; eager attention takes its softmax in float32
