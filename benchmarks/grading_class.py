@@ -1,6 +1,6 @@
 """A class of 300: mixed submissions, one in twenty broken, graded in one run with a row for each.
 
-python benchmarks/grading_class.py [--submissions 300] [--jobs 1] [--save]
+python benchmarks/grading_class.py [--submissions 300] [--cluster local:2] [--save]
 
 The submissions are made from a seed: right, wrong in some problems, empty, without end, crashing, greedy for memory,
 cheating, and broken in every way that we know. Each kind's points are known beforehand; the run must find them.
@@ -86,7 +86,7 @@ def _drawn(draw: random.Random, right: dict[str, str], broken: bool) -> tuple[st
 
 
 def main() -> None:
-    options = common.arguments(__doc__, submissions=300, jobs=1)
+    options = common.arguments(__doc__, submissions=300, cluster="")
     with tempfile.TemporaryDirectory(prefix="lorahub-edu-") as folder:
         course, place = Path(folder) / "course", Path(folder) / "handed-in"
         place.mkdir()
@@ -96,7 +96,7 @@ def main() -> None:
         command = [sys.executable, "-m", "lorahub_edu", "grade", str(place), "--assignment", NAME]
         started = time.perf_counter()
         done = subprocess.run(
-            [*command, "-j", str(options.jobs), "--course", str(course)],
+            [*command, "--cluster", options.cluster, "--course", str(course)],
             capture_output=True,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -112,7 +112,7 @@ def main() -> None:
         print(student, *line)
     kinds = Counter(kind for kind, _ in expected.values())
     common.report(
-        "grading_class",
+        "grading_class" + ("_cluster" if options.cluster else ""),
         ratios={"rows": len(found) / options.submissions},
         ours={"rows": len(found), "cpu_seconds_each": round((used.ru_utime + used.ru_stime) / options.submissions, 3)},
         peer={"submissions": options.submissions, "kinds": dict(sorted(kinds.items()))},
@@ -120,7 +120,7 @@ def main() -> None:
         save=options.save,
         reasons=dict(sorted(reasons.items())),
         wall_seconds=round(seconds),
-        jobs=options.jobs,
+        cluster=options.cluster,
     )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lorahub_edu.cli.cluster import ClusterOption, DryRunOption, workers
 from lorahub_edu.cli.terminal import console, quiet_work
 from lorahub_edu.cli.typed import writable_file
 from lorahub_edu.errors import CourseError
@@ -88,7 +88,8 @@ def _lint_mutants(lesson: str, course: Path) -> int:
 
 def grade(
     submissions: Annotated[Path, typer.Argument(help="submitted/, a folder of STUDENT.ipynb, or a platform's zip.")],
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=256, help="Submissions graded at one time.")] = 1,
+    cluster: ClusterOption = "",
+    dry_run: DryRunOption = False,
     assignment: Annotated[
         str | None, typer.Option(help="Only this one; needed if the notebooks do not name theirs.")
     ] = None,
@@ -109,16 +110,24 @@ def grade(
         from lorahub_grader.sandbox.choose import check_kind
 
         check_kind(sandbox)
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lorahub_edu.show.progress import graded as note_points
-    from lorahub_grader import feedback, runner
+    from lorahub_grader import feedback, runner, worker
     from lorahub_grader.gradebook import Course
+    from lorahub_grader.sandbox import choose
 
     place = Course(course.resolve())
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    able = None
+    if cluster and not dry_run:
+        sandbox = choose.choose(sandbox, unsafe, runner.hidden(place))
+        able = None if sandbox == choose.UNSAFE else partial(worker.sandbox_problem, sandbox, runner.hidden(place))
     # No thread of its own: a process that forks should not have any.
-    with _workers(jobs) as executor, Progress(*columns, console=console, auto_refresh=False) as progress:
+    with (
+        workers(cluster, able=able, dry_run=dry_run) as executor,
+        Progress(*columns, console=console, auto_refresh=False) as progress,
+    ):
         task = progress.add_task("grading", total=None)
 
         def show(outcome: object, done: int, of: int) -> None:
@@ -196,22 +205,6 @@ def _known(found: list[str], course: Path, given: Sequence[str] = ()) -> list[st
 def _nbgrader_or_error() -> None:
     if find_spec("nbgrader") is None:
         raise CourseError("Grading needs nbgrader: pip install 'lorahub-edu[teach]'")
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[Executor | None]:
-    """Processes that each grade one submission at a time and end with this one; None where it is only this one."""
-    if jobs == 1:
-        yield None
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    from lorahub_grader.inside.namespaces import die_with_parent
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=die_with_parent) as executor:
-        yield executor
 
 
 def _print_rows(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -6,13 +6,13 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
+from lorahub_edu.jobs import finished
 from lorahub_grader import assignments, gradebook
 from lorahub_grader.assignments import RELEASE, SOURCE, Assignment, LockedError
 from lorahub_grader.collect import Collected, Submission, collect
@@ -21,7 +21,7 @@ from lorahub_grader.handed_in import shown
 from lorahub_grader.journal import Outcome
 from lorahub_grader.repair import read
 from lorahub_grader.sandbox import choose
-from lorahub_grader.worker import SANDBOXES, Job, explain, outcome_of, work
+from lorahub_grader.worker import SANDBOXES, Job, explain, outcome_of, work, work_apart
 
 PACKAGES = ("lorahub_checks", "lorahub_edu", "lorahub_grader")  # what a submission's points follow from
 
@@ -50,13 +50,13 @@ def grade(
     """Grade every submission in a folder or archive (see `collect.collect`) into the course's gradebook.
 
     What was graded before and has not changed is not graded again, so a run that was killed goes on. `sandbox` is a
-    kind; None takes the first that works, and `unsafe` goes on without one. An `executor` runs `worker.work` elsewhere.
+    kind; None takes the first that works, and `unsafe` goes on without one. An `executor` runs `worker.work_apart`.
     `settings` are fields of `worker.Job`. `report` gets each outcome when the gradebook has it, its number, and of how
     many.
     Raises CourseError: nothing to grade, no sandbox, or a gradebook that can't be written; what was found out is kept.
     """
     found, known = _found(course, place, assignment)
-    kind = choose.choose(sandbox, unsafe, _secrets(course))
+    kind = choose.choose(sandbox, unsafe, hidden(course))
     with gradebook.writing(course):
         for name in sorted({submission.assignment for submission in found.submissions}):
             gradebook.prepare(course, known[name])
@@ -83,7 +83,7 @@ def _found(course: Course, place: Path, wanted: str | None) -> tuple[Collected, 
     return collect(place, {name: loaded.answer_ids for name, loaded in known.items()}, wanted), known
 
 
-def _secrets(course: Course) -> tuple[str, ...]:
+def hidden(course: Course) -> tuple[str, ...]:
     """What no answer may see."""
     return tuple(str(course.root / name) for name in (SOURCE, RELEASE, ".grading", "gradebook.db"))
 
@@ -138,32 +138,16 @@ def code(root: Path = assignments.ROOT) -> str:
 
 
 def _all(course: Course, jobs: list[Job], ready: list[Outcome], executor: Executor | None) -> Iterator[Outcome]:
-    """Every outcome; a new one is on disk before it is given out."""
+    """Every outcome; a new one is on disk before it is given out.
+
+    An error of the grading itself becomes the row of that submission alone. Without its key it is graded again.
+    """
     yield from ready
-    if executor is None:
-        for job in jobs:
-            yield _kept(course, job, lambda job=job: work(job))
-        return
-    waiting = {executor.submit(work, job): job for job in jobs}
-    for future in as_completed(waiting):
-        try:
-            yield _kept(course, waiting[future], future.result)
-        except BrokenProcessPool:
-            raise CourseError(
-                "A worker was killed, mostly for want of memory. Run the same command again, with a smaller -j."
-            ) from None
-
-
-def _kept(course: Course, job: Job, result: Callable[[], Outcome]) -> Outcome:
-    """A job's outcome, on disk; an error of the grading itself becomes the row of that submission alone."""
-    try:
-        return course.journal.keep(result())
-    except (CourseError, BrokenProcessPool):
-        raise
-    except Exception as error:
-        words = shown(f"{type(error).__name__}: {error}"[:200])
-        failed = outcome_of(replace(job, key=""), [], f"died: the grading itself failed ({words})")
-        return course.journal.keep(failed)  # without its key it is graded again the next time
+    for job, outcome, reason in finished(jobs, work if executor is None else work_apart, executor):
+        if outcome is None:
+            words = shown(reason[:200])
+            outcome = outcome_of(replace(job, key=""), [], f"died: the grading itself failed ({words})")
+        yield course.journal.keep(outcome)
 
 
 def _recorded(course: Course, assignment: Assignment, outcome: Outcome) -> Outcome:

@@ -9,7 +9,10 @@ import select
 import signal
 import sys
 import time
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cache
+from multiprocessing import current_process, get_context
 
 from lorahub_grader import split
 from lorahub_grader.assignments import Assignment
@@ -86,6 +89,30 @@ def work(job: Job) -> Outcome:
             break
         SANDBOXES.close()  # a zygote that was lost is replaced once
     return replace(outcome_of(job, events, end), seconds=time.monotonic() - started)
+
+
+def work_apart(job: Job) -> Outcome:
+    """Grade one submission in a process of this worker's own, kept for the next: a fork needs one without threads."""
+    try:
+        return _own_process().submit(work, job).result()
+    except BrokenExecutor:
+        _own_process.cache_clear()
+        raise RuntimeError("its worker was killed, mostly for want of memory") from None
+
+
+@cache
+def _own_process() -> Executor:
+    current_process()._config["daemon"] = False  # Dask's workers are daemons, which may start no process
+    return ProcessPoolExecutor(1, get_context("spawn"), namespaces.die_with_parent)
+
+
+def sandbox_problem(kind: str, secrets: tuple[str, ...]) -> str:
+    """On a worker: why a sandbox of this kind does not hold here, "" if it does."""
+    try:
+        holes = choose.probe(kind, secrets)
+    except SandboxError as error:
+        return f"{kind}: {error}"
+    return f"{kind} has holes ({', '.join(holes)})" if holes else ""
 
 
 def tested(job: Job, sandbox: choose.Sandbox) -> tuple[list[dict], str]:

@@ -8,27 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Lock
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
+from lorahub_edu.jobs import finished
 
 # The command that makes a study, by the first word of its name.
 COMMANDS = {"methods": "methods sweep", "intruders": "intruders sweep", "bbh": "bbh"}
 STORE = "rows.jsonl"
-TRIES = 3
-AHEAD = 1000  # jobs that an executor is given at one time
-_ALONE = Lock()  # jobs of one process share its model
 
 
 def run(
@@ -75,68 +70,6 @@ def run(
             with tqdm.external_write_mode():
                 report(job, row) if row is not None else failed(job, reason)
     return [row for row in stored(jobs, folder) if row is not None]
-
-
-def finished(
-    jobs: Sequence[Any], work: Callable[[Any], dict], executor: Executor | None = None
-) -> Iterator[tuple[Any, dict | None, str]]:
-    """Each job as it finishes with its row, or with None and the reason if it failed three times.
-
-    Raises CourseError: the workers were lost, or what `work` raises before any job was done: it is the input's fault
-        then.
-    """
-    submit, ahead = (executor.submit, AHEAD) if executor else (_here, 1)
-    waiting, done, tries, good = {}, SimpleQueue(), Counter(), False
-    todo = iter(jobs)
-    again: list[Any] = []
-
-    def hand_out(job: Any) -> None:
-        future = submit(_alone, work, job)
-        waiting[future] = job
-        future.add_done_callback(done.put)
-
-    try:
-        while True:
-            while len(waiting) < ahead and (job := again.pop() if again else next(todo, None)) is not None:
-                hand_out(job)
-            if not waiting:
-                return
-            future = done.get()
-            job = waiting.pop(future)
-            try:
-                row = future.result()
-            except (BrokenExecutor, CancelledError) as error:
-                raise CourseError("The workers were lost. What is finished is kept: run the same again.") from error
-            except Exception as error:
-                if isinstance(error, CourseError) and not good:
-                    raise
-                tries[job] += 1
-                # Dask itself gave this job to several workers, and each of them died.
-                if tries[job] < TRIES and not isinstance(error, CourseError) and type(error).__name__ != "KilledWorker":
-                    again.append(job)
-                else:
-                    yield job, None, f"{type(error).__name__}: {error}"[:300]
-            else:
-                good = True
-                yield job, row, ""
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _here(function: Callable, *arguments: Any) -> Future:
-    """Call a function in this process at once."""
-    future = Future()
-    try:
-        future.set_result(function(*arguments))
-    except Exception as error:
-        future.set_exception(error)
-    return future
-
-
-def _alone(work: Callable[[Any], dict], job: Any) -> dict:
-    with _ALONE:
-        return work(job)
 
 
 def stored(jobs: Sequence[Any], folder: str | Path) -> list[dict | None]:

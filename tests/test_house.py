@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 # The floors of `lorahub_edu`. A room imports only rooms on lower floors, or those before it on its own floor.
 FLOORS = {
-    "ground": ["errors", "files", "results"],
+    "ground": ["errors", "files", "results", "jobs"],
     "things": ["lora", "data", "models"],
     "work": ["training", "scoring", "evaluation"],
     "subjects": ["methods", "memory", "spectra", "forgetting", "hub"],

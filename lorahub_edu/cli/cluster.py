@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -117,10 +118,14 @@ def workers(
 
 
 def facts() -> dict[str, str]:
-    """What must be the same on every worker, for rows to be the same."""
+    """What must be the same on every worker, for rows to be the same: this code and its libraries."""
     from lorahub_edu import results
 
-    return {"lorahub-edu": __version__, "python": platform.python_version(), **results.library_versions()}
+    digest, root = hashlib.sha256(), Path(__file__).resolve().parents[2]
+    for path in sorted(root.glob("lorahub_*/**/*.py")):
+        digest.update(path.read_bytes())
+    course = f"{__version__} ({digest.hexdigest()[:8]})"
+    return {"lorahub-edu": course, "python": platform.python_version(), **results.library_versions()}
 
 
 def problem(expected: dict[str, str], bases: tuple[str, ...], folders: tuple[str, ...]) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from grading_course import NAME, RIGHT, copy_of, submit
+from plain_jobs import has_no_sandbox
 
-from lorahub_edu.cli import app, terminal
+from lorahub_edu.cli import app, cluster, terminal
+from lorahub_edu.errors import CourseError
+from lorahub_grader.gradebook import Course
 
 
 @pytest.fixture
@@ -48,6 +52,42 @@ def test_a_round_on_the_command_line(course: Path, typed, quick) -> None:
     assert typed("feedback", NAME)[1].count(".html") == 3
     code, said = typed("export-grades", NAME, "--to", "moodle", "--out", "out.csv")
     assert code == 0 and (course / "out.csv").read_text().splitlines()[1] == "bob [sic],1"
+
+
+def test_workers_give_the_gradebook_of_one_process(course: Path, typed, quick, tmp_path: Path) -> None:
+    """The same submissions: right, wrong, one that ends its process, one that can't be read."""
+    pytest.importorskip("distributed")
+    crashing = {"double": "import os\nos._exit(1)"}
+    for student, answers in {"ada": RIGHT, "bob": {"guess": "guess = 7"}, "eve": RIGHT | crashing, "zoe": {}}.items():
+        submit(course, student, answers, flat=True)
+    (course / "submitted" / "zoe.ipynb").write_text("{")
+    other = tmp_path / "other"
+    shutil.copytree(course, other)
+    assert typed("grade", "submitted", "--assignment", NAME)[0] == 0
+    words = ("--course", str(other), "--cluster", "local:2")
+    code, said = typed("grade", str(other / "submitted"), "--assignment", NAME, *words)
+    assert code == 0 and "4 submissions, 4 newly graded; sandbox: bubblewrap." in said
+    one, two = (rows(Course(place)) for place in (course, other))
+    assert one == two and {row[0] for row in one} == {"ada", "bob", "eve", "zoe"}
+
+
+def rows(place: Course) -> list[tuple]:
+    """What the gradebook and the journal say of each student."""
+    with place.open() as book:
+        scores = {s.student_id: s.score for s in book.find_assignment(NAME).submissions}
+    return [(o.student, scores[o.student], o.reason, [t.earned for t in o.tests]) for o in place.journal.all(NAME)]
+
+
+def test_a_worker_without_a_sandbox_gets_no_submission(capsys) -> None:
+    pytest.importorskip("distributed")
+    with pytest.raises(CourseError, match="No worker can do this: bubblewrap: it is not installed"):
+        none_left()
+    assert "127.0.0.1 gets no job: bubblewrap" in capsys.readouterr().err
+
+
+def none_left() -> None:
+    with cluster.workers("local:1", able=has_no_sandbox):
+        raise AssertionError("a job could run")
 
 
 def test_a_build_that_is_out_of_date_is_an_error_for_ci(course: Path, typed) -> None:

@@ -29,3 +29,21 @@ def fails_often(job: Job) -> dict:
 def times_ten(job: Job) -> dict:
     time.sleep(job.seconds)
     return {"square": 10 * job.number}
+
+
+def drive(address: str, folder: str, count: int, seconds: float) -> None:
+    """A study of so many jobs on a scheduler's workers; it ends with exit code 1 where the workers were lost."""
+    from lorahub_edu.cli import cluster
+    from lorahub_edu.errors import CourseError
+    from lorahub_studies import engine
+
+    try:
+        with cluster.workers(address, folders=[Path(folder)]) as executor:
+            engine.run([Job(number, seconds=seconds) for number in range(count)], times_ten, folder, executor=executor)
+    except CourseError as error:
+        raise SystemExit(f"driver: {error}") from None
+
+
+def has_no_sandbox() -> str:
+    """What a worker answers that can't do the jobs."""
+    return "bubblewrap: it is not installed"
