@@ -32,7 +32,7 @@ class Answers:
 
     def serve(self) -> None:
         """Answer until the tests close the channel."""
-        operations = {"cell": self._cell, "call": self._call, "get": self._get, "forget": self._forget}
+        operations = {"cell": self._cell, "call": self._call, "get": self._get}
         while True:
             try:
                 message, blobs = self.channel.receive()
@@ -66,7 +66,7 @@ class Answers:
             arguments, named = self.codec.decode(message["arguments"], blobs)
             before = self.codec.encode([arguments, named])
             value = self.notebook.call(call, *arguments, **named)
-            value = self._keep(value) if message["keep"] else value
+            value = Kept(value) if message["keep"] else value
             changed = self.codec.encode([arguments, named])
             reply = [value, None if changed == before else [arguments, named]]
             content, attached = self.codec.encode(reply)
@@ -85,10 +85,6 @@ class Answers:
             return {"error": describe(error)}, []
         return {"value": content}, attached
 
-    def _forget(self, message: dict, _: list) -> tuple[dict, list]:
-        self.objects.pop(message["object"], None)
-        return {}, []
-
     def _target(self, target: dict) -> Any:
         """A name of the notebook, an object by its number, or part of an installed library; then its attributes."""
         if "name" in target:
@@ -101,10 +97,6 @@ class Answers:
             module, _, name = target["import"].partition(":")
             found = functools.reduce(getattr, name.split("."), importlib.import_module(module))
         return functools.reduce(getattr, target.get("path", ()), found)
-
-    def _keep(self, value: object) -> object:
-        """Leave an object here and let the tests have its number, even if it could be copied."""
-        return Kept(value)
 
     def _refer(self, value: object) -> dict:
         if isinstance(value, Kept):
@@ -135,7 +127,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Kept:
-    """Marks an object that stays in the answer process."""
+    """Marks an object that stays in the answer process, even if it could be copied: the tests get its number."""
 
     value: object
 
