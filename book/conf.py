@@ -26,6 +26,7 @@ nb_ipywidgets_js = {"require.js": {}, "widgets.js": {}, "widgets/embed-amd.js": 
 html_theme = "sphinx_book_theme"
 html_favicon = "static/favicon.svg"
 html_css_files = ["book.css"]
+html_js_files = ["book.js"]
 html_context = {"default_mode": "auto"}
 html_title = "lorahub-edu"
 html_show_sourcelink = False

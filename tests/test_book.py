@@ -126,9 +126,11 @@ def test_in_a_browser_it_is_whole_and_alone(address: str, scheme: str) -> None:
                 page.goto(f"{address}/{name}.html")
                 if name.startswith("lessons"):
                     page.wait_for_selector("mjx-container")
-                    page.wait_for_selector(".jupyter-widgets")
+                    page.wait_for_selector(".noUi-handle")
                 page.wait_for_load_state("networkidle")
                 assert page.evaluate("document.documentElement.scrollWidth") <= width
                 assert page.evaluate("document.documentElement.dataset.theme") == scheme
+                for nameless in ("img:not([alt])", ".noUi-handle:not([aria-label])", "summary[aria-label]"):
+                    assert not page.locator(nameless).count(), f"{nameless}: a screen reader has no word for it"
         browser.close()
     assert not said

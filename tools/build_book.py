@@ -168,9 +168,9 @@ def _entry(node: ast.FunctionDef | ast.ClassDef) -> list[str]:
 def _prose(docstring: str) -> str:
     """A docstring as Markdown: its sections in bold, their entries as a list."""
     text = re.sub(r"([*_<|$\[\]])", r"\\\1", docstring)
-    text = re.sub(r"`[^`]*`", lambda code: re.sub(r"\\(.)", r"\1", code.group()), text)
-    text = re.sub(r"^(Args|Attributes|Returns|Raises|Source|Yields):", r"**\1:**", text, flags=re.MULTILINE)
+    text = re.sub(r"^(Args|Attributes|Returns|Raises(?: \w+)?|Source|Yields):", r"\n**\1:**", text, flags=re.MULTILINE)
     text = re.sub(r"^    (\w[\w\\., ]*): ", r"- `\1`: ", text, flags=re.MULTILINE)
+    text = re.sub(r"`[^`]*`", lambda code: re.sub(r"\\(.)", r"\1", code.group()), text)
     return re.sub(r"^ {4,}", "  ", text, flags=re.MULTILINE)
 
 

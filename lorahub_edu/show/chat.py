@@ -74,10 +74,8 @@ class Chat:
         self.prompt = prompt or str
         self.weights = tuple(1.0 / len(modules) for _ in modules.names)
         self._applied = self.weights
-        before = next((layer.active for _, layer in adapters.lora_layers(model) if layer.active != MIX), None)
-        for _, layer in adapters.lora_layers(model):  # of an earlier chat with this model
-            if layer.configs.pop(MIX, None):
-                del layer.lora_A[MIX], layer.lora_B[MIX]
+        adapters.remove(model, MIX)  # of an earlier chat with this model
+        before = next((layer.active for _, layer in adapters.lora_layers(model)), None)
         known = pretrained.name_of(model)
         sha256 = pretrained.base_sha256(known) if known else None
         mixed = compose(modules, self.weights, composition)
@@ -223,7 +221,7 @@ def chat_panel(
     """
     if weights is not None:
         chat.use(weights)
-    wide, half = ipywidgets.Layout(width="100%"), ipywidgets.Layout(width="50%", padding="0 1em 0 0")
+    wide, half = ipywidgets.Layout(width="98%"), ipywidgets.Layout(width="50%", padding="0 1em 0 0")
     line = ipywidgets.Text(value=start, placeholder="Type and press Enter", layout=wide, description="You")
     send, stop = ipywidgets.Button(description="Answer"), ipywidgets.Button(description="Stop", disabled=True)
     sides, speed = [ipywidgets.HTML(layout=half) for _ in range(2)], ipywidgets.HTML()
@@ -241,6 +239,7 @@ def chat_panel(
     def talk() -> None:
         with talking:
             stopped.clear()
+            speed.value = "answering …"
             stop.disabled, send.disabled = False, True
             try:
                 speed.value = str(chat.answer(line.value, shown, stop=stopped, max_new_tokens=max_new_tokens))
