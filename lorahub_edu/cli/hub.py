@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lorahub_edu.cli.terminal import ProfileOption, console, quiet_work
-from lorahub_edu.cli.typed import COUNT, NATURAL, check_task, known_base, listed, writable_folder
+from lorahub_edu.cli.typed import COUNT, NATURAL, check_task, known_base, known_prefilter, listed, writable_folder
 from lorahub_edu.errors import CourseError
 
 zoo_app = typer.Typer(no_args_is_help=True, help="LoRA modules: list, show, verify.")
@@ -58,6 +58,9 @@ def adapt(
     task: Annotated[str, typer.Option(help="A task's name, bbh/<name>, or a JSONL file of your own examples.")] = "",
     modules: Annotated[str, typer.Option(help="Names, folders or hub names, by commas; default the zoo.")] = "",
     folder: ZooOption = None,
+    prefilter: Annotated[
+        str, typer.Option(callback=known_prefilter, help="draw:20, instruction:20 or loss:20 of the folder's modules.")
+    ] = "",
     optimizer: Annotated[str, typer.Option(help="auto, cma, ngopt, shiwa, random, greedy, gradient, …")] = "auto",
     composition: Annotated[Literal["paper", "exact"] | None, typer.Option(help="How modules are added.")] = None,
     budget: Annotated[
@@ -84,6 +87,8 @@ def adapt(
     if not task:
         known = ", ".join(tasks.names("settling") + tasks.names("target"))
         raise CourseError(f"Adapt to what? Give --task with one of {known}, or a JSONL file of your own examples.")
+    if prefilter and modules:
+        raise CourseError("--prefilter chooses from a folder: leave out --modules.")
     check_task(task)
     zoo.find(listed(modules) or None, folder or zoo.SHIPPED)
     from lorahub_edu.hub import task_adapter
@@ -95,6 +100,7 @@ def adapt(
             SearchConfig(optimizer, budget, seed, composition, original_scale=original_scale),
             modules=listed(modules),
             folder=folder or zoo.SHIPPED,
+            prefilter=prefilter,
             draw=draw,
             rank=rank,
             test_items=test_items,

@@ -71,6 +71,11 @@ def _device(name: str) -> None:
         raise CourseError(f"There is no device {name!r}. {near_matches(name, ('cpu', 'cuda'))}")
 
 
+def _prefilter(how: str) -> None:
+    if not re.fullmatch(r"(draw|instruction|loss):[1-9]\d*", how):
+        raise CourseError(f"There is no pre-filter {how!r}: give draw:20, instruction:20 or loss:20.")
+
+
 def _finite(number: float) -> None:
     if not isfinite(number):
         raise CourseError(f"{number} is no number to compute with. Give a finite one.")
@@ -78,6 +83,7 @@ def _finite(number: float) -> None:
 
 known_profile, known_base, known_task = checking(get_profile), checking(get_base), checking(_task)
 known_rows, known_device, finite = checking(_rows), checking(_device), checking(_finite)
+known_prefilter = checking(_prefilter)
 known_tasks, known_bbh_tasks = each(_task), each(_bbh_task)
 base_or_folder = checking(lambda name: Path(name).is_dir() or get_base(name))
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.hub.compose import ModuleStack
+from lorahub_edu.hub import zoo
+from lorahub_edu.hub.compose import ModuleStack, stack
 from lorahub_edu.hub.population import Population
+
+PREFILTERS = ("draw", "instruction", "loss")
+AT_ONCE = 50  # modules in memory
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,38 @@ def single_losses(
         with Population(model, kept, "exact") as population:
             losses[sound] = population.score(np.eye(len(kept)), rows).losses
     return losses
+
+
+def prefilter(
+    how: str,
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    instruction: str,
+    rows: Sequence[PromptedRow],
+    seed: int = 0,
+) -> list[str]:
+    """A few of a folder's thousands of modules, by "draw:20", "instruction:20" or "loss:20" (on the first example).
+
+    Only the modules that one forward holds are in memory at one time.
+    Raises CourseError: another way, fewer modules, or no module has an instruction.
+    """
+    method, _, count = how.partition(":")
+    known = zoo.headers(folder)
+    if method not in PREFILTERS or not count.isdigit():
+        raise CourseError(f"There is no pre-filter {how!r}: give draw:20, instruction:20 or loss:20.")
+    _check(int(count), len(known))
+    if method == "draw":
+        return random_candidates(list(known), int(count), seed)
+    if method == "instruction":
+        cards = {name: text for name, (text, _) in known.items() if text}
+        question = Question(model=model, tokenizer=tokenizer, instruction=instruction, cards=cards)
+        return choose("hidden_embedding", int(count), question)
+    names, losses = list(known), []
+    for start in range(0, len(names), AT_ONCE):
+        files = zoo.load(names[start:][:AT_ONCE], folder)
+        losses += list(single_losses(model, stack(files, composition="exact", dtype=torch.float32), rows[:1]))
+    return [names[i] for i in np.argsort(losses, kind="stable")[: int(count)]]  # NaN goes last
 
 
 def by_loss(count: int, question: Question) -> list[str]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.data.fewshot import find_task, rows_for, split
 from lorahub_edu.errors import CourseError
-from lorahub_edu.hub import compose, zoo
+from lorahub_edu.hub import candidates, compose, zoo
 from lorahub_edu.hub.adapt import Adapted, SearchConfig, adapt
 from lorahub_edu.hub.searches import needs_gradient
 from lorahub_edu.lora import adapter_files
@@ -61,6 +61,7 @@ def adapt_to(
     *,
     modules: Sequence[str] = (),
     folder: str | Path = zoo.SHIPPED,
+    prefilter: str = "",
     draw: int = 0,
     rank: int | None = None,
     test_items: int = 100,
@@ -75,6 +76,7 @@ def adapt_to(
         task: a task's name ("bbh/<name>" for BIG-Bench Hard), or a JSONL file of your own examples.
         config: as for `adapt`; the optimizer "gradient" needs float32 and takes it.
         modules: what `zoo.load` takes; none is the whole zoo, which is in `folder`.
+        prefilter: takes only some of the modules in `folder`; see `candidates.prefilter`.
         draw: which five of a named task's examples.
         rank: brings the adapter to this rank at most (a truncated SVD); None keeps it exact, at rank N·r for "exact".
         base: the base model's name or folder, also of modules that name another; "" takes the profile's.
@@ -92,12 +94,14 @@ def adapt_to(
         examples, tested = split(target, draw, USUAL_SHOTS, test_items)
     if not examples:
         raise CourseError(f"{task} has no example to adapt to: give at least one row.")
-    files = zoo.load(list(modules) or None, folder)
-    if base:
-        files = [replace(file, base_model=base) for file in files]
     dtype = torch.float32 if needs_gradient(config.optimizer) else torch.bfloat16
     model, tokenizer = pretrained.load(profile, base=base, dtype=dtype)
     rows = rows_for(model, tokenizer, target.instructions[0], examples)
+    if prefilter:
+        modules = candidates.prefilter(prefilter, folder, model, tokenizer, target.instructions[0], rows, config.seed)
+    files = zoo.load(list(modules) or None, folder)
+    if base:
+        files = [replace(file, base_model=base) for file in files]
     _check_base(files, model)
     exact_model = cache(lambda: pretrained.load(profile, base=base, dtype=torch.float32)[0])  # loaded after the search
     adapted = adapt(model, files, rows, config, final_model=exact_model, folder=out, progress=progress)

@@ -72,6 +72,28 @@ def names(folder: str | Path = SHIPPED) -> list[str]:
     return sorted(path.parent.name for path in Path(folder).glob(f"*/{CONFIG_FILE}"))
 
 
+def headers(folder: str | Path = SHIPPED) -> dict[str, tuple[str, str | None]]:
+    """Each module's instruction ("" without a card) and its base's hash, by name; no tensor is read.
+
+    Raises CourseError: a card or the header of a file can't be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found = {}
+    for name in names(folder):
+        where, instruction, base = Path(folder) / name, "", None
+        try:
+            if (where / CARD_FILE).is_file():
+                instruction = json.loads((where / CARD_FILE).read_text(encoding="utf-8"))["instruction"]
+            if (where / WEIGHTS_FILE).is_file():
+                with safe_open(where / WEIGHTS_FILE, framework="numpy") as opened:
+                    base = (opened.metadata() or {}).get("base_model_sha256")
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CourseError(f"The module {where} can't be read ({error}). Train or copy it again.") from error
+        found[name] = instruction, base
+    return found
+
+
 def card(name: str, folder: str | Path = SHIPPED) -> Card:
     """The card of a module of a zoo. Raises CourseError: there is no such module, or its card can't be read."""
     path = _module_folder(name, Path(folder)) / CARD_FILE

@@ -35,7 +35,7 @@ MpiDefault=none
 ReturnToService=2
 JobCompType=jobcomp/filetxt
 JobCompLoc=$D/jobs.txt
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(free -m | awk '/^Mem/ {print $2}') * 8 / 10)) State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc --all) RealMemory=$(($(free -m | awk '/^Mem/ {print $2}') * 8 / 10)) State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 export SLURM_CONF="$D/slurm.conf"

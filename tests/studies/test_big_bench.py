@@ -163,7 +163,7 @@ def test_without_the_hub_it_says_what_to_do_before_anything_is_measured(tmp_path
         assert advice in words
     with pytest.raises(CourseError, match="Can't get navigate of BIG-Bench Hard"):
         study.run(study.plan(["navigate"], 1, profile="tiny"), tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.json"))
+    assert not (tmp_path / "out" / "rows.jsonl").exists()
 
 
 def test_a_missing_gpu_is_named_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 
+import hub_modules
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from lorahub_edu.data import tasks
 from lorahub_edu.data.fewshot import rows_for
 from lorahub_edu.errors import CourseError
-from lorahub_edu.hub import candidates, stand_ins
+from lorahub_edu.hub import candidates, stand_ins, zoo
 from lorahub_edu.hub.candidates import Question, choose
 from lorahub_edu.hub.compose import stack
 from lorahub_edu.lora import adapter_files
@@ -113,6 +115,50 @@ def test_a_modules_own_instruction_finds_it(loaded) -> None:
     for name, text in cards.items():
         question = Question(model=loaded[0], tokenizer=loaded[1], instruction=text, cards=cards)
         assert choose("hidden_embedding", 1, question) == [name]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory):
+    """A folder of modules with cards, and the modules' instructions by name."""
+    folder = tmp_path_factory.mktemp("many")
+    for number, file in enumerate(hub_modules.random_modules(tiny.model(), 7)):
+        where = hub_modules.write(file, folder)
+        instruction = tasks.get(tasks.names("module")[number]).instructions[0]
+        (where / zoo.CARD_FILE).write_text(json.dumps({"instruction": instruction}), encoding="utf-8")
+    return folder, {name: text for name, (text, _) in zoo.headers(folder).items()}
+
+
+def test_a_prefilter_chooses_what_the_whole_choice_would(many, loaded, rows, monkeypatch) -> None:
+    folder, cards = many
+    model, tokenizer = loaded
+    monkeypatch.setattr(candidates, "AT_ONCE", 3)  # not all at once
+    asked = {
+        "instruction": Question(model=model, tokenizer=tokenizer, instruction="Add.", cards=cards),
+        "loss": Question(model=model, modules=stack(zoo.load(folder=folder), composition="exact"), rows=rows[:1]),
+    }
+    wanted = {
+        "draw": candidates.random_candidates(list(cards), 4, seed=5),
+        "instruction": choose("hidden_embedding", 4, asked["instruction"]),
+        "loss": choose("loss", 4, asked["loss"]),
+    }
+    for how, names in wanted.items():
+        assert candidates.prefilter(f"{how}:4", folder, model, tokenizer, "Add.", rows, seed=5) == names
+    with pytest.raises(CourseError, match="8 candidates can't be chosen from 7 modules"):
+        candidates.prefilter("loss:8", folder, model, tokenizer, "Add.", rows)
+    with pytest.raises(CourseError, match="no pre-filter 'los:2'"):
+        candidates.prefilter("los:2", folder, model, tokenizer, "Add.", rows)
+
+
+def test_headers_are_read_without_tensors(many, tmp_path) -> None:
+    folder, cards = many
+    trained, _ = stand_ins.modules_for(get_profile("tiny"), ["past", "upper"])
+    adapter_files.write_adapter(replace(trained, base_model_sha256="ab" * 32), tmp_path / "past")
+    assert zoo.headers(tmp_path) == {"past": ("", "ab" * 32)}
+    assert len(cards) == 7 and zoo.headers(folder)["m0"][1] is None
+    file = tmp_path / "past" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CourseError, match="past can't be read"):
+        zoo.headers(tmp_path)
 
 
 def test_a_draw_or_a_function_can_choose() -> None:
