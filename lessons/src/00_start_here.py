@@ -34,7 +34,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from lorahub_edu.cli import doctor
 from lorahub_edu.models import pretrained
 from lorahub_edu.show import lessons
-from lorahub_edu.show.notebook import PROFILES, Table, check, figures, get_profile, open_lesson, panels
+from lorahub_edu.show.notebook import PROFILES, Table, check, figures, get_profile, open_lesson, panels, recall
 
 profile = get_profile()
 open_lesson("00_start_here")
@@ -137,7 +137,8 @@ print(tokenizer.tokenize("Low-rank adaptation."))
 # ## 4 · How a lesson works
 #
 # - Before every result there is a **prediction**: write it down, on paper if you like. Being wrong is how this course
-#   works.
+#   works. Some predictions have a panel with a *Keep* button. The result stays folded until you open it (click on the
+#   dots). Your guess then stands beside the measured value, and lesson 10 shows all your guesses.
 # - A **check** looks at something you wrote. It tests properties on fresh inputs, says what it saw, names the probable
 #   mistake, and gives one more hint for each new answer. "Public checks passed" is a good sign, not a proof.
 #
@@ -209,7 +210,16 @@ Table(
 # %% [markdown]
 # The product is the same everywhere: a tall matrix times a flat one. Only the names change: what one source calls A,
 # another calls B. Every term is in the [glossary](../docs/glossary.md).
+
+# %% [markdown]
+# ## Do you know it?
 #
+# Three questions. Answer first, then open. Nothing is graded.
+
+# %%
+recall("00")
+
+# %% [markdown]
 # ## What to remember
 #
 # - `lorahub-edu doctor` says what is missing. A profile adapts the course to the machine.

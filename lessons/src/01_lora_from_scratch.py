@@ -48,11 +48,26 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lorahub_edu.data import alpaca
+from lorahub_edu import evaluation
+from lorahub_edu.data import alpaca, tasks
+from lorahub_edu.hub import stand_ins
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
 from lorahub_edu.models import pretrained
-from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, verdict
+from lorahub_edu.show.notebook import (
+    Row,
+    Table,
+    check,
+    compare,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    predict,
+    publish,
+    recall,
+    verdict,
+)
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # PEFT still calls an old name of transformers
 open_lesson("01_lora_from_scratch")
@@ -75,6 +90,29 @@ model_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
 print(f"{profile.base_model}: {count:,} parameters, {model_bytes / 1e6:,.0f} MB in {profile.dtype}")
 
 # %% [markdown]
+# ## What an adapter does
+#
+# SmolLM2-135M-*Instruct* has been tuned to follow instructions already. Still, here is a task that it does not do: one
+# word in, one word out. Then we put a small adapter on it, which the course has trained for this task, and ask again.
+# By the end of this lesson you know what is in that file.
+#
+# **Predict.** What does the model write for *walk*, before and after?
+
+# %%
+modules = {file.path.name: file for file in stand_ins.modules_for(profile)}
+asked = [tasks.prompt("Give the past tense of the verb.", verb) for verb in ("walk", "bring", "swim")]
+adapters.remove(model, "past")
+adapter_files.put_adapter(model, modules["past"], "past")
+for label, adapter in (("before", None), ("after", "past")):
+    adapters.set_adapter(model, adapter)
+    written = evaluation.generate(model, tokenizer, asked, max_new_tokens=6).texts
+    print(f"{label}: {', '.join(repr(text.strip()[:30]) for text in written)}")
+adapters.remove(model, "past")
+model.requires_grad_(False)
+size = sum(t.numel() * t.element_size() for pair in modules["past"].weights.values() for t in pair)
+print(f"the adapter: {size / 1e6:.1f} MB beside the model's {model_bytes / 1e6:,.0f} MB")
+
+# %% [markdown]
 # ## Step 1. A fine-tuned weight is the old weight plus an update
 #
 # - **Full fine-tuning** changes every entry of a weight matrix. The result can always be written as
@@ -85,6 +123,9 @@ print(f"{profile.base_model}: {count:,} parameters, {model_bytes / 1e6:,.0f} MB 
 # them, on instruction rows (the course's own rows in Alpaca's format; lesson 03 takes the real Alpaca). All layers
 # below stay frozen and give the same output for the same rows every time. So we run them **once** and keep their
 # output.
+#
+# Losses are in **nats** a token: minus the natural logarithm of the probability that the model gave the right token.
+# 0.69 nats less means that this probability has doubled.
 
 # %%
 ROWS, STEPS, SEEDS = profile.micro_batch_size, 8, (0, 1, 2)
@@ -216,6 +257,9 @@ for dtype, errors in r1.items():
 
 
 # %%
+predict("01.a", "Percent of the energy that rank 8 keeps of the update", low=0, high=100)
+
+# %%
 def energy_kept(singular_values: torch.Tensor) -> np.ndarray:
     """Share of the squared entries that the best copies of rank 1, 2, 3, … keep."""
     squares = singular_values**2  # (min(out, in),)
@@ -232,15 +276,16 @@ curves = {
     ],
 }
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 kept_at_8 = {label: [100 * float(curve[7]) for curve in c] for label, c in curves.items()}
+compare("01.a", statistics.median(kept_at_8["update of full fine-tuning"]))
 for label, shares in kept_at_8.items():
     low, high = min(shares), max(shares)
     print(
         f"{label:28s} rank 8 keeps {statistics.median(shares):5.1f} % (from {low:.1f} to {high:.1f} over the matrices)"
     )
 
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
+# %% tags=["hide-input", "hide-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
 figure, axes = plt.subplots()
 ranks_shown = [2**k for k in range(10) if 2**k <= min(start[name].shape)]
 here = SEEDS.index(0) * len(names) + names.index(name)
@@ -621,6 +666,9 @@ print(f"slope of log |ΔWx| over log alpha: {slope:.6f}; lowest loss at alpha {b
 
 
 # %%
+predict("01.b", "Percent of full fine-tuning's gain in loss that a copy of rank 1 keeps", low=0, high=100)
+
+# %%
 def cut(seed: int, name: str, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A (r, in) and B (out, r) whose product B @ A is the best copy of rank r of that update."""
     U, S, Vt = svds[seed][name]  # (out, k), (k,), (k, in)
@@ -656,8 +704,9 @@ for seed in SEEDS:
         rank_gain[r].append(gain_of(seed, copy))
         rest_gain[r].append(gain_of(seed, rest))
 
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
+# %% tags=["hide-input", "hide-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
 kept = {r: statistics.median(rank_gain[r]) for r in ranks}
+compare("01.b", kept[1])
 left_over = {r: statistics.median(rank_error[r]) for r in ranks}
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
 
@@ -687,7 +736,7 @@ panels.show(
     f"what the copy of rank 8 drops gains {statistics.median(rest_gain[8]):.0f} percent. Crosses: the three seeds.",
 )
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 numbers = {r: sum(adapters.lora_parameter_count(w.shape[1], w.shape[0], r) for w in weights.values()) for r in ranks}
 for r in ranks:
     spread = f"{min(rank_gain[r]):.0f} to {max(rank_gain[r]):.0f}"
@@ -909,6 +958,14 @@ publish("01", [
         f"{len(customers)} customers in one batch, each row as if alone (up to {route_difference:.1g})",
     ),
 ], profile)  # fmt: skip
+
+# %% [markdown]
+# ## Do you know it?
+#
+# Three questions on this lesson, and two on earlier ones. Answer first, then open. Nothing is graded.
+
+# %%
+recall("01")
 
 # %% [markdown]
 # ## What to remember

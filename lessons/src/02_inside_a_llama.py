@@ -41,7 +41,20 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained
-from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, verdict
+from lorahub_edu.show.notebook import (
+    Row,
+    Table,
+    check,
+    compare,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    predict,
+    publish,
+    recall,
+    verdict,
+)
 
 open_lesson("02_inside_a_llama")
 
@@ -63,6 +76,9 @@ print(f"profile {profile.name}: {profile.base_model}, a {type(model).__name__} i
 # **Predict** (write it down): which part holds the most parameters: embedding, attention, MLP or norms?
 
 # %%
+predict("02.a", "Which part holds the most parameters?", ["embedding", "attention", "MLP", "norms"])
+
+# %%
 shown = (
     "vocab_size",
     "hidden_size",
@@ -78,12 +94,13 @@ block = model.model.layers[0]
 for name, weight in block.named_parameters():
     print(f"  {name:32} {tuple(weight.shape)!s:14} {weight.numel():>12,}")
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 parts = {"embedding": 0, "attention": 0, "MLP": 0, "norms": 0}
 for name, parameter in model.named_parameters():  # a matrix that is used twice is listed once
     kinds = {"self_attn": "attention", "mlp": "MLP", "norm": "norms"}
     parts[next((kind for key, kind in kinds.items() if key in name), "embedding")] += parameter.numel()
 total = sum(parts.values())
+compare("02.a", max(parts, key=parts.get))
 for kind, count in parts.items():
     print(f"{kind:10} {count:>14,}  {count / total:6.1%}")
 assert total == adapters.count_parameters(model).total
@@ -840,6 +857,14 @@ publish("02", [
         f"{sizes['all seven'] / 1e6:.2f} MB", claim="R6",
     ),
 ], profile)  # fmt: skip
+
+# %% [markdown]
+# ## Do you know it?
+#
+# Three questions on this lesson, and two on earlier ones. Answer first, then open. Nothing is graded.
+
+# %%
+recall("02")
 
 # %% [markdown]
 # ## What to remember

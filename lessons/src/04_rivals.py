@@ -43,11 +43,14 @@ from lorahub_edu.show.notebook import (
     Row,
     Table,
     check,
+    compare,
     figures,
     get_profile,
     open_lesson,
     panels,
+    predict,
     publish,
+    recall,
     results,
     verdict,
 )
@@ -185,7 +188,7 @@ check("04.2", gated_prompt)
 #
 # ```python
 # def gated_prompt(queries, keys, values, gate):
-#     weights = torch.softmax(queries @ keys.mT / math.sqrt(queries.shape[-1]), -1)
+#     weights = torch.softmax(queries @ keys.mT / queries.shape[-1] ** 0.5, -1)
 #     return gate * weights @ values
 # ```
 # </details>
@@ -329,6 +332,9 @@ check("04.3", size_for)
 # **Predict.** Put them in order: which learns fastest? Which step is the most expensive?
 
 # %%
+predict("04.a", "Which has the lowest held-out loss?", ["lora", "ia3", "houlsby", "prefix", "llama_adapter"])
+
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 RACE = {"lora": 3e-3, "ia3": 1e-2, "houlsby": 3e-3, "prefix": 3e-2, "llama_adapter": 3e-2}
 STEPS, TASK = 5, "antonym"
 race = {
@@ -340,6 +346,7 @@ table = [
      f"{row['loss']:.2f}", f"{row['strict']:.0%}", f"{row['cpu_seconds'] / STEPS:.2f}")
     for name, row in race.items()
 ]  # fmt: skip
+compare("04.a", min(race, key=lambda name: race[name]["loss"]))
 header = ("method", "trains", "loss of a step, first → last", "held-out loss", "strict match", "processor s a step")
 Table(header, tuple(table), f"{STEPS} steps on {TASK}, at a usual learning rate for each.")
 
@@ -508,6 +515,14 @@ if "lora" in entries:
 if not measured:
     print("R7, R10, R11, and what combining brings: not measured yet")
 publish("04", rows, profile)
+
+# %% [markdown]
+# ## Do you know it?
+#
+# Three questions on this lesson, and two on earlier ones. Answer first, then open. Nothing is graded.
+
+# %%
+recall("04")
 
 # %% [markdown]
 # ## What to remember

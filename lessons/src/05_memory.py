@@ -53,11 +53,14 @@ from lorahub_edu.show.notebook import (
     Row,
     Table,
     check,
+    compare,
     figures,
     get_profile,
     open_lesson,
     panels,
+    predictions,
     publish,
+    recall,
     results,
     verdict,
 )
@@ -521,6 +524,9 @@ print(f"full takes {ratio:.1f} x LoRA's time, rank 64 takes {slower:.2f} x rank 
 # - **Predict** what A and B of rank 8 take, as a share of the model.
 
 # %%
+predictions.predict("05.a", "A and B of rank 8, in percent of a 7B model's memory", low=0.001, high=100, log=True)
+
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 generation = Setting(method="lora", task="generation", micro_batch=1, block=100, dtype="float32")
 variants = {
     "LoRA apart, float32": generation,
@@ -534,8 +540,9 @@ Table(
     tuple((name, f"{row[profile.base_model]:.3f} GB", f"{row['llama-7b']:.2f} GB") for name, row in memory.items()),
 )
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 saved = 1 - memory["merged, float32"]["llama-7b"] / memory["LoRA apart, float32"]["llama-7b"]
+compare("05.a", 100 * saved)
 dtypes = memory["LoRA apart, float32"]["llama-7b"] / memory["LoRA apart, bfloat16"]["llama-7b"]
 adapters_held = {}
 for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
@@ -616,6 +623,14 @@ publish("05", [
         "% off real peaks, malloc giving back", circumstances={"model": validation["model"], "profile": "cpu"},
     ),
 ], profile)  # fmt: skip
+
+# %% [markdown]
+# ## Do you know it?
+#
+# Three questions on this lesson, and two on earlier ones. Answer first, then open. Nothing is graded.
+
+# %%
+recall("05")
 
 # %% [markdown]
 # ## What to remember

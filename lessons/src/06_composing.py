@@ -46,7 +46,20 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import candidates, compose, stand_ins
 from lorahub_edu.hub.population import Population
 from lorahub_edu.models import pretrained
-from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, verdict
+from lorahub_edu.show.notebook import (
+    Row,
+    Table,
+    check,
+    compare,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    predict,
+    publish,
+    recall,
+    verdict,
+)
 
 open_lesson("06_composing")
 
@@ -79,6 +92,34 @@ header = ("module", "instruction", "loss", "strict", "answer-only")
 Table(header, table, "Base model → with the module, on words it was not trained on.")
 
 # %% [markdown]
+# ### A composition that works
+#
+# No module of this zoo was trained to write the first of three words. Lesson 07's search found weights for it on five
+# examples. We take its three largest: `num2words` (7 → seven), `capital` (France → Paris), and `words2num` (seven → 7)
+# with a negative weight.
+
+# %%
+predict("06.a", "First words that this composition gets right, in percent; the base model gets none", low=0, high=100)
+
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
+recipe = {"num2words": 1.0, "capital": 0.9, "words2num": -0.3}
+three = compose.stack([files[names.index(name)] for name in recipe], composition="exact")
+first_word = tasks.get("first_word")
+questions = rows_for(model, tokenizer, first_word.instructions[0], first_word.test[:40])
+with Population(model, three, "exact") as population:
+    scored = population.score(np.array([[0, 0, 0], list(recipe.values())]), questions)
+    population.use(np.array([list(recipe.values())]))
+    prompts = [tasks.prompt(first_word.instructions[0], item.input) for item in first_word.test[:5]]
+    written = evaluation.generate(model, tokenizer, prompts, max_new_tokens=6).texts
+compare("06.a", 100 * scored.strict[1].mean())
+lines = [(item.input, item.output, text.strip()[:20]) for item, text in zip(first_word.test, written, strict=False)]
+summary = f"Strict exact match on 40 rows: base {scored.strict[0].mean():.0%}, composed {scored.strict[1].mean():.0%}."
+Table(("input", "wanted", "written"), tuple(lines), summary)
+
+# %% [markdown]
+# **Read it.** Three modules for other tasks make a fourth skill, on part of the rows. What do they share with it? Each
+# reads a short input and answers with one word. The rest of this lesson shows why a composition more often fails.
+#
 # A card says what a module does to *its own* task. What does it do to others?
 #
 # **Predict.** Put the module `past` (walk → walked) on the task `upper` (walk → WALK). Is the loss lower than the base
@@ -544,6 +585,9 @@ check("06.2", rotate)
 # **Predict.** At which weight of `upper` does the model still form past tenses? And where does it write WALKED?
 
 # %%
+predict("06.b", "Strict exact match of past_upper at the best weight, in percent, in the paper's composition", low=0, high=100)
+
+# %%
 amounts = [round(a, 1) for a in np.arange(0, 1.01, 0.2)]
 mixes = np.array([(1.0, a) for a in amounts])  # (6, 2)
 mixed_tasks = ("past", "upper", "past_upper")
@@ -553,7 +597,7 @@ mixing = {
     for how, m in (("paper", pair), ("exact", pair_exact))
 }
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 figure, plots = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True)
 for axes, how in zip(plots, ("paper", "exact"), strict=True):
     series = {task: (amounts, 100 * mixing[task, how].strict.mean(1)) for task in mixed_tasks}
@@ -570,7 +614,8 @@ for how, (first, last) in ends.items():
     target = 100 * mixing["past_upper", how].strict.mean(1).max()
     print(f"{how:6s} past {first:.0f} % → {last:.0f} %; past_upper reaches {target:.0f} % at best")
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
+compare("06.b", 100 * mixing["past_upper", "paper"].strict.mean(1).max())
 verb = tasks.get("past").test[0]
 asked = [tasks.prompt(tasks.get(task).instructions[0], verb.input) for task in ("past", "past_upper")]
 some = mixes[[0, 2, 3, 5]]
@@ -802,6 +847,14 @@ for how, (first, last) in ends.items():
     lost = float(first - last)
     measured.append(Row(f"past_lost_by_adding_upper.{how}", lost, "points of strict match"))
 publish("06", [*found, *measured], profile)
+
+# %% [markdown]
+# ## Do you know it?
+#
+# Three questions on this lesson, and two on earlier ones. Answer first, then open. Nothing is graded.
+
+# %%
+recall("06")
 
 # %% [markdown]
 # ## What to remember

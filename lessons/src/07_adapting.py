@@ -54,11 +54,14 @@ from lorahub_edu.show.notebook import (
     Row,
     Table,
     check,
+    compare,
     figures,
     get_profile,
     open_lesson,
     panels,
+    predict,
     publish,
+    recall,
     results,
 )
 from lorahub_studies import adapting_tables
@@ -606,6 +609,9 @@ Table(("LoRAHub (CMA-ES, 40) minus …", "mean", "95 % interval over targets", "
 # **Predict.** After how many queries: 4, 40, 400?
 
 # %%
+predict("07.a", "Queries after which 40 evaluations are paid back", low=1, high=1000, log=True)
+
+# %%
 DRAWS = range(5)
 asked_items = test_items[:20]
 without = statistics.fmean(len(r.prompt_ids) for r in rows_for(model, tokenizer, instruction, asked_items))
@@ -617,15 +623,16 @@ for draw in DRAWS:
     apart, together = sum(row.tokens for row in encoded), sum(b.num_tokens for b in fewshot.batches(model.config, encoded))
     costs.append((statistics.fmean(len(row.prompt_ids) for row in longer), apart, together))
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 pays = {
     (budget, how): [adapting_tables.break_even(budget, cost[1 + column], cost[0], without) for cost in costs]
     for budget, (column, how) in itertools.product((40, 120), enumerate(("five separate rows", "packed behind one prefix")))
 }
+compare("07.a", statistics.median(pays[40, "packed behind one prefix"]))
 for (budget, how), queries in pays.items():
     print(f"{budget:3d} evaluations, {how}: paid back after {statistics.median(queries):.0f} queries ({min(queries):.0f} to {max(queries):.0f})")
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 figure, axes = plt.subplots()
 queries = np.arange(0, 161)
 with_shots, _, together = (statistics.median(column) for column in zip(*costs, strict=True))
@@ -928,6 +935,14 @@ found += [
 
 # %%
 publish("07", found, profile)
+
+# %% [markdown]
+# ## Do you know it?
+#
+# Three questions on this lesson, and two on earlier ones. Answer first, then open. Nothing is graded.
+
+# %%
+recall("07")
 
 # %% [markdown]
 # ## What to remember

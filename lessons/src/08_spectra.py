@@ -48,11 +48,14 @@ from lorahub_edu.show.notebook import (
     Row,
     Table,
     check,
+    compare,
     figures,
     get_profile,
     open_lesson,
     panels,
+    predict,
     publish,
+    recall,
     results,
     verdict,
 )
@@ -371,6 +374,9 @@ def count_by_definition(W0: torch.Tensor, W: torch.Tensor, k: int = K, epsilon: 
 
 
 # %%
+predict("08.a", "Which run leaves the most intruder dimensions?", list(RUNS))
+
+# %%
 def total(found: IntruderCounts, k: int = K, epsilon: float = EPSILON) -> int:
     """Intruders of a report at an ε, among the k strongest vectors or all that it looked at."""
     return sum(cosine < epsilon for row in found.rows for cosine in row.cosines[:k])
@@ -389,8 +395,9 @@ print(f"{agreeing} of {len(slow)} matrices agree: {sum(slow)} intruders by defin
 print(f"two SVDs a matrix: {slow_seconds:.1f} processor s; count: {fast_seconds:.1f} (and {sum(one_off):.1f} for the base, once)")
 assert slow == fast and slow[:4] == in_package
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 lines = [(label, f"{ended[label].validation_loss:.2f}", str(total(found)), str(sum(any(c < EPSILON for c in row.cosines) for row in found.rows))) for label, found in report.items()]  # fmt: skip
+compare("08.a", max(report, key=lambda label: total(report[label])))
 Table(("run", "held-out loss", f"intruders of {K * len(tail.names)} vectors", f"matrices of {len(tail.names)} with any"), tuple(lines), f"k = {K}, ε = {EPSILON}.")
 
 # %% [markdown]
@@ -402,7 +409,7 @@ Table(("run", "held-out loss", f"intruders of {K * len(tail.names)} vectors", f"
 # %%
 every_epsilon = [round(float(e), 2) for e in np.arange(0.1, 0.96, 0.05)]
 MOST = 30
-deeper = {label: count(trained[label].updates, spectra, k=MOST) for label in (R1, HURRY, FULL)}
+deeper = {label: count(trained[label].updates, spectra, k=MOST) for label in report}
 
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
@@ -429,12 +436,12 @@ panels.slider_panel("ε", every_epsilon, draw_threshold, start=EPSILON)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 over_epsilon = {label: (every_epsilon, [total(found, epsilon=e) for e in every_epsilon]) for label, found in report.items()}
 ks = range(1, MOST + 1)
-over_k = {label: (ks, [total(deeper[label], k) for k in ks]) if label in deeper else ([], []) for label in report}
+over_k = {label: (ks, [total(found, k) for k in ks]) for label, found in deeper.items()}
 figures.plot_series(left, over_epsilon, f"ε (k = {K})", "intruders")
 figures.plot_series(right, over_k, f"k (ε = {EPSILON})", "intruders")
 left.set_yscale("symlog")
 left.legend(frameon=False, fontsize=8)
-right.get_legend().remove()  # the left one is for both; three of the runs were looked at this deeply
+right.get_legend().remove()  # the left one is for both
 first_of_full = next((e for e, n in zip(*over_epsilon[FULL], strict=True) if n), None)
 panels.show(
     figure,
@@ -857,6 +864,14 @@ measured.append(Row("count.times_as_fast", times, "times two SVDs, the base's sp
 
 # %%
 publish("08", [*found, *measured], profile)
+
+# %% [markdown]
+# ## Do you know it?
+#
+# Three questions on this lesson, and two on earlier ones. Answer first, then open. Nothing is graded.
+
+# %%
+recall("08")
 
 # %% [markdown]
 # ## What to remember

@@ -44,11 +44,14 @@ from lorahub_edu.show.notebook import (
     Row,
     Table,
     check,
+    compare,
     figures,
     get_profile,
     open_lesson,
     panels,
+    predict,
     publish,
+    recall,
     results,
     verdict,
 )
@@ -188,12 +191,16 @@ panels.show(
 
 
 # %%
+SKETCHED = (1, 4, 16, 64, 192)
+predict("09.a", "Forgetting at these ranks under α = 2r, in nats", low=0, high=1.5, points=SKETCHED)
+
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 over_ranks = results.committed_study("intruders_ranks")
 rows = forgetting_tables.learned(over_ranks["rows"]) if over_ranks else []
 common = forgetting_tables.matched_loss(rows) if rows else 0.0
 forgetting_tables.arms_table(rows, common, f"At a task loss of {common:.2f}: mean and range over the seeds.") if rows else "not measured yet"
 
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
+# %% tags=["hide-input", "hide-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
 if rows:
     rules = list(dict.fromkeys(row["run"]["rule"] for row in rows if row["run"]["rule"]))
     curves = {rule: forgetting_tables.rank_curve(rows, "forgetting", rule, common) for rule in rules}
@@ -203,6 +210,8 @@ if rows:
         middle = [statistics.fmean(curve[rank]) for rank in ranks]
         ends = np.array([[m - min(curve[r]), max(curve[r]) - m] for m, r in zip(middle, ranks, strict=True)]).T  # (2, ranks)
         axes.errorbar([r * 1.06 ** (i - 1) for r in ranks], middle, ends, label=rule, capsize=3, **figures.line_style(i))
+    if guess := compare("09.a", [statistics.fmean(curves["alpha = 2r"][rank]) for rank in SKETCHED]):
+        axes.plot(SKETCHED, guess, "k:", label="you predicted")
     full = next(iter(curves.values()))[0]
     axes.axhspan(min(full), max(full), color="#888888", alpha=0.3, label="full fine-tuning")
     axes.set(xlabel="rank", ylabel="forgetting\n(nats a token)", ylim=(0, None))
@@ -216,7 +225,7 @@ if rows:
         + f"; full {statistics.fmean(full):.2f}.",
     )
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 if rows:
     lines = []
     for rule in rules:
@@ -515,6 +524,14 @@ if sequence_rows:
 
 # %%
 publish("09", found, profile)
+
+# %% [markdown]
+# ## Do you know it?
+#
+# Three questions on this lesson, and two on earlier ones. Answer first, then open. Nothing is graded.
+
+# %%
+recall("09")
 
 # %% [markdown]
 # ## What to remember

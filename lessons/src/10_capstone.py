@@ -42,7 +42,21 @@ from lorahub_edu.hub import compose, stand_ins
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.models import pretrained
 from lorahub_edu.show.adapter_report import examine, intruder_counter, text_loss
-from lorahub_edu.show.notebook import Row, Table, check, figures, get_profile, open_lesson, panels, publish, results
+from lorahub_edu.show.notebook import (
+    Row,
+    Table,
+    check,
+    compare,
+    figures,
+    get_profile,
+    open_lesson,
+    panels,
+    predict,
+    predictions,
+    publish,
+    recall,
+    results,
+)
 from lorahub_studies import forgetting_sweep, forgetting_tables
 from lorahub_studies.composed_spectra import VARIANTS
 from lorahub_studies.correlation import MEASURES, correlate, judge
@@ -226,12 +240,15 @@ for key, text in forgetting_sweep.HYPOTHESES.items():
 # **Predict.** Which of H1 to H5 will hold?
 
 # %%
+predict("10.a", "Which of these predicts forgetting best?", [forgetting_tables.LABELS[name] for name in MEASURES])
+
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 predicted = results.committed_study("intruders_predict")
 runs = forgetting_tables.quantities(predicted["rows"]) if predicted else []
 lost = sum(bool(row["diverged"]) for row in predicted["rows"]) if predicted else 0
 forgetting_tables.correlations_table(predicted["rows"], caption=f"{len(runs)} runs; {lost} more diverged.") if runs else "not measured yet"
 
-# %% tags=["hide-input"] jupyter={"source_hidden": true}
+# %% tags=["hide-input", "hide-output"] jupyter={"source_hidden": true, "outputs_hidden": true}
 if runs:
     figure, plots = plt.subplots(2, 2, figsize=(7, 5.6), layout="constrained", sharey=True)
     forgotten, rhos = [run["forgetting"] for run in runs], {}
@@ -243,6 +260,7 @@ if runs:
             chosen = [i for i, is_full in enumerate(full) if is_full == broad]
             axes.scatter([values[i] for i in chosen], [forgotten[i] for i in chosen], s=20, marker=marker, color=colour)
         axes.set(xlabel=forgetting_tables.LABELS[name], title=f"ρ = {rhos[name]}")
+    compare("10.a", forgetting_tables.LABELS[max(rhos, key=lambda name: rhos[name].rho)])
     for axes in plots[:, 0]:
         axes.set_ylabel("forgetting (nats)")
     panels.show(
@@ -251,7 +269,7 @@ if runs:
         "above 100. Spearman's rho: " + ", ".join(f"{forgetting_tables.LABELS[n]} {rho}" for n, rho in rhos.items()) + ".",
     )
 
-# %%
+# %% tags=["hide-output"] jupyter={"outputs_hidden": true}
 verdicts = judge(runs) if runs else {}
 Table(
     ("hypothesis", "held", "because"),
@@ -362,6 +380,15 @@ examine(ADAPTER, task=TASK, test_items=30, sequences=32)
 # On the command line: `lorahub-edu report FOLDER --task NAME`, and `lorahub-edu intruders FOLDER` for the matrices.
 
 # %% [markdown]
+# ## Your predictions
+#
+# Here are all the predictions that you made in this course. *Close* means within 15 % of the slider's length, or the
+# right choice. Where were you sure and wrong?
+
+# %%
+predictions.table()
+
+# %% [markdown]
 # ## Findings
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
@@ -386,6 +413,14 @@ for label, rho in zoo_rho.items():
 
 # %%
 publish("10", found, profile)
+
+# %% [markdown]
+# ## Do you know it?
+#
+# Three questions on this lesson, and two on earlier ones. Answer first, then open. Nothing is graded.
+
+# %%
+recall("10")
 
 # %% [markdown]
 # ## What to remember

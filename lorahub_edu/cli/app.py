@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from contextlib import nullcontext
@@ -144,10 +145,16 @@ def run(
 
 
 @app.command(rich_help_panel=LEARN)
-def progress() -> None:
+def progress(
+    predictions: Annotated[bool, typer.Option("--predictions", help="your predictions as JSON, for a teacher")] = False,
+) -> None:
     """Show lessons run, checks passed and points. They stay in a file on this machine."""
     from lorahub_edu.show import lessons
+    from lorahub_edu.show import progress as kept
 
+    if predictions:
+        print(json.dumps(kept.read().predictions, indent=1, ensure_ascii=False))
+        return
     for table in lessons.progress_tables():
         console.print(f"{table}\n", markup=False)
 

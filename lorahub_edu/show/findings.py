@@ -13,7 +13,7 @@ from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.models.profiles import Profile, get_profile
 from lorahub_edu.results import VERDICTS, Finding, Table
-from lorahub_edu.show import progress
+from lorahub_edu.show import predictions, progress
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile) -> Car
     edition = results.folder() == results.committed_folder()
     results.record([finding for finding, mine in found if mine or edition], f"lesson_{lesson}")
     progress.lesson_run(lesson)
-    return cards(f"lesson_{lesson}", [(finding, mine and not edition) for finding, mine in found])
+    made = cards(f"lesson_{lesson}", [(finding, mine and not edition) for finding, mine in found])
+    guessed = predictions.table(lesson)
+    return replace(made, predictions=guessed) if guessed.rows else made
 
 
 def _of_study(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,6 +144,7 @@ class Cards:
     """One card a claim, which Jupyter shows as Markdown and a terminal as text."""
 
     cards: tuple[Card, ...]
+    predictions: Table | None = None
 
     def _repr_markdown_(self) -> str:
         return "\n\n".join(
@@ -150,10 +153,11 @@ class Cards:
             + "".join(f"- {note}\n" for note in card.notes)
             + ("\n</details>" if card.notes else "")
             for card in self.cards
-        )
+        ) + (f"\n\n**Your predictions**\n\n{self.predictions._repr_markdown_()}" if self.predictions else "")
 
     def __str__(self) -> str:
-        return "\n\n".join("\n".join([card.title, str(card.figures), *card.notes]) for card in self.cards)
+        parts = ["\n".join([card.title, str(card.figures), *card.notes]) for card in self.cards]
+        return "\n\n".join(parts + ([f"Your predictions\n{self.predictions}"] if self.predictions else []))
 
     __repr__ = __str__
 

@@ -3,9 +3,10 @@
 from lorahub_edu import results
 from lorahub_edu.models.profiles import PROFILES, get_profile
 from lorahub_edu.results import Finding, Table
-from lorahub_edu.show import figures, panels
+from lorahub_edu.show import figures, panels, predictions
 from lorahub_edu.show.check import check_in_lesson as check
 from lorahub_edu.show.findings import Row, costs_table, publish, verdict
+from lorahub_edu.show.predictions import compare, predict, recall
 
 __all__ = [
     "PROFILES",
@@ -13,11 +14,15 @@ __all__ = [
     "Row",
     "Table",
     "check",
+    "compare",
     "figures",
     "get_profile",
     "open_lesson",
     "panels",
+    "predict",
+    "predictions",
     "publish",
+    "recall",
     "results",
     "verdict",
 ]

@@ -29,13 +29,15 @@ LOCK_SECONDS = 2.0
 class Progress(BaseModel):
     """What was done: the day of a lesson's last whole run ("01"), of a check's first pass ("01.2"), and points.
 
-    An assignment's points are those earned and those there are in its tests, by its name.
+    An assignment's points are those earned and those there are in its tests, by its name. A prediction ("06.a") is what
+    `predictions.made` gives.
     """
 
     model_config = ConfigDict(frozen=True)
     lessons: dict[str, str]
     checks: dict[str, str]
     points: dict[str, tuple[float, float]]
+    predictions: dict[str, dict[str, Any]] = {}
 
 
 NOTHING = Progress(lessons={}, checks={}, points={})
@@ -68,6 +70,11 @@ def check_passed(id: str) -> None:
     """Note that a check, for example "01.2", was passed; the first day stays."""
     if id not in read().checks:
         _note("checks", {id: date.today().isoformat()})
+
+
+def predicted(id: str, entry: dict[str, Any]) -> None:
+    """Keep a prediction, for example "06.a", in place of an earlier one."""
+    _note("predictions", {id: entry})
 
 
 def graded(outcomes: Sequence[Any]) -> None:
