@@ -84,6 +84,15 @@ def test_a_gguf_is_the_merged_model_with_its_tokenizer(exported, logits, kind: s
         assert (model(ids).logits - logits).norm() < tolerance * logits.norm()
 
 
+def test_an_adapted_head_is_written_apart_from_the_embeddings_it_was_tied_to(tmp_path: Path) -> None:
+    file = hub_modules.random_module(tiny.model(), 0, std=0.1, targets=("q_proj", "lm_head"))
+    model, tokenizer, _ = export.merged_model(hub_modules.write(file, tmp_path))
+    export.write_gguf(model, tokenizer, tmp_path / "m.gguf", "f32")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    assert torch.equal(loaded.model.embed_tokens.weight, tiny.model().model.embed_tokens.weight)
+
+
 def test_ollama_gets_the_prompt_that_the_adapter_was_trained_with(exported, module: Path) -> None:
     out, said = exported("--ollama")
     lines = (out / "Modelfile").read_text(encoding="utf-8")
