@@ -92,6 +92,7 @@ def main() -> None:
         place.mkdir()
         for part in ("solutions", "exercises"):
             shutil.copytree(ROOT / part, course / part)
+        before = sum(file.stat().st_size for file in course.rglob("*") if file.is_file())
         expected = write_class(place, options.submissions)
         command = [sys.executable, "-m", "lorahub_edu", "grade", str(place), "--assignment", NAME]
         started = time.perf_counter()
@@ -106,6 +107,7 @@ def main() -> None:
             raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
         with Course(course).open() as gradebook:
             found = {s.student_id: s.score for s in gradebook.find_assignment(NAME).submissions}
+        written = sum(file.stat().st_size for file in course.rglob("*") if file.is_file()) - before
         reasons = Counter(o.reason.partition(":")[0] for o in Course(course).journal.all(NAME) if o.reason)
     wrong = {s: (kind, points, found.get(s)) for s, (kind, points) in expected.items() if found.get(s) != points}
     for student, line in wrong.items():
@@ -114,7 +116,11 @@ def main() -> None:
     common.report(
         "grading_class" + ("_cluster" if options.cluster else ""),
         ratios={"rows": len(found) / options.submissions},
-        ours={"rows": len(found), "cpu_seconds_each": round((used.ru_utime + used.ru_stime) / options.submissions, 3)},
+        ours={
+            "rows": len(found),
+            "cpu_seconds_each": round((used.ru_utime + used.ru_stime) / options.submissions, 3),
+            "bytes_each": written // options.submissions,
+        },
         peer={"submissions": options.submissions, "kinds": dict(sorted(kinds.items()))},
         equal={"points_as_expected": not wrong, "tolerance": 0},
         save=options.save,

@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 SHELLS = ("sh", "powershell")
 UsageError = typer.BadParameter.__base__  # of the click that typer uses
 # Programs that another project documents.
-OTHERS = ("conda", "docker", "nbgrader", "pip", "podman", "py", "pytest", "python", "sudo")
+OTHERS = ("conda", "dask", "docker", "nbgrader", "pip", "podman", "py", "pytest", "python", "sudo")
 
 
 def fenced(page: Path) -> list[str]:
@@ -60,6 +60,8 @@ def test_every_command_exists_and_parses(page: Path, tmp_path: Path, monkeypatch
         if "/" not in name:
             Path(name).touch()  # a reader's own rows
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        Path("slurm.yaml").write_text(block, encoding="utf-8")
     for command in inline(page):
         parses(command, named=True)
     for command in fenced(page):
@@ -89,6 +91,7 @@ NOT_RUN = {
     "conda": "is not installed everywhere",
     "sudo": "changes the system",
     "docker": "needs Docker",
+    "dask": "starts a server: tests/studies/test_cluster_kills.py",
     "lorahub-edu doctor": "asks servers: tests/edu/cli/test_doctor.py",
     "lorahub-edu lab": "starts a server: tests/edu/files/test_course.py",
     "lorahub-edu fetch": "needs the network: tests/edu/files",

@@ -104,7 +104,7 @@ def prefilter(
     if method == "instruction":
         cards = {name: text for name, (text, _) in known.items() if text}
         question = Question(model=model, tokenizer=tokenizer, instruction=instruction, cards=cards)
-        return choose("hidden_embedding", int(count), question)
+        return choose("input_embedding", int(count), question)  # a forward for each of thousands takes too long
     names, losses = list(known), []
     for start in range(0, len(names), AT_ONCE):
         files = zoo.load(names[start:][:AT_ONCE], folder)

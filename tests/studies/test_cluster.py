@@ -178,3 +178,46 @@ def test_workers_that_lack_something_are_named_before_any_job(scheduler, tmp_pat
 def stack_of(address: str, **needs: list) -> None:
     with cluster.workers(address, **needs):
         raise AssertionError("a job could run")
+
+
+QUEUES = {
+    "slurm": ["#SBATCH -p general", "#SBATCH --cpus-per-task=4", "#SBATCH --mem=8G", "#SBATCH -t 04:00:00"],
+    "pbs": ["#PBS -q general", "#PBS -l select=1:ncpus=4:mem=7630MB", "#PBS -l walltime=04:00:00"],
+}
+
+
+@pytest.mark.parametrize("kind", QUEUES)
+def test_a_dry_run_shows_the_job_script_and_runs_nothing(tmp_path: Path, monkeypatch, kind: str) -> None:
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    text = re.search(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE).group(1).replace("slurm:", f"{kind}:")
+    Path("q.yaml").write_text(text.replace("interface: ib0", "interface: lo"), encoding="utf-8")
+    command = ["intruders", "sweep", "--study", "settling", "--cluster", "q.yaml", "--dry-run"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.exception
+    script = done.output.splitlines()
+    wanted = [*QUEUES[kind], "export OMP_NUM_THREADS=4", "export MKL_NUM_THREADS=4"]
+    assert all(line in script for line in wanted), done.output
+    (worker,) = (line for line in script if "dask_worker tcp://127.0.0.1:" in line)
+    assert re.findall(r"--nthreads (\d)", worker)[-1] == "1"  # one job at a time, with four threads
+    assert not list((tmp_path / "runs").rglob("*.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[", "q.yaml can't be read"),
+        ("slurms:\n  cores: 1", "must name one queue, it has .'slurms'.. Did you mean 'slurm'"),
+        ("slurm:\n  cores: 1", "slurm needs cores and memory"),
+        ("jobs: 0\nslurm:\n  cores: 1\n  memory: 1GB", "jobs and cores are whole numbers from 1"),
+        ("slurm:\n  cores: 1\n  memory: 1GB\n  quue: x", "does not describe a slurm cluster: .*quue"),
+    ],
+)
+def test_a_wrong_queue_is_one_line(tmp_path: Path, monkeypatch, text: str, says: str) -> None:
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.chdir(tmp_path)
+    Path("q.yaml").write_text(text, encoding="utf-8")
+    done = CliRunner().invoke(app, ["intruders", "sweep", "--study", "settling", "--cluster", "q.yaml", "--dry-run"])
+    assert isinstance(done.exception, CourseError) and re.search(says, str(done.exception)), done.exception
+    assert "\n" not in str(done.exception)

@@ -138,7 +138,7 @@ def test_a_prefilter_chooses_what_the_whole_choice_would(many, loaded, rows, mon
     }
     wanted = {
         "draw": candidates.random_candidates(list(cards), 4, seed=5),
-        "instruction": choose("hidden_embedding", 4, asked["instruction"]),
+        "instruction": choose("input_embedding", 4, asked["instruction"]),
         "loss": choose("loss", 4, asked["loss"]),
     }
     for how, names in wanted.items():
