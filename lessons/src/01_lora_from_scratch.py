@@ -124,8 +124,8 @@ print(f"the adapter: {size / 1e6:.1f} MB beside the model's {model_bytes / 1e6:,
 # below stay frozen and give the same output for the same rows every time. So we run them **once** and keep their
 # output.
 #
-# Losses are in **nats** a token: minus the natural logarithm of the probability that the model gave the right token.
-# 0.69 nats less means that this probability has doubled.
+# Losses are in [**nats**](../docs/glossary.md) a token: minus the natural logarithm of the probability that the model
+# gave the right token. 0.69 nats less means that this probability has doubled.
 
 # %%
 ROWS, STEPS, SEEDS = profile.micro_batch_size, 8, (0, 1, 2)

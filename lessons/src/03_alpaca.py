@@ -319,7 +319,7 @@ print("every seed gains" if min(gains.values) > 0 else "not every seed gains")
 # Alpaca asks for everything, and 135 million parameters can't do everything. Give the same loop *one* narrow task, and
 # the success is plain to see. This adapter was trained on verbs for 30 steps; the verbs below were not among them.
 #
-# The texts are written **greedily**: each time the token that the model finds likeliest.
+# The texts are written [**greedily**](../docs/glossary.md): each time the token that the model finds likeliest.
 
 # %%
 verbs, words = tasks.get("past"), {file.path.name: file for file in stand_ins.modules_for(profile)}
