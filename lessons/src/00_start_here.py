@@ -137,8 +137,8 @@ print(tokenizer.tokenize("Low-rank adaptation."))
 # ## 4 · How a lesson works
 #
 # - Before every result there is a **prediction**: write it down, on paper if you like. Being wrong is how this course
-#   works. Some predictions have a panel with a *Keep* button. The result stays folded until you open it (click on the
-#   dots). Your guess then stands beside the measured value, and lesson 10 shows all your guesses.
+#   works. Some predictions have a panel with a *Keep* button. The saved result is folded until you run its cell, or click
+#   on its dots. Your guess then stands beside the measured value, and lesson 10 shows all your guesses.
 # - A **check** looks at something you wrote. It tests properties on fresh inputs, says what it saw, names the probable
 #   mistake, and gives one more hint for each new answer. "Public checks passed" is a good sign, not a proof.
 #
