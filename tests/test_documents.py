@@ -25,10 +25,10 @@ OTHERS = ("conda", "dask", "docker", "nbgrader", "pip", "podman", "py", "pytest"
 
 
 def fenced(page: Path) -> list[str]:
-    """The commands of a page's fenced blocks, without their comments."""
+    """The commands of a page's fenced blocks, without their comments and the settings before them."""
     blocks = re.findall(r"^ *```(\w+)\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     lines = [line for kind, block in blocks if kind in SHELLS for line in block.splitlines()]
-    return [line for line in (re.sub(r"\s*(?<!\S)#.*", "", line).strip() for line in lines) if line]
+    return [line for line in (re.sub(r"^(?:\w+=\S+ )+|\s*(?<!\S)#.*", "", line).strip() for line in lines) if line]
 
 
 def inline(page: Path) -> list[str]:

@@ -36,7 +36,7 @@ LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s]+)\)")
 PARTS = {
     "Lessons": ("lessons/*",),
     "Beside the lessons": ("docs/cheatsheet", "docs/glossary", "docs/claims", "docs/measured"),
-    "Using it": ("docs/start", "docs/commands", "docs/adapters", "docs/teaching"),
+    "Using it": ("docs/start", "docs/commands", "docs/adapters", "docs/teaching", "docs/scale"),
     "The code": ("docs/house", "reference/*", "CONTRIBUTING", "cite"),
 }
 
