@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from queue import SimpleQueue
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 from lorahub_edu.errors import CourseError
 
 TRIES = 3
 AHEAD = 1000  # jobs that an executor is given at one time
+REFUSED = Event()  # set on a worker that lacks something, until it is gone
 _ALONE = Lock()  # jobs of one process share its model
 
 
@@ -69,5 +70,9 @@ def _here(function: Callable, *arguments: Any) -> Future:
 
 def alone(work: Callable[[Any], Any], job: Any) -> Any:
     """On a worker: one job at a time in a process, whatever its threads."""
+    if REFUSED.is_set():
+        from distributed import Reschedule
+
+        raise Reschedule  # another worker gets the job
     with _ALONE:
         return work(job)

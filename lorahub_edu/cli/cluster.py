@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lorahub_edu import __version__
+from lorahub_edu import __version__, jobs
 from lorahub_edu.cli.terminal import console, errors
 from lorahub_edu.cli.typed import checking
 from lorahub_edu.errors import CourseError, near_matches
@@ -175,7 +175,7 @@ def _local(where: str) -> Iterator[Any]:
 def _queue(file: Path, dry_run: bool) -> Iterator[Any]:
     import dask_jobqueue
 
-    kind, arguments, jobs = read_queue(file)
+    kind, arguments, count = read_queue(file)
     arguments = {"processes": 1} | arguments
     threads = max(1, arguments["cores"] // arguments["processes"])
     prologue = [f"export {name}={threads}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")]
@@ -189,7 +189,7 @@ def _queue(file: Path, dry_run: bool) -> Iterator[Any]:
         if dry_run:
             console.print(cluster.job_script(), markup=False)
             raise typer.Exit
-        cluster.scale(jobs=jobs)
+        cluster.scale(jobs=count)
         yield cluster
 
 
@@ -221,9 +221,11 @@ def _gatekeeper(question: Callable[[], str]) -> Any:
     from distributed import WorkerPlugin
 
     class Gatekeeper(WorkerPlugin):
-        async def setup(self, worker: Any) -> None:
+        def setup(self, worker: Any) -> None:
             if lacking := question():
-                await worker.close(nanny=True, reason=f"it {lacking}")
+                jobs.REFUSED.set()
+                # Once it has started: before, it would wait for its own start.
+                worker.loop.call_later(0.5, worker.close, nanny=True, reason=f"it {lacking}")
 
     return Gatekeeper()
 

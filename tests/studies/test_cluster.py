@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import hub_modules
 import pytest
-from plain_jobs import Job, fails_often, times_ten
+from plain_jobs import Job, fails_often, has_no_sandbox, times_ten
 from typer.testing import CliRunner
 
 from lorahub_edu.cli import cluster
 from lorahub_edu.cli.app import app
 from lorahub_edu.data import tasks
 from lorahub_edu.errors import CourseError
+from lorahub_edu.jobs import alone
 from lorahub_edu.models import pretrained, tiny
 from lorahub_studies import (
     adapting,
@@ -173,6 +175,21 @@ def test_workers_that_lack_something_are_named_before_any_job(scheduler, tmp_pat
     monkeypatch.setattr(cluster, "__version__", "0.0")
     with pytest.raises(CourseError, match="worker tcp://.* has lorahub-edu .*, this machine has 0.0"):
         stack_of(address)
+
+
+def test_a_worker_that_comes_later_and_lacks_something_gets_no_job() -> None:
+    from distributed import Client, LocalCluster
+
+    settings = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
+    with LocalCluster(0, **settings) as started, Client(started, set_as_default=False) as client:
+        client.register_plugin(cluster._gatekeeper(has_no_sandbox), name="lorahub-edu")
+        done = client.submit(alone, times_ten, Job(1))
+        started.scale(1)
+        client.wait_for_workers(1, timeout=120)
+        deadline = time.monotonic() + 120
+        while client.scheduler_info()["workers"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not client.scheduler_info()["workers"] and not done.done()
 
 
 def stack_of(address: str, **needs: list) -> None:
