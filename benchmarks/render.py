@@ -9,7 +9,10 @@ from lorahub_edu import results
 from lorahub_edu.show import findings
 
 ROOT = Path(__file__).resolve().parent.parent
-MEASURED, TEACHING, CLAIMS = (ROOT / "docs" / f"{page}.md" for page in ("measured", "teaching", "claims"))
+PAGES = ("measured", "teaching", "claims", "scale")
+MEASURED, TEACHING, CLAIMS, SCALE = (ROOT / "docs" / f"{page}.md" for page in PAGES)
+ZOO = ROOT / "lorahub_edu" / "data" / "zoo"
+ZOOS, PLANS = ("<!-- zoo:begin -->", "<!-- zoo:end -->"), ("<!-- plans:begin -->", "<!-- plans:end -->")
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 ARCHITECTURES = "<!-- architectures:begin -->", "<!-- architectures:end -->"
 CERTIFICATE = "<!-- certificate:begin -->", "<!-- certificate:end -->"
@@ -32,6 +35,7 @@ WORDS = {
     "intruders.smollm2_peft": "the same, against PEFT's reduce_intruder_dimension",
     "intruders.square_2048": "the same in one 2048 × 2048 matrix, against two full SVDs",
     "intruders.square_4096": "one 4096 × 4096 matrix, proven",
+    "sweep.study": "a study of the real model on 2 workers × 1 thread, against 1 worker × 2 threads",
     "grading.cpu_seconds": "processor time of grading a submission, against nbgrader autograde",
 }
 FIGURES = {
@@ -135,6 +139,62 @@ def architectures() -> str:
     return "\n".join(lines + [f"| {' '.join(names)} | {' | '.join(cells)} |" for cells, names in groups.items()])
 
 
+def zoo() -> str:
+    """The rows of the table of zoos by size."""
+    found = _line("zoo_scale")
+    lines = ["| modules | listed | memory for it | draw | instruction | loss | memory for these | adapt over 20 |"]
+    lines.append("|---" * 8 + "|")
+    for size, row in found["by_size"].items():
+        seconds = [f"{row[f'{how}_seconds']:.2f} s" for how in ("draw", "instruction", "loss")]
+        cells = [f"{int(size):,}", f"{row['open_seconds']:.2f} s", f"{row['open_mb']:.0f} MB", *seconds]
+        lines.append(f"| {' | '.join(cells)} | {row['prefilter_mb']:.0f} MB | {row['adapt_seconds']:.0f} s |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{found['device'].partition(',')[0]} with two threads, {found['date']}, beside other programs.",
+        ]
+    )
+
+
+def plans() -> str:
+    """The plans of 100,000 submissions and 100,000 modules: measured figures of one, times 100,000."""
+    grading, zoos, sweep = _line("grading_class_cluster"), _line("zoo_scale"), _line("sweep")
+    many, cores, price = 100_000, 64, 0.05
+    cards = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ZOO.glob("*/card.json"))]
+    training = sum(card["seconds"] for card in cards) / len(cards)  # on two threads
+    size, queue = zoos["peer"]["modules"], sweep["ours"]["beyond_ms"] / 1000
+
+    def row(what: str, one: float, threads: int = 1) -> str:
+        hours = one * threads * many / 3600
+        return (
+            f"| {what} | {one:.3g} s | {hours:,.0f} core hours | {hours / cores:,.1f} h on {cores} cores | "
+            f"{hours * price:,.0f} |"
+        )
+
+    grade, module = grading["ours"], zoos["peer"]["module_bytes"]
+    return "\n".join(
+        [
+            f"| {many:,} of | one | all | with {cores} cores | at {price} a core hour |",
+            "|---|---|---|---|---|",
+            row("submissions graded (processor time)", grade["cpu_seconds_each"]),
+            row("modules trained on two threads", training, 2),
+            row("modules scored on one example, two threads", zoos["ours"]["loss_seconds"] / size, 2),
+            "",
+            f"The queue adds {1000 * queue:.1f} ms a job: one scheduler hands out {many:,} short jobs in "
+            f"{queue * many / 60:,.0f} minutes. Gradebook, journal and feedback take "
+            f"{grade['bytes_each'] / 1000:,.0f} kB a submission, {grade['bytes_each'] * many / 1e9:,.1f} GB in all.",
+            f"A module takes {module / 1e6:.2f} MB, all {module * many / 1e9:,.0f} GB. If both stay linear, listing "
+            f"takes {zoos['ours']['open_seconds'] / size * many:,.0f} s, and choosing by instruction "
+            f"{zoos['ours']['instruction_seconds'] / size * many / 60:,.1f} minutes. The price is an assumption.",
+        ]
+    )
+
+
+def _line(name: str) -> dict:
+    return json.loads((ROOT / "results" / f"benchmark_{name}.json").read_text(encoding="utf-8"))
+
+
 def render(text: str, made: str | None = None, begin: str = BEGIN, end: str = END) -> str:
     """A page's text with the table between its two marks renewed; the default is the benchmarks'."""
     before, _, rest = text.partition(begin)
@@ -150,3 +210,5 @@ if __name__ == "__main__":
     TEACHING.write_text(page, encoding="utf-8")
     page = render(CLAIMS.read_text(encoding="utf-8"), claims(), "<!-- claims:begin -->", "<!-- claims:end -->")
     CLAIMS.write_text(page, encoding="utf-8")
+    page = render(SCALE.read_text(encoding="utf-8"), zoo(), *ZOOS)
+    SCALE.write_text(render(page, plans(), *PLANS), encoding="utf-8")
