@@ -164,6 +164,24 @@ def over_targets(
     return {"mean": float(frame.mean()), "low": float(low), "high": float(high), "ahead": ahead, "behind": behind}
 
 
+def against(rows: Rows, pairs: Sequence[tuple[str, str]], caption: str) -> Table:
+    """By pair of methods the difference in strict exact match, its interval over targets, and what it says."""
+    lines = []
+    for method, other in pairs:
+        i = over_targets(rows, method, other)
+        words = (f"{i['mean']:+.1f}", f"{i['low']:+.1f} to {i['high']:+.1f}", f"{i['ahead']} and {i['behind']}")
+        lines.append((f"{METHODS[method].label} minus {METHODS[other].label}", *words, verdict_over_targets(i)))
+    header = ("", "mean", "95 % interval over targets", "targets ahead and behind", "the first is above")
+    return Table(header, tuple(lines), caption)
+
+
+def largest_weights(rows: Rows, method: str) -> dict[int, float]:
+    """By draw the mean over targets of the largest |w| that a search found. Claim H20."""
+    of_method = [row for row in rows if row["method"] == method]
+    values = {(row["target"], row["draw"]): abs(row["top"][0][1]) if row.get("top") else 0.0 for row in of_method}
+    return _by_draw(values, repr(method))
+
+
 def verdict_over_targets(interval: Mapping[str, float]) -> str:
     """The verdict on "the method is above the other": by the side of zero on which the whole 95 % interval lies.
 

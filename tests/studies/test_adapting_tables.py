@@ -213,3 +213,17 @@ def test_four_targets_ahead_and_four_behind_show_nothing() -> None:
     assert tables.verdict_over_targets(found) == "not shown here"
     assert tables.verdict_over_targets({"low": 0.1, "high": 2.0}) == "shown"
     assert tables.verdict_over_targets({"low": -2.0, "high": -0.1}) == "refuted here"
+
+
+def test_pairs_of_methods_in_one_table() -> None:
+    rows = rows_of({"a": [0.9, 0.8], "b": [0.7, 0.6]}, "auto") + rows_of({"a": [0.4, 0.4], "b": [0.4, 0.4]}, "single")
+    table = tables.against(rows, [("auto", "single"), ("single", "auto")], "caption")
+    first, second = table.rows
+    assert first[0] == "auto, 120 (exact, greedy) minus best single module" and first[1] == "+35.0"
+    assert first[3:] == ("2 and 0", "shown") and second[1] == "-35.0" and second[3:] == ("0 and 2", "refuted here")
+
+
+def test_the_largest_weight_is_a_mean_over_targets() -> None:
+    tops = {"a": [["x", -1.5], ["y", 0.2]], "b": [["x", 0.5]]}
+    rows = [row(target, 0, "cma_40", 0.0, top=top) for target, top in tops.items()]
+    assert tables.largest_weights(rows, "cma_40") == {0: 1.0}
