@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
-import architectures as arch
 import lora_models
+import tiny_architectures as arch
 
 from lorahub_edu import evaluation, results, scoring
 from lorahub_edu.errors import CourseError

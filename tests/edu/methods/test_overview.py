@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from attached_methods import TRAINED
 from typer.testing import CliRunner
@@ -41,7 +43,8 @@ def test_sweep_runs_writes_and_prints(tmp_path) -> None:
     done = invoke(*arguments)
     assert done.exit_code == 0, done.exception
     assert done.stdout.count("IA3, upper, rate") == 4
-    assert len(list((tmp_path / "runs").glob("upper.ia3.*.json"))) == 4
+    rows = (tmp_path / "runs" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sum(json.loads(row)["key"].startswith("upper.ia3.") for row in rows) == 4
     found = engine.read("methods", results.folder())
     assert found["summary"][0]["variant"] == "ia3" and found["summary"][0]["tasks"]["upper"]["seeds"] == 2
     assert "0 still to be done" in invoke(*arguments, "--plan").stdout

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 
-import architectures as arch
 import lora_models
 import pytest
+import tiny_architectures as arch
 import torch
 
 from lorahub_edu import evaluation, scoring
