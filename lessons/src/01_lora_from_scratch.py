@@ -43,7 +43,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import peft
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
@@ -464,6 +463,8 @@ print(MyLoRALinear(nn.Linear(100, 500, bias=False), rank=5, alpha=10))
 # **Predict.** All three, or does PEFT do something more?
 
 # %%
+import peft
+
 torch.manual_seed(0)
 linear = nn.Linear(48, 32, dtype=torch.float64)
 mine = MyLoRALinear(linear, rank=4, alpha=8)
