@@ -70,7 +70,7 @@ def here(studies, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[di
     return {name: list(map(without_times, found)) for name, found in rows.items()}
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, 2, 4])
 def test_workers_give_the_rows_of_one_process(studies, here, tmp_path: Path, monkeypatch, count: int) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # one worker has all threads, beside other tests' processes
     with cluster.workers(f"local:{count}", bases=[tiny.NAME]) as executor:
