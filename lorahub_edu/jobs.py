@@ -24,7 +24,7 @@ def finished(
     Raises CourseError: the workers were lost, or what `work` raises before any job was done: the input is wrong then.
     """
     submit, ahead = (executor.submit, AHEAD) if executor else (_here, 1)
-    todo, again, waiting, good = iter(jobs), [], {}, False
+    todo, again, suspects, waiting, good = iter(jobs), [], [], {}, False
     done: SimpleQueue[Future] = SimpleQueue()
     try:
         while True:
@@ -33,7 +33,10 @@ def finished(
                 waiting[future] = handed
                 future.add_done_callback(done.put)
             if not waiting:
-                return
+                if not suspects:
+                    return
+                again, suspects, ahead = suspects, [], 1  # each by itself: whose worker dies now has done it
+                continue
             future = done.get()
             job, tries = waiting.pop(future)
             try:
@@ -45,8 +48,11 @@ def finished(
                 final = isinstance(error, CourseError)
                 if final and not good:
                     raise
-                # Of KilledWorker: Dask itself gave this job to several workers, and each of them died.
-                if final or tries == TRIES or type(error).__name__ == "KilledWorker":
+                # Each of several workers that Dask gave this job died, perhaps of another job that waited there, too.
+                killed = type(error).__name__ == "KilledWorker"
+                if killed and ahead > 1:
+                    suspects.append((job, tries))
+                elif final or killed or tries == TRIES:
                     yield job, None, f"{type(error).__name__}: {error}"[:300]
                 else:
                     again.append((job, tries + 1))

@@ -22,6 +22,7 @@ def fails_often(job: Job) -> dict:
     if job.number == 1 or (job.number == 2 and tried < 2):
         raise RuntimeError(f"try {tried} of job {job.number}")
     if job.number == 3:
+        time.sleep(job.seconds)
         os._exit(1)
     return {"square": job.number**2}
 

@@ -96,6 +96,18 @@ def test_a_job_that_fails_three_times_has_its_reason_in_the_store(tmp_path: Path
     assert fixed[::2] == rows and fixed[1::2] == [{"square": 10 * job.number} for job in jobs[1::2]]
 
 
+def test_a_job_that_waits_beside_one_that_kills_its_workers_is_not_blamed(tmp_path: Path) -> None:
+    import dask
+
+    jobs = [Job(3, str(tmp_path), seconds=1), Job(0, str(tmp_path)), Job(2, str(tmp_path))]  # the first kills
+    failed = {}
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), cluster.workers("local:1") as executor:
+        rows = engine.run(
+            jobs, fails_often, tmp_path, executor=executor, failed=lambda job, why: failed.setdefault(job.number, why)
+        )
+    assert rows == [{"square": 0}, {"square": 4}] and failed.keys() == {3}
+
+
 def test_what_is_wrong_with_the_input_is_said_before_anything_is_done(tmp_path: Path) -> None:
     def refuses(job: Job) -> dict:
         raise CourseError("there is no such module")
