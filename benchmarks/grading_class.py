@@ -3,7 +3,8 @@
 python benchmarks/grading_class.py [--submissions 300] [--cluster local:2] [--save]
 
 The submissions are made from a seed: right, wrong in some problems, empty, without end, crashing, greedy for memory,
-cheating, and broken in every way that we know. Each kind's points are known beforehand; the run must find them.
+cheating, and broken in every way that we know. Each kind's points are known beforehand; the run must find them. With
+--cluster the same class is graded in one process, too: both gradebooks must be equal.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import common
 import nbformat
@@ -85,47 +87,66 @@ def _drawn(draw: random.Random, right: dict[str, str], broken: bool) -> tuple[st
     return kind, {} if changes is None else right | changes, points
 
 
+def grade(folder: Path, place: Path, cluster: str) -> dict:
+    """Grade the class into a new course: its gradebook, reasons, processor seconds and bytes written."""
+    course = folder / (cluster.replace(":", "-") or "alone")
+    for part in ("solutions", "exercises"):
+        shutil.copytree(ROOT / part, course / part)
+    before = sum(file.stat().st_size for file in course.rglob("*") if file.is_file())
+    command = [sys.executable, "-m", "lorahub_edu", "grade", str(place), "--assignment", NAME, "--course", str(course)]
+    started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [*command, "--cluster", cluster], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    seconds, since = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
+    with Course(course).open() as gradebook:
+        submissions = gradebook.find_assignment(NAME).submissions
+        points = {s.student_id: s.score for s in submissions}
+        grades = {(s.student_id, g.name): (g.auto_score, g.needs_manual_grade) for s in submissions for g in _grades(s)}
+    return {
+        "points": points,
+        "grades": grades,
+        "reasons": Counter(o.reason.partition(":")[0] for o in Course(course).journal.all(NAME) if o.reason),
+        "wall_seconds": round(seconds),
+        "cpu_seconds": since.ru_utime + since.ru_stime - used.ru_utime - used.ru_stime,
+        "bytes": sum(file.stat().st_size for file in course.rglob("*") if file.is_file()) - before,
+    }
+
+
+def _grades(submission: Any) -> list[Any]:
+    return [grade for notebook in submission.notebooks for grade in notebook.grades]
+
+
 def main() -> None:
     options = common.arguments(__doc__, submissions=300, cluster="")
-    with tempfile.TemporaryDirectory(prefix="lorahub-edu-") as folder:
-        course, place = Path(folder) / "course", Path(folder) / "handed-in"
+    with tempfile.TemporaryDirectory(prefix="lorahub-edu-") as scratch:
+        folder, place = Path(scratch), Path(scratch) / "handed-in"
         place.mkdir()
-        for part in ("solutions", "exercises"):
-            shutil.copytree(ROOT / part, course / part)
-        before = sum(file.stat().st_size for file in course.rglob("*") if file.is_file())
         expected = write_class(place, options.submissions)
-        command = [sys.executable, "-m", "lorahub_edu", "grade", str(place), "--assignment", NAME]
-        started = time.perf_counter()
-        done = subprocess.run(
-            [*command, "--cluster", options.cluster, "--course", str(course)],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
-        with Course(course).open() as gradebook:
-            found = {s.student_id: s.score for s in gradebook.find_assignment(NAME).submissions}
-        written = sum(file.stat().st_size for file in course.rglob("*") if file.is_file()) - before
-        reasons = Counter(o.reason.partition(":")[0] for o in Course(course).journal.all(NAME) if o.reason)
-    wrong = {s: (kind, points, found.get(s)) for s, (kind, points) in expected.items() if found.get(s) != points}
+        runs = [grade(folder, place, cluster) for cluster in dict.fromkeys((options.cluster, ""))]
+    found = runs[0]
+    points = found["points"]
+    wrong = {s: (kind, right, points.get(s)) for s, (kind, right) in expected.items() if points.get(s) != right}
     for student, line in wrong.items():
         print(student, *line)
     kinds = Counter(kind for kind, _ in expected.values())
+    same = all(run[key] == found[key] for run in runs for key in ("points", "grades", "reasons"))
     common.report(
         "grading_class" + ("_cluster" if options.cluster else ""),
-        ratios={"rows": len(found) / options.submissions},
+        ratios={"rows": len(points) / options.submissions},
         ours={
-            "rows": len(found),
-            "cpu_seconds_each": round((used.ru_utime + used.ru_stime) / options.submissions, 3),
-            "bytes_each": written // options.submissions,
+            "rows": len(points),
+            "grades": len(found["grades"]),
+            "cpu_seconds_each": round(found["cpu_seconds"] / options.submissions, 3),
+            "bytes_each": found["bytes"] // options.submissions,
         },
         peer={"submissions": options.submissions, "kinds": dict(sorted(kinds.items()))},
-        equal={"points_as_expected": not wrong, "tolerance": 0},
+        equal={"points_as_expected": not wrong, "gradebook_of_one_process": same, "tolerance": 0},
         save=options.save,
-        reasons=dict(sorted(reasons.items())),
-        wall_seconds=round(seconds),
+        reasons=dict(sorted(found["reasons"].items())),
+        wall_seconds=[run["wall_seconds"] for run in runs],
         cluster=options.cluster,
     )
 

@@ -16,6 +16,12 @@ from lorahub_edu.models import pretrained
 from lorahub_edu.show import progress
 
 pytest_plugins = ["forgetting_lab"]
+LONG = ("notebooks", "studies", "grader", "browser")  # folders whose files take minutes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no worker ends long before the others."""
+    items.sort(key=lambda item: next((at for at, name in enumerate(LONG) if name in item.path.parts), len(LONG)))
 
 
 @pytest.fixture(autouse=True)

@@ -77,21 +77,26 @@ def headers(folder: str | Path = SHIPPED) -> dict[str, tuple[str, str | None]]:
 
     Raises CourseError: a card or the header of a file can't be read.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
+    found = names(folder)
+    with ThreadPoolExecutor() as threads:  # thousands of small files: the disk is asked for several at a time
+        return dict(zip(found, threads.map(_header, [Path(folder) / name for name in found]), strict=True))
+
+
+def _header(module: Path) -> tuple[str, str | None]:
     from safetensors import SafetensorError, safe_open
 
-    found = {}
-    for name in names(folder):
-        where, instruction, base = Path(folder) / name, "", None
-        try:
-            if (where / CARD_FILE).is_file():
-                instruction = json.loads((where / CARD_FILE).read_text(encoding="utf-8"))["instruction"]
-            if (where / WEIGHTS_FILE).is_file():
-                with safe_open(where / WEIGHTS_FILE, framework="numpy") as opened:
-                    base = (opened.metadata() or {}).get("base_model_sha256")
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CourseError(f"The module {where} can't be read ({error}). Train or copy it again.") from error
-        found[name] = instruction, base
-    return found
+    instruction, base = "", None
+    try:
+        if (module / CARD_FILE).is_file():
+            instruction = json.loads((module / CARD_FILE).read_text(encoding="utf-8"))["instruction"]
+        if (module / WEIGHTS_FILE).is_file():
+            with safe_open(module / WEIGHTS_FILE, framework="numpy") as opened:
+                base = (opened.metadata() or {}).get("base_model_sha256")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CourseError(f"The module {module} can't be read ({error}). Train or copy it again.") from error
+    return instruction, base
 
 
 def card(name: str, folder: str | Path = SHIPPED) -> Card:
