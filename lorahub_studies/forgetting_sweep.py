@@ -14,7 +14,7 @@ from typing import Any
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.forgetting.lab import RULES, scaling
-from lorahub_studies import correlation, engine
+from lorahub_studies import correlation, engine, task_sequences
 from lorahub_studies import forgetting_tables as tables
 from lorahub_studies.tail_runs import ContinualRun, Intervention, TailRun, run_continual, run_intervention, run_tail
 
@@ -231,6 +231,19 @@ STUDIES = {
         tables.intervention_effects,
     ),
     "continual": Study("four tasks in a row", continual_jobs, run_continual, tables.continual_curves, "settling"),
+    "sequence_rates": Study(
+        "learning rates for tasks in a row",
+        task_sequences.settling_jobs,
+        task_sequences.run_sequence,
+        task_sequences.chosen,
+    ),
+    "sequences": Study(
+        "classification tasks in a row, each tested with a fresh head",
+        task_sequences.jobs,
+        task_sequences.run_sequence,
+        task_sequences.summary,
+        "sequence_rates",
+    ),
 }
 
 
@@ -284,6 +297,8 @@ def line(row: Mapping) -> str:
     head = f"{run.get('task') or ' > '.join(run['tasks'])}: {method}, lr {run['learning_rate']:g}, seed {run['seed']}: "
     if row["diverged"]:
         return head + "diverged"
+    if "stages" in row and "accuracies" in row["stages"][0]:
+        return head + f"accuracies {', '.join(f'{share:.0%}' for share in row['stages'][-1]['accuracies'].values())}"
     if "stages" in row:
         return head + ", ".join(f"{stage['pretraining_loss']:.3f}" for stage in row["stages"]) + " pretraining loss"
     if "scaled" in row:

@@ -50,6 +50,7 @@ def train_module(
     *,
     init_seed: int = 0,
     data_seed: int = 0,
+    lora: LoRAConfig = CONFIG,
     config: TrainingConfig = TRAINING,
     profile: str = "cpu",
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
@@ -69,7 +70,7 @@ def train_module(
     held_out = fewshot.rows_for(model, tokenizer, task.instructions[0], task.test[:CARD_ITEMS])
     held_out.sort(key=lambda row: row.tokens)
     before = score(model, held_out)
-    adapters.inject(model, CONFIG, adapter=name, seed=init_seed)
+    adapters.inject(model, lora, adapter=name, seed=init_seed)
     try:
         rows = [row.encoded() for row in training_rows(task, tokenizer, data_seed)]
         train(model, rows, replace(config, seed=data_seed), progress=False)
@@ -91,8 +92,8 @@ def train_module(
         test_items=len(held_out),
         init_seed=init_seed,
         data_seed=data_seed,
-        rank=CONFIG.rank,
-        alpha=CONFIG.alpha,
+        rank=lora.rank,
+        alpha=lora.alpha,
         steps=config.steps,
         learning_rate=config.learning_rate,
         batch_size=config.batch_size,
@@ -124,13 +125,14 @@ class ModuleJob:
 
 
 @lru_cache(maxsize=1)
-def _base(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def base(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model of this process, in bfloat16; the last one is kept."""
     return pretrained.load(profile, dtype=torch.bfloat16, attention="eager")
 
 
 def run(job: ModuleJob) -> dict:
     """Train a job's module with this process's base model: its card, as a row."""
-    return asdict(train_module(job.task, job.folder, init_seed=job.init_seed, loaded=_base(job.profile)))
+    return asdict(train_module(job.task, job.folder, init_seed=job.init_seed, loaded=base(job.profile)))
 
 
 def train_zoo(

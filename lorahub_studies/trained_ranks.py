@@ -1,0 +1,145 @@
+"""Does the rank at which modules were trained matter to LoRAHub? One zoo for each rank and learning rate. Claim H15.
+
+What this study decides was written here before its first run. The claim's half on an instruction-tuned model, "the rank
+matters little", is judged by strict exact match of "cma_40", the paper's search. Each rank has two arms: its zoo at the
+rate that all ranks share, and its zoo at its own rate, at which its modules have the lowest mean held-out loss. The
+other ranks are compared with rank 8 in the same arm, on targets whose own modules are in no zoo:
+
+- shown if the 95 % intervals over targets (draws within them) of all comparisons lie within `MARGIN` points of zero;
+- refuted here if one of them lies wholly outside that margin; not shown here otherwise.
+
+The claim's other half, "more for T5", is not run. Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 5.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lorahub_edu.results import VERDICTS, Table
+from lorahub_studies import adapting, engine, zoo_training
+from lorahub_studies import adapting_tables as tables
+
+RANKS, USUAL = (1, 4, 8, 16), 8
+RATES, COMMON = (5e-3, 1.5e-2), 5e-3  # the common one is the shipped zoo's
+ARMS = ("common", "own")
+MARGIN = 5.0  # points of strict exact match
+MODULES = ("gerund", "upper", "subtract", "category", "words2num", "bool")
+TARGETS = ("past", "antonym", "add", "successor", "sentiment", "last_word", "greater", "is_a")
+STEPS = 20
+
+
+@dataclass(frozen=True)
+class RankedModule:
+    """A module to train, in the folder of its zoo below `zoos`; alpha is twice the rank, as in the shipped zoo."""
+
+    task: str
+    rank: int
+    rate: float
+    zoos: str
+    steps: int = STEPS
+    profile: str = "cpu"
+
+    @property
+    def folder(self) -> str:
+        """The folder of the module's zoo."""
+        return str(Path(self.zoos) / f"rank{self.rank}_rate{self.rate:g}")
+
+
+def train(job: RankedModule) -> dict:
+    """Train a module with this process's base model: its card, as a row."""
+    lora = replace(zoo_training.CONFIG, rank=job.rank, alpha=2.0 * job.rank)
+    config = replace(zoo_training.TRAINING, steps=job.steps, learning_rate=job.rate)
+    loaded = zoo_training.base(job.profile)
+    return asdict(zoo_training.train_module(job.task, job.folder, lora=lora, config=config, loaded=loaded))
+
+
+def modules(zoos: Path, **settings: Any) -> list[RankedModule]:
+    """The modules of all zoos; `settings` are further fields of `RankedModule`."""
+    return [
+        RankedModule(task, rank, rate, str(zoos), **settings) for rank in RANKS for rate in RATES for task in MODULES
+    ]
+
+
+def own_rates(cards: Sequence[Mapping]) -> dict[int, float]:
+    """By rank the learning rate at which the modules have the lowest mean held-out loss."""
+    losses: dict[tuple[int, float], list[float]] = {}
+    for card in cards:
+        losses.setdefault((card["rank"], card["learning_rate"]), []).append(card["loss_after"])
+    means = {arm: statistics.fmean(values) for arm, values in losses.items()}
+    return {rank: min(RATES, key=lambda rate, rank=rank: means[rank, rate]) for rank in RANKS}
+
+
+def arm(rank: int, name: str) -> str:
+    """What stands as the method in a row of a rank's zoo at the "common" rate or at its "own"."""
+    return f"rank {rank}, {name} rate"
+
+
+def run(
+    out: Path, draws: int = 3, test_items: int = 60, profile: str = "cpu", steps: int = STEPS
+) -> tuple[list[dict], list[dict]]:
+    """Train the zoos and adapt with each: the rows, one a target, draw and arm, and the modules' cards."""
+    jobs = modules(out.resolve() / "zoos", steps=steps, profile=profile)
+    cards = engine.run(jobs, train, out / "modules", progress=True)
+    own, rows = own_rates(cards), []
+    for zoo in {(job.rank, job.rate): job for job in jobs}.values():
+        names = [name for name, rate in zip(ARMS, (COMMON, own[zoo.rank]), strict=True) if rate == zoo.rate]
+        if names:
+            settings = {"folder": zoo.folder, "test_items": test_items, "profile": profile}
+            trials = adapting.plan(TARGETS, ("cma_40",), draws, **settings)
+            adapted = engine.run(trials, adapting.run, out / Path(zoo.folder).name, progress=True)
+            rows += [row | {"method": arm(zoo.rank, name), "rate": zoo.rate} for name in names for row in adapted]
+    return rows, cards
+
+
+def write(rows: Sequence[dict], cards: Sequence[Mapping], into: Path | None = None, profile: str = "cpu") -> Path:
+    """Write the rows and what they say, with their provenance, to <results>/adapt_trained_ranks.json."""
+    of_cards = ("task", "rank", "learning_rate", "steps", "loss_after", "strict_after")
+    settings = {"profile": profile, "ranks": RANKS, "rates": RATES, "modules": MODULES, "margin": MARGIN}
+    summary = {
+        "own_rates": own_rates(cards),
+        "cards": [{key: card[key] for key in of_cards} for card in cards],
+        "against_usual": against_usual(rows),
+    }
+    return engine.write(rows, "adapt_trained_ranks", settings, summary, into)
+
+
+def against_usual(rows: Sequence[Mapping]) -> list[dict]:
+    """By other rank and arm the difference from rank 8, as `adapting_tables.over_targets` gives it."""
+    return [
+        {"rank": rank, "arm": name} | tables.over_targets(rows, arm(rank, name), arm(USUAL, name))
+        for name in ARMS
+        for rank in RANKS
+        if rank != USUAL
+    ]
+
+
+def verdict(intervals: Sequence[Mapping[str, float]]) -> str:
+    """The verdict on "the rank matters little", by the rule at the top of this file."""
+    yes, open_, no, _ = VERDICTS
+    if all(each["low"] >= -MARGIN and each["high"] <= MARGIN for each in intervals):
+        return yes
+    return no if any(each["low"] > MARGIN or each["high"] < -MARGIN for each in intervals) else open_
+
+
+def table(content: Mapping, caption: str = "") -> Table:
+    """Ranks down; by arm the rate, the strict exact match (range of the draws), and the interval against rank 8."""
+    against = {(entry["rank"], entry["arm"]): entry for entry in content["summary"]["against_usual"]}
+    rates = {row["method"]: row["rate"] for row in content["rows"]}
+    lines = []
+    for rank in RANKS:
+        cells = []
+        for name in ARMS:
+            values = list(tables.per_draw(content["rows"], arm(rank, name)).values())
+            difference = against.get((rank, name))
+            cells += [
+                f"{rates[arm(rank, name)]:g}",
+                f"{statistics.fmean(values):.1f} ({min(values):.1f}–{max(values):.1f})",
+                f"{difference['low']:+.1f} to {difference['high']:+.1f}" if difference else "–",
+            ]
+        lines.append((str(rank), *cells))
+    header = [f"{name} {what}" for name in ARMS for what in ("rate", "rate: strict (%)", f"rate: minus rank {USUAL}")]
+    return Table(("rank", *header), tuple(lines), caption)
