@@ -140,7 +140,7 @@ PAGES = ["We love to bake bread in our shop. Please come and see us all today."]
 
 
 def examples(count: int) -> list[Example]:
-    return [Example(f"Name the number that is called {i}", f"It is surely number {i}.", "") for i in range(count)]
+    return [Example(f"Name the number that is called {i}", "", f"It is surely number {i}.") for i in range(count)]
 
 
 def test_text_tasks_are_balanced_and_share_no_document() -> None:
