@@ -18,8 +18,7 @@ from lorahub_studies import trained_ranks
 def main() -> None:
     options = common.arguments(__doc__, draws=3, test_items=60, out="runs/adapt_ranks")
     rows, cards = trained_ranks.run(Path(options.out), options.draws, options.test_items)
-    path = trained_ranks.write(rows, cards, results.committed_folder() if options.save else None)
-    print(trained_ranks.table(trained_ranks.engine.read(path.stem, path.parent)))
+    print(trained_ranks.write(rows, cards, results.committed_folder() if options.save else None))
 
 
 if __name__ == "__main__":

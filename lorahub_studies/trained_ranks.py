@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lorahub_edu.results import VERDICTS, Table
+from lorahub_edu import results
 from lorahub_studies import adapting, engine, zoo_training
 from lorahub_studies import adapting_tables as tables
 
@@ -95,51 +95,37 @@ def run(
     return rows, cards
 
 
-def write(rows: Sequence[dict], cards: Sequence[Mapping], into: Path | None = None, profile: str = "cpu") -> Path:
-    """Write the rows and what they say, with their provenance, to <results>/adapt_trained_ranks.json."""
+def write(rows: Sequence[Mapping], cards: Sequence[Mapping], into: Path | None = None, profile: str = "cpu") -> Path:
+    """Write the rows, the modules' scores and the verdict with their provenance to <results>/adapt_trained_ranks.json.
+
+    The summary has `arms`: by rank and arm the `rate`, `strict` (a spread over draws, in points), and the difference
+    from rank 8 `against`, as `adapting_tables.over_targets` gives it.
+    """
     of_cards = ("task", "rank", "learning_rate", "steps", "loss_after", "strict_after")
     settings = {"profile": profile, "ranks": RANKS, "rates": RATES, "modules": MODULES, "margin": MARGIN}
+    rates = {row["method"]: row["rate"] for row in rows}
+    arms = [
+        {
+            "rank": rank,
+            "arm": name,
+            "rate": rates[arm(rank, name)],
+            "strict": results.spread(list(tables.per_draw(rows, arm(rank, name)).values())),
+            "against": tables.over_targets(rows, arm(rank, name), arm(USUAL, name)),
+        }
+        for name in ARMS
+        for rank in RANKS
+    ]
     summary = {
-        "own_rates": own_rates(cards),
         "cards": [{key: card[key] for key in of_cards} for card in cards],
-        "against_usual": against_usual(rows),
+        "arms": arms,
+        "verdict": verdict([entry["against"] for entry in arms if entry["rank"] != USUAL]),
     }
     return engine.write(rows, "adapt_trained_ranks", settings, summary, into)
 
 
-def against_usual(rows: Sequence[Mapping]) -> list[dict]:
-    """By other rank and arm the difference from rank 8, as `adapting_tables.over_targets` gives it."""
-    return [
-        {"rank": rank, "arm": name} | tables.over_targets(rows, arm(rank, name), arm(USUAL, name))
-        for name in ARMS
-        for rank in RANKS
-        if rank != USUAL
-    ]
-
-
 def verdict(intervals: Sequence[Mapping[str, float]]) -> str:
     """The verdict on "the rank matters little", by the rule at the top of this file."""
-    yes, open_, no, _ = VERDICTS
+    yes, open_, no, _ = results.VERDICTS
     if all(each["low"] >= -MARGIN and each["high"] <= MARGIN for each in intervals):
         return yes
     return no if any(each["low"] > MARGIN or each["high"] < -MARGIN for each in intervals) else open_
-
-
-def table(content: Mapping, caption: str = "") -> Table:
-    """Ranks down; by arm the rate, the strict exact match (range of the draws), and the interval against rank 8."""
-    against = {(entry["rank"], entry["arm"]): entry for entry in content["summary"]["against_usual"]}
-    rates = {row["method"]: row["rate"] for row in content["rows"]}
-    lines = []
-    for rank in RANKS:
-        cells = []
-        for name in ARMS:
-            values = list(tables.per_draw(content["rows"], arm(rank, name)).values())
-            difference = against.get((rank, name))
-            cells += [
-                f"{rates[arm(rank, name)]:g}",
-                f"{statistics.fmean(values):.1f} ({min(values):.1f}–{max(values):.1f})",
-                f"{difference['low']:+.1f} to {difference['high']:+.1f}" if difference else "–",
-            ]
-        lines.append((str(rank), *cells))
-    header = [f"{name} {what}" for name in ARMS for what in ("rate", "rate: strict (%)", f"rate: minus rank {USUAL}")]
-    return Table(("rank", *header), tuple(lines), caption)

@@ -54,13 +54,16 @@ def test_the_study_runs_and_is_written(tmp_path: Path, monkeypatch: pytest.Monke
     path = trained_ranks.write(rows, cards, tmp_path, "tiny")
     content = json.loads(path.read_text(encoding="utf-8"))
     assert len(content["rows"]) == 2 * 2 * 2 * 2  # ranks, arms, targets, draws
-    [common, own] = content["summary"]["against_usual"]
-    for entry in (common, own):
-        arms = [trained_ranks.arm(rank, entry["arm"]) for rank in (1, 2)]
-        low, usual = (statistics.fmean(row["strict"] for row in rows if row["method"] == arm) for arm in arms)
-        assert entry["rank"] == 1 and entry["mean"] == pytest.approx(100 * (low - usual))
-    lines = trained_ranks.table(content).rows
-    assert [line[0] for line in lines] == ["1", "2"] and lines[1][3] == "–" and lines[0][1] == "0.005"
+    arms = content["summary"]["arms"]
+    assert [(each["rank"], each["arm"]) for each in arms] == [(1, "common"), (2, "common"), (1, "own"), (2, "own")]
+    for each in arms:
+        mine, usual = (
+            statistics.fmean(row["strict"] for row in rows if row["method"] == trained_ranks.arm(rank, each["arm"]))
+            for rank in (each["rank"], 2)
+        )
+        assert each["strict"]["mean"] == pytest.approx(100 * mine)
+        assert each["against"]["mean"] == pytest.approx(100 * (mine - usual))
+    assert arms[0]["rate"] == trained_ranks.COMMON and content["summary"]["verdict"]
     before = engine.count(tmp_path / "modules")
     assert trained_ranks.run(tmp_path, draws=2, test_items=3, profile="tiny", steps=2) == (rows, cards)
     assert engine.count(tmp_path / "modules") == before == 8
