@@ -24,18 +24,24 @@ def test_a_rank_takes_the_rate_with_the_lowest_mean_loss(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("second", "verdict"),
+    ("second", "usual", "verdict"),
     [
-        ((-4.9, 4.9), "shown"),
-        ((-1.0, 5.1), "not shown here"),  # an interval that holds zero shows nothing by itself
-        ((1.0, 9.0), "not shown here"),  # a difference that may be below the margin
-        ((5.1, 9.0), "refuted here"),
-        ((-9.0, -5.1), "refuted here"),
+        ((-4.9, 4.9), 30.0, "shown"),
+        ((-4.9, 4.9), 9.0, "not shown here"),  # nothing to lose
+        ((-1.0, 5.1), 30.0, "not shown here"),  # an interval that holds zero shows nothing by itself
+        ((1.0, 9.0), 30.0, "not shown here"),  # a difference that may be below the margin
+        ((5.1, 9.0), 30.0, "refuted here"),
+        ((-9.0, -5.1), 30.0, "refuted here"),
     ],
 )
-def test_the_rank_matters_little_only_inside_the_margin(second: tuple[float, float], verdict: str) -> None:
-    intervals = [{"low": low, "high": high} for low, high in ((-2.0, 3.0), second)]
-    assert trained_ranks.verdict(intervals) == verdict
+def test_the_rank_matters_little_only_inside_the_margin(
+    second: tuple[float, float], usual: float, verdict: str
+) -> None:
+    arms = [
+        {"rank": rank, "strict": {"mean": mean}, "against": {"low": low, "high": high}}
+        for rank, mean, (low, high) in ((1, 1.0, (-2.0, 3.0)), (8, usual, (0.0, 0.0)), (16, 1.0, second))
+    ]
+    assert trained_ranks.verdict(arms) == verdict
 
 
 def test_the_study_runs_and_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
