@@ -16,7 +16,7 @@ from lorahub_studies import trained_ranks
 
 
 def main() -> None:
-    options = common.arguments(__doc__, draws=3, test_items=60, out="runs/adapt_ranks")
+    options = common.arguments(__doc__, draws=3, test_items=40, out="runs/adapt_ranks")
     rows, cards = trained_ranks.run(Path(options.out), options.draws, options.test_items)
     print(trained_ranks.write(rows, cards, results.committed_folder() if options.save else None))
 

@@ -3,7 +3,7 @@
 What this study decides was written here before its first run. The claim's half on an instruction-tuned model, "the rank
 matters little", is judged by strict exact match of "cma_40", the paper's search. Each rank has two arms: its zoo at the
 rate that all ranks share, and its zoo at its own rate, at which its modules have the lowest mean held-out loss. The
-other ranks are compared with rank 8 in the same arm, on targets whose own modules are in no zoo:
+other ranks are compared with rank 8 in the same arm, on tasks that no zoo has a module of:
 
 - shown if the 95 % intervals over targets (draws within them) of all comparisons lie within `MARGIN` points of zero,
   and rank 8 reaches `LEAST` points in both arms, so that there is something to lose;
@@ -28,9 +28,9 @@ RANKS, USUAL = (1, 4, 8, 16), 8
 RATES, COMMON = (5e-3, 1.5e-2), 5e-3  # the common one is the shipped zoo's
 ARMS = ("common", "own")
 MARGIN, LEAST = 5.0, 10.0  # points of strict exact match
-MODULES = ("gerund", "upper", "subtract", "category", "words2num", "bool")
-TARGETS = ("past", "antonym", "add", "successor", "sentiment", "last_word", "greater", "is_a")
-STEPS = 20
+MODULES = ("gerund", "upper", "subtract", "category", "words2num")
+TARGETS = ("past", "plural", "antonym", "add", "successor", "sentiment", "continent", "last_word")
+STEPS = 15
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_a_sequence_is_trained_merged_and_tested(rank: int, monkeypatch: pytest.
 def test_a_sequence_that_diverges_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "HEAD_ITEMS", 16)
     row = study.run_sequence(SequenceRun(("is_a",), 0, 1e30, 0, steps=4, profile="tiny"))
-    assert "diverged" in row["diverged"] and row["stages"] == [] and "diverged" in forgetting_sweep.line(row)
+    assert "nan" in row["diverged"] and row["stages"] == [] and "diverged" in forgetting_sweep.line(row)
 
 
 def made(rank: int, rate: float, seed: int, just: float, end: float, base: float = 0.5) -> dict:
