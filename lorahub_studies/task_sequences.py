@@ -24,6 +24,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +32,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorahub_edu.data import fewshot
+from lorahub_edu.data.batching import make_batches, step_rows
 from lorahub_edu.data.tasks import Item, Task
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained
 from lorahub_edu.results import VERDICTS, Table, spread
 from lorahub_edu.scoring import label_states, score
-from lorahub_edu.training.descent import DivergedError, autocast
-from lorahub_edu.training.loop import TrainingConfig, train
+from lorahub_edu.training.descent import Descent, DivergedError, schedule
+from lorahub_edu.training.losses import batch_loss
 from lorahub_studies import adapting_tables as tables
 from lorahub_studies import text_tasks
 
@@ -99,49 +101,73 @@ def run_sequence(run: SequenceRun) -> dict:
         else of those trained so far, the held-out `loss` of the task just trained (nats a token), and the
         `cpu_seconds` of its training.
     """
-    model, tokenizer = pretrained.load(run.profile, dtype=torch.float32, attention="eager")
+    model, tokenizer, weights = _loaded(run.profile)
     held = {name: _Held(text_tasks.get(name), run.seed, tokenizer) for name in run.tasks}
     row = {"run": asdict(run), "diverged": ""}
-    compute = "bfloat16" if pretrained.quick_dtype() is torch.bfloat16 else None
-    stages: list[dict] = []
-
-    def stage(task: str, tested: Sequence[str], loss: float, seconds: float) -> None:
-        with autocast(model.device, compute):
-            accuracies = {name: held[name].accuracy(model) for name in tested}
-        stages.append({"task": task, "accuracies": accuracies, "loss": loss, "cpu_seconds": round(seconds, 1)})
-
-    stage("", run.tasks, 0.0, 0.0)
+    base = {name: base_accuracy(run.profile, name, run.seed) for name in run.tasks}
+    stages = [{"task": "", "accuracies": base, "loss": 0.0, "cpu_seconds": 0.0}]
     try:
         for number, name in enumerate(run.tasks, start=1):
             started = time.process_time()
-            _train(model, held[name].training, run, number, compute)
+            _train(model, weights, held[name].training, run, number)
             seconds = time.process_time() - started
-            with autocast(model.device, compute):
-                loss = float(score(model, held[name].test).losses[0])
-            stage(name, run.tasks[:number], loss, seconds)
+            accuracies = {task: held[task].accuracy(model) for task in run.tasks[:number]}
+            loss = float(score(model, held[name].test).losses[0])
+            stages.append({"task": name, "accuracies": accuracies, "loss": loss, "cpu_seconds": round(seconds, 1)})
     except DivergedError as problem:
         return row | {"diverged": str(problem), "stages": []}
     return row | {"stages": stages}
 
 
+def _loaded(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Tensor]]:
+    """A model in what this machine computes fast in, its tokenizer, and its weights by name in float32."""
+    model, tokenizer = pretrained.load(profile, dtype=torch.float32, attention="eager")
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return model.to(pretrained.quick_dtype()).requires_grad_(False), tokenizer, weights
+
+
+@cache
+def base_accuracy(profile: str, task: str, seed: int) -> float:
+    """The accuracy of a fresh head on the base model, the same for every method."""
+    model, tokenizer, _ = _loaded(profile)
+    return _Held(text_tasks.get(task), seed, tokenizer).accuracy(model)
+
+
 def _train(
-    model: PreTrainedModel, rows: Sequence[fewshot.PromptedRow], run: SequenceRun, number: int, compute: str | None
+    model: PreTrainedModel,
+    weights: dict[str, Tensor],
+    rows: Sequence[fewshot.PromptedRow],
+    run: SequenceRun,
+    number: int,
 ) -> None:
-    """One task: a new adapter that is merged in the end, or all weights. Each task has another seed."""
-    seed = run.seed * 1000 + number
+    """One task: a new adapter that is merged in the end, or all weights. Each task has another seed.
+
+    `weights` are changed in place, in float32; a small update is lost between two numbers of the model's dtype.
+    """
+    seed, encoded = run.seed * 1000 + number, [row.encoded() for row in rows]
     if run.rank:
         config = LoRAConfig(run.rank, run.scaling * run.rank, target_modules=adapters.ALL_LINEAR, dtype=torch.float32)
-        adapters.inject(model, config, seed=seed)
+        layers = adapters.inject(model, config, seed=seed)
     else:
         model.requires_grad_(True)
-    config = TrainingConfig(
-        run.steps, run.learning_rate, BATCH, BATCH, "padded", max(1, run.steps // 6), "cosine", autocast=compute,
-        seed=seed,
-    )  # fmt: skip
-    train(model, [row.encoded() for row in rows], config, progress=False)
+    rates = schedule("cosine", run.learning_rate, max(1, run.steps // 6), run.steps)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    masters = None if run.rank else [*weights.values()]
+    descent = Descent(trained, rates, clip_norm=1.0, masters=masters, fused=True)
+    for step in range(run.steps):
+        picked = [encoded[i] for i in step_rows(len(encoded), BATCH, step, seed)]
+        batches = make_batches(picked, "packed", BATCH, 0)
+        labels = sum(batch.num_labels for batch in batches)
+        descent.step(batch_loss(model, batch) / labels for batch in batches)
     if run.rank:
-        adapters.merge_and_unload(model)
+        for name, layer in layers:
+            weights[f"{name}.weight"] += layer.delta_weight("default").detach()
+        adapters.remove(model, "default")
+    else:
+        weights |= zip(weights, descent.values, strict=True)
     model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(weights[name])
 
 
 class _Held:
@@ -194,8 +220,7 @@ def fit_head(states: Tensor, labels: Tensor, classes: int, penalty: float = HEAD
         value.backward()
         return value
 
-    with torch.autocast(states.device.type, enabled=False):
-        optimizer.step(loss)
+    optimizer.step(loss)
     return mean, scale, weight.detach(), bias.detach()
 
 

@@ -56,8 +56,8 @@ def make(articles: Sequence[str], pages: Sequence[str], rows: Sequence[Example])
         generator.shuffle(second)
         for one, other in zip(first, second, strict=False):
             source += [Item(one, "article"), Item(other, "page")]
-            order += [Item(one, "right"), Item(_swapped(other, generator), "wrong")]
-            order += [Item(_swapped(one, generator), "wrong"), Item(other, "right")]
+            order += [Item(one, "right"), Item(_shuffled(other, generator), "wrong")]
+            order += [Item(_shuffled(one, generator), "wrong"), Item(other, "right")]
         mine = _part(asked, part)
         for row, other in zip(mine, [*mine[1:], *mine[:1]], strict=True):
             reply += [Item(f"{row.instruction} {_beginning(row)}", "Yes")]
@@ -86,14 +86,13 @@ def _is_plain(sentence: str) -> bool:
     return len(sentence.split()) in WORDS and sentence[0].isupper() and sentence.endswith(".") and sentence.isascii()
 
 
-def _swapped(sentence: str, generator: random.Random) -> str:
-    """The sentence with two different neighbours swapped, neither the first nor the last word."""
-    words = sentence.split()
-    places = [i for i in range(1, len(words) - 2) if words[i].lower() != words[i + 1].lower()]
-    if places:
-        i = generator.choice(places)
-        words[i : i + 2] = words[i + 1], words[i]
-    return " ".join(words)
+def _shuffled(sentence: str, generator: random.Random) -> str:
+    """The sentence with all words but the first and the last in another order."""
+    first, *inner, last = sentence.split()
+    mixed = inner
+    while mixed == inner and len(set(inner)) > 1:
+        mixed = generator.sample(inner, len(inner))
+    return " ".join([first, *mixed, last])
 
 
 def _beginning(row: Example) -> str:

@@ -48,12 +48,14 @@ def test_a_sequence_is_trained_merged_and_tested(rank: int, monkeypatch: pytest.
     seen: list[dict[str, torch.Tensor]] = []
     real = study._train
 
-    def watched(model, *arguments) -> None:
-        before = {name: value.clone() for name, value in model.state_dict().items()}
-        real(model, *arguments)
-        after = model.state_dict()
-        assert after.keys() == before.keys() and not any(p.requires_grad for p in model.parameters())
-        seen.append({name: after[name] - before[name] for name in before})
+    def watched(model, weights: dict[str, torch.Tensor], *arguments) -> None:
+        before = {name: value.clone() for name, value in weights.items()}
+        real(model, weights, *arguments)
+        rounded = {name: value.to(model.dtype) for name, value in weights.items()}
+        parameters = dict(model.named_parameters())
+        assert parameters.keys() == before.keys() and not any(p.requires_grad for p in parameters.values())
+        assert all(torch.equal(parameters[name], value) for name, value in rounded.items())
+        seen.append({name: weights[name] - before[name] for name in before})
 
     monkeypatch.setattr(study, "_train", watched)
     monkeypatch.setattr(study, "HEAD_ITEMS", 32)
