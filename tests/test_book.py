@@ -15,6 +15,9 @@ from pathlib import Path
 
 import build_book
 import pytest
+from ink import contrast
+
+from lorahub_edu.show import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -33,6 +36,17 @@ PAGES = [
 LOADED = re.compile(
     r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=\"(?:https?:)?//[^\"]*\"|url\(\s*['\"]?(?:https?:)?//"
 )
+
+# Colours of a figure as the page shows them: the theme filters pictures in the dark.
+SHOWN = """colours => {
+  const context = new OffscreenCanvas(1, 1).getContext("2d");
+  context.filter = getComputedStyle(document.querySelector(".cell_output img")).filter;
+  return colours.map(colour => {
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3).map(value => value / 255);
+  });
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +141,8 @@ def test_in_a_browser_it_is_whole_and_alone(address: str, scheme: str) -> None:
                 if name.startswith("lessons"):
                     page.wait_for_selector("mjx-container")
                     page.wait_for_selector(".noUi-handle")
+                    card, black, *inks = page.evaluate(SHOWN, ["white", "black", *figures.COLOURS])
+                    assert contrast(black, card) >= 4.5 and min(contrast(ink, card) for ink in inks) >= 3
                 page.wait_for_load_state("networkidle")
                 assert page.evaluate("document.documentElement.scrollWidth") <= width
                 assert page.evaluate("document.documentElement.dataset.theme") == scheme

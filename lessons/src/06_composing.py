@@ -423,7 +423,7 @@ def draw_surfaces(figure: plt.Figure, w_past: float | None = None, w_upper: floa
         axes.clabel(axes.contour(grid, grid, values, levels=levels[::2], colors="white", linewidths=0.7), fontsize=7)
         axes.plot(*best[how][::-1], "v", color="white", markeredgecolor="black", markersize=9)
         if w_past is not None:
-            axes.plot(w_upper, w_past, "*", color="#D55E00", markeredgecolor="white", markersize=15)
+            axes.plot(w_upper, w_past, "*", color=figures.COLOURS[1], markeredgecolor="white", markersize=15)
         axes.set(title=f"{how} composition", xlabel="weight of upper", aspect="equal")
         axes.grid(False)
     figure.axes[0].set_ylabel("weight of past")

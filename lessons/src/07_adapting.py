@@ -232,7 +232,7 @@ heights = valley(plane.reshape(-1, 2)).reshape(81, 81)
 def draw_cloud(axes: plt.Axes, generation: int) -> None:
     """The valley, the cloud's ellipses at one and two standard deviations, the candidates and the mean's way."""
     step = trace[generation]
-    axes.contour(grid, grid, heights, levels=[0.3, 1, 3, 10, 30, 100], colors="#999999", linewidths=0.7)
+    axes.contour(grid, grid, heights, levels=[0.3, 1, 3, 10, 30, 100], colors="#888888", linewidths=0.7)
     values, vectors = np.linalg.eigh(step["C"])
     for deviations in (1, 2):
         ring = step["mean"] + deviations * step["sigma"] * (circle * np.sqrt(values)) @ vectors.T  # (90, 2)

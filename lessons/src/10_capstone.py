@@ -256,7 +256,7 @@ if runs:
         values = [run[name] for run in runs]
         rhos[name] = correlate(values, forgotten)
         full = [run["effective_rank"] > 100 for run in runs]  # spread over many directions, as full fine-tuning is
-        for broad, marker, colour in ((False, "o", "#0072B2"), (True, "^", "#D55E00")):
+        for broad, marker, colour in ((False, "o", figures.COLOURS[0]), (True, "^", figures.COLOURS[1])):
             chosen = [i for i, is_full in enumerate(full) if is_full == broad]
             axes.scatter([values[i] for i in chosen], [forgotten[i] for i in chosen], s=20, marker=marker, color=colour)
         axes.set(xlabel=forgetting_tables.LABELS[name], title=f"ρ = {rhos[name]}")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from ink import contrast, linear
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -18,6 +23,51 @@ from lorahub_edu.show import figures, panels
 @pytest.fixture()
 def axes():
     return Figure().subplots()
+
+
+# What a person without one of the three cones sees: Machado, Oliveira and Fernandes 2009, table 1, severity 1.0.
+SEEN = {
+    "everybody": np.eye(3),
+    "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deuteranopia": [[0.3673, 0.8606, -0.2279], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "tritanopia": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+}
+LESSONS = Path(__file__).resolve().parents[3] / "lessons" / "src"
+LITERAL = re.compile(r"""(?<!edge)(?<!face)colors?=["'](#[0-9A-Fa-f]{6}|[a-z]+)["']""")
+
+
+def lightness_and_hue(colour: str, seen: object) -> np.ndarray:
+    """CIELAB's coordinates of a colour as a person sees it."""
+    from_linear = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(from_linear @ np.clip(seen @ linear(colour), 0, 1) / (0.9505, 1, 1.089))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_ink_is_dark_enough_on_its_card() -> None:
+    assert contrast("black") == pytest.approx(21) and contrast("#767676") == pytest.approx(4.54, abs=0.01)
+    assert min(map(contrast, figures.COLOURS)) >= 3 > contrast("#56B4E9")
+    assert min(contrast(colour) for colour in (*figures.COLOURS[:2], "#555555")) >= 4.5, "words are written in these"
+    drawn = {found for file in LESSONS.glob("*.py") for found in LITERAL.findall(file.read_text(encoding="utf-8"))}
+    assert {"black", "#555555"} <= drawn
+    assert not [colour for colour in drawn - {"white"} if contrast(colour) < 3]  # white is on dark fields alone
+
+
+@pytest.mark.parametrize("person", SEEN)
+def test_colours_differ_for_everybody(person: str) -> None:
+    places = [lightness_and_hue(colour, np.array(SEEN[person])) for colour in figures.COLOURS]
+    okabe_ito = 16  # what the two nearest of the first six of their colours differ by, for tritanopia
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(places, 2)) > okabe_ito
+
+
+def test_the_card_is_white_whatever_the_learners_style() -> None:
+    with matplotlib.rc_context():
+        matplotlib.style.use("dark_background")
+        matplotlib.rcParams["savefig.transparent"] = True
+        figures.use_style()
+        figure = Figure()
+        label = figure.subplots().set_xlabel("x")
+        picture = Image.open(io.BytesIO(panels.figure_png(figure)))
+    assert picture.getpixel((0, 0)) == (255, 255, 255, 255) and contrast(label.get_color()) > 4.5
 
 
 def test_series_differ_in_more_than_colour(axes) -> None:
