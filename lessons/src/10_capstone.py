@@ -389,6 +389,13 @@ examine(ADAPTER, task=TASK, test_items=30, sequences=32)
 predictions.table()
 
 # %% [markdown]
+# The picture shows how far off you were. For a number it is the factor between your guess and the measured value (100
+# stands for all larger factors), for a curve the mean distance of its points.
+
+# %%
+predictions.calibration()
+
+# %% [markdown]
 # ## Findings
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}

@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from importlib import resources
 
 import ipywidgets
+import matplotlib.pyplot as plt
 from IPython.display import Markdown, display
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.results import Table
-from lorahub_edu.show import progress
+from lorahub_edu.show import figures, panels, progress
 
 Guess = str | float | list[float]
 CLOSE = 0.15  # of the slider's length
+FARTHEST = 100.0  # a factor that stands for all larger ones, and for a guess of zero
 SKIPPED = "skipped"
 RECALL = json.loads(resources.files("lorahub_edu.data").joinpath("recall.json").read_text(encoding="utf-8"))
 
@@ -155,6 +157,38 @@ def table(lesson: str = "") -> Table:
     return Table(("", "prediction", "you", "measured", ""), tuple(rows), caption or "No prediction was made.")
 
 
+def calibration() -> Markdown:
+    """Show how far off the predictions of the whole course were, as a picture; the same in words.
+
+    A choice is right or wrong. A number is off by a factor, and a curve by its mean distance, as in `Asked.off`.
+    """
+    kept = {id: one for id, one in sorted((progress.read().predictions | _MADE).items()) if "off" in one}
+    of = {kind: {id: one for id, one in kept.items() if isinstance(one["guess"], kind)} for kind in (str, float, list)}
+    bars, words = {}, []
+    if of[str]:
+        right = sum(one["off"] == 0 for one in of[str].values())
+        bars["choices"] = {"right": [right], "wrong": [len(of[str]) - right]}
+        words.append(f"Choices: {right} of {len(of[str])} right.")
+    factors = {id: _factor(one["guess"], one["measured"]) for id, one in of[float].items()}
+    shares = {id: 100 * one["off"] for id, one in of[list].items()}
+    for label, said, offs in (
+        ("numbers: factor", "Numbers: off by a factor of", factors),
+        ("curves: %", "Curves: off by this % of the slider:", shares),
+    ):
+        if offs:
+            bars[label] = {id: [off] for id, off in offs.items()}
+            words.append(
+                f"{said} {statistics.median(offs.values()):.3g} at the median, {max(offs.values()):.3g} at most."
+            )
+    if not words:
+        return Markdown("No prediction was measured yet. Answer a lesson's questions, then run it to its end.")
+    figure, axes = plt.subplots(1, len(bars), figsize=(7, 1.4 + 0.25 * max(map(len, bars.values()))), squeeze=False)
+    for place, (label, values) in zip(axes.flat, bars.items(), strict=True):
+        figures.plot_bars(place, values, label)
+    panels.show(figure, alt=" ".join(words))
+    return Markdown(" ".join(words))
+
+
 def recall(lesson: str) -> Markdown:
     """Three questions on a lesson ("07") and two on earlier ones, each with its answer folded away."""
     earlier = [pair for number, pairs in sorted(RECALL.items()) if number < lesson for pair in pairs]
@@ -166,6 +200,12 @@ def recall(lesson: str) -> Markdown:
             for number, (question, answer) in enumerate([*RECALL[lesson], *again], 1)
         )
     )
+
+
+def _factor(guess: float, measured: float) -> float:
+    """The larger of two numbers over the smaller, at most `FARTHEST`."""
+    low, high = sorted((guess, measured))
+    return FARTHEST if low <= high / FARTHEST else high / low
 
 
 def _words(value: object) -> str:

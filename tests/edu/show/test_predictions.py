@@ -80,6 +80,28 @@ def test_in_code_and_after_a_restart() -> None:
     assert compare("98.e", 41) == 40.0
 
 
+def test_calibration_says_and_draws_how_far_off_each_kind_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple] = []
+    monkeypatch.setattr(predictions.panels, "show", lambda figure, alt: shown.append((figure, alt)))
+    predict("98.l", "Not measured", high=10, guess=5)
+    assert "Answer a lesson's questions" in predictions.calibration().data and not shown
+    asked = {"97.a": ("q", "q"), "97.b": ("q", "v"), "97.c": (20.0, 10.0), "97.d": (2.0, 12.0), "97.e": (0.0, 7.0)}
+    for id, (guess, value) in asked.items():
+        predict(id, "?", ["q", "v"] if isinstance(guess, str) else (), high=100, guess=guess)
+        compare(id, value)
+    predict("97.f", "?", low=0, high=2, points=(1, 2), guess=[1, 1])
+    compare("97.f", [1, 2])
+    predictions._MADE.clear()  # in another lesson's kernel
+    words = predictions.calibration().data
+    assert words == (
+        "Choices: 1 of 2 right. Numbers: off by a factor of 6 at the median, 100 at most. "
+        "Curves: off by this % of the slider: 25 at the median, 25 at most."
+    )
+    ((figure, alt),) = shown
+    lengths = [[bar.get_width() for bar in axes.patches] for axes in figure.axes]
+    assert alt == words and lengths == [[1, 1], pytest.approx([2, 6, 100]), pytest.approx([25])]
+
+
 @pytest.mark.parametrize("guess", ["many", [1.0, 2.0]])
 def test_what_is_no_guess_is_refused(guess: object) -> None:
     with pytest.raises(CourseError, match="98.f asks for a number from 0 to 1"):
