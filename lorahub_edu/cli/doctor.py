@@ -44,7 +44,10 @@ Answer = tuple[bool, str, str]  # ok, detail, advice
 
 
 def diagnose(profile: str | None = None) -> list[Check]:
-    """The answers to every question, in the order to read them; nothing is changed and nothing is raised."""
+    """The answers to every question, in the order to read them; nothing is raised.
+
+    Nothing is changed, but the machine's speed is kept with the learner's progress, so that it is measured once.
+    """
     try:
         chosen = get_profile(profile)
     except CourseError as error:
@@ -54,6 +57,7 @@ def diagnose(profile: str | None = None) -> list[Check]:
         ("Python", True, _python),
         ("torch", True, _torch),
         ("Device", True, _device),
+        ("Speed", False, _speed),
         ("Free memory", True, _memory),
         ("Free disk", True, _disk),
         ("Model", not tiny, _model),
@@ -126,6 +130,16 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine() or "unknown"
+
+
+def _speed(_: Profile) -> Answer:
+    from lorahub_edu.show import findings, progress
+
+    if progress.kept() and findings.slowness() is None:
+        progress.machine_measured(findings.yardstick_seconds())
+    slower = findings.slowness()
+    detail = f"a lesson takes about {slower:.2g} times its published time" if slower else "not measured"
+    return True, detail, ""
 
 
 def _memory(profile: Profile) -> Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from importlib import resources
@@ -30,6 +31,7 @@ CLAIMS = {
     id: Claim(id, *texts) for id, texts in json.loads((_DATA / "claims.json").read_text(encoding="utf-8")).items()
 }
 NONE = "–"
+YARDSTICK = "yardstick"
 RULES = json.loads((_DATA / "rules.json").read_text(encoding="utf-8"))
 """Verdicts on committed studies by a finding's name or its beginning: rule, commit and study, or why there is none."""
 
@@ -208,15 +210,44 @@ def _cell(of: Sequence[Finding | None], empty: str) -> str:
 
 
 def costs_table(lesson: str) -> Table:
-    """Minutes and memory of a lesson ("01_lora_from_scratch") by profile, from the committed runs."""
-    costs = {finding.name: finding for finding in _committed("lessons")}
+    """Minutes and memory of a lesson ("01_lora_from_scratch") by profile, from the committed runs.
+
+    Where the doctor measured this machine, the published time comes with what it means here.
+    """
+    costs, slower = {finding.name: finding for finding in _committed("lessons")}, slowness()
     rows = []
-    for profile in sorted({finding.profile for finding in costs.values()}):
+    for profile in sorted({finding.profile for finding in costs.values()} - {""}):
         minutes, memory = (costs.get(f"{lesson}.{profile}.{quantity}") for quantity in ("minutes", "memory"))
         if minutes and memory:
-            row = (profile, minutes.model, f"{minutes.value:.1f} min", f"{memory.value:.1f} GB", minutes.device)
-            rows.append(row)
+            took = f"{minutes.value:.1f} min"
+            if slower and minutes.device == costs[YARDSTICK].device:
+                took += f" (≈ {slower * minutes.value:.2g} min on this machine)"
+            rows.append((profile, minutes.model, took, f"{memory.value:.1f} GB", minutes.device))
     return Table(("profile", "model", "time", "peak memory", "measured on"), tuple(rows))
+
+
+def yardstick_seconds() -> float:
+    """Seconds of a gradient through plain layers as wide as SmolLM2's, the best of some: what machines differ by."""
+    import torch  # with the base models' file, for whoever only reads findings
+    from torch import nn
+
+    from lorahub_edu.models.pretrained import quick_dtype
+
+    dtype, seconds = quick_dtype(), []
+    blocks = [nn.Sequential(nn.Linear(576, 1536), nn.SiLU(), nn.Linear(1536, 576)) for _ in range(4)]
+    layers, tokens = nn.Sequential(*blocks).to(dtype), torch.ones(256, 576, dtype=dtype)
+    for _ in range(8):
+        started = time.perf_counter()
+        layers(tokens).float().mean().backward()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def slowness() -> float | None:
+    """How many times as long as the machine of the published times this one takes; None where it was not measured."""
+    published = [finding for finding in _committed("lessons") if finding.name == YARDSTICK]
+    here = progress.read().machine.get(results.describe_device())
+    return here / published[0].value if published and here else None
 
 
 def _committed(group: str) -> list[Finding]:

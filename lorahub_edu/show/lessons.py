@@ -21,7 +21,7 @@ from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import course
 from lorahub_edu.models import profiles
 from lorahub_edu.results import Finding, Table
-from lorahub_edu.show import progress
+from lorahub_edu.show import findings, progress
 from lorahub_edu.show.check import ASSIGNMENT
 
 if TYPE_CHECKING:
@@ -195,16 +195,15 @@ def save(run: Run, folder: Path = LESSONS) -> Path:
 
 
 def record_costs(run: Run, model: str, folder: Path) -> None:
-    """Write what a run took to `lessons.json`, where `findings.costs_table` reads it."""
+    """Write what a run took to `lessons.json`, and how fast its machine is; `findings.costs_table` reads both."""
     common = {"model": model, "profile": run.profile}
-    results.record(
-        [
-            Finding(f"{run.lesson}.{run.profile}.minutes", (run.seconds / 60,), "min", **common),
-            Finding(f"{run.lesson}.{run.profile}.memory", (run.peak_bytes / 1e9,), "GB", **common),
-        ],
-        "lessons",
-        folder,
-    )
+    measured = [
+        Finding(f"{run.lesson}.{run.profile}.minutes", (run.seconds / 60,), "min", **common),
+        Finding(f"{run.lesson}.{run.profile}.memory", (run.peak_bytes / 1e9,), "GB", **common),
+    ]
+    if run.profile == profiles.DEFAULT:
+        measured.append(Finding(findings.YARDSTICK, (findings.yardstick_seconds(),), "s"))
+    results.record(measured, "lessons", folder)
 
 
 def progress_tables(root: Path = course.SHIPPED) -> tuple[Table, Table]:

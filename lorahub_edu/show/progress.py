@@ -38,6 +38,7 @@ class Progress(BaseModel):
     checks: dict[str, str]
     points: dict[str, tuple[float, float]]
     predictions: dict[str, dict[str, Any]] = {}
+    machine: dict[str, float] = {}
 
 
 NOTHING = Progress(lessons={}, checks={}, points={})
@@ -75,6 +76,11 @@ def check_passed(id: str) -> None:
 def predicted(id: str, entry: dict[str, Any]) -> None:
     """Keep a prediction, for example "06.a", in place of an earlier one."""
     _note("predictions", {id: entry})
+
+
+def machine_measured(seconds: float) -> None:
+    """Keep how long this machine takes for the yardstick."""
+    _note("machine", {results.describe_device(): seconds})
 
 
 def graded(outcomes: Sequence[Any]) -> None:

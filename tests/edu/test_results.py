@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import assets
+from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Finding
-from lorahub_edu.show import findings
+from lorahub_edu.show import findings, lessons, progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -177,6 +181,31 @@ def test_costs_by_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         tmp_path,
     )
     assert findings.costs_table("01_x").rows == (("cpu", "SmolLM2", "1.5 min", "2.2 GB", "a laptop"),)
+
+
+def test_a_published_time_comes_with_what_it_means_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
+    monkeypatch.delenv(progress.VARIABLE)
+    monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path / "home"))
+    run = lessons.Run("01_x", "cpu", 120.0, 10**9, None)
+    monkeypatch.setattr(findings, "yardstick_seconds", lambda: 0.2)
+    lessons.record_costs(run, "SmolLM2", tmp_path)
+    lessons.record_costs(replace(run, profile="tiny"), "tiny", tmp_path)  # does not change what machines differ by
+    times = [row[2] for row in findings.costs_table("01_x").rows]
+    assert times == ["2.0 min", "2.0 min"] and findings.slowness() is None
+    progress.machine_measured(0.7)
+    times = [row[2] for row in findings.costs_table("01_x").rows]
+    assert times == ["2.0 min (≈ 7 min on this machine)"] * 2
+    monkeypatch.setattr(results, "describe_device", lambda: "the same home, another machine")
+    assert [row[2] for row in findings.costs_table("01_x").rows] == ["2.0 min", "2.0 min"]
+
+
+def test_the_yardstick_is_the_quickest_of_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    products, clock = [], iter(range(1000))
+    monkeypatch.setattr(pretrained, "quick_dtype", lambda: torch.float32)
+    monkeypatch.setattr(findings.time, "perf_counter", lambda: next(clock) ** 2)  # 1, 5, 9, …
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: products.append(loss.item()))
+    assert findings.yardstick_seconds() == 1 and len(products) == 8
 
 
 def test_claims_by_id() -> None:

@@ -17,8 +17,10 @@ from lorahub_edu.cli.doctor import Check, all_required_ok, diagnose, render
 from lorahub_edu.files import assets
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
+from lorahub_edu.results import Finding
+from lorahub_edu.show import findings, progress
 
-NAMES = ["Python", "torch", "Device", "Free memory", "Free disk", "Model", "Data", "Course"]
+NAMES = ["Python", "torch", "Device", "Speed", "Free memory", "Free disk", "Model", "Data", "Course"]
 NAMES += ["Hugging Face hub", "Package index", "Sandbox"]
 
 
@@ -39,6 +41,7 @@ def quiet_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(doctor, "_container_memory", lambda: 64e9)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100e9))
     monkeypatch.setattr(pretrained, "is_prepared", lambda name: False)
+    monkeypatch.setattr(findings, "yardstick_seconds", lambda: 3.0)
     return tmp_path / "home"
 
 
@@ -115,6 +118,16 @@ def test_gpu_profile_needs_a_gpu_and_its_memory(monkeypatch: pytest.MonkeyPatch)
         )
         check = doctor._ask("Device", True, doctor._device, get_profile("gpu24"))
         assert check.ok is enough and "A Card" in check.detail
+
+
+def test_speed_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert answers("tiny")["Speed"].detail == "not measured", "no record is kept"
+    monkeypatch.delenv(progress.VARIABLE)
+    published = Finding(findings.YARDSTICK, (1.5,), "s")
+    monkeypatch.setattr(findings, "_committed", lambda group: [published])
+    assert "about 2 times its published time" in answers("tiny")["Speed"].detail
+    monkeypatch.setattr(findings, "yardstick_seconds", lambda: pytest.fail("measured again"))
+    assert "about 2 times" in answers("tiny")["Speed"].detail
 
 
 def test_old_python_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

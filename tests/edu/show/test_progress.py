@@ -110,7 +110,7 @@ def test_processes_that_write_at_once_lose_nothing(home: Path) -> None:
     started = [subprocess.Popen([sys.executable, "-c", PASS, *own], env=os.environ) for own in ids]
     assert [process.wait(120) for process in started] == [0, 0]
     assert set(progress.read().checks) == {id for own in ids for id in own}
-    assert json.loads(progress.path().read_text()).keys() == {"lessons", "checks", "points", "predictions"}
+    assert json.loads(progress.path().read_text()).keys() == {"lessons", "checks", "points", "predictions", "machine"}
 
 
 def test_the_overview_counts_what_there_is_and_what_was_done(home: Path) -> None:
