@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Extra words for the installer, for example a mirror: make lab INSTALL_FLAGS="--index-url https://…"
 INSTALL_FLAGS ?=
 
-.PHONY: setup lab test check bench course book lint clean
+.PHONY: setup lab test check bench course book links lint clean
 
 setup: $(VENV)/.installed
 	@$(BIN)/lorahub-edu fetch
@@ -44,6 +44,10 @@ course: setup
 # The course as a website, in build/book/html; npm fetches its scripts once.
 book: $(VENV)/.installed
 	$(BIN)/python tools/build_book.py
+
+# Are the book's outside addresses still there? Needs the internet.
+links: $(VENV)/.installed
+	$(BIN)/python tools/build_book.py --links
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check lorahub_edu lorahub_checks lorahub_grader lorahub_studies tests benchmarks tools book

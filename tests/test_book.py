@@ -89,6 +89,35 @@ def test_a_foreign_script_would_be_found(text: str, loads: bool) -> None:
     assert bool(LOADED.search(text)) == loads
 
 
+class Server(http.server.BaseHTTPRequestHandler):
+    """A stand-in for the outside: one page is there, all else is gone."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/here" else 404)
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_dead_link_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    pytest.importorskip("sphinx", reason="the extra book is not installed")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    source = shutil.copytree(ROOT / "book", tmp_path / "source")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        (source / "index.md").write_text(f"# Links\n\n[one]({address}/here)\n", encoding="utf-8")
+        assert build_book.sphinx(source, tmp_path / "out", "linkcheck") == 0
+        assert address not in capfd.readouterr().err
+        (source / "more.md").write_text(f"# More\n\n[one]({address}/here), [two]({address}/gone)\n", encoding="utf-8")
+        assert build_book.sphinx(source, tmp_path / "out", "linkcheck") != 0
+        server.shutdown()
+    said = capfd.readouterr().err
+    assert f"{address}/gone" in said and f"{address}/here" not in said
+
+
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
 def test_a_lesson_is_as_published_with_its_bookkeeping_collapsed(site: Path, lesson: Path) -> None:
     page, cells = read(site, f"lessons/{lesson.stem}"), json.loads(lesson.read_text(encoding="utf-8"))["cells"]

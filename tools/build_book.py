@@ -2,6 +2,7 @@
 
     python tools/build_book.py              writes build/book/html; nothing is executed
     python tools/build_book.py --out DIR    writes elsewhere
+    python tools/build_book.py --links      writes no book, but asks every outside address that it names
 
 The scripts that pages need (MathJax, RequireJS, Jupyter's widgets) are fetched once by npm into build/book/vendor, so
 that a page asks no other host for anything.
@@ -174,20 +175,28 @@ def _prose(docstring: str) -> str:
     return re.sub(r"^ {4,}", "  ", text, flags=re.MULTILINE)
 
 
+def sphinx(source: Path, out: Path, builder: str = "html") -> int:
+    """Sphinx's exit status: of "html" not 0 after any warning, of "linkcheck" after a dead link, which it names."""
+    strict = ("-W", "--keep-going") if builder == "html" else ()
+    command = [sys.executable, "-m", "sphinx", "-b", builder, *strict, "-q", "-j", "2", str(source), str(out)]
+    return subprocess.run(command, env=os.environ | {"PYTHONWARNINGS": ""}).returncode
+
+
 def main() -> None:
-    """Fetch, lay out, build. A warning of Sphinx ends it with an error."""
+    """Fetch, lay out, build. A warning of Sphinx, or a dead link, ends it with an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=BUILD / "html")
-    out = parser.parse_args().out.resolve()
+    parser.add_argument("--links", action="store_true")
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        lay_out(Path(place) / "source", vendor(BUILD / "vendor"))
-        command = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-j", "2"]
-        done = subprocess.run(
-            [*command, str(Path(place) / "source"), str(out)], env=os.environ | {"PYTHONWARNINGS": ""}
-        )
-    if done.returncode:
-        raise SystemExit(done.returncode)
-    print(f"The book: {out / 'index.html'}")
+        source = Path(place) / "source"
+        if asked.links:
+            lay_out(source, BUILD / "vendor")
+            raise SystemExit(sphinx(source, BUILD / "links", "linkcheck"))
+        lay_out(source, vendor(BUILD / "vendor"))
+        if status := sphinx(source, asked.out.resolve()):
+            raise SystemExit(status)
+    print(f"The book: {asked.out.resolve() / 'index.html'}")
 
 
 if __name__ == "__main__":
