@@ -147,11 +147,16 @@ def run(
 @app.command(rich_help_panel=LEARN)
 def progress(
     predictions: Annotated[bool, typer.Option("--predictions", help="your predictions as JSON, for a teacher")] = False,
+    of_class: Annotated[Path | None, typer.Option("--class", help="what a class got wrong: a folder of these")] = None,
 ) -> None:
     """Show lessons run, checks passed and points. They stay in a file on this machine."""
     from lorahub_edu.show import lessons
+    from lorahub_edu.show import predictions as guesses
     from lorahub_edu.show import progress as kept
 
+    if of_class:
+        console.print(str(guesses.of_class(of_class)), markup=False)
+        return
     if predictions:
         print(json.dumps(kept.read().predictions, indent=1, ensure_ascii=False))
         return

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -187,6 +189,33 @@ def calibration() -> Markdown:
         figures.plot_bars(place, values, label)
     panels.show(figure, alt=" ".join(words))
     return Markdown(" ".join(words))
+
+
+def of_class(folder: Path) -> Table:
+    """What a class got wrong, from its `progress --predictions` exports: how many were close, and what others said.
+
+    Raises CourseError: there is no export in the folder, or a file that is none.
+    """
+    answers: dict[str, list[dict]] = {}
+    files = sorted(folder.glob("*.json"))
+    for file in files:
+        try:
+            for id, one in json.loads(file.read_text(encoding="utf-8")).items():
+                if "off" in one:
+                    answers.setdefault(id, []).append(
+                        {key: one[key] for key in ("question", "guess", "measured", "off")}
+                    )
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+            raise CourseError(f"{file} is no export of `lorahub-edu progress --predictions`: take it away.") from error
+    if not answers:
+        raise CourseError(f"No measured prediction is in {folder}/*.json: collect `progress --predictions` there.")
+    rows = []
+    for id, given in sorted(answers.items()):
+        others = Counter(_words(one["guess"]) for one in given if one["off"] > CLOSE)
+        often = ", ".join(f"{said} ({count} ×)" for said, count in others.most_common(3))
+        measured = Counter(_words(one["measured"]) for one in given).most_common(1)[0][0]
+        rows.append((id, given[0]["question"], f"{len(given) - others.total()} of {len(given)}", often, measured))
+    return Table(("", "prediction", "close", "others, most often", "measured"), tuple(rows), f"{len(files)} files.")
 
 
 def recall(lesson: str) -> Markdown:

@@ -137,6 +137,32 @@ def test_a_teacher_gets_json() -> None:
     assert json.loads(done.stdout) == {"98.k": {"question": "?", "guess": 5.0}}
 
 
+def test_a_class_is_counted_without_names(tmp_path: Path) -> None:
+    def export(name: str, *made: tuple[str, object, float]) -> None:
+        entries = {id: {"question": "?", "guess": guess, "measured": "v", "off": off} for id, guess, off in made}
+        (tmp_path / name).write_text(json.dumps(entries | {"99.z": {"question": "?", "guess": "skipped"}}))
+
+    export("ada.json", ("98.a", "q", 1.0), ("98.b", 50.0, 0.2))
+    export("bob.json", ("98.a", "q", 1.0))
+    export("eve.json", ("98.a", "v", 0.0), ("98.b", 10.0, 0.1))
+    table = predictions.of_class(tmp_path)
+    assert table.rows == (("98.a", "?", "1 of 3", "q (2 ×)", "v"), ("98.b", "?", "1 of 2", "50 (1 ×)", "v"))
+    assert not any(name in str(table) for name in ("ada", "bob", "eve"))
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(CourseError, match="other.json is no export"):
+        predictions.of_class(tmp_path)
+    with pytest.raises(CourseError, match="No measured prediction"):
+        predictions.of_class(tmp_path / "none")
+
+
+def test_the_teachers_page_has_the_courses_questions() -> None:
+    source = "".join(cell.source for name in lessons.names() for cell in lessons.build(name).cells)
+    page = (lessons.LESSONS.parent / "docs" / "teaching.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| (\d\d\.\w) \| (.*) \| \[lesson (\d\d)\]\(\.\./lessons/(\d\d)_", page, re.MULTILINE)
+    assert [line[:2] for line in told] == sorted(re.findall(r'predict\("(\d\d\.\w)", "([^"]*)"', source))
+    assert all(id[:2] == lesson == file for id, _, lesson, file in told)
+
+
 @pytest.mark.parametrize("name", lessons.names())
 def test_every_lesson_asks_recalls_and_hides_the_answer(name: str) -> None:
     number, cells = name[:2], [cell for cell in lessons.build(name).cells if cell.cell_type == "code"]
