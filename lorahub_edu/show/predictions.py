@@ -215,7 +215,7 @@ def of_class(folder: Path) -> Table:
         often = ", ".join(f"{said} ({count} ×)" for said, count in others.most_common(3))
         measured = Counter(_words(one["measured"]) for one in given).most_common(1)[0][0]
         rows.append((id, given[0]["question"], f"{len(given) - others.total()} of {len(given)}", often, measured))
-    return Table(("", "prediction", "close", "others, most often", "measured"), tuple(rows), f"{len(files)} files.")
+    return Table(("", "prediction", "close", "others, most often", "measured"), tuple(rows), f"Files: {len(files)}.")
 
 
 def recall(lesson: str) -> Markdown:

@@ -16,12 +16,12 @@
 # # Assignment 01 · The LoRA layer
 #
 # Seven problems on lesson 01: count an adapter, apply it, start it, merge it, make it a module, and predict what a merge
-# costs. About 60 minutes; everything runs in seconds on any laptop.
+# costs. About 55 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there: cells that you add are for you and are
 # not handed in. Below each answer stands a locked cell with a check; run it as often as you like. It says which properties
 # hold, what was probably meant, and a hint. All hints are folded below each check. Grading uses the same properties on
-# other inputs. There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
+# other inputs. In grading, answers can't import `lorahub_edu`: they use torch, NumPy and Python.
 #
 # **Notation.** A weight $W$ has shape `(out, in)`, the thin matrices are $A$ `(r, in)` and $B$ `(out, r)`, and the update is
 # $\Delta W = \frac{\alpha}{r} B A$.

@@ -20,7 +20,7 @@
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
-# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
+# In grading, answers can't import `lorahub_edu`: they use torch, NumPy and Python.
 #
 # Token ids here are plain whole numbers, so no tokenizer is needed until the last problem. -100 is the label that takes no
 # loss, in torch as in transformers.

@@ -21,7 +21,7 @@
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
-# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
+# In grading, answers can't import `lorahub_edu`: they use torch, NumPy and Python.
 #
 # **Please write the parts yourself.** `F.cross_entropy` and autograd are yours to use; torch's ready-made schedulers,
 # clipping and AdamW are what you build here.

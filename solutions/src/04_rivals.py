@@ -21,7 +21,7 @@
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
-# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
+# In grading, answers can't import `lorahub_edu`: they use torch, NumPy and Python.
 #
 # **Please write the parts yourself.** PEFT has all of these methods; here you build what they compute. Weights are `(out,
 # in)`, as torch has them; $d$ is the width of the hidden state or of a head.

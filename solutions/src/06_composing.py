@@ -16,11 +16,11 @@
 # # Assignment 06 · Composing modules
 #
 # Seven problems on lesson 06: LoRAHub's composition and what is in it beside the modules, a composition of a lower rank, many
-# candidates at once, which modules to take, and what a sign does. About 80 minutes; everything runs in seconds on any laptop.
+# candidates at once, which modules to take, and what a sign does. About 85 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
-# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
+# In grading, answers can't import `lorahub_edu`: they use torch, NumPy and Python.
 #
 # **Notation.** Module $i$ has $A_i$ `(r, in)` and $B_i$ `(out, r)`; `As` and `Bs` are lists of them, `weights` are the $w_i$.
 # LoRAHub composes $(\sum_i w_i B_i)(\sum_i w_i A_i)$; the exact composition is $\sum_i w_i B_i A_i$.

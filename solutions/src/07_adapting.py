@@ -16,11 +16,12 @@
 # # Assignment 07 · Searching for the weights
 #
 # Eight problems on lesson 07: what LoRAHub minimises, CMA-ES in five steps, and a simpler search that keeps to a budget. About
-# 90 minutes; everything runs in seconds on any laptop.
+# 85 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
-# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python. The package holds a CMA-ES of its own: write yours before you read it.
+# In grading, answers can't import `lorahub_edu`: they use torch, NumPy and Python. The package holds a
+# CMA-ES of its own: write yours before you read it.
 #
 # **Notation.** $P$ candidates of $N$ weights each are an array `(P, N)`; their losses are `(P,)`, the lower the better. CMA-ES
 # draws from a Gaussian cloud with mean $m$, step size $\sigma$ and shape $C$, a covariance matrix `(n, n)`. Arrays are NumPy's.

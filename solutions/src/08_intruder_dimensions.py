@@ -16,11 +16,11 @@
 # # Assignment 08 · Singular vectors and intruder dimensions
 #
 # Seven problems on lesson 08: the spectrum of an update, how many directions it uses, what is new in a tuned matrix and when,
-# and whether two adapters look at the same inputs. About 75 minutes; everything runs in seconds on any laptop.
+# and whether two adapters look at the same inputs. About 70 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
-# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
+# In grading, answers can't import `lorahub_edu`: they use torch, NumPy and Python.
 #
 # **Notation.** A weight $W$ is `(out, in)`, $A$ is `(r, in)`, $B$ is `(out, r)`; $W_0$ is the pretrained weight and
 # $\Delta W = \gamma B A$ the update, with the scaling $\gamma$. Singular values $\sigma_1 \ge \sigma_2 \ge \dots$ come strongest first.

@@ -20,7 +20,7 @@
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
-# There answers can't import `lorahub_edu`: they stand on torch, NumPy and Python.
+# In grading, answers can't import `lorahub_edu`: they use torch, NumPy and Python.
 #
 # **Notation.** $W_0$ is a pretrained matrix, $W$ the tuned one, both `(out, in)`; $W - W_0$ is the update. Losses are in
 # nats a token.

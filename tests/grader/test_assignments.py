@@ -132,8 +132,10 @@ NUMBERS = ("Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
 @pytest.mark.parametrize("name", assignments.names())
-def test_an_assignment_counts_its_problems(name: str) -> None:
+def test_an_assignment_counts_its_problems_and_minutes(name: str) -> None:
     text = (assignments.ROOT / "solutions" / "src" / f"{name}.py").read_text(encoding="utf-8")
     said = re.search(r"^# (\w+) problems on lesson", text, re.MULTILINE).group(1)
     assert NUMBERS.index(said) + 5 == text.count("\n# ## Problem ")
+    minutes = re.findall(r"^# \| \d of 5 \| (\d+) \|", text, re.MULTILINE)
+    assert re.search(r"About\s(?:# )?(\d+) minutes", text).group(1) == str(sum(map(int, minutes)))
     assert text.rindex("{{hints") > text.rindex("# %% test="), "hints stand below the check"
