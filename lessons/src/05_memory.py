@@ -315,6 +315,8 @@ Table(
 # ## 4 · A 7B on a 24 GB card
 #
 # - The source's settings: LLaMA-7B, r = 8, micro-batches of 4 rows, 512 tokens, weights in bfloat16.
+# - 1 GB is $10^9$ bytes in this course. A card that is sold with 24 GB has 24 [**GiB**](../docs/glossary.md), which are
+#   25.8 GB. The driver takes half a GiB before any tensor.
 #
 # **Predict** before you run the cell: how much of the peak are activations? Does it fit into 24 GB?
 
