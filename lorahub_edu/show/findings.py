@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -227,6 +230,13 @@ def costs_table(lesson: str) -> Table:
 
 
 def yardstick_seconds() -> float:
+    """`gradient_seconds` in a process whose threads sleep when they wait, as a lesson's do in `lessons.run`."""
+    command = [sys.executable, "-c", "from lorahub_edu.show import findings; print(findings.gradient_seconds())"]
+    quiet = os.environ | {"OMP_WAIT_POLICY": "passive"}
+    return float(subprocess.run(command, env=quiet, capture_output=True, text=True, check=True).stdout)
+
+
+def gradient_seconds() -> float:
     """Seconds of a gradient through plain layers as wide as SmolLM2's, the best of some: what machines differ by."""
     import torch  # with the base models' file, for whoever only reads findings
     from torch import nn
