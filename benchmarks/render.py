@@ -1,8 +1,9 @@
-"""Write tables of benchmarks, mutants, proofs, architectures and claims into the pages of docs/: render.py"""
+"""Write tables of benchmarks, panels, mutants, proofs, architectures and claims into the pages of docs/: render.py"""
 
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 from lorahub_edu import results
@@ -16,6 +17,7 @@ ZOOS, PLANS = ("<!-- zoo:begin -->", "<!-- zoo:end -->"), ("<!-- plans:begin -->
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 ARCHITECTURES = "<!-- architectures:begin -->", "<!-- architectures:end -->"
 CERTIFICATE = "<!-- certificate:begin -->", "<!-- certificate:end -->"
+PANELS = "<!-- panels:begin -->", "<!-- panels:end -->"
 WORDS = {
     "train_step.tokens_per_second": "training on Alpaca, useful tokens/s, against PEFT + Trainer with dynamic padding",
     "train_step.peak_memory": "the same, peak memory of the process",
@@ -128,6 +130,17 @@ def certificate() -> str:
     return "\n".join(lines)
 
 
+def panels() -> str:
+    """The rows of the table of panels: from a key to the change, in a browser."""
+    found = json.loads((ROOT / "results" / "panels.json").read_text(encoding="utf-8"))
+    lines = ["| lesson and panel | keys | median | worst | measured on |", "|---|---|---|---|---|"]
+    for panel, row in found.items():
+        took = row["milliseconds"]
+        cells = (panel, str(len(took)), f"{statistics.median(took):.0f} ms", f"{max(took):.0f} ms")
+        lines.append(f"| {' | '.join(cells)} | {row['device']}, profile {row['profile']}, {row['date']} |")
+    return "\n".join(lines)
+
+
 def architectures() -> str:
     """The rows of a table: architectures with the same outcomes stand together."""
     found = json.loads((ROOT / "results" / "architectures.json").read_text(encoding="utf-8"))["types"]
@@ -205,6 +218,7 @@ def render(text: str, made: str | None = None, begin: str = BEGIN, end: str = EN
 if __name__ == "__main__":
     page = render(MEASURED.read_text(encoding="utf-8"))
     page = render(page, architectures(), *ARCHITECTURES)
+    page = render(page, panels(), *PANELS)
     MEASURED.write_text(render(page, certificate(), *CERTIFICATE), encoding="utf-8")
     page = render(TEACHING.read_text(encoding="utf-8"), mutants(), "<!-- mutants:begin -->", "<!-- mutants:end -->")
     TEACHING.write_text(page, encoding="utf-8")

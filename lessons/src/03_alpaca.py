@@ -28,6 +28,7 @@
 # R12-R15.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
+import os
 import statistics
 
 import matplotlib.pyplot as plt
@@ -42,10 +43,12 @@ from lorahub_edu.show.notebook import (
     PROFILES,
     Row,
     Table,
+    chat,
     check,
     compare,
     figures,
     get_profile,
+    mixing,
     open_lesson,
     panels,
     predict,
@@ -314,6 +317,19 @@ gains = next(f for f in results.read("alpaca_seeds", results.committed_folder())
 print("every seed gains" if min(gains.values) > 0 else "not every seed gains")
 
 # %% [markdown]
+# Save what was trained. An adapter is a small folder in PEFT's layout; the base model is not in it.
+
+# %%
+adapter_folder = adapter_files.save_adapter(
+    model,
+    results.folder().parent / "runs" / "lesson_03",
+    base_model=profile.base_model,
+    base_model_sha256=pretrained.base_sha256(profile.base_model),
+)
+sizes = {file.name: file.stat().st_size for file in sorted(adapter_folder.iterdir())}
+print(f"{os.path.relpath(adapter_folder)}: {', '.join(sizes)}, {sum(sizes.values()) / 1e6:.1f} MB")
+
+# %% [markdown]
 # ### Where a small model succeeds
 #
 # Alpaca asks for everything, and 135 million parameters can't do everything. Give the same loop *one* narrow task, and
@@ -413,6 +429,16 @@ print(
 # The source gives 13.56 GB for its LLaMA-Adapter and 27.65 GB for LoRA, unmerged. It gives no merged figure. The two are
 # close to the weights of a 7B in 16 and in 32 bit. That would explain the factor of two better than the adapter does;
 # the article does not say which it was.
+#
+# ### Talk to it
+#
+# Ask both models. The slider is the weight of the adapter that you saved: at 0 it is the base, at 1 what you trained,
+# below 0 the opposite. Where no kernel runs, the two texts above are the answers at 0 and 1. The same in a terminal:
+# `lorahub-edu chat`, with the folder that was printed when you saved it.
+
+# %%
+talk = chat.open_chat([adapter_folder], profile=profile.name)
+mixing.chat_panel(talk, start=prompt_raw + ".", max_new_tokens=profile.max_new_tokens)
 
 # %% [markdown]
 # ## 6 · Three scores, and what each misses

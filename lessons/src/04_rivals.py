@@ -266,6 +266,15 @@ def draw_gate(figure: plt.Figure, gate: float) -> str:
 panels.slider_panel("gate", GATES, draw_gate, start=0.0, size=(7, 2.6))
 
 # %% [markdown]
+# Where no kernel runs, here is one position of the slider:
+
+# %%
+figure = plt.figure(figsize=(7, 2.6))
+sentence = draw_gate(figure, 0.2)
+panels.show(figure, alt=f"Bars: the probabilities of six next tokens. {sentence}")
+print(sentence)
+
+# %% [markdown]
 # **Read it.** With the gate at zero nothing changes, and the first gradient reaches only the gate. The tokens behind it
 # get a gradient as soon as the gate opens. (The paper has one gate for each head, through a tanh. PEFT has one number a
 # layer.)

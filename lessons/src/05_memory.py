@@ -401,7 +401,16 @@ panels.sliders_panel(
 )
 
 # %% [markdown]
-# Without a kernel the panel shows its first position, the source's settings. On the command line:
+# Where no kernel runs, here is its first position, the source's settings:
+
+# %%
+figure = plt.figure(figsize=(7, 3))
+sentence = draw_plan(figure, 4, 512, 0)
+panels.show(figure, alt=f"Bars: the parts of the memory of one step. {sentence}")
+print(sentence)
+
+# %% [markdown]
+# On the command line:
 # `lorahub-edu plan --model llama-7b --micro-batch 4 --block 1024 --gpu 24`, and `lorahub-edu train
 # llama_7b_lora_alpaca` asks the planner before it loads a model. When the step does not fit, both answer like this:
 

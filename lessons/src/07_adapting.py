@@ -53,10 +53,13 @@ from lorahub_edu.show.notebook import (
     Finding,
     Row,
     Table,
+    chat,
     check,
+    clouds,
     compare,
     figures,
     get_profile,
+    mixing,
     open_lesson,
     panels,
     predict,
@@ -213,48 +216,24 @@ assert same < 1e-12
 # **Predict.** The cloud starts as a small circle, high up. What will it look like halfway, and which way will it lie?
 
 # %%
+def recorded(strategy: CMAES, losses_of, generations: int) -> list[clouds.Cloud]:
+    """Run a search, and keep each generation as its candidates were drawn."""
+    kept = []
+    for _ in range(generations):
+        drawn_from = strategy.mean.copy(), strategy.sigma, strategy.C.copy()
+        X = strategy.ask()  # (P, n)
+        kept.append(clouds.Cloud(*drawn_from, X, losses_of(X)))
+        strategy.tell(X, kept[-1].losses)
+    return kept
+
+
 GENERATIONS = 20
-strategy = CMAES(START, SIGMA, POPULATION, seed=5)
-trace = []  # one entry a generation: mean, sigma and C that the candidates were drawn from
-for _ in range(GENERATIONS + 1):
-    drawn_from = {"mean": strategy.mean.copy(), "sigma": strategy.sigma, "C": strategy.C.copy()}
-    X = strategy.ask()
-    trace.append(drawn_from | {"X": X, "losses": valley(X)})
-    strategy.tell(X, trace[-1]["losses"])
-
-circle = np.stack([np.cos(np.linspace(0, 2 * np.pi, 90)), np.sin(np.linspace(0, 2 * np.pi, 90))], 1)  # (90, 2)
-grid = np.linspace(-2, 2, 81)
-plane = np.stack(np.meshgrid(grid, grid), -1)  # (81, 81, 2)
-heights = valley(plane.reshape(-1, 2)).reshape(81, 81)
-
+trace = recorded(CMAES(START, SIGMA, POPULATION, seed=5), valley, GENERATIONS + 1)
 
 # %%
-def draw_cloud(axes: plt.Axes, generation: int) -> None:
-    """The valley, the cloud's ellipses at one and two standard deviations, the candidates and the mean's way."""
-    step = trace[generation]
-    axes.contour(grid, grid, heights, levels=[0.3, 1, 3, 10, 30, 100], colors="#888888", linewidths=0.7)
-    values, vectors = np.linalg.eigh(step["C"])
-    for deviations in (1, 2):
-        ring = step["mean"] + deviations * step["sigma"] * (circle * np.sqrt(values)) @ vectors.T  # (90, 2)
-        axes.plot(*ring.T, color=figures.COLOURS[0], linestyle="-" if deviations == 1 else "--")
-    order = np.argsort(step["losses"])
-    axes.plot(*step["X"][order[:mu]].T, "o", color=figures.COLOURS[1], markersize=4)
-    axes.plot(*step["X"][order[mu:]].T, "o", color=figures.COLOURS[1], markersize=4, fillstyle="none")
-    axes.plot(*np.array([s["mean"] for s in trace[: generation + 1]]).T, "-+", color="black", linewidth=1)
-    axes.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal", title=f"generation {generation}")
-
-
-# %%
-def draw_generation(figure: plt.Figure, generation: int) -> str:
-    """One generation large; returns the sentence that reads it."""
-    draw_cloud(figure.subplots(), generation)
-    step = trace[generation]
-    low, high = np.sqrt(np.linalg.eigvalsh(step["C"]))
-    return (f"generation {generation}: step size {step['sigma']:.2g}, the cloud is {high / low:.1f} times as long as wide, "
-            f"best loss {step['losses'].min():.2g} after {POPULATION * (generation + 1)} evaluations")  # fmt: skip
-
-
-panels.slider_panel("generation", list(range(GENERATIONS + 1)), draw_generation, start=0, size=(5.4, 5))
+LEVELS, grid = [0.3, 1, 3, 10, 30, 100], np.linspace(-2, 2, 81)
+heights = valley(np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)).reshape(81, 81)
+clouds.player(trace, grid, heights, levels=LEVELS)
 
 # %% [markdown]
 # Move the slider. Where no kernel runs, here are four of its positions; filled dots are the better half:
@@ -263,10 +242,10 @@ panels.slider_panel("generation", list(range(GENERATIONS + 1)), draw_generation,
 figure, plots = plt.subplots(1, 4, figsize=(11, 3))
 moments = (0, 5, 9, 18)
 for axes, generation in zip(plots, moments, strict=True):
-    draw_cloud(axes, generation)
-ratios = [float(np.sqrt(np.linalg.cond(step["C"]))) for step in trace]
+    clouds.draw(axes, trace, generation, grid, heights, LEVELS)
+ratios = [cloud.length for cloud in trace]
 panels.show(figure, alt=f"Four pictures of a valley with the cloud as an ellipse. It starts as a circle, {ratios[0]:.0f} to 1, and becomes up to {max(ratios):.1f} times as long as wide, along the valley, while its mean moves to the lowest point.")  # fmt: skip
-print(f"best loss {trace[0]['losses'].min():.3g} → {min(s['losses'].min() for s in trace):.1e} in {POPULATION * (GENERATIONS + 1)} evaluations")
+print(f"best loss {trace[0].losses.min():.3g} → {min(cloud.losses.min() for cloud in trace):.1e} in {POPULATION * (GENERATIONS + 1)} evaluations")
 
 # %% [markdown]
 # **Read it.** First the cloud grows, because the mean keeps its direction. Then it stretches *along* the valley, which
@@ -398,7 +377,38 @@ Table(("20 candidates", "a candidate", "times as fast", "largest loss difference
 # %% [markdown]
 # ## Step 5. Adapt, live
 #
-# Three searches on the same five examples:
+# First the weights of two modules only, because a loss over two weights can be drawn. A grid of 81 candidates gives the
+# picture in one call. CMA-ES does not see the picture. It starts at zero and sees its own candidates.
+#
+# **Predict.** In the paper's composition $w$ and $-w$ have the same loss (lesson 06). Where will the search go?
+
+# %%
+PAIR = ("past", "upper")
+pair = compose.stack(stand_ins.modules_for(profile, PAIR), dtype=torch.float32)
+ticks = np.linspace(-1.5, 1.5, 9)
+corners = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)  # (81, 2)
+with Population(search_model, pair) as population:
+    surface = population.score(corners, [packed]).losses.reshape(9, 9)
+    climb = recorded(CMAES(np.zeros(2), 0.5, 6, (-1.5, 1.5), DRAW), lambda X: population.score(X, [packed]).losses, 10)
+clouds.player(climb, ticks, surface, [f"weight of {name}" for name in PAIR])
+
+# %% [markdown]
+# Move the slider, with the mouse or the arrow keys. Where no kernel runs, here are four generations:
+
+# %%
+figure, plots = plt.subplots(1, 4, figsize=(11, 3))
+for axes, generation in zip(plots, (0, 2, 5, 9), strict=True):
+    clouds.draw(axes, climb, generation, ticks, surface)
+ended, lowest = climb[-1], min(cloud.losses.min() for cloud in climb)
+read = f"The mean ends at {PAIR[0]} {ended.mean[0]:+.2f}, {PAIR[1]} {ended.mean[1]:+.2f}. The lowest loss is {lowest:.2f}, on the grid {surface.min():.2f}."
+panels.show(figure, alt=f"Four pictures of the loss over two weights, with the search's cloud as an ellipse. {read}")
+print(read)
+
+# %% [markdown]
+# **Read it.** Zero lies between two valleys that mirror each other. The first candidates decide into which of them the
+# search moves; it does not need to know the other one.
+#
+# Now all the weights. Three searches on the same five examples:
 #
 # - **random search**, 40 candidates: no search at all, the control;
 # - **CMA-ES**, 40 candidates, the paper's composition: this is what we call *LoRAHub* from here on;
@@ -485,7 +495,44 @@ Table(("input", "wanted", *written), tuple(zip(*columns, strict=True)), "What th
 
 # %% [markdown]
 # **Read it.** Compare the order of the methods on the five examples with their order on the test items. Five examples are
-# few: a lower objective does not always mean better answers. And one draw of five examples on one target decides nothing. So:
+# few: a lower objective does not always mean better answers.
+#
+# ### The mixing desk
+#
+# Be the search yourself. Each module has a slider. Beside them stand the loss on the five examples and the answer to a new
+# word. The desk starts at what CMA-ES found. A button lets CMA-ES play: it begins at zero, and each of its candidates
+# stands on the sliders while it is scored.
+#
+# **Predict.** You set `past` and `upper` to 1 and all others to 0. Is the loss lower than what the search found?
+
+# %%
+desk = chat.Chat(*pretrained.load(profile), modules, chat.prompts(tokenizer, instruction)["task"], composition="paper")
+mixing.chat_panel(
+    desk,
+    start=test_items[0].input,
+    weights=dict(zip(modules.names, searched["CMA-ES, 40"].weights, strict=True)),
+    max_new_tokens=8,
+    examples=five,
+    search=SearchConfig("cma", 40, seed=DRAW),
+)
+
+# %% [markdown]
+# Type another word: this is also a chat with the composition. Where no kernel runs,
+# here is what the search plays: a column for each candidate, a row for each slider.
+
+# %%
+moves = searched["CMA-ES, 40"].history
+figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 5), height_ratios=(1, 2.5), sharex=True)
+top.plot(moves.losses, label="loss", **figures.line_style(0))
+top.set(ylabel="loss (nats)")
+figures.plot_matrix(bottom, moves.weights.T, "weights: purple is positive, orange is negative", 1.5)
+bottom.set_yticks(range(N), modules.names, fontsize=7)
+bottom.set(xlabel="candidates, in their order")
+best = int(np.argmin(moves.objectives))
+panels.show(figure, alt=f"The loss of each of {len(moves)} candidates above a matrix of their weights. Loss {moves.losses[0]:.2f} at first; the best, candidate {best + 1}, has {moves.losses[best]:.2f}.")
+
+# %% [markdown]
+# One draw of five examples on one target decides nothing. So:
 
 # %% [markdown]
 # ## Step 6. The comparison

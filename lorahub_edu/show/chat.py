@@ -6,20 +6,20 @@ composition of the modules. Every question stands alone; no earlier question is 
 
 from __future__ import annotations
 
-import html
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ipywidgets
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from lorahub_edu import scoring
 from lorahub_edu.data import alpaca, tasks
+from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.data.rows import Example
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.hub import zoo
@@ -101,6 +101,12 @@ class Chat:
             layer.configs[MIX] = mixed.configs[site]
             layer.lora_A[MIX], layer.lora_B[MIX] = (nn.Parameter(factor.to(like), False) for factor in (A, B))
         self._applied = weights
+
+    def score(self, rows: Sequence[PromptedRow]) -> scoring.Scores:
+        """Loss and exact match of the mix on some rows, as `scoring.score` gives them."""
+        self._apply()
+        with adapters.route(self.model, (MIX,)):
+            return scoring.score(self.model, rows)
 
     @torch.no_grad()
     def answer(
@@ -203,65 +209,3 @@ def open_chat(
         raise CourseError(f"{name} has no prompt of its own for a chat. Take --prompt alpaca, task or plain.")
     modules = stack(files, composition=composition, dtype=torch.float32)
     return Chat(model, tokenizer, modules, prompts(tokenizer, instruction)[prompt], composition=composition)
-
-
-def chat_panel(
-    chat: Chat,
-    *,
-    start: str = "",
-    weights: Mapping[str, float] | None = None,
-    limit: float = 1.5,
-    max_new_tokens: int = 60,
-) -> ipywidgets.VBox:
-    """A line to type in, a slider a module, and both answers side by side; display it as the last line of a cell.
-
-    The model answers in a thread of its own, so the sliders and the stop button work while it talks. `start` is
-    answered before the panel is shown, so that a saved page shows an answer. `weights` None keeps the chat's own.
-    Sliders reach from -limit to limit.
-    """
-    if weights is not None:
-        chat.use(weights)
-    wide, half = ipywidgets.Layout(width="98%"), ipywidgets.Layout(width="50%", padding="0 1em 0 0")
-    line = ipywidgets.Text(value=start, placeholder="Type and press Enter", layout=wide, description="You")
-    send, stop = ipywidgets.Button(description="Answer"), ipywidgets.Button(description="Stop", disabled=True)
-    sides, speed = [ipywidgets.HTML(layout=half) for _ in range(2)], ipywidgets.HTML()
-    sliders = [
-        ipywidgets.FloatSlider(value=weight, min=-limit, max=limit, step=0.05, description=name, readout_format=".2f")
-        for name, weight in zip(chat.modules.names, chat.weights, strict=True)
-    ]
-    stopped, talking = threading.Event(), threading.Lock()
-
-    def shown(texts: Sequence[str]) -> None:
-        for side, label, text in zip(sides, ("base", "tuned"), texts, strict=True):
-            said = html.escape(text).replace("\n", "<br>")
-            side.value = f"<b>{label}</b><br>{said}"
-
-    def talk() -> None:
-        with talking:
-            stopped.clear()
-            speed.value = "answering …"
-            stop.disabled, send.disabled = False, True
-            try:
-                speed.value = str(chat.answer(line.value, shown, stop=stopped, max_new_tokens=max_new_tokens))
-            except CourseError as error:
-                speed.value = html.escape(str(error))
-            finally:
-                stop.disabled, send.disabled = True, False
-
-    def asked(_sender: object) -> None:
-        if not talking.locked():
-            threading.Thread(target=talk, daemon=True).start()
-
-    def mixed(_change: object) -> None:
-        chat.use({slider.description: slider.value for slider in sliders})
-
-    send.on_click(asked)
-    line.on_submit(asked)
-    stop.on_click(lambda _button: stopped.set())
-    for slider in sliders:
-        slider.observe(mixed, names="value")
-    shown(("", ""))
-    if start:
-        talk()
-    box = ipywidgets.Box(sliders, layout=ipywidgets.Layout(flex_flow="row wrap"))
-    return ipywidgets.VBox([line, ipywidgets.HBox([send, stop, speed]), box, ipywidgets.HBox(sides)])

@@ -48,6 +48,7 @@ def test_a_page_quotes_the_committed_lines() -> None:
     text = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
     assert render.render(text) == text, "run python benchmarks/render.py"
     assert render.render(text, render.architectures(), *render.ARCHITECTURES) == text, "run python benchmarks/render.py"
+    assert render.render(text, render.panels(), *render.PANELS) == text, "run python benchmarks/render.py"
     scale = render.SCALE.read_text(encoding="utf-8")
     assert render.render(scale, render.zoo(), *render.ZOOS) == scale, "run python benchmarks/render.py"
     assert render.render(scale, render.plans(), *render.PLANS) == scale, "run python benchmarks/render.py"

@@ -1,13 +1,9 @@
-"""A lesson in JupyterLab as a learner opens it: every cell runs, and the panel answers the keyboard."""
+"""Lessons in JupyterLab as a learner meets them: panels by mouse and keyboard, answers, the stop button, a restart."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
+import re
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,82 +11,139 @@ import pytest
 
 from lorahub_edu.show import lessons
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
-FLAGS = (
-    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update "
-    "--disable-sync"
-)
-TOKEN = "lorahub-edu-test"  # noqa: S105 - of a server that lives for one test
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import panel_latency as browser  # noqa: E402
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no Chromium")]
+NAMES = ("01_lora_from_scratch", "06_composing", "07_adapting", "08_spectra")
+# Runs the first code cell that holds a text, after its source was changed; returns its outputs.
+RUN = """async ([text, source]) => {
+  const {content} = window.jupyterapp.shell.currentWidget, {cells} = content.model.sharedModel;
+  const index = cells.findIndex(cell => cell.cell_type === 'code' && cell.source.includes(text));
+  content.activeCellIndex = index;
+  if (source !== null) cells[index].setSource(source);
+  await window.jupyterapp.commands.execute('notebook:run-cell');
+  return cells[index].getOutputs();
+}"""
+NAMELESS = ".jp-Notebook .noUi-handle:not([aria-label]), .jp-Notebook img.widget-image:not([alt])"
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """JupyterLab on a free port of this machine, with folders of its own and copies of the lessons."""
-    scratch = tmp_path_factory.mktemp("lab")
-    (scratch / "notebooks").mkdir()
-    for path in lessons.LESSONS.glob("*.ipynb"):
-        shutil.copy(path, scratch / "notebooks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folders = {f"JUPYTER_{kind}_DIR": str(scratch / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    environment = os.environ | folders | {"IPYTHONDIR": str(scratch / "ipython"), "LORAHUB_EDU_PROFILE": "tiny"}
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        f"--IdentityProvider.token={TOKEN}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
-        f"--ServerApp.root_dir={scratch / 'notebooks'}",
-    ]  # fmt: skip
-    log = (scratch / "log").open("w")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        for _ in range(240):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.25)
+    with browser.lab(tmp_path_factory.mktemp("lab"), "tiny") as address:
+        yield address
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def page(lab: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """A lesson in which every cell was run."""
+    with browser.opened(lab, request.param, tmp_path_factory.mktemp("browser")) as page:
+        assert browser.command(page, "run-all-cells") == []
+        page.lesson = request.param
+        yield page
+
+
+def sentence(panel) -> str:
+    return panel.locator(".widget-html-content").first.inner_text()
+
+
+def at_rest(panel) -> None:
+    panel.page.wait_for_function("panel => performance.now() - panel.changed > 700", arg=panel.element_handle())
+
+
+def test_every_panel_answers_keys_and_a_fast_drag_ends_at_its_last_place(page) -> None:
+    panels = page.locator(browser.PANELS).all()
+    assert panels
+    for panel in panels:
+        panel.scroll_into_view_if_needed()
+        browser.watched(panel)
+        handle = panel.locator(".noUi-handle").first
+        assert browser.press(panel, handle, "ArrowRight") > 0
+        at_rest(panel)
+        box = handle.bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        before = handle.get_attribute("aria-valuenow")
+        page.mouse.move(x, y)
+        page.mouse.down()
+        for step in range(1, 31):
+            page.mouse.move(x + (3 * step if step < 25 else 75), y)
+        page.mouse.up()
+        at_rest(panel)
+        assert handle.get_attribute("aria-valuenow") != before
+        dragged = sentence(panel)
+        for key in ("ArrowLeft", "ArrowRight"):
+            browser.press(panel, handle, key)
+            at_rest(panel)
+        assert sentence(panel) == dragged, "what a drag left is what keys find at the same place"
+
+
+def test_panels_have_words_for_a_screen_reader(page) -> None:
+    assert page.locator(".jp-Notebook .noUi-handle").count() and not page.locator(NAMELESS).count()
+    for panel in page.locator(browser.PANELS).all():
+        label = panel.locator(".widget-label").filter(visible=True).last.inner_text()
+        assert panel.get_by_role("slider", name=label, exact=True).count()
+
+
+def test_a_prediction_is_kept_by_mouse_and_by_keyboard(page) -> None:
+    rows = page.locator(".jp-OutputArea-output > .widget-vbox:has(button:text-is('Keep'))").all()
+    for number, row in enumerate(rows):
+        row.scroll_into_view_if_needed()
+        keep, choice = row.get_by_role("button", name="Keep"), row.locator("input[type=radio]")
+        if number % 2:
+            choice.first.click() if choice.count() else None
+            keep.click()
         else:
-            pytest.fail("JupyterLab did not start:\n" + (scratch / "log").read_text()[-2000:])
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(20)
+            (choice if choice.count() else row.locator(".noUi-handle")).first.focus()
+            page.keyboard.press("Space" if choice.count() else "ArrowRight")
+            keep.focus()
+            page.keyboard.press("Enter")
+        row.get_by_text("Kept: ").wait_for()
 
 
-@pytest.mark.parametrize("name", ["01_lora_from_scratch"])
-def test_every_cell_runs_and_the_slider_moves_the_picture(lab: str, name: str, tmp_path: Path) -> None:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=CHROMIUM, args=FLAGS.split(), viewport={"width": 1300, "height": 1000}
-        )
-        page = browser.pages[0]
-        page.goto(f"{lab}/lab/tree/{name}.ipynb?token={TOKEN}&reset")
-        page.wait_for_function(
-            """() => {
-                const session = window.jupyterapp?.shell?.currentWidget?.sessionContext?.session;
-                return session?.kernel?.status === 'idle' && session.kernel.connectionStatus === 'connected';
-            }""",
-            timeout=90_000,
-        )
-        assert "Error" not in page.title()
-        page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        errors = page.evaluate(
-            """() => {
-                const cells = window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells;
-                return cells.flatMap(cell => (cell.getOutputs?.() ?? []).filter(o => o.output_type === 'error'));
-            }"""
-        )
-        assert errors == []
-        panel = page.locator(".widget-vbox:has(img)").first  # a prediction's panel has a slider and no picture
-        slider = panel.locator(".noUi-handle").first
-        slider.scroll_into_view_if_needed(timeout=30_000)
-        picture = panel.locator("img").first
-        before = picture.get_attribute("src")
-        slider.focus()
-        page.keyboard.press("ArrowRight")
-        page.wait_for_function(
-            "([img, old]) => img.src !== old", arg=[picture.element_handle(), before], timeout=15_000
-        )
-        assert picture.get_attribute("src") != before
-        browser.close()
+def test_a_wrong_answer_fails_and_the_right_one_passes(page) -> None:
+    cells = lessons.build(page.lesson).cells
+    solutions = "\n".join(
+        block for cell in cells for block in re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL)
+    )
+    tried = 0
+    for cell in cells:
+        asked = re.search(r'check\("([\d.]+)", (\w+)\)', cell.source)
+        if cell.cell_type != "code" or not asked:
+            continue
+        tried += 1
+        wrong = cell.source.replace("raise NotImplementedError", "return None")
+        right = f"{cell.source.partition(asked.group())[0]}\n{solutions}\n{asked.group()}"
+        for source, good in ((wrong, False), (right, True)):
+            outputs = page.evaluate(RUN, [asked.group(), source])
+            said = "".join(output.get("data", {}).get("text/plain", "") for output in outputs)
+            assert ("FAILED" not in said and "public checks passed" in said) == good, f"{asked.group(1)}: {said}"
+    assert tried >= 2
+
+
+def test_a_stopped_cell_runs_again_and_the_lesson_goes_on(page) -> None:
+    source = next(
+        c.source for c in lessons.build(page.lesson).cells if "predict(" in c.source and "import" not in c.source
+    )
+    page.evaluate(f"() => {{ window.stopped = ({RUN})([{source!r}, {'import time; time.sleep(99)'!r}]); }}")
+    page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'busy'")
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:interrupt-kernel')")
+    assert [output["ename"] for output in page.evaluate("() => window.stopped")] == ["KeyboardInterrupt"]
+    page.evaluate(RUN, ["time.sleep(99)", source])
+    assert browser.command(page, "run-all-below") == []
+
+
+def test_a_restart_runs_all_and_the_panel_lives_again(page) -> None:
+    page.evaluate(
+        """() => {
+          window.over = false;
+          window.jupyterapp.commands.execute('notebook:restart-run-all').then(() => { window.over = true; });
+        }"""
+    )
+    page.locator(".jp-Dialog button.jp-mod-accept").click()
+    page.wait_for_function("window.over", timeout=300_000)
+    assert page.evaluate(browser.ERRORS) == []
+    panel = page.locator(browser.PANELS).first
+    panel.scroll_into_view_if_needed()
+    browser.watched(panel)
+    assert browser.press(panel, panel.locator(".noUi-handle").first, "ArrowRight") > 0

@@ -129,6 +129,19 @@ def test_the_shipped_rows_are_not_alpacas(smollm) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_beside_every_panel_stands_what_it_shows_without_a_kernel(name: str) -> None:
+    cells = lessons.build(name).cells
+    for index, cell in enumerate(cells):
+        if cell.cell_type == "code" and re.search(
+            r"^(panels\.sliders?_panel|clouds\.player|mixing\.chat_panel)\(", cell.source, re.M
+        ):
+            said = [cells[near].source for near in range(index - 2, index + 3) if near in range(len(cells))]
+            pictures = [c for c in said if re.search(r"^\s*(panels\.show|Table)\(", c, re.M)]
+            words = [c for c in said if "two texts above" in c]  # a chat's answers
+            assert pictures or words, cell.source
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_a_learner_sees_is_short(name: str) -> None:
     """Visible code cells hold at most 15 lines; drawing and bookkeeping stand in collapsed cells."""
     for cell in lessons.build(name).cells:

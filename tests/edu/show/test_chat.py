@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import hub_modules
@@ -96,22 +95,6 @@ def test_a_chat_leaves_the_lessons_own_adapter_as_it_was(files) -> None:
         chat.Chat(model, tiny.tokenizer(), stack(files[:1])).answer("Hello", max_new_tokens=2)
     assert {layer.active for _, layer in adapters.lora_layers(model)} == {"default"}
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
-
-
-def test_the_panel_answers_and_its_sliders_mix(talk: chat.Chat) -> None:
-    panel = chat.chat_panel(talk, start="Name <b>a</b> colour.", weights={"m0": 1.0}, max_new_tokens=4)
-    line, (send, stop, speed), sliders, sides = (getattr(child, "children", child) for child in panel.children)
-    assert "tokens/s" in speed.value and sides[0].value.startswith("<b>base</b>") and stop.disabled
-    assert [slider.value for slider in sliders] == [1.0, 0.0]
-    tuned = sides[1].value
-    sliders[0].value = 0.0
-    send.click()
-    deadline = time.monotonic() + 120
-    while (send.disabled or sides[1].value == tuned) and time.monotonic() < deadline:  # a thread answers
-        time.sleep(0.02)
-    assert talk.weights == (0.0, 0.0) and sides[1].value != tuned and not send.disabled
-    line.value = ""
-    send.click()
 
 
 @pytest.fixture
