@@ -21,6 +21,7 @@ from datetime import date
 from pathlib import Path
 
 import common
+import nbformat
 
 from lorahub_edu import results
 from lorahub_edu.models import profiles
@@ -58,11 +59,11 @@ WATCH = """panel => {
 
 @contextmanager
 def lab(scratch: Path, profile: str) -> Iterator[str]:
-    """JupyterLab's address on a free port of this machine, with folders of its own and copies of the lessons."""
+    """JupyterLab's address on a free port of this machine, with folders of its own and the lessons unrun."""
     notebooks, settings = scratch / "notebooks", scratch / "settings"
     notebooks.mkdir(parents=True)
-    for path in lessons.LESSONS.glob("*.ipynb"):
-        shutil.copy(path, notebooks)
+    for name in lessons.names():
+        nbformat.write(lessons.build(name), notebooks / f"{name}.ipynb")
     for name, content in SETTINGS.items():
         (settings / name).parent.mkdir(parents=True)
         (settings / name).write_text(json.dumps(content), encoding="utf-8")
@@ -134,7 +135,7 @@ def press(panel, handle, key: str) -> float:
 def label_of(panel) -> str:
     """The names of a panel's sliders; a desk's are too many."""
     labels = panel.locator(".widget-label").all_text_contents()
-    return ", ".join(labels) if panel.locator("img").count() else "mixing desk"
+    return ", ".join(filter(None, labels)) if panel.locator("img").count() else "mixing desk"
 
 
 def measure(page, keys: int) -> dict[str, list[float]]:
