@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -43,19 +42,12 @@ def build(
 
 def lint_exercises(
     assignment: Annotated[list[str] | None, typer.Argument(help="Names; default all.")] = None,
-    mutants: Annotated[
-        str | None, typer.Option(help="Try mutants of the right answers instead: of a lesson (01), a problem, or all.")
-    ] = None,
     course: CourseOption = HERE,
 ) -> None:
     """Check the checks: they must accept right answers and refuse wrong ones by name. Exit code 1 if not."""
     from lorahub_grader import assignments
 
     _known(assignments.names(course), course, assignment or ())
-    if mutants is not None:
-        if mutants != "all" and not re.fullmatch(r"\d\d(\.\d+)?", mutants):
-            raise CourseError(f"There is no problem {mutants!r}: give a lesson (01), a problem (01.2), or all.")
-        raise typer.Exit(_lint_mutants("" if mutants == "all" else mutants, course))
     with quiet_work("trying right and wrong answers on every check"):
         from lorahub_grader import lint
 
@@ -65,25 +57,6 @@ def lint_exercises(
         console.print(line, markup=False)
     console.print(lint.summary(found))
     raise typer.Exit(0 if all(one.sound for one in found) else 1)
-
-
-def _lint_mutants(lesson: str, course: Path) -> int:
-    """Print what became of the mutants and note the counts; 1 if one survives."""
-    from lorahub_grader import mutants
-
-    found = list(mutants.tallies(course, lesson))
-    if not found:
-        raise CourseError(
-            f"No problem with a right answer is called {lesson!r}: give a lesson (01), a problem, or all."
-        )
-    _print_rows(("problem", "mutants", "equivalent", "survivors", "refused late", "explained"), mutants.table(found))
-    for tally in found:
-        for line in tally.survivors:
-            console.print(f"{tally.problem} survives: {line}", markup=False, soft_wrap=True)
-        for line in tally.undiagnosed:
-            console.print(f"{tally.problem} not explained: {line}", markup=False, soft_wrap=True)
-    console.print(str(mutants.note(found, course)), markup=False)
-    return 1 if any(tally.survivors for tally in found) else 0
 
 
 def grade(

@@ -97,7 +97,7 @@ def asked(assignment: Assignment) -> list[Asked]:
 
     Raises CourseError: a cell of the instructor's ends with an error, or a test is no call of `require`.
     """
-    references, stubs = _run(assignment, blank=False), _run(assignment, blank=True)
+    references, stubs = run_cells(assignment, blank=False), run_cells(assignment, blank=True)
     found = []
     for cell in assignment.cells:
         if cell.role == "test":
@@ -120,7 +120,7 @@ def _required(source: str) -> Iterator[tuple[str, str]]:
             yield ast.literal_eval(id), name.id
 
 
-def _run(assignment: Assignment, blank: bool) -> dict[str, Any]:
+def run_cells(assignment: Assignment, blank: bool) -> dict[str, Any]:
     """What a notebook's cells define, tests left out: the instructor's, or the learner's with nothing filled in."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for cell in assignment.cells:

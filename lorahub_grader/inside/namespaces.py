@@ -99,12 +99,6 @@ def limit(*, memory: int, cpu_seconds: int, processes: int | None, open_files: i
         resource.setrlimit(which, (value, value))
 
 
-def limit_memory(memory: int) -> None:
-    """Limit the address space to what is mapped now and so many bytes more."""
-    size = mapped_bytes() + memory
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-
 def drop_privileges(uid: int | None) -> None:
     """Become an ordinary user without any capability, for good.
 

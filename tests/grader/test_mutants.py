@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mutants
 import pytest
 from grading_course import HEADER, make_course
+from mutate import mutants as made
 
 from lorahub_checks import problems
 from lorahub_checks.problems import problem
 from lorahub_checks.properties import equals
-from lorahub_grader import mutants
-from lorahub_grader.mutate import mutants as made
 
 SOURCE = (
     HEADER
@@ -87,6 +87,17 @@ def test_a_weak_check_is_found_by_its_survivors(course) -> None:
     weak.append(True)
     (found,) = mutants.tallies(path, "98")
     assert any("abs" in line for line in found.survivors) and found.mutants == sound.mutants
+
+
+def test_the_command_names_the_survivors(course, capsys) -> None:
+    path, weak = course
+    assert mutants.main(["98.4"], path) == 0
+    weak.append(True)
+    assert mutants.main(["all"], path) == 1 and "98.4 survives: the reference: " in capsys.readouterr().out
+    for unknown in ("97", "nosuch"):
+        with pytest.raises(SystemExit):
+            mutants.main([unknown], path)
+        assert f"no problem with a right answer is called '{unknown}'" in capsys.readouterr().err
 
 
 def test_an_equivalent_mutant_stands_with_its_reason(course) -> None:

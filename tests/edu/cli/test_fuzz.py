@@ -59,7 +59,6 @@ WORK = {
 MORE_WORK = (
     ("lorahub_edu.runs.recipes", "run"),
     ("lorahub_edu.runs.publish", "model_card"),
-    ("lorahub_grader.mutants", "tallies"),
 )
 HUGE = "9" * 30
 ODD = [

@@ -73,7 +73,6 @@ bbh --methods nosuch | no method 'nosuch'
 bbh --base nosuch | no base model 'nosuch'
 build nosuch --course COURSE | no assignment 'nosuch'
 lint-exercises nosuch --course COURSE | no assignment 'nosuch'
-lint-exercises --mutants nosuch --course COURSE | no problem 'nosuch'
 grade nosuch --course COURSE | no nosuch
 grade EMPTY --course COURSE --sandbox nosuch | no sandbox 'nosuch'
 grade EMPTY --course COURSE --assignment nosuch | no assignment 'nosuch'

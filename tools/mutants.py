@@ -1,17 +1,22 @@
 """The checks are held to mutants: right answers with one small mistake each, which every check must refuse and explain.
 
 A mutant that no draw refuses is a survivor: the check needs a better draw, or the mutant is no mistake and stands with
-its reason in `solutions/equivalent.toml`. Counts go to `results/mutants.json`.
+its reason in `solutions/equivalent.toml`. Counts go to `results/mutants.json`. Exit code 1 if a mutant survives.
+
+    python tools/mutants.py 01 | 01.2 | all
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import inspect
 import io
 import json
 import multiprocessing
+import re
+import resource
 import sys
 import textwrap
 import tomllib
@@ -21,11 +26,13 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import mutate
 import torch
 
 from lorahub_checks.problems import Report, check, get_problem
 from lorahub_edu.errors import CourseError
-from lorahub_grader import assignments, lint, mutate
+from lorahub_edu.results import Table
+from lorahub_grader import assignments, lint
 from lorahub_grader.assignments import ROOT, SOURCE
 from lorahub_grader.inside import namespaces
 
@@ -84,7 +91,7 @@ def sources(root: Path = ROOT, lesson: str = "") -> Iterator[Source]:
         if not name.startswith(lesson[:2]):
             continue
         loaded = assignments.load(name, root)
-        everything = lint._run(loaded, blank=False)
+        everything = lint.run_cells(loaded, blank=False)
         cells = [cell for cell in loaded.cells if cell.role == "answer"]
         for asked in lint.asked(loaded):
             cell = next((cell for cell in cells if asked.name in cell.names), None)
@@ -146,7 +153,8 @@ def _work(source: Source, waiting: list[mutate.Mutant], writer: object) -> None:
     torch.set_num_threads(1)  # a fork has none of the threads that its parent has computed with, and would wait
     sys.stdout = sys.stderr = io.StringIO()
     if sys.platform == "linux":  # a mutant of a size can ask for all the memory that there is
-        namespaces.limit_memory(MEMORY)
+        size = namespaces.mapped_bytes() + MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
     for mutant in waiting:
         writer.send(_fate(source, mutant))
 
@@ -246,7 +254,7 @@ def note(found: list[Tally], root: Path = ROOT) -> Path:
     return path
 
 
-def table(found: list[Tally]) -> list[tuple[str, ...]]:
+def table(found: list[Tally]) -> Table:
     """A row for each problem: id, mutants, equivalent ones, survivors, late refusals, and the share explained."""
     rows = []
     for tally in found:
@@ -255,4 +263,26 @@ def table(found: list[Tally]) -> list[tuple[str, ...]]:
         share = f"{explained / refused:.0%}" if refused else "-"
         numbers = (tally.mutants, tally.equivalent, len(tally.survivors), tally.late)
         rows.append((tally.problem, *(str(n) for n in numbers), share))
-    return rows
+    return Table(("problem", "mutants", "equivalent", "survivors", "refused late", "explained"), tuple(rows))
+
+
+def main(words: list[str] | None = None, root: Path = ROOT) -> int:
+    """Print what became of the mutants and note the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lesson", help="a lesson (01), a problem (01.2), or all")
+    lesson = parser.parse_args(words).lesson
+    found = list(tallies(root, "" if lesson == "all" else lesson)) if re.fullmatch(r"all|\d\d(\.\d+)?", lesson) else []
+    if not found:
+        parser.error(f"no problem with a right answer is called {lesson!r}")
+    print(table(found))
+    for tally in found:
+        for line in tally.survivors:
+            print(f"{tally.problem} survives: {line}")
+        for line in tally.undiagnosed:
+            print(f"{tally.problem} not explained: {line}")
+    print(note(found, root))
+    return 1 if any(tally.survivors for tally in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
