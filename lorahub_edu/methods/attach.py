@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,17 +15,17 @@ from peft import PeftModel
 from peft.tuners.adaption_prompt import AdaptedAttention
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.methods import bottleneck, quantised
+from lorahub_edu.lora import adapters
+from lorahub_edu.methods import bottleneck
 from lorahub_edu.methods.kinds import BOTTLENECK, PROMPT, WHOLE, get_method, parts_of
 from lorahub_edu.training.descent import seeded
 
-# What PEFT raises where a method doesn't fit a model, or a file doesn't.
-MISFITS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OSError, SafetensorError, UserWarning)
+# What PEFT raises where a method doesn't fit a model.
+MISFITS = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 TRACES = {"peft_config", "prepare_inputs_for_generation", "generation_config"}  # what PEFT leaves on a base
 FACTOR = 2  # the nearest count must lie within this factor of the budget
 
@@ -96,11 +97,9 @@ def attach_parts(
     parts: Mapping[str, Mapping],
     seed: int = 0,
     dtype: torch.dtype | None = None,
-    saved: Mapping[str, str] | None = None,
 ) -> Attached:
     """As `attach`, when all settings are known, as `kinds.parts_of` gives them.
 
-    `saved` are folders in PEFT's layout that methods of PEFT take their settings and weights from.
     Raises CourseError: the model carries a method already, or one does not fit it (the model is then as before).
     """
     if getattr(model, "peft_config", None) or isinstance(model, PeftModel):
@@ -112,11 +111,10 @@ def attach_parts(
     try:
         with seeded(seed, model.device), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's, about merging, and about what is meant to be so here
-            warnings.filterwarnings("error", "Found missing adapter keys")  # a damaged file
             model.requires_grad_(False)
             for name, settings in attached.parts.items():
                 earlier = [parameter for parameter in model.parameters() if parameter.requires_grad]
-                _attach_one(attached, name, settings, (saved or {}).get(name))
+                _attach_one(attached, name, settings)
                 for parameter in earlier:  # PEFT freezes whatever is not its own
                     parameter.requires_grad_(True)
     except (CourseError, *MISFITS) as error:
@@ -136,8 +134,8 @@ def attach_parts(
     return attached
 
 
-def _attach_one(attached: Attached, name: str, settings: Mapping, folder: str | None) -> None:
-    """Attach one method on top of those before it; the settings of PEFT's may be in a folder."""
+def _attach_one(attached: Attached, name: str, settings: Mapping) -> None:
+    """Attach one method on top of those before it."""
     method, base = get_method(name), attached.base
     if settings.get("keep_base") is False:
         attached._lost = method.label
@@ -153,18 +151,51 @@ def _attach_one(attached: Attached, name: str, settings: Mapping, folder: str | 
         bottleneck.insert(base, settings["bottleneck"], after_attention=name == "houlsby")
         return
     _check_fits(base, name, settings)
-    if not folder:
-        task = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM"
-        config = getattr(peft, method.config)(task_type=task, **method.fields(base, settings))
+    task = "SEQ_2_SEQ_LM" if base.config.is_encoder_decoder else "CAUSAL_LM"
+    config = getattr(peft, method.config)(task_type=task, **method.fields(base, settings))
     if name == "qlora":
-        replaced = quantised.quantise(base)
+        replaced = _quantise(base)
         attached._replaced = replaced if settings["keep_base"] else {}
-    wrapper = PeftModel.from_pretrained(base, folder) if folder else peft.get_peft_model(base, config)
+    wrapper = peft.get_peft_model(base, config)
     if hasattr(base, "peft_config"):
         del base.peft_config  # a second wrapper would take it for its own
-    if name == "prefix" and not folder:
+    if name == "prefix":
         wrapper.prompt_encoder["default"].embedding.weight.data.mul_(settings["scale"])
     attached.wrappers[name] = attached.model = wrapper
+
+
+def _quantise(model: nn.Module) -> dict[str, nn.Module]:
+    """Replace every linear layer but the output head by its 4-bit form, in place: QLoRA's base, by bitsandbytes.
+
+    The model's dtype is what the layers compute in. Returned are the layers from before, by name; if you keep no
+    reference, their memory is freed.
+    Source: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, section 3 (NormalFloat with double quantisation).
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise CourseError(
+            "QLoRA quantises the base with bitsandbytes, which is not installed: install the extra 'gpu' "
+            "(pip install 'lorahub-edu[gpu]'; its 4-bit layers run on a CPU too), or choose lora."
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise CourseError("QLoRA quantises real weights, and this model has only their shapes: load it first.")
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    replaced = {}
+    for name in adapters.find_targets(model, adapters.ALL_LINEAR):
+        layer = model.get_submodule(name)
+        quantised = Linear4bit(
+            layer.in_features, layer.out_features, bias=False, compute_dtype=layer.weight.dtype, quant_type="nf4",
+            compress_statistics=True, device="meta",
+        )  # fmt: skip
+        quantised.weight = Params4bit(
+            layer.weight.detach().clone(), requires_grad=False, quant_type="nf4", compress_statistics=True
+        )
+        quantised.bias = layer.bias
+        # bitsandbytes 0.50 repacks a layer when a CPU first evaluates it, and passes wrong gradients ever after.
+        quantised.support_avx512bf16_for_cpu = False
+        model.set_submodule(name, quantised.to(layer.weight.device))  # it is quantised as it is moved
+        replaced[name] = layer
+    return replaced
 
 
 def _check_fits(model: PreTrainedModel, name: str, settings: Mapping) -> None:

@@ -18,6 +18,7 @@ from lorahub_edu.errors import CourseError
 STARTING_STD = 1e-2  # of all weights, cut off at two of them: the adapter starts near the identity
 # The last linear layer of a sub-layer by the model's family: (after attention, after the feed-forward).
 LAST_LAYERS = (("o_proj", "down_proj"), ("o", "wo"))
+MARK = ".adapter."  # in the names of the adapters' parameters
 
 
 class Bottleneck(nn.Module):
@@ -92,13 +93,3 @@ def set_aside(model: nn.Module) -> Iterator[None]:
     finally:
         for name, layer in layers.items():
             model.set_submodule(name, layer)
-
-
-def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapters' weights by name: <layer>.down.weight and so on."""
-    return {
-        f"{name}.{which}": parameter
-        for name, layer in model.named_modules()
-        if isinstance(layer, WithBottleneck)
-        for which, parameter in layer.adapter.named_parameters()
-    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +24,6 @@ from lorahub_edu.methods.attach import attach
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import Profile, get_profile
 from lorahub_edu.results import write_json
-from lorahub_edu.runs.reporting import reporting
 from lorahub_edu.training.descent import autocast
 from lorahub_edu.training.loop import TrainingConfig, TrainingResult, train
 
@@ -136,7 +136,7 @@ def finetune(
         anyway=anyway,
         override="--anyway",
     )
-    with reporting(report_to, Path(out), asdict(profile)) as on_step, watched:
+    with _reporting(report_to, Path(out), asdict(profile)) as on_step, watched:
         attention = PACKED_ATTENTION if profile.batching == "packed" else "sdpa"
         # A card that has room for the base in 4 bits may have none for it before: that happens in ordinary memory.
         device = "cpu" if method == "qlora" else None
@@ -185,6 +185,35 @@ def memory_setting(profile: Profile, method: str = "lora", settings: Mapping[str
         quantisation="nf4-dq" if method == "qlora" else "none",
         device=torch.device(profile.device).type,
     )
+
+
+@contextmanager
+def _reporting(to: str, folder: Path, settings: dict[str, object]) -> Iterator[Callable[[dict], None] | None]:
+    """What `train` calls with each step's record, for TensorBoard or Trackio to draw; None where nothing is reported.
+
+    TensorBoard's files go into the run's folder, and Trackio names the run after it and keeps its settings.
+    """
+    if not to:
+        yield None
+        return
+    try:
+        if to == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+        else:
+            import trackio
+    except ImportError as error:
+        raise CourseError(f"--report-to {to} needs a library that is not here: pip install {to}") from error
+    if to == "tensorboard":
+        with SummaryWriter(folder / "tensorboard") as writer:
+            yield lambda record: [
+                writer.add_scalar(name, value, record["step"]) for name, value in record.items() if name != "step"
+            ]
+        return
+    trackio.init(project="lorahub-edu", name=folder.name, config=settings)
+    try:
+        yield lambda record: trackio.log({k: v for k, v in record.items() if k != "step"}, step=record["step"])
+    finally:
+        trackio.finish()
 
 
 def _put_on(
