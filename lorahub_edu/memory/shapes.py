@@ -40,17 +40,17 @@ def shapes() -> dict[str, dict]:
 def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
     """A model's configuration; no weights are read, and `offline` opens no connection.
 
-    `model` is a name of a shipped shape, an alias or a tiny model in any case, a folder with a config.json or such a
+    `model` is a name of a shipped shape, an alias or the tiny model in any case, a folder with a config.json or such a
     file, or a name on the hub.
     Raises CourseError: nothing of that name is known here or on the hub, or the file is no configuration.
     """
     found = find(model)
     from transformers import AutoConfig
 
-    from lorahub_edu.models import pretrained
+    from lorahub_edu.models import tiny
 
-    if found in pretrained.TINY:
-        return pretrained.TINY[found][2]()
+    if found == tiny.NAME:
+        return tiny.config()
     if found in shapes():
         shape = dict(shapes()[found])
         return AutoConfig.for_model(shape.pop("model_type"), **shape)
@@ -58,9 +58,9 @@ def read_config(model: str, *, offline: bool = False) -> PreTrainedConfig:
 
 
 def find(model: str) -> str | Path:
-    """What `read_config` reads for a model: a shape, a tiny model, a file, or a name on the hub. Raises as it does."""
-    tiny = [base.name for base in BASE_MODELS.values() if not (base.asset or base.repo)]
-    known = {name.lower(): name for name in sorted({*shapes(), *ALIASES, *tiny})}
+    """What `read_config` reads: a shape, the tiny model, a file, or a name on the hub. Raises as it does."""
+    made = [base.name for base in BASE_MODELS.values() if not (base.asset or base.repo)]  # from no file
+    known = {name.lower(): name for name in sorted({*shapes(), *ALIASES, *made})}
     name = known.get(model.lower())
     if name is not None:
         return ALIASES.get(name, name)

@@ -33,10 +33,6 @@ from lorahub_edu.models.profiles import BASE_MODELS, BaseModel, Profile, access,
 
 MARKER = "prepared.json"
 HUB_ADVICE = "Check the network and free disk space, or set HF_HOME to a folder that holds the model."
-TINY = {
-    tiny.NAME: (tiny.model, tiny.tokenizer, tiny.config),
-    tiny.T5_NAME: (tiny.t5, tiny.t5_tokenizer, tiny.t5_config),
-}
 
 
 @cache
@@ -70,14 +66,14 @@ def is_prepared(name: str) -> bool:
     """Whether the model can be loaded without fetching or converting anything."""
     base = get_base(name)
     if base.asset is None:
-        return base.name in TINY
+        return base.name == tiny.NAME
     return _marker(name) == _wanted_marker(base)
 
 
 def is_here(name: str) -> bool:
     """Whether the model can be loaded without the network."""
     base = get_base(name)
-    if base.asset or base.name in TINY:
+    if base.asset or base.name == tiny.NAME:
         return is_prepared(name) or assets.locate(base.asset) is not None
     if base.is_folder:
         return Path(base.repo).is_dir()
@@ -200,9 +196,8 @@ def load(
         raise CourseError(f"{base.name} overflows in float16 and answers nonsense: load it in bfloat16 or float32.")
     if base.kind == "encoder-decoder" and attention == PACKED_ATTENTION:
         raise CourseError(f'{base.name} is an encoder-decoder, whose rows are not packed: take attention="sdpa".')
-    if base.name in TINY:
-        make_model, make_tokenizer, _ = TINY[base.name]
-        model, tokenizer = make_model(attention=attention), make_tokenizer()
+    if base.name == tiny.NAME:
+        model, tokenizer = tiny.model(attention=attention), tiny.tokenizer()
     else:
         model, tokenizer = _load_pretrained(base, dtype, attention, offline)
     if tokenizer.pad_token_id is None:
@@ -256,8 +251,8 @@ def name_of(model: PreTrainedModel) -> str | None:
 
 def load_config(name: str) -> PreTrainedConfig:
     base = get_base(name)
-    if base.name in TINY:
-        return TINY[base.name][2]()
+    if base.name == tiny.NAME:
+        return tiny.config()
     if base.asset:
         return AutoConfig.from_pretrained(prepare(name))
     return AutoConfig.from_pretrained(base.repo, revision=base.revision)

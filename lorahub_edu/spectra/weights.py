@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora.adapter_files import PICKLES, AdapterFile
 from lorahub_edu.lora.layer import LoRALinear
-from lorahub_edu.models import pretrained
+from lorahub_edu.models import pretrained, tiny
 from lorahub_edu.models.profiles import BASE_MODELS, get_profile
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def base_weights(base: nn.Module | Weights | str | Path, *, offline: bool = Fals
         folder = pretrained.prepare(known.name, offline=offline)
         return replace(of_folder(folder), label=known.name, sha256=pretrained.base_sha256(known.name))
     # Straight from the hub, in whatever format it lies there: transformers reads it, in the precision it is kept in.
-    dtype = "float32" if known.name in pretrained.TINY else "bfloat16"
+    dtype = "float32" if known.name == tiny.NAME else "bfloat16"
     model, _ = pretrained.load("tiny", base=known.name, dtype=dtype, device="cpu", offline=offline)
     return _of_model(model)
 

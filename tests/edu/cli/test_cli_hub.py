@@ -14,6 +14,7 @@ import bbh_stand_ins
 import hub_modules
 import numpy as np
 import pytest
+import tiny_t5
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -225,7 +226,7 @@ def test_modules_that_cannot_be_composed(
         (("--task", "mine.jsonl", "--composition", "exakt"), "'--composition'"),
         (("--task", "mine.jsonl", "--rank", "0"), "'--rank'"),
         (("--task", "mine.jsonl", "--base", "flan-t5-lage"), "Did you mean 'flan-t5-large'"),
-        (("--task", "mine.jsonl", "--base", tiny.T5_NAME), "self_attn.q_proj, which this model does not have"),
+        (("--task", "mine.jsonl", "--base", tiny_t5.folder()), "self_attn.q_proj, which this model does not have"),
         (("--task", "empty.jsonl"), "has no training item"),
         (("--task", "long.jsonl"), "more than the model's context of 1024"),
         (("--task", "broken.jsonl"), "line 2 is not valid JSON"),
@@ -275,11 +276,11 @@ def test_a_sweep_compares_and_goes_on(
 
 def test_bbh_runs_end_to_end_and_goes_on(lorahub_edu: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(assets.LOCAL_VARIABLE, str(bbh_stand_ins.write(tmp_path / "stick", count=20)))
-    for file in hub_modules.random_modules(tiny.t5(), targets=(".q", ".v"), base=(tiny.T5_NAME, None)):
+    for file in hub_modules.random_modules(tiny_t5.model(), targets=(".q", ".v"), base=(tiny_t5.NAME, None)):
         hub_modules.write(file, tmp_path / "t5")
     command = ("bbh", "--tasks", "boolean_expressions,object_counting", "--draws", 2, "--profile", "tiny")
     command = (*command, "--methods", "zero_shot,single,average", "--test-items", 4, "--out", "bbh")
-    fitting = ("--base", tiny.T5_NAME, "--modules", "t5")
+    fitting = ("--base", tiny_t5.folder(), "--modules", "t5")
     code, words = lorahub_edu(*command, *fitting)
     assert code == 0 and "trial 12 of 12" in words and "mean of the tasks" in words
     store = tmp_path / "bbh" / "rows.jsonl"

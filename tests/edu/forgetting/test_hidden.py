@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny_t5
 import torch
 from forgetting_rows import whole_loss
 
@@ -94,7 +95,7 @@ def test_wrong_tails_are_refused(tail: Tail) -> None:
     with pytest.raises(CourseError, match="has 4; take 1 to"):
         Tail(tiny.model(), layers=5)
     with pytest.raises(CourseError, match="not a LLaMA"):
-        Tail(tiny.t5(), layers=1)
+        Tail(tiny_t5.model(), layers=1)
     with pytest.raises(CourseError, match="no rows"):
         tail.cache([])
     with pytest.raises(CourseError, match="no batch"):

@@ -11,6 +11,7 @@ import hub_modules
 import numpy as np
 import peft_modules
 import pytest
+import tiny_t5
 import torch
 from peft import IA3Config, PeftModel, get_peft_model
 from transformers import PreTrainedModel, get_scheduler
@@ -20,7 +21,7 @@ from lorahub_edu.data.fewshot import PromptedRow
 from lorahub_edu.files import assets
 from lorahub_edu.hub import task_adapter
 from lorahub_edu.hub.adapt import SearchConfig
-from lorahub_edu.models import pretrained, tiny
+from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
 from lorahub_studies import adapting, baselines
 from lorahub_studies.adapting import Trial
@@ -36,7 +37,9 @@ def local_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three modules that PEFT made on the tiny T5's query and value projections, cross-attention's too."""
-    return peft_modules.save_modules(tiny.t5, tmp_path_factory.mktemp("modules"), count=3, targets=("q", "v"), std=0.3)
+    return peft_modules.save_modules(
+        tiny_t5.model, tmp_path_factory.mktemp("modules"), count=3, targets=("q", "v"), std=0.3
+    )
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def exact_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 def rows_of(draw: int = 0) -> tuple[list[PromptedRow], list[PromptedRow]]:
     """The examples and the test rows of a draw, encoded for the tiny T5."""
     task = bbh.split(bbh.load("object_counting"), draw)
-    tokenizer = tiny.t5_tokenizer()
+    tokenizer = tiny_t5.tokenizer()
     return tuple(
         fewshot.encode(
             tokenizer,
@@ -69,16 +72,16 @@ def loss_of(model: PreTrainedModel, rows: list[PromptedRow]) -> float:
 
 
 def with_module(folder: Path) -> PeftModel:
-    return PeftModel.from_pretrained(tiny.t5(), str(folder)).eval()
+    return PeftModel.from_pretrained(tiny_t5.model(), str(folder)).eval()
 
 
 def rows_of_trials(folders: list[Path], *methods: str) -> list[dict]:
-    settings = {"profile": "tiny", "test_items": ITEMS, "base_model": tiny.T5_NAME}
+    settings = {"profile": "tiny", "test_items": ITEMS, "base_model": tiny_t5.folder()}
     return [adapting.run(Trial(TARGET, 0, method, tuple(map(str, folders)), **settings)) for method in methods]
 
 
 def test_prompts_end_with_the_end_token_for_the_encoder() -> None:
-    model, tokenizer = pretrained.load("tiny", base=tiny.T5_NAME)
+    model, tokenizer = pretrained.load("tiny", base=tiny_t5.folder())
     examples, _ = adapting.split(adapting.find_task(TARGET), 0, 5, ITEMS)
     rows = adapting.rows_for(model, tokenizer, "Count.", examples)
     assert all(row.prompt_ids[-1] == tokenizer.eos_token_id == row.answer_ids[-1] for row in rows)
@@ -88,7 +91,7 @@ def test_prompts_end_with_the_end_token_for_the_encoder() -> None:
 def test_a_trials_losses_are_transformers_own(folders: list[Path], exact_trials: None) -> None:
     examples, tested = rows_of()
     zero, average, single = rows_of_trials(folders, "zero_shot", "average", "single")
-    assert zero["loss"] == pytest.approx(loss_of(tiny.t5(), tested), abs=1e-5)
+    assert zero["loss"] == pytest.approx(loss_of(tiny_t5.model(), tested), abs=1e-5)
 
     on_examples = [loss_of(with_module(folder), examples) for folder in folders]
     best = int(np.argmin(on_examples))
@@ -136,11 +139,11 @@ def test_ia3_and_full_tuning_are_what_peft_and_transformers_do(folders: list[Pat
     examples, tested = rows_of()
     ia3, full = rows_of_trials(folders, "ia3", "full")
     targets = {"target_modules": ["k", "v", "wo"], "feedforward_modules": ["wo"]}
-    adapted = get_peft_model(tiny.t5(), IA3Config(**targets))
+    adapted = get_peft_model(tiny_t5.model(), IA3Config(**targets))
     history = peft_tuned(examples, adapted, 2e-4)
     assert ia3["example_loss"] == pytest.approx(history[-1], abs=1e-4)
     assert ia3["loss"] == pytest.approx(loss_of(adapted.eval(), tested), abs=1e-4)
-    whole = tiny.t5()
+    whole = tiny_t5.model()
     history = peft_tuned(examples, whole, 3e-5)
     assert full["example_loss"] == pytest.approx(history[-1], abs=1e-3)
     assert full["loss"] == pytest.approx(loss_of(whole, tested), abs=1e-3)
@@ -148,13 +151,13 @@ def test_ia3_and_full_tuning_are_what_peft_and_transformers_do(folders: list[Pat
 
 
 def test_lora_tunes_q_and_v_of_all_attentions_and_tuning_leaves_no_trace() -> None:
-    model, _ = pretrained.load("tiny", base=tiny.T5_NAME)
+    model, _ = pretrained.load("tiny", base=tiny_t5.folder())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     examples, tested = rows_of()
     with baselines.tuned(model, examples, baselines.TUNINGS["lora_fast"], seed=1) as history:
         trained = {name.partition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
         assert history[-1] < history[0] - 0.5
-        assert loss_of(model, tested) != pytest.approx(loss_of(tiny.t5(), tested), abs=1e-2)
+        assert loss_of(model, tested) != pytest.approx(loss_of(tiny_t5.model(), tested), abs=1e-2)
     attentions = [f"{side}.block.{i}.layer.0.SelfAttention" for side in ("encoder", "decoder") for i in (0, 1)]
     attentions += [f"decoder.block.{i}.layer.1.EncDecAttention" for i in (0, 1)]
     assert trained == {f"{attention}.{part}" for attention in attentions for part in "qv"}
@@ -166,7 +169,7 @@ def test_lora_tunes_q_and_v_of_all_attentions_and_tuning_leaves_no_trace() -> No
 
 
 def test_an_adaptation_ends_as_an_adapter_that_peft_loads(folders: list[Path], tmp_path: Path) -> None:
-    t5_profile = replace(get_profile("tiny"), base_model=tiny.T5_NAME)
+    t5_profile = replace(get_profile("tiny"), base_model=tiny_t5.folder())
     done = task_adapter.adapt_to(
         TARGET, SearchConfig("cma", 21), modules=list(map(str, folders)), profile=t5_profile, test_items=ITEMS,
         out=tmp_path / "run", progress=False,
@@ -174,10 +177,10 @@ def test_an_adaptation_ends_as_an_adapter_that_peft_loads(folders: list[Path], t
     examples, tested = rows_of()
     loaded = with_module(done.folder / task_adapter.ADAPTER_FOLDER)
     assert done.adapted.loss == pytest.approx(loss_of(loaded, examples), abs=1e-5)
-    assert done.before.losses[0] == pytest.approx(loss_of(tiny.t5(), tested), abs=1e-5)
+    assert done.before.losses[0] == pytest.approx(loss_of(tiny_t5.model(), tested), abs=1e-5)
     assert done.after.losses[0] == pytest.approx(loss_of(loaded, tested), abs=1e-5)
     settings = json.loads((done.folder / task_adapter.ADAPTER_FOLDER / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == tiny.T5_NAME and settings["r"] == 4
+    assert settings["base_model_name_or_path"] == tiny_t5.NAME and settings["r"] == 4
 
 
 def test_a_trial_runs_its_searches_in_bfloat16_as_on_a_gpu(folders: list[Path]) -> None:
@@ -185,7 +188,7 @@ def test_a_trial_runs_its_searches_in_bfloat16_as_on_a_gpu(folders: list[Path]) 
     examples, _ = rows_of()
     names = ("cma_40", "auto_60", "gradient_40")
     rows = {row["method"]: row for row in rows_of_trials(folders, *names)}
-    zero = loss_of(tiny.t5(), examples)
+    zero = loss_of(tiny_t5.model(), examples)
     assert all(row["example_loss"] < zero and row["failed"] == 0 for row in rows.values())
     assert [row["evaluations"] for row in rows.values()] == [40, 60, 40]
     adapting.bench.cache_clear()

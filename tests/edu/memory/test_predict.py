@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tiny_t5
 from memory_runs import LORA, real_peak
 from transformers import GPT2Config, LlamaConfig
 
@@ -60,7 +61,7 @@ def test_a_few_layers_tell_what_all_layers_take(method: str, changes: dict) -> N
 
 
 def test_both_stacks_of_an_encoder_decoder_grow() -> None:
-    config = with_layers(tiny.t5_config(), 7)
+    config = with_layers(tiny_t5.config(), 7)
     setting = Setting(lora=LoRAConfig(target_modules=("q", "v")), micro_batch=2, block=32)
     assert predict(config, setting) == predict(config, setting, every_layer=True)
 
@@ -177,6 +178,6 @@ def test_methods_that_do_not_exist_or_do_not_fit() -> None:
     with pytest.raises(CourseError, match="LoRA on a base in 4 bits"):
         Setting(method="qlora")
     with pytest.raises(CourseError, match="ends in 'q_proj'"):
-        predict(tiny.t5_config(), Setting(method="lora"))
+        predict(tiny_t5.config(), Setting(method="lora"))
     with pytest.raises(CourseError, match="encoder-decoder"):
-        predict(tiny.t5_config(), Setting(method="prefix"))
+        predict(tiny_t5.config(), Setting(method="prefix"))

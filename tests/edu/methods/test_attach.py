@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny_t5
 import torch
 from attached_methods import (
     BITSANDBYTES,
@@ -239,7 +240,7 @@ def test_what_can_not_be_attached_is_said_and_changes_nothing(method, settings, 
 
 @pytest.mark.parametrize("name", ["llama_adapter", "prefix", "prompt", "p_tuning"])
 def test_a_method_that_the_architecture_does_not_take_is_said(name: str) -> None:
-    base = tiny.t5()
+    base = tiny_t5.model()
     before = snapshot(base)
     with pytest.raises(CourseError, match="T5ForConditionalGeneration"):
         attach(base, name)
@@ -258,7 +259,7 @@ def test_a_family_whose_layers_a_method_does_not_know_is_said(name: str) -> None
 
 @pytest.mark.parametrize("name", ["lora", "dora", "ia3", "bitfit", "houlsby", "pfeiffer", "ln_tuning"])
 def test_an_encoder_decoder_takes_what_changes_layers(name: str) -> None:
-    base = tiny.t5()
+    base = tiny_t5.model()
     before = snapshot(base)
     made = attach(base, name)
     out = made.model(input_ids=torch.tensor([[3, 4, 5]]), labels=torch.tensor([[6, 7]]))

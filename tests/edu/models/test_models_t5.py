@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny_t5
 import torch
 from huggingface_hub import constants
 from stand_ins import closed_address
@@ -13,7 +14,7 @@ from transformers import T5ForConditionalGeneration
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
-from lorahub_edu.models import pretrained, profiles, tiny
+from lorahub_edu.models import pretrained, profiles
 
 
 @pytest.fixture
@@ -26,13 +27,12 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_named_base_takes_the_place_of_the_profiles() -> None:
-    model, tokenizer = pretrained.load("tiny", base="tiny-random-t5", dtype="bfloat16")
+    model, tokenizer = pretrained.load("tiny", base=tiny_t5.folder(), dtype="bfloat16")
     assert isinstance(model, T5ForConditionalGeneration) and not model.training
     assert model.dtype == torch.bfloat16
-    assert pretrained.name_of(model) == "tiny-random-t5"
-    assert pretrained.BASE_MODELS["tiny-random-t5"].kind == "encoder-decoder"
-    assert pretrained.load_config("tiny-random-t5").is_encoder_decoder
-    assert pretrained.is_prepared("tiny-random-t5") and not pretrained.is_prepared("flan-t5-large")
+    assert pretrained.get_base(tiny_t5.folder()).kind == "encoder-decoder"
+    assert pretrained.load_config(tiny_t5.folder()).is_encoder_decoder
+    assert pretrained.is_prepared("tiny-random-llama") and not pretrained.is_prepared("flan-t5-large")
     assert pretrained.name_of(pretrained.load("tiny")[0]) == profiles.get_profile("tiny").base_model
     with pytest.raises(CourseError, match="Did you mean 'flan-t5-large'"):
         pretrained.load("tiny", base="flan-t5-larg")
@@ -41,7 +41,7 @@ def test_a_named_base_takes_the_place_of_the_profiles() -> None:
 
 def test_the_tiny_t5_has_flan_t5s_parts() -> None:
     state = torch.get_rng_state()
-    one, same, other = tiny.t5(), tiny.t5(), tiny.t5(seed=1)
+    one, same, other = tiny_t5.model(), tiny_t5.model(), tiny_t5.model(seed=1)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), same.parameters(), strict=True))
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
@@ -55,7 +55,7 @@ def test_the_tiny_t5_has_flan_t5s_parts() -> None:
 
 
 def test_the_hubs_model_loads_from_its_cache_with_its_own_head(hub_cache: Path) -> None:
-    made = tiny.t5(seed=3)
+    made = tiny_t5.model(seed=3)
     cached_base(hub_cache, "google/flan-t5-large", made)
     loaded, tokenizer = pretrained.load("tiny", base="flan-t5-large", dtype="float32")
     assert pretrained.name_of(loaded) == "flan-t5-large"
@@ -63,7 +63,7 @@ def test_the_hubs_model_loads_from_its_cache_with_its_own_head(hub_cache: Path) 
     assert not torch.equal(loaded.lm_head.weight, loaded.shared.weight)
     batch = {"input_ids": torch.tensor([[7, 8, 2]]), "labels": torch.tensor([[9, 2]])}
     assert torch.equal(loaded(**batch).logits, made(**batch).logits)
-    assert tokenizer("cold").input_ids == tiny.t5_tokenizer()("cold").input_ids
+    assert tokenizer("cold").input_ids == tiny_t5.tokenizer()("cold").input_ids
 
 
 @pytest.mark.parametrize("offline", [False, True])
@@ -79,7 +79,7 @@ def test_without_hub_and_cache_it_says_so(hub_cache: Path, offline: bool) -> Non
 )
 def test_what_a_t5_cannot_do_is_refused(options: dict, words: str) -> None:
     with pytest.raises(CourseError, match=words):
-        pretrained.load("tiny", base=tiny.T5_NAME, **options)
+        pretrained.load("tiny", base=tiny_t5.folder(), **options)
 
 
 def test_the_course_has_no_file_of_its_own_for_it() -> None:
