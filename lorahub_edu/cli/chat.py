@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lorahub_edu.cli.spectra import BaseOption, FolderOption
+from lorahub_edu.cli.hub import ZooOption
+from lorahub_edu.cli.spectra import BaseOption
 from lorahub_edu.cli.terminal import ProfileOption, console, errors, quiet_work
 from lorahub_edu.cli.typed import COUNT, finite
 from lorahub_edu.errors import CourseError
@@ -31,7 +32,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(**COUNT, help="Tokens of an answer, at most.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, callback=finite, help="0 is greedy.")] = 0.0,
     base: BaseOption = "",
-    folder: FolderOption = None,
+    folder: ZooOption = None,
     profile: ProfileOption = None,
 ) -> None:
     """Talk to the base model and to the tuned model side by side; mix modules while you talk."""

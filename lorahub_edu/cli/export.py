@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from lorahub_edu.cli.spectra import BaseOption, FolderOption
+from lorahub_edu.cli.hub import ZooOption
+from lorahub_edu.cli.spectra import BaseOption
 from lorahub_edu.cli.terminal import ProfileOption, console, quiet_work
 from lorahub_edu.cli.typed import writable_folder
 from lorahub_edu.errors import CourseError
@@ -31,7 +32,7 @@ def export(
     ] = "f16",
     out: Annotated[Path, typer.Option(callback=writable_folder, help="The folder to write to.")] = Path("runs/export"),
     base: BaseOption = "",
-    folder: FolderOption = None,
+    folder: ZooOption = None,
     profile: ProfileOption = None,
 ) -> None:
     """Write an adapter, merged into its base, for transformers, llama.cpp, Ollama or vLLM."""

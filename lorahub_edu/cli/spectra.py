@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperGroup
 
+from lorahub_edu.cli.hub import ZooOption
 from lorahub_edu.cli.terminal import ProfileOption, console, quiet_work
 from lorahub_edu.cli.typed import (
     COUNT,
@@ -45,7 +46,6 @@ AdapterArgument = Annotated[
 BaseOption = Annotated[
     str, typer.Option("--base", callback=base_or_folder, help="The base model's name or folder; default the adapter's.")
 ]
-FolderOption = Annotated[Path | None, typer.Option("--folder", help="Another folder of modules than the shipped zoo.")]
 KOption = Annotated[int, typer.Option("--k", **COUNT, help="How many of a matrix's strongest vectors are compared.")]
 
 
@@ -55,7 +55,7 @@ def show(
     base: BaseOption = "",
     k: KOption = 10,
     epsilon: Annotated[str, typer.Option(help="A vector below this cosine is an intruder; several by commas.")] = "0.5",
-    folder: FolderOption = None,
+    folder: ZooOption = None,
     profile: ProfileOption = None,
     device: Annotated[str, typer.Option(callback=known_device, help="cpu or cuda.")] = "cpu",
     out: Annotated[
@@ -93,7 +93,7 @@ def scale(
     epsilon: Annotated[
         float, typer.Option(min=0, max=1, callback=finite, help="An intruder is below this cosine.")
     ] = 0.5,
-    folder: FolderOption = None,
+    folder: ZooOption = None,
     profile: ProfileOption = None,
 ) -> None:
     """Weaken an adapter's intruder dimensions, or a control, and save the result as an adapter in PEFT's layout."""

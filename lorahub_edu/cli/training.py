@@ -69,16 +69,12 @@ def train(
         train_steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, micro_batch_size=micro_batch,
         block_size=block, gradient_checkpointing=checkpointing, validation_rows=validation,
     )  # fmt: skip
+    options = {"data": data, "out": out, "seed": seed, "anyway": anyway, "report_to": report_to or ""}
     with one_writer(out):
         if recipe:
-            done = recipes.run(
-                recipe, profile, changes, data=data, out=out, seed=seed, anyway=anyway, report=console.print,
-                report_to=report_to or "",
-            )  # fmt: skip
+            done = recipes.run(recipe, profile, changes, report=console.print, **options)
         else:
-            done = finetune.finetune(
-                profile, changes, data=data, out=out, seed=seed, anyway=anyway, report_to=report_to or ""
-            )
+            done = finetune.finetune(profile, changes, **options)
         console.print(str(done))
     if getattr(done, "interrupted", False):
         raise typer.Exit(130)

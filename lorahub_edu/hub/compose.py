@@ -97,7 +97,7 @@ def stack(
     best = max(files, key=lambda file: (bool(file.base_model_sha256), bool(file.base_name)))
     config = max((c for file in files for c in file.configs.values()), key=lambda c: c.rank)
     rank = config.rank
-    shapes = _layer_shapes(files[0])
+    shapes = files[0].shapes
     dtype = dtype or torch.promote_types(next(iter(files[0].weights.values()))[0].dtype, torch.float32)
     rows = []
     for file, name in zip(files, names, strict=True):
@@ -154,7 +154,7 @@ def _other_layers(first: AdapterFile, second: AdapterFile, first_name: str, seco
         bases = [f"{f.base_model} (SHA-256 {(f.base_model_sha256 or 'unknown')[:12]})" for f in (first, second)]
         hint = "" if all(hashes) else " If it is one base, --base names it."
         return f"they were trained on different base models, {bases[0]} and {bases[1]}.{hint}"
-    one, two = _layer_shapes(first), _layer_shapes(second)
+    one, two = first.shapes, second.shapes
     if one.keys() != two.keys():
         only = ((first_name, sorted(one.keys() - two.keys())), (second_name, sorted(two.keys() - one.keys())))
         parts = [f"{len(sites)} layers only in {name!r} (such as {sites[0]})" for name, sites in only if sites]
@@ -164,10 +164,6 @@ def _other_layers(first: AdapterFile, second: AdapterFile, first_name: str, seco
             sizes = f"{site} is {one[site]} in the first and {two[site]} in the second"
             return f"{sizes}: they belong to different base models."
     return ""
-
-
-def _layer_shapes(file: AdapterFile) -> dict[str, tuple[int, int]]:
-    return {site: (B.shape[0], A.shape[1]) for site, (A, B) in file.weights.items()}
 
 
 def _common(file: AdapterFile, what: str) -> object:

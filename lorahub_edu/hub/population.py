@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.hub.compose import ModuleStack, check_composition
+from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRALinear
 from lorahub_edu.scoring import Scores, check_architecture, gather, judge, label_states, scoring_batches
 from lorahub_edu.training.losses import output_logits
@@ -67,24 +68,12 @@ class Population:
         check_composition(composition)
         check_architecture(model)
         self.model, self.modules, self.composition, self.max_tokens = model, modules, composition, max_tokens
-        self.layers: dict[str, PopulationLinear] = {}
         self._was_training: bool | None = None  # None outside the block
-        names = dict(model.named_modules())
-        for site, (outputs, inputs) in modules.shapes.items():
-            layer = names.get(site)
-            if isinstance(layer, LoRALinear | PopulationLinear):
-                raise CourseError(f"{site} has an adapter already: remove it before scoring compositions.")
-            if not isinstance(layer, nn.Linear):
-                linear = [name for name, module in names.items() if isinstance(module, nn.Linear)]
-                raise CourseError(
-                    f"The modules adapt {site}, which this model does not have. {near_matches(site, linear)}"
-                )
-            if (layer.out_features, layer.in_features) != (outputs, inputs):
-                raise CourseError(
-                    f"{site} is ({layer.out_features}, {layer.in_features}) in this model, but the modules were made "
-                    f"for ({outputs}, {inputs}): they belong to another base model, {modules.base_model!r}."
-                )
-            self.layers[site] = PopulationLinear(layer)
+        for name, layer in model.named_modules():
+            if name in modules.shapes and isinstance(layer, LoRALinear | PopulationLinear):
+                raise CourseError(f"{name} has an adapter already: remove it before scoring compositions.")
+        layers = adapters.fitting_layers(model, modules.shapes, "The modules adapt", modules.base_model)
+        self.layers = {site: PopulationLinear(layer) for site, layer in layers.items()}
 
     def __enter__(self) -> Population:
         device, dtype = self.model.device, self.model.dtype

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.data.fewshot import find_task, rows_for, split
@@ -102,7 +101,9 @@ def adapt_to(
     files = zoo.load(list(modules) or None, folder)
     if base:
         files = [replace(file, base_model=base) for file in files]
-    _check_base(files, model)
+    name = pretrained.name_of(model)
+    for file in files if name else ():
+        file.check_base(pretrained.base_sha256(name), name, "Choose the profile of its base, or another module.")
     exact_model = cache(lambda: pretrained.load(profile, base=base, dtype=torch.float32)[0])  # loaded after the search
     adapted = adapt(model, files, rows, config, final_model=exact_model, folder=out, progress=progress)
     module, model = adapted.module, exact_model()
@@ -121,15 +122,3 @@ def adapt_to(
         model, Path(out) / ADAPTER_FOLDER, base_model=module.base_model, base_model_sha256=module.base_model_sha256
     )
     return TaskAdapter(adapted, Path(out), min(rank or exact_rank, exact_rank), len(examples), before, after)
-
-
-def _check_base(files: Sequence[adapter_files.AdapterFile], model: PreTrainedModel) -> None:
-    """A module of another base is named before any time is spent."""
-    name = pretrained.name_of(model)
-    expected = pretrained.base_sha256(name) if name else None
-    for file in files:
-        if expected and file.base_model_sha256 and file.base_model_sha256 != expected:
-            raise CourseError(
-                f"Module {file.path.name!r} was trained on {file.base_model} (SHA-256 {file.base_model_sha256[:12]}), "
-                f"not on {name} ({expected[:12]}): choose the profile of its base, or another module."
-            )

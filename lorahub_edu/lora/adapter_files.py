@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.files import save
 from lorahub_edu.lora import CONFIG_FILE, WEIGHTS_FILE, adapters
 from lorahub_edu.lora.layer import LoRAConfig, LoRALinear
@@ -72,6 +72,19 @@ class AdapterFile:
         """The base's name without its owner; "" where it has none or only a path of another machine."""
         name = (self.base_model or "").rstrip("/")
         return "" if LOCAL.match(name) else name.rpartition("/")[2]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of each adapted layer."""
+        return {name: (B.shape[0], A.shape[1]) for name, (A, B) in self.weights.items()}
+
+    def check_base(self, sha256: str | None, label: str, advice: str) -> None:
+        """Raise CourseError if the file of a base, with this hash, is known to be another than the adapter's."""
+        if sha256 and self.base_model_sha256 and sha256 != self.base_model_sha256:
+            raise CourseError(
+                f"{self.path} was trained on another base model ({self.base_model}, SHA-256 "
+                f"{self.base_model_sha256[:12]}…), not on {label} ({sha256[:12]}…). {advice}"
+            )
 
 
 def save_adapter(
@@ -265,31 +278,14 @@ def put_adapter(
     Raises CourseError: the adapter names a layer that the model does not have, has another shape, or was trained on
         another base (the model is not changed then).
     """
-    if base_model_sha256 and file.base_model_sha256 and base_model_sha256 != file.base_model_sha256:
-        raise CourseError(
-            f"{file.path} was trained on another base model ({file.base_model}, SHA-256 "
-            f"{file.base_model_sha256[:12]}…), not on this one ({base_model_sha256[:12]}…). Load that base, or train "
-            f"the adapter again on this one."
-        )
-    modules = dict(model.named_modules())
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear | LoRALinear)]
-    for name, (A, B) in file.weights.items():
-        layer = modules.get(name)
-        if not isinstance(layer, nn.Linear | LoRALinear):
-            raise CourseError(
-                f"{file.path} adapts {name}, which this model does not have. {near_matches(name, linear)} "
-                f"The adapter was made for {file.base_model!r}."
-            )
-        if (B.shape[0], A.shape[1]) != (layer.out_features, layer.in_features):
-            raise CourseError(
-                f"{file.path}: {name} is ({layer.out_features}, {layer.in_features}) in this model, but the adapter "
-                f"was made for ({B.shape[0]}, {A.shape[1]}). It belongs to another base model: {file.base_model!r}."
-            )
+    file.check_base(base_model_sha256, "this one", "Load that base, or train the adapter again on this one.")
+    layers = adapters.fitting_layers(model, file.shapes, f"{file.path} adapts", file.base_model)
+    for name, layer in layers.items():
         if isinstance(layer, LoRALinear) and adapter in layer.configs:
             raise CourseError(f"{name} has an adapter {adapter!r} already: give this one another name.")
     oversized = []
     for name, (A, B) in file.weights.items():
-        layer, config = modules[name], file.configs[name]
+        layer, config = layers[name], file.configs[name]
         if A.itemsize < 4:  # as PEFT does: A and B of 16 bits become float32 on any base
             config = replace(config, dtype=torch.float32)
         if isinstance(layer, LoRALinear):

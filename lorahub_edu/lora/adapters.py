@@ -6,7 +6,7 @@ Source: Hu et al. 2021, "LoRA", arXiv 2106.09685, section 4.2.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -78,6 +78,28 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[
         if not any(selects([ending], name) for name in linear):
             raise CourseError(f"No linear layer's name ends in {ending!r}. {near_matches(ending, endings)}")
     return [name for name in linear if selects(target_modules, name)]
+
+
+def fitting_layers(
+    model: nn.Module, shapes: Mapping[str, tuple[int, int]], adapts: str, base: str | None
+) -> dict[str, nn.Linear | LoRALinear]:
+    """The layers of an adapter, by name, from the shapes (out, in) that it was made for on `base`.
+
+    Raises CourseError: the model has no such layer, or of another shape; `adapts` begins the sentence.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | LoRALinear)}
+    for name, shape in shapes.items():
+        if name not in layers:
+            raise CourseError(
+                f"{adapts} {name}, which this model does not have. {near_matches(name, layers)} The adapter was made "
+                f"for {base!r}."
+            )
+        if (own := (layers[name].out_features, layers[name].in_features)) != shape:
+            raise CourseError(
+                f"{adapts} {name}, which is {own} in this model, but the adapter was made for {shape}. It belongs to "
+                f"another base model: {base!r}."
+            )
+    return {name: layers[name] for name in shapes}
 
 
 def inject(

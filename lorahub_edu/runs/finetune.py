@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -57,33 +57,25 @@ class FinetuneResult:
 
 def lora_config(profile: Profile, rank_stabilised: bool = False) -> LoRAConfig:
     """The profile's LoRA settings. A and B of a base in a short dtype are float32, where small updates don't vanish."""
-    return LoRAConfig(
-        rank=profile.rank,
-        alpha=profile.alpha,
-        dropout=profile.dropout,
-        target_modules=profile.target_modules,
-        rank_stabilised=rank_stabilised,
-        dtype=torch.float32 if profile.dtype != "float32" else None,
-    )
+    dtype = torch.float32 if profile.dtype != "float32" else None
+    return LoRAConfig(**_shared(LoRAConfig, profile) | {"rank_stabilised": rank_stabilised, "dtype": dtype})
 
 
 def training_config(profile: Profile, **changes: object) -> TrainingConfig:
     """The profile's training settings, with changes by name."""
-    config = TrainingConfig(
-        steps=profile.train_steps,
-        learning_rate=profile.learning_rate,
-        batch_size=profile.batch_size,
-        micro_batch_size=profile.micro_batch_size,
-        batching=profile.batching,
-        warmup_steps=profile.warmup_steps,
-        schedule=profile.schedule,
-        weight_decay=profile.weight_decay,
-        gradient_checkpointing=profile.gradient_checkpointing,
-        autocast=profile.dtype if profile.dtype != "float32" else None,
-        validate_every=max(1, profile.train_steps // 4),
-        checkpoint_every=max(1, profile.train_steps // 20),
-    )
-    return replace(config, **changes)
+    steps = profile.train_steps
+    own = {
+        "steps": steps,
+        "autocast": profile.dtype if profile.dtype != "float32" else None,
+        "validate_every": max(1, steps // 4),
+        "checkpoint_every": max(1, steps // 20),
+    }
+    return TrainingConfig(**_shared(TrainingConfig, profile) | own | changes)
+
+
+def _shared(kind: type, profile: Profile) -> dict[str, object]:
+    """The fields of a dataclass that a profile has too."""
+    return {field.name: getattr(profile, field.name) for field in fields(kind) if hasattr(profile, field.name)}
 
 
 def finetune(

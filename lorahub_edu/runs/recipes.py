@@ -198,14 +198,10 @@ def run(
     *,
     data: str | Path | None = None,
     out: str | Path | None = None,
-    seed: int = 0,
-    anyway: bool = False,
-    offline: bool = False,
-    progress: bool = True,
     report: Callable[[str], None] = lambda _line: None,
-    report_to: str = "",
+    **options: object,
 ) -> FinetuneResult | TaskAdapter:
-    """Carry out a recipe; the arguments are those of `finetune`, with the recipe in the profile's place.
+    """Carry out a recipe; `options` and the other arguments are those of `finetune`.
 
     `profile` "tiny" or "cpu" runs its small twin; None takes the environment's, else the machine it is for. `out` None
     is runs/ and the recipe's name. `report` gets what the planner says before a run on the recipe's own card.
@@ -221,29 +217,18 @@ def run(
         room = f"{card.room / 1e9:.1f} GB to spare" if card.fits else f"{-card.room / 1e9:.1f} GB too much"
         report(f"{recipe.name}: about {card.needed / 1e9:.1f} GB, {room} on a {recipe.card_gb:g} GB card.")
     if recipe.composes:
-        asked = {**changes, "data": data, "report_to": report_to or None}
+        asked = {**changes, "data": data, "report_to": options.pop("report_to", None) or None}
         given = [name for name, value in asked.items() if value is not None]
         if given:
             raise CourseError(
                 f"{recipe.name} trains nothing, so {', '.join(given)} can't be changed: edit a copy of it."
             )
-        return _compose(recipe, folder, seed, anyway, progress)
-    return finetune(
-        recipe.profile,
-        changes,
-        method=recipe.method,
-        settings=recipe.settings,
-        data=data or recipe.rows,
-        out=folder,
-        seed=seed,
-        anyway=anyway,
-        offline=offline,
-        progress=progress,
-        report_to=report_to,
-    )
+        return _compose(recipe, folder, **options)
+    method = {"method": recipe.method, "settings": recipe.settings}
+    return finetune(recipe.profile, changes, **method, data=data or recipe.rows, out=folder, **options)
 
 
-def _compose(recipe: Recipe, folder: Path, seed: int, anyway: bool, progress: bool) -> TaskAdapter:
+def _compose(recipe: Recipe, folder: Path, seed: int = 0, anyway: bool = False, progress: bool = True) -> TaskAdapter:
     profile, settings = recipe.profile, recipe.settings
     pretrained.check_device(profile)
     with memory_watched(

@@ -127,14 +127,9 @@ def iter_updates(source: AdapterFile | str | Path, base: nn.Module | Weights | s
 
 
 def _from_adapter(file: AdapterFile, base: Weights) -> Iterator[Update]:
-    if base.sha256 and file.base_model_sha256 and base.sha256 != file.base_model_sha256:
-        raise CourseError(
-            f"{file.path} was trained on another base model ({file.base_model}, SHA-256 "
-            f"{file.base_model_sha256[:12]}…), not on {base.label} ({base.sha256[:12]}…). Give that base with --base."
-        )
-    shapes = {name: (B.shape[0], A.shape[1]) for name, (A, B) in file.weights.items()}
+    file.check_base(base.sha256, base.label, "Give that base with --base.")
     made_for = f"The adapter was made for {file.base_model or 'a base that it does not name'}; give it with --base."
-    _check_shapes(shapes, base, str(file.path), made_for)
+    _check_shapes(file.shapes, base, str(file.path), made_for)
     return (Update(name, base.read(name), A, B, file.configs[name].scaling) for name, (A, B) in file.weights.items())
 
 

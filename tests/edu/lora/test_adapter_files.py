@@ -190,7 +190,7 @@ def test_another_base_model(tmp_path: Path) -> None:
     config = tiny.config()
     config.hidden_size = 64
     smaller = type(tiny.model())(config)
-    assert_refused(folder, r"is \(128, 64\) in this model, but the adapter was made for \(128, 128\)", smaller)
+    assert_refused(folder, r"which is \(128, 64\) in this model, but the adapter was made for \(128, 128\)", smaller)
     config = tiny.config()
     config.num_hidden_layers = 2
     assert_refused(
