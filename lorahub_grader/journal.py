@@ -53,11 +53,9 @@ class Outcome:
     def from_json(cls, content: dict) -> Outcome:
         if content.pop("form") != FORM:
             raise ValueError("another form")
-        tests = [
-            Result(**test | {"properties": tuple(tuple(p) for p in test["properties"])}) for test in content["tests"]
-        ]
+        tests = tuple(map(Result.from_json, content["tests"]))
         outputs = {int(index): out for index, out in content["outputs"].items()}
-        return cls(**content | {"tests": tuple(tests), "outputs": outputs, "notes": tuple(content["notes"])})
+        return cls(**content | {"tests": tests, "outputs": outputs, "notes": tuple(content["notes"])})
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ class Result:
     def passed(self) -> bool:
         return self.earned == self.points
 
+    @classmethod
+    def from_json(cls, content: dict) -> Result:
+        return cls(**content | {"properties": tuple(map(tuple, content["properties"]))})
+
 
 @dataclass(frozen=True)
 class Defined:

@@ -188,7 +188,7 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
     """
     ending = next((event["ending"] for event in events if "ending" in event), {})
     reason = ending.get("reason", "") or end
-    found = {event["test"]["grade_id"]: _result(event["test"]) for event in events if "test" in event}
+    found = {event["test"]["grade_id"]: Result.from_json(event["test"]) for event in events if "test" in event}
     tests = []
     for cell in job.assignment.cells:
         if cell.role == "test":
@@ -210,10 +210,6 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
         name=job.name,
         platform=job.platform,
     )
-
-
-def _result(content: dict) -> Result:
-    return Result(**content | {"properties": tuple(tuple(line) for line in content["properties"])})
 
 
 def explain(reason: str) -> str:

@@ -8,7 +8,6 @@ saved in PEFT's layout, and `adapter_files.read_adapter` reads it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from lorahub_edu.data.alpaca import Example, format_prompt
 from lorahub_edu.errors import CourseError
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import BaseModel, get_base
+from lorahub_edu.results import write_json
 from lorahub_edu.runs.finetune import split_rows, training_config
 from lorahub_edu.runs.recipes import Recipe, read, twin
 
@@ -56,16 +56,11 @@ def export(
     if model is None or base.is_folder:
         raise CourseError(f"{base.name} has no name elsewhere, so LLaMA-Factory can't load it: take cpu.")
     settings = run_settings(recipe, model, folder, list(parts), seed)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for part, rows in parts.items():
-            text = json.dumps(text_rows(rows, base), ensure_ascii=False)
-            (folder / f"{part}.json").write_text(text, encoding="utf-8")
-        (folder / "dataset_info.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    except OSError as error:
-        raise CourseError(f"Can't write to {folder}: {error.strerror}. Choose another folder.") from error
+    for part, rows in parts.items():
+        write_json(folder / f"{part}.json", text_rows(rows, base))
+    write_json(folder / "dataset_info.json", described)
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return path
 
 

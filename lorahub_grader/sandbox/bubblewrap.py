@@ -12,13 +12,12 @@ import lorahub_checks
 import lorahub_edu
 from lorahub_grader import inside
 from lorahub_grader.inside.zygote import Settings
-from lorahub_grader.sandbox.process import SandboxError, Zygote, clean_environment, program, start
+from lorahub_grader.sandbox.process import FIRST_USER, SandboxError, Zygote, clean_environment, program, start
 
 SYSTEM = ("/usr", "/etc/alternatives", "/etc/ld.so.cache", "/etc/fonts")
 LINKED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
 NEEDED = ("CAP_SYS_ADMIN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_SYS_PTRACE")
 NO_ZERO = ("--dev-bind", "/dev/null", "/dev/zero")  # mapped, it is shared memory that no process shows
-FIRST_USER = 1 << 30  # far above the users of any machine
 PACKAGE = Path(lorahub_edu.__file__).resolve().parent
 CHECKS = Path(lorahub_checks.__file__).resolve().parent
 WITHHELD = Path(__file__).with_name("withheld.txt")

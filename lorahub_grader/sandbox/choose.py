@@ -10,8 +10,8 @@ from typing import Protocol
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_grader.inside.protocol import ProtocolError
 from lorahub_grader.inside.zygote import Settings
-from lorahub_grader.sandbox import bare, bubblewrap, containers
-from lorahub_grader.sandbox.process import AnswerProcess, SandboxError
+from lorahub_grader.sandbox import bubblewrap, containers
+from lorahub_grader.sandbox.process import AnswerProcess, SandboxError, start_bare
 
 UNSAFE, CONTAINER = "none", "container"
 PROBE_SECONDS = 60.0
@@ -55,8 +55,8 @@ STARTERS: Mapping[str, Callable[[Settings], Sandbox]] = {
     "bubblewrap": bubblewrap.start_zygote,
     "podman": lambda settings: containers.start("podman", settings),
     "docker": lambda settings: containers.start("docker", settings),
-    CONTAINER: lambda settings: bare.start_zygote(settings, as_nobody=True),
-    UNSAFE: bare.start_zygote,
+    CONTAINER: lambda settings: start_bare(settings, as_nobody=True),
+    UNSAFE: start_bare,
 }
 AUTOMATIC = ("bubblewrap", "podman", "docker")
 

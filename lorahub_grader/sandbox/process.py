@@ -1,4 +1,4 @@
-"""Starting zygotes and getting answer processes from them, whatever stands around them."""
+"""Starting zygotes and getting answer processes from them, whatever stands around them, also nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
@@ -20,6 +20,7 @@ from lorahub_grader.inside.zygote import Settings
 
 START_SECONDS = 180.0  # importing torch, transformers and peft on a slow disk
 STOP_SECONDS = 20.0
+FIRST_USER = 1 << 30  # far above the users of any machine
 
 
 class SandboxError(CourseError):
@@ -147,6 +148,21 @@ def start(command: Sequence[str], environment: dict[str, str], scratch: Path | N
         raise SandboxError(f"The sandbox could not be started. {said}")
     control.settimeout(None)
     return zygote
+
+
+def start_bare(settings: Settings, as_nobody: bool = False) -> Zygote:
+    """A zygote with nothing around it, for `--unsafe` and inside a container that is itself the sandbox.
+
+    Answers can read and reach what their user can. `as_nobody` makes that a user without rights, for which this process
+    must be root.
+    Raises SandboxError: this process is not root and should be.
+    """
+    if as_nobody and os.geteuid() != 0:
+        raise SandboxError("Only root can run answers as another user: run this inside a container, as root.")
+    scratch = Path(tempfile.mkdtemp(prefix="lorahub-edu-answers-"))
+    scratch.chmod(0o1777)
+    settings = replace(settings, namespaces=False, uid=FIRST_USER if as_nobody else None, scratch=str(scratch))
+    return start(program(settings), clean_environment(str(scratch)), scratch)
 
 
 def program(settings: Settings) -> list[str]:
