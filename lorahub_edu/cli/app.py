@@ -1,4 +1,4 @@
-"""The command `lorahub-edu`: all commands together, and doctor, fetch, run, progress."""
+"""The command `lorahub-edu`: all commands together, and init, lab, doctor, fetch, run, progress."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import typer
 from typer.core import TyperGroup
 
 from lorahub_edu import __version__
-from lorahub_edu.cli import chat, course, export, hub, spectra, training, typed
+from lorahub_edu.cli import hub, spectra, training, typed
 from lorahub_edu.cli.terminal import ProfileOption, console, errors, quiet_work
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import course
 
 # Rooms that load torch are imported inside the commands that need them, so that --help and a repeated fetch are quick.
 
@@ -44,14 +45,12 @@ app.add_typer(hub.zoo_app, name="zoo", rich_help_panel=COMPOSE)
 app.add_typer(hub.adapt_app, name="adapt", rich_help_panel=COMPOSE)
 app.add_typer(training.methods_app, name="methods", rich_help_panel=TRAIN)
 app.add_typer(spectra.intruders_app, name="intruders", rich_help_panel=INSPECT)
-app.command("init", rich_help_panel=START)(course.init)
-app.command("lab", rich_help_panel=START)(course.lab)
 app.command("report", rich_help_panel=INSPECT)(spectra.report)
 app.command("plan", rich_help_panel=TRAIN)(training.plan)
 app.command("train", rich_help_panel=TRAIN)(training.train)
-app.command("chat", rich_help_panel=COMPOSE)(chat.chat)
-app.command("export", rich_help_panel=TRAIN)(export.export)
-app.command("push", rich_help_panel=TRAIN)(export.push)
+app.command("chat", rich_help_panel=COMPOSE)(hub.chat)
+app.command("export", rich_help_panel=TRAIN)(training.export)
+app.command("push", rich_help_panel=TRAIN)(training.push)
 app.command("export-llamafactory", rich_help_panel=TRAIN)(training.export_llamafactory)
 for entry in entry_points(group="lorahub_edu.commands"):  # the grader's and the studies' commands, where installed
     entry.load()(app)
@@ -70,6 +69,51 @@ def common(
     ] = False,
 ) -> None:
     """LoRA from scratch, LLaMA on Alpaca, LoRAHub and intruder dimensions, measured on your own machine."""
+
+
+@app.command(rich_help_panel=START)
+def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one of an earlier init.")]) -> None:
+    """Lay out lessons, exercises, recipes and results in a folder. Again: renews what you did not change."""
+    done = course.lay_out(folder)
+    for name in done.kept:
+        console.print(f"kept as it is: {name}", markup=False)
+    if done.kept:
+        console.print(
+            "These files differ from the course's. Rename one and repeat the command to get the course's too."
+        )
+    console.print(f"{len(done.new)} files new, {len(done.renewed)} renewed, {len(done.kept)} kept.")
+    console.print(f'Open the course with: lorahub-edu lab "{folder}"', markup=False)
+
+
+@app.command(rich_help_panel=START)
+def lab(
+    folder: Annotated[Path | None, typer.Argument(help="The course's folder; default the one you are in.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try.")] = 8888,
+) -> None:
+    """Open lesson 00 in JupyterLab."""
+    place = folder or course.folder()
+    if place is None or not (place / course.FIRST).is_file():
+        where = place or Path("lorahub-course")
+        raise CourseError(f'There is no course in {place or Path.cwd()}. Make one with: lorahub-edu init "{where}"')
+    from jupyterlab.labapp import LabApp
+
+    os.chdir(place)
+    _trust_the_courses_own()
+    as_root = ["--allow-root"] if os.name == "posix" and os.geteuid() == 0 else []
+    options = [f"--port={port}", *([] if browser else ["--no-browser"]), *as_root, f"--ServerApp.root_dir={Path.cwd()}"]
+    LabApp.launch_instance([*options, str(course.FIRST)])
+
+
+def _trust_the_courses_own() -> None:
+    """Let the panels show in lessons that are as they were published; what another hand changed is not trusted."""
+    import nbformat
+    from nbformat.sign import NotebookNotary
+
+    for published in course.SHIPPED.glob(f"{course.FIRST.parent}/*.ipynb"):
+        own = course.FIRST.with_name(published.name)
+        if own.is_file() and own.read_bytes() == published.read_bytes():
+            NotebookNotary().sign(nbformat.read(own, as_version=4))
 
 
 @app.command(rich_help_panel=START)

@@ -153,7 +153,7 @@ def test_lab_trusts_what_is_as_it_was_published(tmp_path: Path, monkeypatch: pyt
     from jupyterlab.labapp import LabApp
     from nbformat.sign import NotebookNotary
 
-    from lorahub_edu.cli.course import lab
+    from lorahub_edu.cli.app import lab
 
     lay_out(tmp_path / "mine")
     changed = tmp_path / "mine" / "lessons" / "01_lora_from_scratch.ipynb"

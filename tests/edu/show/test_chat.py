@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 
 from lorahub_edu.cli import app
-from lorahub_edu.cli import chat as cli_chat
+from lorahub_edu.cli import hub as cli_hub
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub.compose import stack
 from lorahub_edu.lora import adapters
@@ -116,7 +116,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_pa
                 raise KeyboardInterrupt
             return line
 
-        monkeypatch.setattr(cli_chat.console, "input", next_line)
+        monkeypatch.setattr(cli_hub.console, "input", next_line)
         monkeypatch.setattr(sys, "argv", ["lorahub-edu", "chat", "--profile", "tiny", "--folder", "zoo", *words])
         with pytest.raises(SystemExit) as ended:
             app.main()
@@ -136,7 +136,7 @@ def test_a_talk_in_the_terminal(typed) -> None:
 def test_ctrl_c_ends_an_answer_and_not_the_program(
     typed, monkeypatch: pytest.MonkeyPatch, presses: int, speeds: int
 ) -> None:
-    shown, waiting = cli_chat._side_by_side, list(range(presses))
+    shown, waiting = cli_hub._side_by_side, list(range(presses))
 
     def pressed(texts: tuple[str, str]) -> object:
         while waiting:
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_program(
             os.kill(os.getpid(), signal.SIGINT)
         return shown(texts)
 
-    monkeypatch.setattr(cli_chat, "_side_by_side", pressed)
+    monkeypatch.setattr(cli_hub, "_side_by_side", pressed)
     code, said = typed(["hello", "/modules"], "m0", "--max-new-tokens", "50")
     assert code == 0 and said.count("4 tokens") == speeds and said.rstrip().endswith("m0=1")
 
