@@ -34,10 +34,9 @@ from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import PACKED_ATTENTION
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.memory.plan import advise, allowance, capacity
-from lorahub_edu.memory.predict import predict
+from lorahub_edu.memory.predict import predict, put_method
 from lorahub_edu.memory.setting import Setting
 from lorahub_edu.memory.shapes import read_config
-from lorahub_edu.memory.steps import put_method
 from lorahub_edu.models import pretrained
 from lorahub_edu.training.loop import TrainingConfig, train
 

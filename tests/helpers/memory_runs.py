@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from lorahub_edu.data.alpaca import Encoded
-from lorahub_edu.memory.predict import CPU_ROUNDING
+from lorahub_edu.memory.predict import CPU_ROUNDING, put_method
 from lorahub_edu.memory.setting import Setting
-from lorahub_edu.memory.steps import put_method
 from lorahub_edu.memory.tracker import WEIGHTS, Moment, StorageTracker
 from lorahub_edu.models import tiny
 from lorahub_edu.models.profiles import get_profile
