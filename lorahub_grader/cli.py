@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 
 from lorahub_edu.cli.cluster import ClusterOption, DryRunOption, workers
-from lorahub_edu.cli.terminal import console, quiet_work
-from lorahub_edu.cli.typed import writable_file
+from lorahub_edu.cli.terminal import console, quiet_work, writable_file
 from lorahub_edu.errors import CourseError
 
 CourseOption = Annotated[Path, typer.Option("--course", help="The folder with solutions/ and exercises/.")]

@@ -12,18 +12,21 @@ import typer
 from lorahub_edu.cli.cluster import ClusterOption, DryRunOption, workers
 from lorahub_edu.cli.hub import BaseOption, ZooOption, adapt_app, zoo_app
 from lorahub_edu.cli.spectra import intruders_app
-from lorahub_edu.cli.terminal import ProfileOption, console, errors, quiet_work
-from lorahub_edu.cli.training import methods_app
-from lorahub_edu.cli.typed import (
+from lorahub_edu.cli.terminal import (
     COUNT,
+    ProfileOption,
+    console,
     each,
+    errors,
     known_base,
     known_bbh_tasks,
     known_tasks,
     listed,
+    quiet_work,
     writable_file,
     writable_folder,
 )
+from lorahub_edu.cli.training import methods_app
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files.save import one_writer
 from lorahub_studies.approaches import get_approach

@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from lorahub_edu import __version__
-from lorahub_edu.cli import hub, spectra, training, typed
-from lorahub_edu.cli.terminal import ProfileOption, console, errors, quiet_work
+from lorahub_edu.cli import hub, spectra, training
+from lorahub_edu.cli.terminal import ProfileOption, check_text, console, errors, quiet_work, writable_folder
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import course
 
@@ -164,7 +164,7 @@ def run(
     every: Annotated[bool, typer.Option("--all", help="Every lesson.")] = False,
     profile: ProfileOption = None,
     save: Annotated[bool, typer.Option("--save", help="For maintainers: write lessons/*.ipynb and results/.")] = False,
-    out: Annotated[Path, typer.Option(callback=typed.writable_folder, help="Where the executed notebooks go.")] = Path(
+    out: Annotated[Path, typer.Option(callback=writable_folder, help="Where the executed notebooks go.")] = Path(
         "runs/lessons"
     ),
 ) -> None:
@@ -216,7 +216,7 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):  # a pipe on Windows has no → and no ε
             stream.reconfigure(errors="backslashreplace")
     try:
-        typed.check_text(sys.argv)
+        check_text(sys.argv)
         app()
     except CourseError as error:
         problem = str(error)

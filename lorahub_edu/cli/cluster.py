@@ -15,8 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from lorahub_edu import __version__, jobs
-from lorahub_edu.cli.terminal import console, errors
-from lorahub_edu.cli.typed import checking
+from lorahub_edu.cli.terminal import checking, console, errors
 from lorahub_edu.errors import CourseError, near_matches
 
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster"}  # dask-jobqueue's classes

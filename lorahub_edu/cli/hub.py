@@ -11,15 +11,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lorahub_edu.cli.terminal import ProfileOption, console, errors, quiet_work
-from lorahub_edu.cli.typed import (
+from lorahub_edu.cli.terminal import (
     COUNT,
     NATURAL,
+    ProfileOption,
     check_task,
+    console,
+    errors,
     finite,
     known_base,
     known_prefilter,
     listed,
+    quiet_work,
     writable_folder,
 )
 from lorahub_edu.errors import CourseError

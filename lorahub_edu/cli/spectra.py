@@ -10,14 +10,16 @@ import typer
 from typer.core import TyperGroup
 
 from lorahub_edu.cli.hub import ZooOption
-from lorahub_edu.cli.terminal import ProfileOption, console, quiet_work
-from lorahub_edu.cli.typed import (
+from lorahub_edu.cli.terminal import (
     COUNT,
+    ProfileOption,
     base_or_folder,
+    console,
     finite,
     known_device,
     known_task,
     listed,
+    quiet_work,
     writable_file,
     writable_folder,
 )

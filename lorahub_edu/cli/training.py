@@ -9,8 +9,18 @@ from typing import Annotated, Literal
 import typer
 
 from lorahub_edu.cli.hub import BaseOption, ZooOption
-from lorahub_edu.cli.terminal import ProfileOption, console, quiet_work
-from lorahub_edu.cli.typed import COUNT, NATURAL, finite, known_recipe, known_rows, listed, writable_folder
+from lorahub_edu.cli.terminal import (
+    COUNT,
+    NATURAL,
+    ProfileOption,
+    console,
+    finite,
+    known_recipe,
+    known_rows,
+    listed,
+    quiet_work,
+    writable_folder,
+)
 from lorahub_edu.errors import CourseError
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from lorahub_edu.cli import app, terminal, typed
+from lorahub_edu.cli import app, terminal
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files.save import one_writer
 
@@ -120,9 +120,9 @@ def test_a_mistyped_value_is_answered_without_torch(tmp_path: Path) -> None:
 
 
 def test_what_is_no_text_is_refused() -> None:
-    typed.check_text(["lorahub-edu", "é", "日本"])
+    terminal.check_text(["lorahub-edu", "é", "日本"])
     with pytest.raises(CourseError, match="no text in UTF-8"):
-        typed.check_text(["lorahub-edu", "a\udcff"])
+        terminal.check_text(["lorahub-edu", "a\udcff"])
 
 
 def test_the_studies_that_can_be_typed_are_those_that_there_are() -> None:
@@ -131,7 +131,7 @@ def test_the_studies_that_can_be_typed_are_those_that_there_are() -> None:
     assert list(cli.STUDIES) == list(forgetting_sweep.STUDIES)
 
 
-@pytest.mark.parametrize("check", [typed.writable_folder, typed.writable_file])
+@pytest.mark.parametrize("check", [terminal.writable_folder, terminal.writable_file])
 def test_a_place_that_can_not_be_written_is_named(check: Callable, tmp_path: Path, monkeypatch) -> None:
     assert check(None) is None and check(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert not (tmp_path / "a").exists()  # looking makes nothing
