@@ -52,10 +52,11 @@ def lint_exercises(
 
         found = list(lint.judgements(course, assignment))
     _print_rows(("problem", "assignment", "right answers", "wrong answers", "check"), lint.table(found))
-    for line in lint.faults(found):
-        console.print(line, markup=False)
+    for one in found:
+        for kind, line in one.faults:
+            console.print(f"{one.problem}: {kind}: {line}", markup=False)
     console.print(lint.summary(found))
-    raise typer.Exit(0 if all(one.sound for one in found) else 1)
+    raise typer.Exit(1 if any(one.faults for one in found) else 0)
 
 
 def grade(

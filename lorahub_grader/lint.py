@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import io
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ from lorahub_grader.assignments import ROOT, SOURCE, Assignment
 RIGHT_NEEDED, WRONG_NEEDED = 2, 5
 SEEDS = (0, 1)
 EMPTY = ("not tried yet", "is still empty")  # what a blank place is told, whole or in part
+# What can be wrong with a check.
+ACCEPTED, REFUSED = "accepted though wrong", "refused though right"
+OTHER_WORDS, MISSING = "refused with other words", "missing"
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a problem's check made of its variants; each list names the answers that it got wrong, and is empty."""
+    """What a problem's check made of its variants: `faults` are what is wrong with it, and which answer shows it."""
 
     problem: str
     assignment: str
     right: int
     wrong: int
-    false_rejects: list[str] = field(default_factory=list)
-    false_accepts: list[str] = field(default_factory=list)
-    other_words: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-    @property
-    def sound(self) -> bool:
-        return not (self.false_rejects or self.false_accepts or self.other_words or self.missing)
+    faults: list[tuple[str, str]] = field(default_factory=list)
 
 
 def variants(root: Path = ROOT) -> dict[str, Variants]:
@@ -164,24 +161,24 @@ def judgement(given: Variants, asked: Asked | None, seeds: tuple[int, ...] = SEE
     for name, answer in rights.items():
         bad = [report for report in judge(given.problem, answer, seeds) if not report.passed or not report.properties]
         if bad:
-            found.false_rejects.append(f"{name}: {message(bad[0])}")
+            found.faults.append((REFUSED, f"{name}: {message(bad[0])}"))
     for name, (answer, words) in given.wrong.items():
         reports = judge(given.problem, answer, seeds)
         refused = [message(report) for report in reports if not report.passed]
         if len(refused) < 2 * len(seeds):
-            found.false_accepts.append(name)
+            found.faults.append((ACCEPTED, name))
         strange = [told for told in refused if words not in told]
         if strange:
-            found.other_words.append(f"{name}: told {strange[0]!r}, not {words!r}")
+            found.faults.append((OTHER_WORDS, f"{name}: told {strange[0]!r}, not {words!r}"))
     if asked:
         told = [str(report) for report in judge(given.problem, asked.stub, seeds[:1])]
         if len(told) < 2 or not all(any(empty in words for empty in EMPTY) for words in told):
-            found.false_accepts.append("the blank stub")
+            found.faults.append((ACCEPTED, "the blank stub"))
     needed = RIGHT_NEEDED + 1  # the reference, or what stands for it in a lesson, and others
     if len(rights) < needed:
-        found.missing.append(f"{needed - len(rights)} more right answers")
+        found.faults.append((MISSING, f"{needed - len(rights)} more right answers"))
     if len(given.wrong) < WRONG_NEEDED:
-        found.missing.append(f"{WRONG_NEEDED - len(given.wrong)} more wrong answers")
+        found.faults.append((MISSING, f"{WRONG_NEEDED - len(given.wrong)} more wrong answers"))
     return found
 
 
@@ -201,36 +198,20 @@ def judgements(root: Path = ROOT, names: list[str] | None = None) -> Iterator[Ju
 def table(found: list[Judgement]) -> list[tuple[str, ...]]:
     """A row for each problem: id, assignment, numbers of right and wrong answers, and what is wrong with its check."""
     return [
-        (v.problem, v.assignment or "in a lesson", str(v.right), str(v.wrong), "sound" if v.sound else "see below")
+        (v.problem, v.assignment or "in a lesson", str(v.right), str(v.wrong), "see below" if v.faults else "sound")
         for v in found
-    ]
-
-
-def faults(found: list[Judgement]) -> list[str]:
-    """A line for each answer that a check misjudged and for whatever is missing."""
-    kinds = {
-        "accepted though wrong": "false_accepts",
-        "refused though right": "false_rejects",
-        "refused with other words": "other_words",
-        "missing": "missing",
-    }
-    return [
-        f"{one.problem}: {words}: {line}"
-        for one in found
-        for words, kind in kinds.items()
-        for line in getattr(one, kind)
     ]
 
 
 def summary(found: list[Judgement]) -> str:
     """How many problems and answers there are, and how many of these were judged wrongly."""
+    kinds = Counter(kind for one in found for kind, _ in one.faults)
     counts = {
         "problem": len(found),
         "right answer": sum(one.right for one in found),
         "wrong answer": sum(one.wrong for one in found),
-        "false accept": sum(len(one.false_accepts) for one in found),
-        "false reject": sum(len(one.false_rejects) for one in found),
+        "false accept": kinds[ACCEPTED],
+        "false reject": kinds[REFUSED],
     }
-    words = sum(len(one.other_words) for one in found)
     counted = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for word, n in counts.items())
-    return f"{counted}, {words} refused with other words."
+    return f"{counted}, {kinds[OTHER_WORDS]} {OTHER_WORDS}."

@@ -78,7 +78,7 @@ def only(course: Path) -> lint.Judgement:
 
 def test_sound_variants(course: Path) -> None:
     found = only(course)
-    assert found.sound and (found.problem, found.assignment, found.right, found.wrong) == ("98.3", NAME, 3, 5)
+    assert not found.faults and (found.problem, found.assignment, found.right, found.wrong) == ("98.3", NAME, 3, 5)
     (asked,) = lint.asked(load(NAME, course))
     assert asked.reference(4) == 8 and asked.name == "double"
     with pytest.raises(NotImplementedError):
@@ -88,19 +88,19 @@ def test_sound_variants(course: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "where", "words"),
     [
-        ("x + x", "x + x + 1", "false_rejects", "sum: twice the input: "),
-        ("lambda x: x**2", "lambda x: 2 * x", "false_accepts", "squared"),
-        ("lambda x: x**2", "lambda x: [x**2, 2 * x][x % 2]", "false_accepts", "squared"),  # on some inputs only
-        ("it was halved", "it was quartered", "other_words", "halved: told 'it was halved', not 'it was quartered'"),
-        ('"sum": lambda x: x + x, ', "", "missing", "1 more right answers"),
-        ('"as it is": (lambda x: x, "nothing was done"),', "", "missing", "1 more wrong answers"),
+        ("x + x", "x + x + 1", lint.REFUSED, "sum: twice the input: "),
+        ("lambda x: x**2", "lambda x: 2 * x", lint.ACCEPTED, "squared"),
+        ("lambda x: x**2", "lambda x: [x**2, 2 * x][x % 2]", lint.ACCEPTED, "squared"),  # on some inputs only
+        ("it was halved", "it was quartered", lint.OTHER_WORDS, "halved: told 'it was halved', not 'it was quartered'"),
+        ('"sum": lambda x: x + x, ', "", lint.MISSING, "1 more right answers"),
+        ('"as it is": (lambda x: x, "nothing was done"),', "", lint.MISSING, "1 more wrong answers"),
     ],
 )
 def test_each_fault_is_found(old: str, new: str, where: str, words: str, course: Path) -> None:
     assert SOUND.count(old) == 1
     write(course, SOUND.replace(old, new))
     found = only(course)
-    assert not found.sound and any(line.startswith(words) for line in getattr(found, where)), found
+    assert any(kind == where and line.startswith(words) for kind, line in found.faults), found
 
 
 def test_a_stub_that_is_accepted_and_a_reference_that_is_not(course: Path) -> None:
@@ -108,12 +108,15 @@ def test_a_stub_that_is_accepted_and_a_reference_that_is_not(course: Path) -> No
     given = lint.variants(course)["98.3"]
     filled = lint.Asked("98.3", NAME, asked.test, "double", lambda x: 3 * x, lambda x: 2 * x)
     found = lint.judgement(given, filled)
-    assert found.false_accepts == ["the blank stub"] and found.false_rejects[0].startswith("the reference")
+    (refused, told), accepted = found.faults
+    assert refused == lint.REFUSED and told.startswith("the reference")
+    assert accepted == (lint.ACCEPTED, "the blank stub")
 
 
 def test_a_problem_without_variants_is_missing_them(course: Path) -> None:
     write(course, "RIGHT, WRONG = {}, {}\n")
-    assert only(course).missing == ["2 more right answers", "5 more wrong answers"]
+    lines = ["2 more right answers", "5 more wrong answers"]
+    assert only(course).faults == [(lint.MISSING, line) for line in lines]
 
 
 def test_files_that_are_not_in_the_agreed_form(course: Path) -> None:
