@@ -7,16 +7,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from lorahub_checks.draws import integer, tokens
 from lorahub_checks.problems import problem
 from lorahub_checks.properties import Property, equals
-
-
-def _ids(generator: torch.Generator, count: int) -> list[int]:
-    return torch.randint(3, 1000, (count,), generator=generator).tolist()
-
-
-def _count(generator: torch.Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high, (1,), generator=generator))
 
 
 @problem(
@@ -32,7 +25,7 @@ def _count(generator: torch.Generator, low: int, high: int) -> int:
 def labels_for(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """labels_for(prompt_ids, response_ids, eos_id) -> labels, not shifted."""
     for _ in range(3):
-        prompt, response = (_ids(generator, _count(generator, 4, 9)) for _ in range(2))
+        prompt, response = (tokens(integer(4, 8, generator), generator) for _ in range(2))
         eos, n = 2, len(prompt)
         prompt[1], response[-2] = eos, eos  # the end token may stand inside, and is masked by its place alone
         whole = [*prompt, *response, eos]
@@ -113,10 +106,10 @@ def perplexity_of(answer: Callable, generator: torch.Generator) -> Iterator[Prop
     """perplexity_of(losses, tokens) -> perplexity."""
     losses = (1 + 2 * torch.rand(4, generator=generator, dtype=torch.float64)).tolist()
     tokens = [
-        _count(generator, 2, 6),
-        _count(generator, 40, 60),
-        _count(generator, 200, 300),
-        _count(generator, 10, 20),
+        integer(2, 5, generator),
+        integer(40, 59, generator),
+        integer(200, 299, generator),
+        integer(10, 19, generator),
     ]
     pairs = list(zip(losses, tokens, strict=True))
     mean = sum(loss * n for loss, n in pairs) / sum(tokens)

@@ -7,12 +7,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from lorahub_checks.draws import integer
 from lorahub_checks.problems import problem
 from lorahub_checks.properties import Property, equals, holds
-
-
-def _draw(generator: torch.Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high, (1,), generator=generator))
 
 
 @problem(
@@ -32,8 +29,8 @@ def state_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Proper
         ("all in four bytes", 4, 4, True),
         ("full fine-tuning: nothing is frozen", 2, 8, False),
     ):
-        frozen = _draw(generator, 10_000, 90_000) if some_frozen else 0
-        trained = _draw(generator, 100, 900) if some_frozen else _draw(generator, 10_000, 90_000)
+        frozen = integer(10_000, 89_999, generator) if some_frozen else 0
+        trained = integer(100, 899, generator) if some_frozen else integer(10_000, 89_999, generator)
         held = frozen * frozen_bytes
         yield equals(
             name,
@@ -105,7 +102,7 @@ def peak_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
 def four_bit_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """four_bit_bytes(weights, block) -> bytes with one 32-bit scale for each block of weights."""
     for block in (128, 64):  # at 64 two of the mistakes below come to the same
-        weights = block * 2 * _draw(generator, 100, 1000)
+        weights = block * 2 * integer(100, 999, generator)
         blocks = weights // block
         yield equals(
             f"{block} weights share a scale",
