@@ -260,7 +260,8 @@ def _download(editions: list[Edition], source: str, work: Path, reasons: list[st
 
 def _no_source(asset: Asset, editions: list[Edition], source: str, offline: bool, reasons: list[str]) -> str:
     def described(edition: Edition) -> str:
-        facts = [size_text(edition.size)] * bool(edition.size) + [f"SHA-256 {edition.sha256}"] * bool(edition.sha256)
+        facts = [edition.size and size_text(edition.size), edition.sha256 and f"SHA-256 {edition.sha256}"]
+        facts = [fact for fact in facts if fact]
         return edition.filename + (f" ({', '.join(facts)})" if facts else "")
 
     wanted = " or ".join(map(described, editions)) + (f", from {asset.page}," if asset.page else "")
