@@ -180,7 +180,7 @@ def test_an_adaptation_ends_as_an_adapter_that_peft_loads(folders: list[Path], t
     assert done.before.losses[0] == pytest.approx(loss_of(tiny_t5.model(), tested), abs=1e-5)
     assert done.after.losses[0] == pytest.approx(loss_of(loaded, tested), abs=1e-5)
     settings = json.loads((done.folder / task_adapter.ADAPTER_FOLDER / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == tiny_t5.NAME and settings["r"] == 4
+    assert settings["base_model_name_or_path"] == tiny_t5.folder() and settings["r"] == 4
 
 
 def test_a_trial_runs_its_searches_in_bfloat16_as_on_a_gpu(folders: list[Path]) -> None:
