@@ -256,7 +256,7 @@ def test_modules_that_do_not_fit_the_model(model, files, stacked) -> None:
         Population(model, stack([wrong]))
     cut = {site: (A[:, :64].contiguous(), B) for site, (A, B) in files[0].weights.items()}
     with pytest.raises(
-        CourseError, match=r"is \(128, 128\) in this model, .* for \(128, 64\): .* base model, 'tiny-ran"
+        CourseError, match=r"is \(128, 128\) in this model, .* for \(128, 64\). .* base model: 'tiny-ran"
     ):
         Population(model, stack([replace(files[0], weights=cut)]))
     adapted = tiny.model()
