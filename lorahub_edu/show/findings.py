@@ -246,7 +246,7 @@ def gradient_seconds() -> float:
     dtype, seconds = quick_dtype(), []
     blocks = [nn.Sequential(nn.Linear(576, 1536), nn.SiLU(), nn.Linear(1536, 576)) for _ in range(4)]
     layers, tokens = nn.Sequential(*blocks).to(dtype), torch.ones(256, 576, dtype=dtype)
-    for _ in range(8):
+    for _ in range(20):
         started = time.perf_counter()
         layers(tokens).float().mean().backward()
         seconds.append(time.perf_counter() - started)
