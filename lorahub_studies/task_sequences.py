@@ -47,12 +47,12 @@ from lorahub_studies import text_tasks
 TASKS = ("reply", "order", "film_sentiment", "is_a", "source")
 SETTLING = "greater"  # the task that rates are chosen on; it is in no sequence
 RANKS = (1, 8, 64, 0)  # 0 is full fine-tuning
-LORA_RATES = (5e-4, 1.5e-3, 5e-3)
-FULL_RATES = (3e-5, 1e-4, 3e-4)
+LORA_RATES = (1e-3, 4e-3)
+FULL_RATES = (1e-4, 4e-4)
 SHARED = 8  # the rank whose rate all ranks have in the arm of one rate
 SEEDS = 3
 ITEMS, HEAD_ITEMS, TEST_ITEMS = 256, 128, 128
-BATCH = 16
+BATCH, STEPS = 16, 8
 HEAD_PENALTY = 1.0
 
 
@@ -66,7 +66,7 @@ class SequenceRun:
     seed: int
     rule: str = "alpha = 2r"
     scaling: float = 2.0
-    steps: int = ITEMS // BATCH
+    steps: int = STEPS
     profile: str = "cpu"
 
 
@@ -78,8 +78,8 @@ def settling_jobs() -> list[SequenceRun]:
 
 
 def chosen(settled: Sequence[Mapping]) -> dict[int, float]:
-    """By rank the learning rate with the lowest held-out loss on the settling task; a run that diverged has none."""
-    tried = [(row["stages"][-1]["loss"], row["run"]) for row in settled if row["stages"]]
+    """By rank the learning rate with the lowest held-out loss on the settling task; a run that diverged is left out."""
+    tried = [(row["loss"], row["run"]) for row in settled if row["stages"]]
     return {
         rank: min((loss, run["learning_rate"]) for loss, run in tried if run["rank"] == rank)[1]
         for rank in dict.fromkeys(run["rank"] for _, run in tried)
@@ -97,26 +97,25 @@ def run_sequence(run: SequenceRun) -> dict:
     """Train one task after the other in a model of its own, and test after each.
 
     Returns: `run` (its settings), `diverged`: a message in place of the stages, and `stages`: the base and one a task.
-        A stage has the `task` trained last, `accuracies` (0 to 1) of all tasks for the base and after the last task,
-        else of those trained so far, the held-out `loss` of the task just trained (nats a token), and the
-        `cpu_seconds` of its training.
+        A stage has the `task` trained last, `accuracies` (0 to 1) of that task, and of all for the base and after the
+        last task, and the `cpu_seconds` of its training. `loss` is that of the last task's test items (nats a token).
     """
     model, tokenizer, weights = _loaded(run.profile)
     held = {name: _Held(text_tasks.get(name), run.seed, tokenizer) for name in run.tasks}
     row = {"run": asdict(run), "diverged": ""}
     base = {name: base_accuracy(run.profile, name, run.seed) for name in run.tasks}
-    stages = [{"task": "", "accuracies": base, "loss": 0.0, "cpu_seconds": 0.0}]
+    stages = [{"task": "", "accuracies": base, "cpu_seconds": 0.0}]
     try:
         for number, name in enumerate(run.tasks, start=1):
             started = time.process_time()
             _train(model, weights, held[name].training, run, number)
             seconds = time.process_time() - started
-            accuracies = {task: held[task].accuracy(model) for task in run.tasks[:number]}
-            loss = float(score(model, held[name].test).losses[0])
-            stages.append({"task": name, "accuracies": accuracies, "loss": loss, "cpu_seconds": round(seconds, 1)})
+            tested = run.tasks if number == len(run.tasks) else (name,)
+            accuracies = {task: held[task].accuracy(model) for task in tested}
+            stages.append({"task": name, "accuracies": accuracies, "cpu_seconds": round(seconds, 1)})
     except DivergedError as problem:
         return row | {"diverged": str(problem), "stages": []}
-    return row | {"stages": stages}
+    return row | {"stages": stages, "loss": float(score(model, held[name].test).losses[0])}
 
 
 def _loaded(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Tensor]]:

@@ -20,7 +20,7 @@ from lorahub_edu.files import assets
 from lorahub_edu.forgetting.texts import C4, WIKIPEDIA
 
 WORDS = range(6, 13)  # of a sentence
-REPLY_WORDS = 10
+REPLY_WORDS = 8
 SENTENCES = 20  # of one document at most, so that no long article is most of a task
 TESTED = 3  # every third document is for the test
 
@@ -44,12 +44,12 @@ def _text(asset: str) -> str:
 def make(articles: Sequence[str], pages: Sequence[str], rows: Sequence[Example]) -> dict[str, Task]:
     """The three tasks by name, each with as many items of one label as of the other.
 
-    "source": does a sentence come from an article or a page? "order": are its words in order, or are two neighbours
-    swapped? "reply": is the reply that of the instruction, or of another one?
+    "source": does a sentence come from an article or a page? "order": are its words in order, or shuffled? "reply": is
+    the reply that of the instruction, or of another one?
     """
     generator = random.Random("text tasks")
     parts = {"train": ([], [], []), "test": ([], [], [])}
-    asked = [row for row in rows if not row.input and len(row.instruction.split()) in range(4, 13)]
+    asked = [row for row in rows if not row.input and len(row.instruction.split()) in range(4, 10)]
     for part, (source, order, reply) in parts.items():
         first, second = (_sentences(_part(documents, part)) for documents in (articles, pages))
         generator.shuffle(first)
