@@ -14,8 +14,9 @@ from typing import Any
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.forgetting.lab import RULES, scaling
-from lorahub_studies import correlation, engine, task_sequences
+from lorahub_studies import correlation, engine
 from lorahub_studies import forgetting_tables as tables
+from lorahub_studies import task_sequences as sequences
 from lorahub_studies.tail_runs import ContinualRun, Intervention, TailRun, run_continual, run_intervention, run_tail
 
 TASK = "reverse"
@@ -52,6 +53,15 @@ HYPOTHESES = {
     "H5": "a run without any intruder can forget as much as the median run",
     "tested by": "Spearman's rho, partial on ranks; 95 % bootstrap intervals over runs; runs that diverged or ended "
     "above the base's loss are left out and counted; a hypothesis is held only if it holds as it is written",
+}
+
+# "Fixed alpha" divides by the rank. The grids are factors of 2 and the same in relation to ten times full's rate.
+RATE_TASK, RATE_STEPS, RATE_RANKS = "capitals", 20, (1, 8, 64)
+RATE_GRID = {"LoRA": (2.5e-3, 5e-3, 1e-2, 2e-2), "full": (2.5e-4, 5e-4, 1e-3, 2e-3)}
+RATE_RULE = {
+    "X6.one_rate": "a rank's best rate is that with the lowest loss on the settling rows; shown if in every seed the "
+    "best rates of ranks 1, 8 and 64 lie at most one step of the grid apart, refuted here if in every seed more",
+    "X6.ratio": "shown if in every seed and rank the best rate is 5 to 20 times full's, refuted here if in none",
 }
 
 # Rank, rule, learning rate: ways that learn the task and bring intruders, going by the first runs of `ranks`.
@@ -160,6 +170,17 @@ def intervene_jobs() -> list[Intervention]:
     ]
 
 
+def rate_jobs() -> list[TailRun]:
+    """Every learning rate of the grids, for ranks under a scaling of 1/r and for full fine-tuning; claim X6."""
+    return [
+        TailRun(RATE_TASK, rank, rule, scale, rate, RATE_STEPS, seed, part="settling", spectra=False)
+        for seed in range(SEEDS)
+        for rank in (*RATE_RANKS, 0)
+        for rule, scale in [("fixed alpha", scaling("fixed alpha", rank)) if rank else ("", 1.0)]
+        for rate in RATE_GRID["LoRA" if rank else "full"]
+    ]
+
+
 def continual_jobs(settled: Sequence[Mapping]) -> list[ContinualRun]:
     """Sequences of tasks at the learning rates that settling chose on the first one."""
     rates = chosen(settled)
@@ -230,20 +251,10 @@ STUDIES = {
         run_intervention,
         tables.intervention_effects,
     ),
+    "rates": Study("loss over the rate", rate_jobs, run_tail, tables.best_rates, settings={"rule": RATE_RULE}),
     "continual": Study("four tasks in a row", continual_jobs, run_continual, tables.continual_curves, "settling"),
-    "sequence_rates": Study(
-        "learning rates for tasks in a row",
-        task_sequences.settling_jobs,
-        task_sequences.run_sequence,
-        task_sequences.chosen,
-    ),
-    "sequences": Study(
-        "classification tasks in a row, each tested with a fresh head",
-        task_sequences.jobs,
-        task_sequences.run_sequence,
-        task_sequences.summary,
-        "sequence_rates",
-    ),
+    "sequence_rates": Study("rates for tasks in a row", sequences.settling_jobs, sequences.run, sequences.chosen),
+    "sequences": Study("tasks in a row", sequences.jobs, sequences.run, sequences.summary, "sequence_rates"),
 }
 
 

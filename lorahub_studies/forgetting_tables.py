@@ -226,6 +226,34 @@ def _effect(entries: pd.DataFrame) -> str:
     return f"{in_words(list(100 * entries['removed']), 0)} % at {in_words(list(entries['task']))}"
 
 
+def best_rates(rows: Rows) -> dict[int, list[float]]:
+    """By rank (0 is full fine-tuning) the learning rate with the lowest loss after the last step, one a seed.
+
+    A run that diverged has no loss. Source: Schulman et al. 2025, "LoRA Without Regret"; claim X6.
+    """
+    best: dict[int, dict[int, tuple[float, float]]] = {}
+    for row in (row for row in rows if row["points"]):
+        run = row["run"]
+        tried = best.setdefault(run["rank"], {})
+        this = row["points"][-1]["loss"], run["learning_rate"]
+        tried[run["seed"]] = min(tried.get(run["seed"], this), this)
+    return {rank: [rate for _, (_, rate) in sorted(seeds.items())] for rank, seeds in best.items()}
+
+
+def rates_table(rows: Rows, caption: str = "") -> Table:
+    """Methods down, learning rates across: the loss after the last step, mean and range over the seeds."""
+    losses: dict[tuple[int, str], dict[float, list[float]]] = {}
+    for row in rows:
+        of_arm = losses.setdefault(arm(row["run"]), {})
+        of_arm.setdefault(row["run"]["learning_rate"], []).extend(point["loss"] for point in row["points"][-1:])
+    rates = sorted({rate for of_arm in losses.values() for rate in of_arm})
+    lines = [
+        (label(*key), *(in_words(of_arm[rate]) if of_arm.get(rate) else "–" for rate in rates))
+        for key, of_arm in losses.items()
+    ]
+    return Table(("method", *(f"{rate:g}" for rate in rates)), tuple(lines), caption)
+
+
 def continual_curves(rows: Rows) -> dict[int, list[list[float]]]:
     """Forgetting of the text after each task of a sequence: by rank, one list a seed; it begins with the base's 0."""
     curves: dict[int, list[list[float]]] = {}

@@ -93,24 +93,24 @@ def jobs(settled: Sequence[Mapping]) -> list[SequenceRun]:
     return [SequenceRun(TASKS, rank, rate, seed) for seed in range(SEEDS) for rank, rate in arms]
 
 
-def run_sequence(run: SequenceRun) -> dict:
+def run(job: SequenceRun) -> dict:
     """Train one task after the other in a model of its own, and test after each.
 
     Returns: `run` (its settings), `diverged`: a message in place of the stages, and `stages`: the base and one a task.
         A stage has the `task` trained last, `accuracies` (0 to 1) of that task, and of all for the base and after the
         last task, and the `cpu_seconds` of its training. `loss` is that of the last task's test items (nats a token).
     """
-    model, tokenizer, weights = _loaded(run.profile)
-    held = {name: _Held(text_tasks.get(name), run.seed, tokenizer) for name in run.tasks}
-    row = {"run": asdict(run), "diverged": ""}
-    base = {name: base_accuracy(run.profile, name, run.seed) for name in run.tasks}
+    model, tokenizer, weights = _loaded(job.profile)
+    held = {name: _Held(text_tasks.get(name), job.seed, tokenizer) for name in job.tasks}
+    row = {"run": asdict(job), "diverged": ""}
+    base = {name: base_accuracy(job.profile, name, job.seed) for name in job.tasks}
     stages = [{"task": "", "accuracies": base, "cpu_seconds": 0.0}]
     try:
-        for number, name in enumerate(run.tasks, start=1):
+        for number, name in enumerate(job.tasks, start=1):
             started = time.process_time()
-            _train(model, weights, held[name].training, run, number)
+            _train(model, weights, held[name].training, job, number)
             seconds = time.process_time() - started
-            tested = run.tasks if number == len(run.tasks) else (name,)
+            tested = job.tasks if number == len(job.tasks) else (name,)
             accuracies = {task: held[task].accuracy(model) for task in tested}
             stages.append({"task": name, "accuracies": accuracies, "cpu_seconds": round(seconds, 1)})
     except DivergedError as problem:

@@ -82,6 +82,9 @@ def test_the_studies_are_what_they_say() -> None:
         (rank, seed) for rank in (1, 16, 64) for seed in range(3)
     }
     assert len(study.continual_jobs(rows)) == 12
+    rates = study.rate_jobs()
+    assert len(set(rates)) == len(rates) == 48 and study.RATE_TASK != study.TASK
+    assert {job.scaling * job.rank for job in rates if job.rank} == {32.0}
 
 
 def test_the_drawn_runs_are_fresh_and_within_their_ranges() -> None:

@@ -149,3 +149,19 @@ def test_sequences_forget_the_text_and_the_tasks_before() -> None:
         "LoRA, r = 1, alpha = 2r", "0.100", "0.700 (0.200 to 1.200)", "0.400", "1.50", "1.50", "12.0",
     )  # fmt: skip
     assert table.rows[1][0] == "full fine-tuning"
+
+
+def test_the_best_rate_of_each_rank_and_seed() -> None:
+    losses = {(1, 0, 1e-3): 2.0, (1, 0, 2e-3): 1.5, (1, 1, 1e-3): 1.0, (1, 1, 2e-3): 1.5, (0, 0, 1e-4): 3.0}
+    rows = [
+        run_row(rank, "fixed alpha" if rank else "", seed, [point(20, loss, 0.0)], rate=rate)
+        for (rank, seed, rate), loss in losses.items()
+    ]
+    rows.append(run_row(0, "", 0, [], rate=2e-4))  # diverged
+    assert tables.best_rates(rows) == {1: [2e-3, 1e-3], 0: [1e-4]}
+    table = tables.rates_table(rows)
+    assert table.header == ("method", "0.0001", "0.0002", "0.001", "0.002")
+    assert table.rows == (
+        ("LoRA, r = 1, fixed alpha", "–", "–", "1.50 (1.00 to 2.00)", "1.50"),
+        ("full fine-tuning", "3.00", "–", "–", "–"),
+    )

@@ -60,7 +60,7 @@ def test_a_sequence_is_trained_merged_and_tested(rank: int, monkeypatch: pytest.
     monkeypatch.setattr(study, "_train", watched)
     monkeypatch.setattr(study, "HEAD_ITEMS", 32)
     run = SequenceRun(("is_a", "greater", "bool"), rank, 1e-3, 0, steps=2, profile="tiny")
-    row = json.loads(json.dumps(study.run_sequence(run)))
+    row = json.loads(json.dumps(study.run(run)))
     assert [list(stage["accuracies"]) for stage in row["stages"]] == [
         ["is_a", "greater", "bool"], ["is_a"], ["greater"], ["is_a", "greater", "bool"],
     ]  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_sequence_is_trained_merged_and_tested(rank: int, monkeypatch: pytest.
 
 def test_a_sequence_that_diverges_is_a_row_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "HEAD_ITEMS", 16)
-    row = study.run_sequence(SequenceRun(("is_a",), 0, 1e30, 0, steps=4, profile="tiny"))
+    row = study.run(SequenceRun(("is_a",), 0, 1e30, 0, steps=4, profile="tiny"))
     assert "nan" in row["diverged"] and row["stages"] == [] and "diverged" in forgetting_sweep.line(row)
 
 
