@@ -49,7 +49,8 @@ def sentence(panel) -> str:
 
 
 def at_rest(panel) -> None:
-    panel.page.wait_for_function("panel => performance.now() - panel.changed > 700", arg=panel.element_handle())
+    """Long enough for a kernel on a busy machine: what a drag left waiting was drawn."""
+    panel.page.wait_for_function("panel => performance.now() - panel.changed > 3000", arg=panel.element_handle())
 
 
 def test_every_panel_answers_keys_and_a_fast_drag_ends_at_its_last_place(page) -> None:
@@ -60,7 +61,6 @@ def test_every_panel_answers_keys_and_a_fast_drag_ends_at_its_last_place(page) -
         browser.watched(panel)
         handle = panel.locator(".noUi-handle").first
         assert browser.press(panel, handle, "ArrowRight") > 0
-        at_rest(panel)
         box = handle.bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         before = handle.get_attribute("aria-valuenow")
@@ -74,7 +74,7 @@ def test_every_panel_answers_keys_and_a_fast_drag_ends_at_its_last_place(page) -
         dragged = sentence(panel)
         for key in ("ArrowLeft", "ArrowRight"):
             browser.press(panel, handle, key)
-            at_rest(panel)
+        at_rest(panel)
         assert sentence(panel) == dragged, "what a drag left is what keys find at the same place"
 
 
