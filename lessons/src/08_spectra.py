@@ -837,11 +837,11 @@ if study_rows:
         f"mean over matrices; full {forgetting_tables.in_words(of_full, 0)}, at most {max(ranks_of_lora[most]):.0f}: {forgetting_tables.label(*most)}; the full rank would be 192 at the narrowest matrix, 576 at most", study=over_ranks,
     ))  # fmt: skip
     high_ranks = sorted({rank for rank, _ in ranks_of_lora if rank > 16})
-    FIXED, STABLE = "fixed alpha", [rule for rule in rules if rule != "fixed alpha"]
+    FIXED, OTHERS = "fixed alpha", [rule for rule in rules if rule != "fixed alpha"]
     for quantity, unit in (("loss", "nats"), ("intruders", "intruders")):
         behind = []  # fixed alpha minus the worse of the other two: above zero means that both are better
         for (rank, rule), seed in ends_of:
-            rivals = [ends_of.get(((rank, other), seed)) for other in STABLE]
+            rivals = [ends_of.get(((rank, other), seed)) for other in OTHERS]
             if rule == FIXED and rank in high_ranks and None not in rivals:
                 behind.append(ends_of[(rank, rule), seed][quantity] - max(end[quantity] for end in rivals))
         if behind:

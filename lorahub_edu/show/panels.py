@@ -52,9 +52,9 @@ def sliders_panel(
     """Several sliders, by label, with one picture and one sentence that follow them; display it as a cell's last line.
 
     The figure is drawn once into memory and shown as an image of fixed size, which answers a key press faster than a
-    new figure in an output area. `draw` draws into a cleared figure for one value of each slider, and returns the
-    sentence (HTML) that reads it. Sliders begin at `start` or their first value. `size` is in inches. Not `continuous`
-    waits until a slider is released, for a slow `draw`.
+    new figure in an output area. `draw` draws into a cleared figure for one value of each slider, always on the same
+    axes, and returns the sentence (HTML) that reads it. Sliders begin at `start` or their first value. `size` is in
+    inches. Not `continuous` waits until a slider is released, for a slow `draw`.
     """
     figure = Figure(figsize=size, layout="constrained")
     widgets = [
@@ -71,10 +71,16 @@ def sliders_panel(
     image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width=f"{int(size[0] * 100)}px"))
     sentence = ipywidgets.HTML()
 
+    places: list[object] = []  # of the axes: finding them takes as long as drawing, so they stay where they were first
+
     def update(_change: object = None) -> None:
         figure.clear()
+        figure.set_layout_engine("none" if places else "constrained")
         sentence.value = draw(figure, *(slider.value for slider in widgets))
+        for axes, place in zip(figure.axes, places, strict=False):
+            axes.set_position(place)
         image.value = figure_png(figure)
+        places[:] = [axes.get_position(original=True) for axes in figure.axes]
 
     for slider in widgets:
         slider.observe(update, names="value")

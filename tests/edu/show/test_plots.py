@@ -117,6 +117,20 @@ def test_slider_panel_redraws() -> None:
     assert Image.open(io.BytesIO(image.value)).size[0] > 300
 
 
+def test_a_moved_panel_shows_what_a_fresh_one_starts_with() -> None:
+    """Axes that keep their places are where a layout of their own would put them."""
+
+    def draw(figure: Figure, value: int) -> str:
+        left, right = figure.subplots(1, 2, width_ratios=(1, 3))
+        left.set(ylabel="y", aspect="equal", title=str(value))
+        figure.colorbar(right.imshow([[value, 2]], vmin=0, vmax=4), ax=right, label="nats")
+        return ""
+
+    moved = panels.slider_panel("rank", [1, 4], draw).children
+    moved[0].value = 4
+    assert moved[1].value == panels.slider_panel("rank", [4], draw).children[1].value
+
+
 def test_methods_stand_at_their_size_and_score_with_a_marker_a_family() -> None:
     axes = Figure().subplots()
     families = {f"family {k}": {f"method {k}": (10**k, 0.4, 0.3, 0.6)} for k in range(1, 8)}
