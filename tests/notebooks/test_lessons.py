@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -139,6 +140,18 @@ def test_beside_every_panel_stands_what_it_shows_without_a_kernel(name: str) -> 
             pictures = [c for c in said if re.search(r"^\s*(panels\.show|Table)\(", c, re.M)]
             words = [c for c in said if "two texts above" in c]  # a chat's answers
             assert pictures or words, cell.source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_setting_in_capitals_is_set_in_one_cell(name: str) -> None:
+    """Otherwise a learner who goes back to an earlier cell goes on with the value of a later one."""
+    cells: dict[str, set[int]] = {}
+    for index, cell in enumerate(lessons.build(name).cells):
+        if cell.cell_type == "code" and cell.source != lessons.DOOR:
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    cells.setdefault(node.id, set()).add(index)
+    assert not [name for name, where in cells.items() if re.fullmatch("[A-Z_]{2,}", name) and len(where) > 1]
 
 
 @pytest.mark.parametrize("name", NAMES)
