@@ -46,7 +46,7 @@ def asset(name: str) -> Asset:
     places = [f"{folder}{file}" for file in files for folder in (f"{KIND}/", "")]
     kept = f"{KIND}/{copy.filename}"  # in the cache
     editions = tuple(Edition(place, hub=copy if place == kept else None) for place in places)
-    return Asset(f"{KIND}-{name}", editions, "MIT", page=PUBLISHED)
+    return Asset(f"{name} of BIG-Bench Hard", editions, "MIT", page=PUBLISHED)
 
 
 def load(name: str, *, offline: bool = False) -> Task:

@@ -259,12 +259,11 @@ def _download(editions: list[Edition], source: str, work: Path, reasons: list[st
 
 
 def _no_source(asset: Asset, editions: list[Edition], source: str, offline: bool, reasons: list[str]) -> str:
-    def described(edition: Edition) -> str:
-        facts = [edition.size and size_text(edition.size), edition.sha256 and f"SHA-256 {edition.sha256}"]
-        facts = [fact for fact in facts if fact]
-        return edition.filename + (f" ({', '.join(facts)})" if facts else "")
-
-    wanted = " or ".join(map(described, editions)) + (f", from {asset.page}," if asset.page else "")
+    wanted = " or ".join(
+        f"{edition.filename} ({size_text(edition.size) + ', ' if edition.size else ''}SHA-256 {edition.sha256})"
+        for edition in editions
+    )
+    wanted = f"{editions[0].filename} from {asset.page}" if asset.page else wanted
     local = f"put {wanted} in a folder and set {LOCAL_VARIABLE} to that folder"
     if offline:
         advice = ["run it again without --offline", local]
