@@ -53,8 +53,12 @@ WATCH = """panel => {
   });
   for (const seen of panel.querySelectorAll('img, .widget-html'))
     watcher.observe(seen, {subtree: true, childList: true, characterData: true, attributes: true});
+  const {kernel} = window.jupyterapp.shell.currentWidget.sessionContext.session;
+  kernel.statusChanged.connect(() => { panel.changed = performance.now(); });
   panel.changed = performance.now();
 }"""
+REST = """panel => performance.now() - panel.changed > 700
+  && window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'"""
 
 
 @contextmanager
@@ -122,10 +126,15 @@ def watched(panel) -> None:
     panel.evaluate(WATCH)
 
 
+def at_rest(panel) -> None:
+    """Wait until a watched panel changes no more and its kernel is idle."""
+    panel.page.wait_for_function(REST, arg=panel.element_handle())
+
+
 def press(panel, handle, key: str) -> float:
     """Milliseconds from a key on a slider to the panel's change, once the panel has come to rest before."""
     element, page = panel.element_handle(), panel.page
-    page.wait_for_function("panel => performance.now() - panel.changed > 700", arg=element)
+    at_rest(panel)
     handle.focus()
     page.keyboard.press(key)
     page.wait_for_function("panel => panel.took !== undefined", arg=element)
@@ -158,7 +167,6 @@ def main() -> None:
     wanted = lessons.names()[1:] if options.lessons == "all" else map(lessons.resolve, options.lessons.split(","))
     path = results.committed_folder() / "panels.json"
     panels = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    common_to_all = {"device": results.describe_device(), "date": date.today().isoformat()}
     for name in wanted:
         with (
             tempfile.TemporaryDirectory() as scratch,
@@ -172,7 +180,9 @@ def main() -> None:
                 panels[f"{name[:2]} {label}"] = {
                     "profile": options.profile,
                     "milliseconds": milliseconds,
-                    **common_to_all,
+                    "load": round(os.getloadavg()[1] / os.cpu_count(), 1),  # of five minutes, for each core
+                    "device": results.describe_device(),
+                    "date": date.today().isoformat(),
                 }
         if options.save:
             results.write_json(path, dict(sorted(panels.items())))
