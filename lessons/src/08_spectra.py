@@ -421,7 +421,8 @@ def draw_threshold(figure: plt.Figure, epsilon: float) -> str:
         style = figures.line_style(place) | {"marker": None}
         axes.step([0, *cosines, 1], [0, *range(1, len(cosines) + 1), len(cosines)], where="post", label=label, **style)
     axes.axvline(epsilon, color="black", linewidth=1)
-    axes.set(xlabel="largest |cosine|", ylabel=f"vectors below it\n(of {K * len(tail.names)})", xlim=(0, 1), yscale="symlog")
+    axes.set(xlabel="largest |cosine|", ylabel=f"vectors below it\n(of {K * len(tail.names)})", yscale="symlog")
+    axes.set(xlim=(0, 1), ylim=(0, 2 * K * len(tail.names)))
     axes.legend(frameon=False, fontsize=8)
     counts = ", ".join(f"{label} {total(found, epsilon=epsilon)}" for label, found in report.items())
     return html.escape(f"ε = {epsilon:.2f}: {counts} intruders")
