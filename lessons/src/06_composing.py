@@ -461,16 +461,22 @@ def written(weights: np.ndarray) -> dict[str, list[str]]:
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 def draw_at(figure: plt.Figure, w_past: float, w_upper: float) -> str:
-    """The surfaces with a star, and the sentence with losses and answers."""
+    """The surfaces with a star, and the losses there."""
     draw_surfaces(figure, w_past, w_upper)
     place = grid.index(w_past), grid.index(w_upper)
+    return ", ".join(f"{how}: loss {surface[how][place]:.2f}" for how in ("paper", "exact"))
+
+
+def answers_at(w_past: float, w_upper: float) -> str:
+    """What is wanted, and what both compositions write."""
     texts = written(np.array([[w_past, w_upper]]))
-    parts = [f"{how}: loss {surface[how][place]:.2f}, {text}" for how, (text,) in texts.items()]
-    return html.escape(f"wanted {wanted}; " + "; ".join(parts), quote=False)
+    return html.escape(f"; wanted {wanted}; " + "; ".join(f"{how}: {text}" for how, (text,) in texts.items()), quote=False)
 
 
 sliders = {"w past": grid, "w upper": grid}
-panels.sliders_panel(sliders, draw_at, start={"w past": 1.0, "w upper": 0.5}, size=(9, 3.8), continuous=False)
+panels.sliders_panel(
+    sliders, draw_at, start={"w past": 1.0, "w upper": 0.5}, size=(9, 3.8), continuous=False, then=answers_at
+)
 
 # %% [markdown]
 # The same without a kernel, for a few weights:

@@ -48,13 +48,15 @@ def sliders_panel(
     start: Mapping[str, float] | None = None,
     size: tuple[float, float] = (7, 3.6),
     continuous: bool = True,
+    then: Callable[..., str] = lambda *_values: "",
 ) -> ipywidgets.VBox:
     """Several sliders, by label, with one picture and one sentence that follow them; display it as a cell's last line.
 
     The figure is drawn once into memory and shown as an image of fixed size, which answers a key press faster than a
     new figure in an output area. `draw` draws into a cleared figure for one value of each slider, always on the same
     axes, and returns the sentence (HTML) that reads it. Sliders begin at `start` or their first value. `size` is in
-    inches. Not `continuous` waits until a slider is released, for a slow `draw`.
+    inches. Not `continuous` waits until a slider is released. `then` takes the same values. What it returns is added to
+    the sentence once the picture is there: for what takes long.
     """
     figure = Figure(figsize=size, layout="constrained")
     widgets = [
@@ -76,11 +78,13 @@ def sliders_panel(
     def update(_change: object = None) -> None:
         figure.clear()
         figure.set_layout_engine("none" if places else "constrained")
-        sentence.value = draw(figure, *(slider.value for slider in widgets))
+        values = [slider.value for slider in widgets]
+        sentence.value = draw(figure, *values)
         for axes, place in zip(figure.axes, places, strict=False):
             axes.set_position(place)
         image.value = figure_png(figure)
         places[:] = [axes.get_position(original=True) for axes in figure.axes]
+        sentence.value += then(*values)
 
     for slider in widgets:
         slider.observe(update, names="value")

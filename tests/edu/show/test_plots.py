@@ -117,6 +117,24 @@ def test_slider_panel_redraws() -> None:
     assert Image.open(io.BytesIO(image.value)).size[0] > 300
 
 
+def test_what_takes_long_comes_after_the_picture() -> None:
+    there, image = [], [b""]  # the picture when the slow part came; the picture now
+
+    def draw(figure: Figure, value: int) -> str:
+        figure.subplots().plot([0, value])
+        return f"value {value}"
+
+    panel = panels.sliders_panel(
+        {"rank": [1, 4]}, draw, then=lambda value: there.append(image[0]) or f", later {value}"
+    )
+    slider, picture, sentence = panel.children
+    assert sentence.value == "value 1, later 1"
+    before = picture.value
+    picture.observe(lambda change: image.__setitem__(0, change["new"]), names="value")
+    slider.value = 4
+    assert sentence.value == "value 4, later 4" and there[-1] == picture.value != before
+
+
 def test_a_moved_panel_shows_what_a_fresh_one_starts_with() -> None:
     """Axes that keep their places are where a layout of their own would put them."""
 
