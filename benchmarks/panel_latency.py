@@ -35,7 +35,8 @@ FLAGS = (
 TOKEN = "lorahub-edu-test"  # noqa: S105 - of a server that lives for one run
 # Every cell stays in the page, so that a panel is found wherever the page is scrolled to.
 SETTINGS = {"@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"}}
-PANELS = ".jp-OutputArea-output > .widget-vbox:has(.noUi-handle):has(img.widget-image, .widget-gridbox)"
+# With a picture, or a desk's loss: a mere chat shows nothing before it is asked.
+PANELS = ".jp-OutputArea-output > .widget-vbox:has(.noUi-handle):has(img.widget-image, button:text('search play'))"
 READY = """() => {
   const session = window.jupyterapp?.shell?.currentWidget?.sessionContext?.session;
   return session?.kernel?.status === 'idle' && session.kernel.connectionStatus === 'connected';
