@@ -240,7 +240,7 @@ assert max(difference for difference, _ in differences.values()) < 1e-5
 # Put it on the whole model now, untrained, and open all its gates together: what comes after the text?
 
 # %%
-GATES = [0.0, 0.05, 0.1, 0.2, 0.5, 1.0]
+GATES = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0]
 opened = {}
 with attached(model, "llama_adapter") as made, torch.no_grad():
     for gate in GATES:
@@ -266,13 +266,13 @@ def draw_gate(figure: plt.Figure, gate: float) -> str:
 panels.slider_panel("gate", GATES, draw_gate, start=0.0, size=(7, 2.6))
 
 # %% [markdown]
-# Where no kernel runs, here is one position of the slider:
+# Where no kernel runs, here are two positions of the slider, closed and a little open:
 
 # %%
-figure = plt.figure(figsize=(7, 2.6))
-sentence = draw_gate(figure, 0.2)
-panels.show(figure, alt=f"Bars: the probabilities of six next tokens. {sentence}")
-print(sentence)
+figure = plt.figure(figsize=(10, 2.6))
+sentences = [draw_gate(part, gate) for part, gate in zip(figure.subfigures(1, 2), (0.0, 0.02), strict=True)]
+panels.show(figure, alt=f"Bars: the probabilities of six next tokens. {'; '.join(sentences)}")
+print(*sentences, sep="\n")
 
 # %% [markdown]
 # **Read it.** With the gate at zero nothing changes, and the first gradient reaches only the gate. The tokens behind it
