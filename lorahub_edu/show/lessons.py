@@ -21,7 +21,7 @@ from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import course
 from lorahub_edu.models import profiles
 from lorahub_edu.results import Finding, Table
-from lorahub_edu.show import findings, progress
+from lorahub_edu.show import progress
 from lorahub_edu.show.check import ASSIGNMENT
 
 if TYPE_CHECKING:
@@ -196,6 +196,8 @@ def save(run: Run, folder: Path = LESSONS) -> Path:
 
 def record_costs(run: Run, model: str, folder: Path) -> None:
     """Write what a run took to `lessons.json`, and how fast its machine is; `findings.costs_table` reads both."""
+    from lorahub_edu.show import findings  # with torch, which a mistyped name does not wait for
+
     common = {"model": model, "profile": run.profile}
     measured = [
         Finding(f"{run.lesson}.{run.profile}.minutes", (run.seconds / 60,), "min", **common),
