@@ -232,8 +232,10 @@ def recall(lesson: str) -> Markdown:
 
 
 def _factor(guess: float, measured: float) -> float:
-    """The larger of two numbers over the smaller, at most `FARTHEST`."""
+    """The larger of two numbers over the smaller, at most `FARTHEST`; 1 for equal ones, zeros too."""
     low, high = sorted((guess, measured))
+    if low == high:
+        return 1.0
     return FARTHEST if low <= high / FARTHEST else high / low
 
 

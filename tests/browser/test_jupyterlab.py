@@ -83,6 +83,7 @@ def test_panels_have_words_for_a_screen_reader(page) -> None:
 
 def test_a_prediction_is_kept_by_mouse_and_by_keyboard(page) -> None:
     rows = page.locator(".jp-OutputArea-output > .widget-vbox:has(button:text-is('Keep'))").all()
+    assert rows
     for number, row in enumerate(rows):
         row.scroll_into_view_if_needed()
         keep, choice = row.get_by_role("button", name="Keep"), row.locator("input[type=radio]")
@@ -94,7 +95,9 @@ def test_a_prediction_is_kept_by_mouse_and_by_keyboard(page) -> None:
             page.keyboard.press("Space" if choice.count() else "ArrowRight")
             keep.focus()
             page.keyboard.press("Enter")
-        row.get_by_text("Kept: ").wait_for()
+        kept = row.get_by_text("Kept: ")
+        kept.wait_for()
+        assert kept.inner_text().removeprefix("Kept: ").strip()
 
 
 def test_a_wrong_answer_fails_and_the_right_one_passes(page) -> None:

@@ -86,6 +86,7 @@ def test_calibration_says_and_draws_how_far_off_each_kind_was(monkeypatch: pytes
     predict("98.l", "Not measured", high=10, guess=5)
     assert "Answer a lesson's questions" in predictions.calibration().data and not shown
     asked = {"97.a": ("q", "q"), "97.b": ("q", "v"), "97.c": (20.0, 10.0), "97.d": (2.0, 12.0), "97.e": (0.0, 7.0)}
+    asked["97.g"] = (0.0, 0.0)
     for id, (guess, value) in asked.items():
         predict(id, "?", ["q", "v"] if isinstance(guess, str) else (), high=100, guess=guess)
         compare(id, value)
@@ -94,12 +95,12 @@ def test_calibration_says_and_draws_how_far_off_each_kind_was(monkeypatch: pytes
     predictions._MADE.clear()  # in another lesson's kernel
     words = predictions.calibration().data
     assert words == (
-        "Choices: 1 of 2 right. Numbers: off by a factor of 6 at the median, 100 at most. "
+        "Choices: 1 of 2 right. Numbers: off by a factor of 4 at the median, 100 at most. "
         "Curves: off by this % of the slider: 25 at the median, 25 at most."
     )
     ((figure, alt),) = shown
     lengths = [[bar.get_width() for bar in axes.patches] for axes in figure.axes]
-    assert alt == words and lengths == [[1, 1], pytest.approx([2, 6, 100]), pytest.approx([25])]
+    assert alt == words and lengths == [[1, 1], pytest.approx([2, 6, 100, 1]), pytest.approx([25])]
 
 
 @pytest.mark.parametrize("guess", ["many", [1.0, 2.0]])
