@@ -172,7 +172,7 @@ def _measure(
         if tuning.kind == "full":  # it changes the weights for good: a copy of its own
             model, _ = pretrained.load(trial.profile, base=trial.base_model, dtype=torch.float32, attention="eager")
         started = _clock()
-        with tuned(model, rows, tuning, seed=trial.draw) as history:
+        with tuned(model, rows, tuning, trial.draw, setting.stacks["exact"]) as history:
             adapted = {"example_loss": history[-1], "evaluations": len(history)} | _since(started)
             return adapted, score(model, tested)
     if approach.kind == "merge":

@@ -53,6 +53,7 @@ for _kind, _label in MERGERS.items():
     METHODS[_kind] = Approach(_label, "merge")
     METHODS[f"{_kind}_tuned"] = Approach(f"{_label}, scaled on the five", "merge")
 METHODS["arrow"] = Approach("Arrow routing", "merge")
+METHODS["soups"] = Approach("LoRA Soups, a weight a layer", "tune")
 
 
 def get_approach(method: str) -> Approach:

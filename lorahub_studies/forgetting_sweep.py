@@ -14,7 +14,7 @@ from typing import Any
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.forgetting.lab import RULES, scaling
-from lorahub_studies import correlation, engine
+from lorahub_studies import correlation, engine, lora_regret
 from lorahub_studies import forgetting_tables as tables
 from lorahub_studies import task_sequences as sequences
 from lorahub_studies.tail_runs import ContinualRun, Intervention, TailRun, run_continual, run_intervention, run_tail
@@ -252,6 +252,7 @@ STUDIES = {
         tables.intervention_effects,
     ),
     "rates": Study("loss over the rate", rate_jobs, run_tail, tables.best_rates, settings={"rule": RATE_RULE}),
+    "regret": Study("layers, batches, and a rank's capacity", lora_regret.jobs, run_tail, lora_regret.summary),
     "continual": Study("four tasks in a row", continual_jobs, run_continual, tables.continual_curves, "settling"),
     "sequence_rates": Study("rates for tasks in a row", sequences.settling_jobs, sequences.run, sequences.chosen),
     "sequences": Study("tasks in a row", sequences.jobs, sequences.run, sequences.summary, "sequence_rates"),

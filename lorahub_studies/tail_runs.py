@@ -27,6 +27,7 @@ class TailRun:
         at: steps at which losses and spectra are taken; the last one always is.
         part: which rows the loss is taken on, "settling" or "validation".
         spectra: whether to take pretraining loss and spectra besides; settling runs do without.
+        matrices: what the names of the matrices that LoRA adapts hold; "" is all of a layer.
     """
 
     task: str
@@ -41,11 +42,15 @@ class TailRun:
     spectra: bool = True
     profile: str = "cpu"
     layers: int = 6
+    matrices: str = ""
+    batch_size: int = 8
 
     @property
     def tuning(self) -> Tuning:
         """Method and settings, for `tails.train`."""
-        return Tuning(self.learning_rate, self.steps, self.rank, self.scaling, self.seed)
+        return Tuning(
+            self.learning_rate, self.steps, self.rank, self.scaling, self.seed, self.matrices, self.batch_size
+        )
 
 
 @lru_cache(maxsize=1)

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lorahub_edu import results
 from lorahub_studies import adapting, engine, zoo_training
 from lorahub_studies import adapting_tables as tables
+from lorahub_studies.zoo_training import ModuleJob
 
 RANKS, USUAL = (1, 4, 8, 16), 8
 RATES, COMMON = (5e-3, 1.5e-2), 5e-3  # the common one is the shipped zoo's
@@ -33,35 +33,13 @@ TARGETS = ("past", "plural", "antonym", "add", "successor", "sentiment")
 STEPS = 15
 
 
-@dataclass(frozen=True)
-class RankedModule:
-    """A module to train, in the folder of its zoo below `zoos`; alpha is twice the rank, as in the shipped zoo."""
-
-    task: str
-    rank: int
-    rate: float
-    zoos: str
-    steps: int = STEPS
-    profile: str = "cpu"
-
-    @property
-    def folder(self) -> str:
-        """The folder of the module's zoo."""
-        return str(Path(self.zoos) / f"rank{self.rank}_rate{self.rate:g}")
-
-
-def train(job: RankedModule) -> dict:
-    """Train a module with this process's base model: its card, as a row."""
-    lora = replace(zoo_training.CONFIG, rank=job.rank, alpha=2.0 * job.rank)
-    config = replace(zoo_training.TRAINING, steps=job.steps, learning_rate=job.rate)
-    loaded = zoo_training.base(job.profile)
-    return asdict(zoo_training.train_module(job.task, job.folder, lora=lora, config=config, loaded=loaded))
-
-
-def modules(zoos: Path, **settings: Any) -> list[RankedModule]:
-    """The modules of all zoos; `settings` are further fields of `RankedModule`."""
+def modules(zoos: Path, **settings: Any) -> list[ModuleJob]:
+    """The modules of all zoos, each zoo in a folder of its own; `settings` are further fields of `ModuleJob`."""
     return [
-        RankedModule(task, rank, rate, str(zoos), **settings) for rank in RANKS for rate in RATES for task in MODULES
+        ModuleJob(task, str(zoos / f"rank{rank}_rate{rate:g}"), rank=rank, learning_rate=rate, **settings)
+        for rank in RANKS
+        for rate in RATES
+        for task in MODULES
     ]
 
 
@@ -84,15 +62,17 @@ def run(
 ) -> tuple[list[dict], list[dict]]:
     """Train the zoos and adapt with each: the rows, one a target, draw and arm, and the modules' cards."""
     jobs = modules(out.resolve() / "zoos", steps=steps, profile=profile)
-    cards = engine.run(jobs, train, out / "modules", progress=True)
+    cards = engine.run(jobs, zoo_training.run, out / "modules", progress=True)
     own, rows = own_rates(cards), []
-    for zoo in {(job.rank, job.rate): job for job in jobs}.values():
-        names = [name for name, rate in zip(ARMS, (COMMON, own[zoo.rank]), strict=True) if rate == zoo.rate]
+    for zoo in {job.folder: job for job in jobs}.values():
+        names = [name for name, rate in zip(ARMS, (COMMON, own[zoo.rank]), strict=True) if rate == zoo.learning_rate]
         if names:
             settings = {"folder": zoo.folder, "test_items": test_items, "profile": profile}
             trials = adapting.plan(TARGETS, ("cma_40",), draws, **settings)
             adapted = engine.run(trials, adapting.run, out / Path(zoo.folder).name, progress=True)
-            rows += [row | {"method": arm(zoo.rank, name), "rate": zoo.rate} for name in names for row in adapted]
+            rows += [
+                row | {"method": arm(zoo.rank, name), "rate": zoo.learning_rate} for name in names for row in adapted
+            ]
     return rows, cards
 
 

@@ -116,12 +116,19 @@ def _measured(scores: Scores, when: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ModuleJob:
-    """One module to train; it can be sent to a worker as it is. The folder is one that the worker sees."""
+    """One module to train; it can be sent to a worker as it is. The folder is one that the worker sees.
+
+    Alpha is twice the rank.
+    """
 
     task: str
     folder: str
-    init_seed: int
-    profile: str
+    profile: str = "cpu"
+    init_seed: int = 0
+    data_seed: int = 0
+    rank: int = 8
+    learning_rate: float = TRAINING.learning_rate
+    steps: int = TRAINING.steps
 
 
 @lru_cache(maxsize=1)
@@ -132,7 +139,10 @@ def base(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def run(job: ModuleJob) -> dict:
     """Train a job's module with this process's base model: its card, as a row."""
-    return asdict(train_module(job.task, job.folder, init_seed=job.init_seed, loaded=base(job.profile)))
+    lora = replace(CONFIG, rank=job.rank, alpha=2.0 * job.rank)
+    config = replace(TRAINING, steps=job.steps, learning_rate=job.learning_rate)
+    seeds = {"init_seed": job.init_seed, "data_seed": job.data_seed}
+    return asdict(train_module(job.task, job.folder, **seeds, lora=lora, config=config, loaded=base(job.profile)))
 
 
 def train_zoo(
@@ -162,7 +172,7 @@ def train_zoo(
             f"{folder} holds modules that were started from another A ({', '.join(others)}), so that together with new "
             f"ones they would be neither a zoo of one start nor of starts of their own. Choose another folder."
         )
-    jobs = [ModuleJob(name, str(Path(folder).resolve()), seeds[name], profile) for name in missing]
+    jobs = [ModuleJob(name, str(Path(folder).resolve()), profile, seeds[name]) for name in missing]
     failed = {}
     for job, _, reason in finished(jobs, run, executor):
         if reason:

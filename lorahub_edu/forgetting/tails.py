@@ -25,7 +25,8 @@ class Tuning:
     """How the tail is changed: AdamW without weight decay, a linear warm-up and then a linear decay to zero.
 
     `learning_rate` is the peak. `rank` is that of LoRA on all seven matrices of every layer; 0 trains the matrices
-    themselves. `scaling` is the factor in front of B @ A. `seed` fixes A and the rows' order.
+    themselves. `scaling` is the factor in front of B @ A. `seed` fixes A and the rows' order. LoRA adapts the matrices
+    whose names hold `matrices` ("self_attn"). A step takes `batch_size` rows.
     """
 
     learning_rate: float
@@ -33,6 +34,8 @@ class Tuning:
     rank: int = 0
     scaling: float = 2.0
     seed: int = 0
+    matrices: str = ""
+    batch_size: int = BATCH_SIZE
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.rank < 0 or not self.learning_rate > 0 or not self.scaling > 0:
@@ -81,7 +84,7 @@ def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) ->
     """Train the tail and yield its state after the steps `at`; closing the iterator ends the run.
 
     The run starts from the tail's current weights. They are back in place when it ends, however it ends. A step takes
-    `BATCH_SIZE` rows, in an order that follows from the seed.
+    `batch_size` rows, in an order that follows from the seed.
     Raises CourseError: the rank does not fit a matrix. DivergedError: the loss or a gradient is no longer finite.
     Source: Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence", arXiv 2410.21228, figure 5
         (LoRA and full fine-tuning at equal task loss; claim I4); Hu et al. 2021, arXiv 2106.09685.
@@ -92,7 +95,7 @@ def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) ->
     try:
         for step in range(1, tuning.steps + 1):
             started = time.process_time()
-            batch = rows.batch(step_rows(len(rows), min(BATCH_SIZE, len(rows)), step - 1, tuning.seed))
+            batch = rows.batch(step_rows(len(rows), min(tuning.batch_size, len(rows)), step - 1, tuning.seed))
             losses.append(change.descent.step([tail.summed_loss(batch) / len(batch.labels)]).loss)
             spent += time.process_time() - started
             if step in at:
@@ -111,7 +114,8 @@ class LoRAChange:
 
     def __init__(self, tail: Tail, tuning: Tuning) -> None:
         self.tail, self.scaling = tail, tuning.scaling
-        config = LoRAConfig(rank=tuning.rank, alpha=tuning.scaling * tuning.rank, target_modules=tail.names)
+        names = tuple(name for name in tail.names if tuning.matrices in name)
+        config = LoRAConfig(rank=tuning.rank, alpha=tuning.scaling * tuning.rank, target_modules=names)
         self.layers = adapters.inject(tail.model, config, seed=tuning.seed)
         pairs = [(layer.lora_A["default"], layer.lora_B["default"]) for _, layer in self.layers]
         factors = [factor for pair in pairs for factor in pair]

@@ -141,7 +141,7 @@ def test_jobs_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
         (tail_runs.run_tail, settling + forgetting_sweep.predict_jobs()),
         (tail_runs.run_intervention, forgetting_sweep.intervene_jobs()),
         (comparison.run, grid.searches()),
-        (zoo_training.run, [zoo_training.ModuleJob("upper", "/a/folder" * 20, 1, "cpu")]),
+        (zoo_training.run, [zoo_training.ModuleJob("upper", "/a/folder" * 20)]),
     ]
     for work, jobs in of_studies:
         assert jobs and max(len(pickle.dumps((work, job))) for job in jobs) <= 2048

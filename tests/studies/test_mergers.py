@@ -81,13 +81,13 @@ def test_dare_follows_its_seed(files: list[AdapterFile]) -> None:
     assert torch.equal(once, again) and not torch.equal(once, other)
 
 
-@pytest.mark.parametrize("method", ["ties", "ties_tuned", "arrow"])
+@pytest.mark.parametrize("method", ["ties", "ties_tuned", "arrow", "soups"])
 def test_a_merger_is_a_line_of_the_comparison(folder: Path, method: str) -> None:
     adapting.bench.cache_clear()
     trial = adapting.Trial("gerund_upper", 0, method, folder=str(folder), profile="tiny", test_items=3)
     row = adapting.run(trial)
     base = adapting.run(replace(trial, method="zero_shot"))
-    assert row["test_items"] == 3 and METHODS[method].kind == "merge" and row["loss"] != base["loss"]
+    assert row["test_items"] == 3 and METHODS[method].kind in ("merge", "tune") and row["loss"] != base["loss"]
     assert adapting.run(replace(trial, method="zero_shot"))["loss"] == base["loss"], "the bench is left as it was"
     if method == "ties_tuned":
         assert row["top"][0][1] in mergers.SCALES and row["evaluations"] == len(mergers.SCALES)
