@@ -51,11 +51,6 @@ class Trial:
     test_items: int = 120
     base_model: str = ""
 
-    @property
-    def name(self) -> str:
-        """The stem of its file in a sweep's folder."""
-        return f"{self.target.replace('/', '-')}.{self.draw}.{self.method}"
-
 
 def plan(targets: Sequence[str] = (), methods: Sequence[str] = (), draws: int = 3, **settings: object) -> list[Trial]:
     """The trials of a sweep, draw after draw and target after target; by default all verdict targets and all methods.

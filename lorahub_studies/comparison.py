@@ -44,11 +44,6 @@ class MethodRun:
     batch_size: int = 8
     test_items: int = 60
 
-    @property
-    def name(self) -> str:
-        """The stem of its file in a sweep's folder."""
-        return f"{self.task}.{self.variant}.{self.rate:g}.{self.seed}"
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -57,11 +52,6 @@ class Cost:
     variant: str
     profile: str = "cpu"
     batch_size: int = 8
-
-    @property
-    def name(self) -> str:
-        """The stem of its file in a sweep's folder."""
-        return f"cost.{self.variant}"
 
 
 def attach_variant(variant: Variant, model: PreTrainedModel, seed: int = 0) -> Attached:

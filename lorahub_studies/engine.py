@@ -39,16 +39,15 @@ def run(
     """Do every job that the folder's store does not hold yet.
 
     Args:
-        jobs: frozen dataclasses of plain values, which say all that a row depends on. A job with a `name` has its row
-            under that name, and a row of other settings there is refused; other jobs' rows are named by a hash.
+        jobs: frozen dataclasses of plain values, which say all that a row depends on.
         work: makes a row of a job; an importable function, so that it can be sent to a worker.
         folder: holds the store, a line a finished job. You can stop a sweep at any time; the same call continues.
         executor: does jobs in other processes or on other machines.
         report: called with each finished job and its row, as `failed` is with each failed one and its reason.
     Returns: The rows of all jobs, old and new, in the order of the jobs. A job that failed three times has its reason
         in the store and no row here; the same call tries it again.
-    Raises CourseError: the folder can't be made, the store is damaged or another study's, the workers were lost, or
-        what `work` raises before any job was done.
+    Raises CourseError: the folder can't be made, the store is damaged, the workers were lost, or what `work` raises
+        before any job was done.
     """
     folder = Path(folder)
     try:
@@ -61,7 +60,7 @@ def run(
     with _opened(folder / STORE) as store, bar:
         for job, row, reason in finished(todo, work, executor):
             result = {"failed": reason} if row is None else {"row": row}
-            line = {"key": _key(job), "study": type(job).__module__, "job": _settings(job)} | result
+            line = {"key": _key(job), "job": asdict(job)} | result
             store.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             store.flush()
             lost += row is None
@@ -73,29 +72,9 @@ def run(
 
 
 def stored(jobs: Sequence[Any], folder: str | Path) -> list[dict | None]:
-    """The row of each job that was done before, None if it was not.
-
-    Raises CourseError: the store can't be read, is another study's, or holds a job of other settings.
-    """
-    path, lines = Path(folder) / STORE, _lines(folder)
-    studies = {type(job).__module__ for job in jobs}
-    other = {line["study"] for line in lines.values()} - studies
-    if jobs and other:
-        raise CourseError(
-            f"{path} holds rows of another study ({min(other)}, not {min(studies)}): use another folder for this one."
-        )
-    rows = []
-    for job in jobs:
-        line = lines.get(_key(job), {})
-        settings, kept = _settings(job), line.get("job", {})
-        different = [key for key, value in settings.items() if line and (key not in kept or kept[key] != value)]
-        if different:
-            raise CourseError(
-                f"{path}: {line['key']} was measured with other settings ({', '.join(different)}): use another folder "
-                f"for this sweep."
-            )
-        rows.append(line.get("row"))
-    return rows
+    """The row of each job that was done before, None if it was not. Raises CourseError: the store can't be read."""
+    lines = _lines(folder)
+    return [lines.get(_key(job), {}).get("row") for job in jobs]
 
 
 def missing(jobs: Sequence[Any], folder: str | Path) -> list[Any]:
@@ -116,7 +95,7 @@ def _lines(folder: str | Path) -> dict[str, dict]:
     for number, text in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else (), start=1):
         try:
             line = json.loads(text)
-            dict(line["job"]), dict(line.get("row", {})), line["study"]
+            dict(line["job"]), dict(line.get("row", {}))
             found[line["key"]] = line
         except (ValueError, KeyError, TypeError) as error:
             raise CourseError(
@@ -135,14 +114,10 @@ def _opened(path: Path) -> Any:
     return path.open("ab")
 
 
-def _settings(job: Any) -> dict:
-    return json.loads(json.dumps(asdict(job)))
-
-
 def _key(job: Any) -> str:
-    described = json.dumps(_settings(job), sort_keys=True)
-    hashed = f"{type(job).__name__}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
-    return getattr(job, "name", hashed)
+    """The name of a job's row: its class, and a hash of all that it says."""
+    described = json.dumps(asdict(job), sort_keys=True)
+    return f"{type(job).__name__}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
 
 
 def write(rows: Sequence[dict], name: str, settings: dict, summary: Any, into: Path | None = None) -> Path:

@@ -34,7 +34,8 @@ ATTENTION = "self_attn"
 PAIRS = ((3, 8), (12, 32))  # ranks of all layers and of attention alone: parameters that differ by under 1 %
 STEPS = 20
 BATCHES, ROWS = (8, 32, 128), 512  # as many steps as take so many rows
-LORA_RATES, FULL_RATES = (2.5e-3, 5e-3, 1e-2), (5e-4, 1e-3, 2e-3)
+RATES = (2.5e-3, 5e-3, 1e-2)
+BATCH_RATES = {8: (5e-3, 1e-2), 0: (5e-4, 1e-3)}  # by rank; 0 is full fine-tuning
 CAPACITY_RANKS, CAPACITY_RATE, AT = (1, 64), 5e-3, (2, 5, 10, 20, 40, 80)
 MARGIN = 0.1  # nats a token
 ARM = ["steps", "batch_size", "matrices", "rank"]
@@ -56,13 +57,13 @@ def jobs() -> list[TailRun]:
             run
             for pair in PAIRS
             for rank, held in zip(pair, ("", ATTENTION), strict=True)
-            for run in runs(rank, LORA_RATES, matrices=held)
+            for run in runs(rank, RATES, matrices=held)
         ),
         *(run for rank in CAPACITY_RANKS for run in runs(rank, (CAPACITY_RATE,), AT[-1], at=AT)),
         *(
             run
             for batch in BATCHES
-            for rank, rates in ((8, LORA_RATES), (0, FULL_RATES))
+            for rank, rates in BATCH_RATES.items()
             for run in runs(rank, rates, ROWS // batch, batch_size=batch)
         ),
     ]

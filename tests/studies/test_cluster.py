@@ -127,8 +127,6 @@ def test_a_store_without_its_end_and_one_of_another_study(tmp_path: Path) -> Non
     rows = engine.run([*jobs, jobs[2]], times_ten, tmp_path, report=lambda job, row: done.append(job.number))
     assert [row["square"] for row in rows] == [0, 10, 20, 20] and done == [1, 2]
     assert len(store.read_text().splitlines()) == engine.count(tmp_path) == 3
-    with pytest.raises(CourseError, match=r"rows of another study \(plain_jobs, not lorahub_studies.adapting\)"):
-        engine.run([Trial(TARGET, 0, "average")], adapting.run, tmp_path)
 
 
 def test_jobs_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
