@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,7 @@ def per_draw(
 ) -> dict[int, float]:
     """A method's mean over targets by draw, in points for exact match, of the draws that have every target.
 
-    Raises CourseError: no such method or measure, or no whole draw.
+    Raises CourseError: no such method, or no whole draw.
     """
     return _by_draw(_values(rows, method, measure, targets), repr(method))
 
@@ -135,11 +136,10 @@ def difference(
     """By how much one method is above another, draw by draw: the mean over the targets that both were measured on.
 
     Exact match is in points. `other_measure` compares with another measure of the other method.
-    Raises CourseError: no such method or measure, or no draw in which both have all the targets.
+    Raises CourseError: no such method, or no draw in which both have all the targets.
     """
-    values = _values(rows, method, measure, targets)
     others = _values(rows, other, other_measure or measure, targets)
-    return _by_draw({key: values[key] - others[key] for key in values if key in others}, f"{method!r} beside {other!r}")
+    return _by_draw((_values(rows, method, measure, targets) - others).dropna(), f"{method!r} beside {other!r}")
 
 
 def over_targets(
@@ -150,10 +150,8 @@ def over_targets(
     The interval is a hierarchical bootstrap: targets are drawn again with their draws, then draws within each.
     Returns: "mean", "low", "high" in the measure's unit (points for exact match), and the targets "ahead" and "behind".
     """
-    draws = set(difference(rows, method, other, measure))
-    values, others = _values(rows, method, measure), _values(rows, other, measure)
-    shared = [key for key in values if key in others and key[1] in draws]
-    frame = pd.Series({key: values[key] - others[key] for key in shared}).unstack().to_numpy()  # (targets, draws)
+    differences = (_values(rows, method, measure) - _values(rows, other, measure)).dropna()
+    frame = differences.unstack("draw").dropna(axis="columns").to_numpy()  # (targets, draws)
     targets, count = frame.shape
     generator = np.random.default_rng(0)
     chosen = generator.integers(targets, size=(resamples, targets, 1))
@@ -177,9 +175,29 @@ def against(rows: Rows, pairs: Sequence[tuple[str, str]], caption: str) -> Table
 
 def largest_weights(rows: Rows, method: str) -> dict[int, float]:
     """By draw the mean over targets of the largest |w| that a search found. Claim H20."""
-    of_method = [row for row in rows if row["method"] == method]
-    values = {(row["target"], row["draw"]): abs(row["top"][0][1]) if row.get("top") else 0.0 for row in of_method}
-    return _by_draw(values, repr(method))
+    tops = [row | {"largest": abs(row["top"][0][1]) if row.get("top") else 0.0} for row in rows]
+    return _by_draw(_values(tops, method, "largest"), repr(method))
+
+
+def _values(rows: Rows, method: str, measure: str, targets: Sequence[str] | None = None) -> pd.Series:
+    """The values of one method by target and draw."""
+    of_method = {
+        (row["target"], row["draw"]): row[measure]
+        for row in rows
+        if row["method"] == method and (targets is None or row["target"] in targets)
+    }
+    if not of_method:
+        known = {row["method"] for row in rows}
+        raise CourseError(f"The sweep has no row of the method {method!r}. {near_matches(method, known)}")
+    return pd.Series(of_method).rename_axis(["target", "draw"]) * (100 if measure in SHARES else 1)
+
+
+def _by_draw(values: pd.Series, what: str) -> dict[int, float]:
+    """Means over the targets, of the draws that have every target."""
+    whole = values.unstack("draw").dropna(axis="columns")
+    if whole.empty:
+        raise CourseError(f"There is no draw in which {what} was measured on every target: run the sweep to its end.")
+    return {int(draw): statistics.fmean(of_draw) for draw, of_draw in whole.items()}
 
 
 def verdict_over_targets(interval: Mapping[str, float]) -> str:
@@ -191,35 +209,6 @@ def verdict_over_targets(interval: Mapping[str, float]) -> str:
     return yes if interval["low"] > ROUNDING else no if interval["high"] < -ROUNDING else open_
 
 
-def _values(rows: Rows, method: str, measure: str, targets: Sequence[str] | None = None) -> dict[tuple, float]:
-    """The values of one method by target and draw."""
-    if measure not in MEASURES:
-        raise CourseError(f"A sweep has no measure {measure!r}. {near_matches(measure, MEASURES)}")
-    of_method = [row for row in rows if row["method"] == method]
-    if not of_method:
-        known = {row["method"] for row in rows}
-        raise CourseError(f"The sweep has no row of the method {method!r}. {near_matches(method, known)}")
-    unknown = set(targets or ()) - {row["target"] for row in of_method}
-    if unknown:
-        raise CourseError(f"{method!r} was not measured on {', '.join(sorted(unknown))}: run the sweep on it first.")
-    factor = 100 if measure in SHARES else 1
-    return {
-        (row["target"], row["draw"]): factor * row[measure]
-        for row in of_method
-        if targets is None or row["target"] in targets
-    }
-
-
-def _by_draw(values: Mapping[tuple, float], what: str) -> dict[int, float]:
-    """Means over the targets, of the draws that have every target."""
-    series = pd.Series(values.values(), index=pd.MultiIndex.from_tuples(values, names=("target", "draw")))
-    draws = series.groupby("draw")
-    means = draws.agg(statistics.fmean)[draws.size() == series.index.get_level_values("target").nunique()]
-    if means.empty:
-        raise CourseError(f"There is no draw in which {what} was measured on every target: run the sweep to its end.")
-    return means.to_dict()
-
-
 def verdict(differences: Sequence[float] | Mapping[int, float]) -> str:
     """The verdict that repeats allow: "shown" if all are above zero, "refuted here" if all are below zero.
 
@@ -227,10 +216,10 @@ def verdict(differences: Sequence[float] | Mapping[int, float]) -> str:
     """
     values = list(differences.values()) if isinstance(differences, Mapping) else list(differences)
     yes, open_, no, _ = VERDICTS
-    if len(values) < FEWEST_DRAWS or any(math.isnan(value) for value in values):
+    if len(values) < FEWEST_DRAWS:
         return open_
     # a mean of shares that cancel is not quite zero in floating point, and no reason for a verdict
-    return yes if min(values) > ROUNDING else no if max(values) < -ROUNDING else open_
+    return yes if all(value > ROUNDING for value in values) else no if all(v < -ROUNDING for v in values) else open_
 
 
 def break_even(evaluations: float, example_tokens: float, in_context_tokens: float, zero_shot_tokens: float) -> float:
@@ -257,12 +246,10 @@ def baseline_rates(*names: str) -> list[tuple[float, int]]:
 
 def spread_by_modules(rows: Rows, method: str, measure: str = "strict") -> dict[int, dict[str, list[float]]]:
     """A method's values by number of modules (fewest first) and target, one a draw, exact match in points. H16."""
-    by_modules: dict[int, dict[str, list[float]]] = {}
-    for count in sorted({row["modules"] for row in rows}):
-        values = _values([row for row in rows if row["modules"] == count], method, measure)
-        for (target, _), value in sorted(values.items()):
-            by_modules.setdefault(count, {}).setdefault(target, []).append(value)
-    return by_modules
+    return {
+        count: _values(list(of_count), method, measure).sort_index().groupby("target").agg(list).to_dict()
+        for count, of_count in groupby(sorted(rows, key=lambda row: row["modules"]), key=lambda row: row["modules"])
+    }
 
 
 def relatives_found(
@@ -273,16 +260,13 @@ def relatives_found(
     `relatives`: modules by target that should matter; a target without any is left out.
     Returns: The share of targets in points, by draw, and the share that modules drawn at random would reach.
     """
-    named = {target: set(names) for target, names in relatives.items() if names}
-    rows = [row for row in rows if row["target"] in named]
-    _values(rows, method, "strict")
     hits, chances = {}, []
-    for row in (row for row in rows if row["method"] == method):
+    for row in (row for row in rows if row["method"] == method and relatives.get(row["target"])):
+        named = set(relatives[row["target"]])
         largest = {name for name, _ in row.get("top", [])[:within]}
-        hits[row["target"], row["draw"]] = 100.0 * bool(largest & named[row["target"]])
-        others = row["modules"] - len(named[row["target"]])
-        chances.append(100 * (1 - math.comb(others, within) / math.comb(row["modules"], within)))
-    return _by_draw(hits, repr(method)), statistics.fmean(chances)
+        hits[row["target"], row["draw"]] = 100.0 * bool(largest & named)
+        chances.append(100 * (1 - math.comb(row["modules"] - len(named), within) / math.comb(row["modules"], within)))
+    return _by_draw(pd.Series(hits).rename_axis(["target", "draw"]), repr(method)), statistics.fmean(chances)
 
 
 def finding(
