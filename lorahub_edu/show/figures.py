@@ -112,8 +112,13 @@ def plot_attention(axes: Axes, weights: np.ndarray, tokens: Sequence[str], title
     """Draw one head's attention (tokens, tokens): a row for each token that looks, a column for each one looked at."""
     axes.imshow(weights, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=9)
-    axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(tokens)), tokens, fontsize=7)
+    place = axes.get_subplotspec()  # of a grid only the outer pictures have ticks, which take longest to draw
+    axes.xaxis.set_visible(place.is_last_row())
+    axes.yaxis.set_visible(place.is_first_col())
+    if place.is_last_row():
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
+    if place.is_first_col():
+        axes.set_yticks(range(len(tokens)), tokens, fontsize=7)
     axes.grid(False)
     return axes
 
@@ -195,16 +200,18 @@ def _together(sizes: Mapping[str, float], near: float = 1.1) -> list[list[str]]:
 
 def plot_batches(axes: Axes, batches: Sequence[Batch]) -> Axes:
     """Draw micro-batches as bars of tokens: solid is rows, hatched is padding, a gap parts two micro-batches."""
-    y = 0.0
+    wholes, rows, y = [], [], 0.0  # (y, width) and (y, start, length)
     for batch in batches:
-        width = batch.input_ids.shape[1]
-        packed = batch.segment_lengths
+        width, packed = batch.input_ids.shape[1], batch.segment_lengths
         for lengths in [packed] if packed else [[length] for length in batch.attention_mask.sum(1).tolist()]:
-            axes.barh(y, width, height=0.8, color="white", edgecolor="#888888", hatch="///")
-            starts = np.cumsum([0, *lengths[:-1]])
-            axes.barh([y] * len(lengths), lengths, left=starts, height=0.8, color=COLOURS[0], edgecolor="white")
+            wholes.append((y, width))
+            rows += zip([y] * len(lengths), np.cumsum([0, *lengths[:-1]]), lengths, strict=True)
             y += 1
         y += 0.6
+    places, widths = zip(*wholes, strict=True)
+    axes.barh(places, widths, color="white", edgecolor="#888888", hatch="///")
+    places, starts, lengths = zip(*rows, strict=True)
+    axes.barh(places, lengths, left=starts, color=COLOURS[0], edgecolor="white")
     axes.set(xlabel="tokens", yticks=[])
     axes.grid(False)
     return axes

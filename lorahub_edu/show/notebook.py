@@ -1,5 +1,7 @@
 """What every lesson shows with, in one import: figures and panels, checks, findings, and the lesson's opening."""
 
+import gc
+
 from IPython.display import display
 
 from lorahub_edu import results
@@ -49,5 +51,7 @@ window.lorahubNamed.observe(document.body, {childList: true, subtree: true});"""
 def open_lesson(name: str) -> Table:
     """Set the course's style of figures; the table of what the lesson ("01_lora_from_scratch") takes, by profile."""
     figures.use_style()
+    if not gc.get_freeze_count():
+        gc.freeze()  # torch's objects stay anyway; to look through them took a panel a fifth of a second now and then
     display({"application/javascript": NAMED}, raw=True)
     return costs_table(name)

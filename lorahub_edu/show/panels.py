@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 import ipywidgets
 import matplotlib.pyplot as plt
 from IPython.display import Image, display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lorahub_edu.show import figures
 
 
 def figure_png(figure: Figure) -> bytes:
-    """A figure as PNG bytes."""
+    """A figure as PNG bytes, drawn once: `savefig` would draw a figure with a layout twice."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
+    figure.set_dpi(100)
+    FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
 
 
@@ -36,7 +38,7 @@ def slider_panel(
 ) -> ipywidgets.VBox:
     """A slider over a few values, with a picture and a sentence that follow it; display it as a cell's last line.
 
-    `draw` draws into a cleared figure for a value, and returns the sentence that reads it.
+    `draw` draws into an empty figure for a value, and returns the sentence that reads it.
     """
     return sliders_panel({label: values}, draw, start={} if start is None else {label: start}, size=size)
 
@@ -53,12 +55,11 @@ def sliders_panel(
     """Several sliders, by label, with one picture and one sentence that follow them; display it as a cell's last line.
 
     The figure is drawn once into memory and shown as an image of fixed size, which answers a key press faster than a
-    new figure in an output area. `draw` draws into a cleared figure for one value of each slider, always on the same
+    new figure in an output area. `draw` draws into an empty figure for one value of each slider, always on the same
     axes, and returns the sentence (HTML) that reads it. Sliders begin at `start` or their first value. `size` is in
     inches. Not `continuous` waits until a slider is released. `then` takes the same values. What it returns is added to
     the sentence once the picture is there: for what takes long.
     """
-    figure = Figure(figsize=size, layout="constrained")
     widgets = [
         ipywidgets.SelectionSlider(
             options=list(values),
@@ -76,8 +77,7 @@ def sliders_panel(
     places: list[object] = []  # of the axes: finding them takes as long as drawing, so they stay where they were first
 
     def update(_change: object = None) -> None:
-        figure.clear()
-        figure.set_layout_engine("none" if places else "constrained")
+        figure = Figure(figsize=size, layout="none" if places else "constrained")  # to clear an old one takes longer
         values = [slider.value for slider in widgets]
         sentence.value = draw(figure, *values)
         for axes, place in zip(figure.axes, places, strict=False):
@@ -98,7 +98,6 @@ class LiveCurve:
     def __init__(self, steps: int) -> None:
         self.history: list[dict] = []
         self._steps = steps
-        self._figure = Figure(figsize=(7, 3), layout="constrained")
         self._bar = ipywidgets.IntProgress(max=steps, layout=ipywidgets.Layout(width="60%"))
         self._text = ipywidgets.HTML()
         self._image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width="700px"))
@@ -112,6 +111,6 @@ class LiveCurve:
             f"step {record['step']} of {self._steps}, loss {record['loss']:.3f}, "
             f"{record['tokens_per_second']:,.0f} tokens/s, {left:.0f} s left"
         )
-        self._figure.clear()
-        figures.plot_training(self._figure.subplots(), self.history)
-        self._image.value = figure_png(self._figure)
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        figures.plot_training(figure.subplots(), self.history)
+        self._image.value = figure_png(figure)

@@ -132,6 +132,19 @@ def test_a_stopped_cell_runs_again_and_the_lesson_goes_on(page) -> None:
     assert browser.command(page, "run-all-below") == []
 
 
+def test_after_a_reload_panels_show_their_picture_have_their_words_and_answer(page) -> None:
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.goto(page.url.replace("&reset", ""))
+    page.wait_for_function(browser.READY, timeout=90_000)
+    panel = page.locator(browser.PANELS).first
+    panel.scroll_into_view_if_needed()
+    shown = "panel => [...panel.querySelectorAll('img')].every(image => image.naturalWidth > 300)"
+    page.wait_for_function(shown, arg=panel.element_handle())
+    page.wait_for_function("selector => !document.querySelector(selector)", arg=NAMELESS)
+    browser.watched(panel)
+    assert browser.press(panel, panel.locator(".noUi-handle").first, "ArrowRight") > 0
+
+
 def test_a_restart_runs_all_and_the_panel_lives_again(page) -> None:
     page.evaluate(
         """() => {
