@@ -23,7 +23,7 @@ from lorahub_edu.lora.adapter_files import AdapterFile
 from lorahub_edu.models import pretrained
 from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Table
-from lorahub_edu.scoring import score
+from lorahub_edu.scoring import Scores, score
 from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import IntruderCounts, count
@@ -35,21 +35,12 @@ STATES = ("base", "adapter", "shrunk")
 
 
 @dataclass(frozen=True)
-class TaskScores:
-    """Scores on a task's test items: strict and answer-only exact match (0 to 1), loss in nats a token."""
-
-    strict: float
-    answer_only: float
-    loss: float
-
-
-@dataclass(frozen=True)
 class AdapterReport:
     """What was measured of one adapter; shows itself as one page.
 
-    `scores` and `text`, the mean loss on plain text in nats a token, are by state: "base", "adapter", "shrunk". `share`
-    is of the base's parameters, `size` in bytes (0 if it is in memory only), `merge_error` the largest difference of a
-    merged logit by the logits' range, `sequences` their number and tokens in each.
+    `scores` on the task's test items and `text`, the mean loss on plain text in nats a token, are by state: "base",
+    "adapter", "shrunk". `share` is of the base's parameters, `size` in bytes (0 if it is in memory only), `merge_error`
+    the largest difference of a merged logit by the logits' range, `sequences` their number and tokens in each.
     """
 
     file: AdapterFile
@@ -60,7 +51,7 @@ class AdapterReport:
     merge_error: float
     spectrum: IntruderCounts
     task: str
-    scores: dict[str, TaskScores]
+    scores: dict[str, Scores]
     text: dict[str, float]
     text_label: str
     sequences: tuple[int, int]
@@ -71,8 +62,8 @@ class AdapterReport:
         return self.text["adapter"] - self.text["base"]
 
     def tables(self) -> list[Table]:
-        """The page's parts."""
-        return [_what_it_is(self), _what_it_does(self), _what_it_did(self)]
+        """The page's parts: what the adapter is, what it does, and what it did to the weights."""
+        return [self._identity(), self._behaviour(), self._traces()]
 
     def _repr_markdown_(self) -> str:
         return "\n\n".join(table._repr_markdown_() for table in self.tables())
@@ -81,6 +72,52 @@ class AdapterReport:
         return "\n\n".join(map(str, self.tables()))
 
     __repr__ = __str__
+
+    def _identity(self) -> Table:
+        configs = self.file.configs.values()
+        ranks = ", ".join(map(str, sorted({config.rank for config in configs})))
+        scalings = ", ".join(f"{scaling:g}" for scaling in sorted({round(config.scaling, 4) for config in configs}))
+        projections = ", ".join(sorted({name.rpartition(".")[2] for name in self.file.weights}))
+        lines = [
+            ("base model", self.base_model),
+            ("matrices", f"{len(self.file.weights)}: {projections}"),
+            ("rank, scaling", f"{ranks}, {scalings}"),
+            ("parameters", f"{self.parameters:,} ({self.share:.2%} of the base)"),
+            ("merged against apart", f"logits differ by {self.merge_error:.1e} of their range"),
+        ]
+        if self.size:
+            lines.insert(4, ("on disk", f"{self.size / 1e6:.1f} MB"))
+        return Table(("the adapter", self.file.path.name), tuple(lines))
+
+    def _behaviour(self) -> Table:
+        scores, lines = self.scores.values(), []
+        if scores:
+            lines = [
+                (f"{self.task}: strict exact match", *(f"{found.strict.mean():.0%}" for found in scores)),
+                (f"{self.task}: answer-only exact match", *(f"{found.answer_only.mean():.0%}" for found in scores)),
+                (f"{self.task}: loss, nats a token", *(f"{found.losses[0]:.3f}" for found in scores)),
+            ]
+        lines.append(("plain text: loss, nats a token", *(f"{loss:.3f}" for loss in self.text.values())))
+        caption = (
+            "Plain text: {} sequences of {} tokens, ".format(*self.sequences)
+            + f"{self.text_label}. The last column is the control: the same update times {SHRUNK}."
+        )
+        return Table(("what it does", "base", "adapter", f"update × {SHRUNK}"), tuple(lines), caption)
+
+    def _traces(self) -> Table:
+        rows = self.spectrum.rows
+        lines = [
+            (f"intruders at ε = {epsilon}", f"{found} of {self.spectrum.k * len(rows)} vectors")
+            for epsilon, found in zip(self.spectrum.epsilons, self.spectrum.intruders, strict=True)
+        ]
+        for label, values in (
+            ("σ₁(ΔW) / σ₁₀(W₀)", [row.spike_ratio for row in rows]),
+            ("‖ΔW‖ / ‖W₀‖", [row.relative_size for row in rows]),
+            ("effective rank of ΔW", [row.effective_rank for row in rows]),
+        ):
+            lines.append((label, f"{np.median(values):.2g} ({min(values):.2g} to {max(values):.2g})"))
+        lines.append(("forgetting", f"{self.forgetting:+.3f} nats a token of plain text"))
+        return Table(("what it did to the weights", "all matrices, or the median with its range"), tuple(lines))
 
 
 @torch.no_grad()
@@ -116,9 +153,7 @@ def examine(
         adapters.set_adapter(model, None if state == "base" else state)
         losses[state] = text_loss(model, plain.sequences)
         if rows:
-            scored = score(model, sorted(rows, key=lambda row: row.tokens))
-            answers = float(scored.strict.mean()), float(scored.answer_only.mean())
-            scores[state] = TaskScores(*answers, float(scored.losses[0]))
+            scores[state] = score(model, sorted(rows, key=lambda row: row.tokens))
     parameters = sum(A.numel() + B.numel() for A, B in file.weights.values())
     return AdapterReport(
         file=file,
@@ -157,56 +192,3 @@ def _merge_error(model: PreTrainedModel, ids: torch.Tensor) -> float:
     merged = model(ids, use_cache=False).logits
     adapters.unmerge(model)
     return float((apart - merged).abs().max() / (apart.max() - apart.min()))
-
-
-def _what_it_is(report: AdapterReport) -> Table:
-    file = report.file
-    ranks = ", ".join(map(str, sorted({config.rank for config in file.configs.values()})))
-    scalings = sorted({round(config.scaling, 4) for config in file.configs.values()})
-    projections = sorted({name.rpartition(".")[2] for name in file.weights})
-    lines = [
-        ("base model", report.base_model),
-        ("matrices", f"{len(file.weights)}: {', '.join(projections)}"),
-        ("rank, scaling", f"{ranks}, " + ", ".join(f"{value:g}" for value in scalings)),
-        ("parameters", f"{report.parameters:,} ({report.share:.2%} of the base)"),
-    ]
-    if report.size:
-        lines.append(("on disk", f"{report.size / 1e6:.1f} MB"))
-    lines.append(("merged against apart", f"logits differ by {report.merge_error:.1e} of their range"))
-    return Table(("the adapter", file.path.name), tuple(lines))
-
-
-def _what_it_does(report: AdapterReport) -> Table:
-    lines = []
-    if report.scores:
-        for label, field, form in (
-            ("strict exact match", "strict", "{:.0%}"),
-            ("answer-only exact match", "answer_only", "{:.0%}"),
-            ("loss, nats a token", "loss", "{:.3f}"),
-        ):
-            cells = (form.format(getattr(report.scores[state], field)) for state in STATES)
-            lines.append((f"{report.task}: {label}", *cells))
-    lines.append(("plain text: loss, nats a token", *(f"{report.text[state]:.3f}" for state in STATES)))
-    count, length = report.sequences
-    caption = (
-        f"Plain text: {count} sequences of {length} tokens, {report.text_label}. The last column is the control: the "
-        f"same update times {SHRUNK}."
-    )
-    return Table(("what it does", "base", "adapter", f"update × {SHRUNK}"), tuple(lines), caption)
-
-
-def _what_it_did(report: AdapterReport) -> Table:
-    rows = report.spectrum.rows
-    vectors = report.spectrum.k * len(rows)
-    lines = [
-        (f"intruders at ε = {epsilon}", f"{found} of {vectors} vectors")
-        for epsilon, found in zip(report.spectrum.epsilons, report.spectrum.intruders, strict=True)
-    ]
-    for label, values in (
-        ("σ₁(ΔW) / σ₁₀(W₀)", [row.spike_ratio for row in rows]),
-        ("‖ΔW‖ / ‖W₀‖", [row.relative_size for row in rows]),
-        ("effective rank of ΔW", [row.effective_rank for row in rows]),
-    ):
-        lines.append((label, f"{np.median(values):.2g} ({min(values):.2g} to {max(values):.2g})"))
-    lines.append(("forgetting", f"{report.forgetting:+.3f} nats a token of plain text"))
-    return Table(("what it did to the weights", "all matrices, or the median with its range"), tuple(lines))
