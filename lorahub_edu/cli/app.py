@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -180,8 +179,7 @@ def run(
     publish = save and chosen.name == DEFAULT
     for name in lessons.names() if every else [lessons.resolve(given) for given in lesson]:
         console.print(f"{name}: running with profile {chosen.name} …")
-        with lessons.fresh_findings(name) if publish else nullcontext():
-            done = lessons.run(name, chosen.name, results.committed_folder() if publish else None)
+        done = lessons.run(name, chosen.name, results.committed_folder() if publish else None)
         path = lessons.save(done, lessons.LESSONS if publish else out)
         if save:
             lessons.record_costs(done, chosen.base_model, results.committed_folder())

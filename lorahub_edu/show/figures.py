@@ -175,23 +175,23 @@ def plot_methods(
     return axes
 
 
-def side_by_side(sizes: Mapping[str, float], near: float = 1.1, apart: float = 1.15) -> dict[str, float]:
+def side_by_side(sizes: Mapping[str, float]) -> dict[str, float]:
     """Places on a logarithmic axis at which names don't cover each other, by name in the order of the sizes.
 
-    Neighbours whose sizes differ by less than the factor `near` are drawn around their middle, a factor `apart` each.
+    Neighbours of nearly the same size are drawn around their middle, a factor of 1.15 each.
     """
     places = {}
-    for names in _together(sizes, near):
+    for names in _together(sizes):
         middle = (sizes[names[0]] * sizes[names[-1]]) ** 0.5
-        places |= {name: middle * apart ** (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
+        places |= {name: middle * 1.15 ** (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
     return places
 
 
-def _together(sizes: Mapping[str, float], near: float = 1.1) -> list[list[str]]:
-    """Names in the order of their sizes, in groups whose neighbours differ by less than a factor."""
+def _together(sizes: Mapping[str, float]) -> list[list[str]]:
+    """Names in the order of their sizes, in groups whose neighbours differ by less than a tenth."""
     groups: list[list[str]] = []
     for name in sorted(sizes, key=lambda name: sizes[name]):
-        if groups and sizes[name] < near * sizes[groups[-1][-1]]:
+        if groups and sizes[name] < 1.1 * sizes[groups[-1][-1]]:
             groups[-1].append(name)
         else:
             groups.append([name])

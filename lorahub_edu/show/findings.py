@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from lorahub_edu import results
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.models.profiles import Profile, get_profile
 from lorahub_edu.results import VERDICTS, Finding, Table
 from lorahub_edu.show import predictions, progress
@@ -37,12 +37,6 @@ NONE = "–"
 YARDSTICK = "yardstick"
 RULES = json.loads((_DATA / "rules.json").read_text(encoding="utf-8"))
 """Verdicts on committed studies by a finding's name or its beginning: rule, commit and study, or why there is none."""
-
-
-def get_claim(claim: str) -> Claim:
-    if claim not in CLAIMS:
-        raise CourseError(f"There is no claim {claim!r}. {near_matches(claim, CLAIMS)}")
-    return CLAIMS[claim]
 
 
 def ruled(finding: Finding) -> Finding:
@@ -152,13 +146,15 @@ class Cards:
     predictions: Table | None = None
 
     def _repr_markdown_(self) -> str:
-        return "\n\n".join(
-            f"{card.title}\n\n{card.figures._repr_markdown_()}"
-            + ("\n\n<details><summary>The verdicts rest on</summary>\n\n" if card.notes else "")
-            + "".join(f"- {note}\n" for note in card.notes)
-            + ("\n</details>" if card.notes else "")
-            for card in self.cards
-        ) + (f"\n\n**Your predictions**\n\n{self.predictions._repr_markdown_()}" if self.predictions else "")
+        parts = []
+        for card in self.cards:
+            parts += [card.title, card.figures._repr_markdown_()]
+            if card.notes:
+                notes = "\n".join(f"- {note}" for note in card.notes)
+                parts.append(f"<details><summary>The verdicts rest on</summary>\n\n{notes}\n\n</details>")
+        if self.predictions:
+            parts += ["**Your predictions**", self.predictions._repr_markdown_()]
+        return "\n\n".join(parts)
 
     def __str__(self) -> str:
         parts = ["\n".join([card.title, str(card.figures), *card.notes]) for card in self.cards]
@@ -181,7 +177,7 @@ def cards(group: str, found: Sequence[tuple[Finding, bool]]) -> Cards:
             by_claim.setdefault(finding.claim, {}).setdefault(line, []).append((finding, mine))
     made = []
     for id, lines in by_claim.items():
-        claim, days, rows, notes = get_claim(id), set(), [], []
+        claim, days, rows, notes = CLAIMS[id], set(), [], []
         for line, entries in lines.items():
             words, unit = line.replace("_", " "), entries[0][0].unit
             course = [committed.get(finding.name, None if mine else finding) for finding, mine in entries]

@@ -6,10 +6,8 @@ import json
 import os
 import re
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,24 +91,20 @@ class Run:
     notebook: NotebookNode
 
 
-@contextmanager
-def fresh_findings(name: str) -> Iterator[None]:
-    """Publish a lesson's findings anew: those of an earlier edition go, and come back if the run fails."""
-    path = results.committed_folder() / f"lesson_{name[:2]}.json"
-    earlier = path.read_bytes() if path.is_file() else None
-    path.unlink(missing_ok=True)
-    try:
-        yield
-    except BaseException:
-        if earlier is not None:
-            path.write_bytes(earlier)
-        raise
+def peak_memory(pid: int) -> int:
+    """The most memory that a running process has held, in bytes; what it holds now where the system keeps no record."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+    memory = psutil.Process(pid).memory_info()
+    return getattr(memory, "peak_wset", memory.rss)
 
 
 def run(name: str, profile: str | None = None, results_folder: Path | None = None) -> Run:
     """Execute a lesson in a kernel of its own, with a profile or the environment's.
 
-    Findings go to `results_folder`; without one they stay out of the checkout's `results/`.
+    Findings go to `results_folder`, in place of an earlier edition's; without one they stay out of the checkout's
+    `results/`.
     Raises CourseError: a cell failed or took more than ten minutes, or the kernel died; the message has the cell.
     """
     from nbclient import NotebookClient
@@ -141,31 +135,15 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
         # Threads that wait sleep instead of spinning: a lesson beside other programs was several times faster so.
         "OMP_WAIT_POLICY": "passive",
     }
-    if results_folder is not None:  # what is published shows nobody's progress
-        environment[progress.VARIABLE] = progress.OFF
+    if results_folder is not None:
+        (results_folder / f"lesson_{name[:2]}.json").unlink(missing_ok=True)
+        environment[progress.VARIABLE] = progress.OFF  # what is published shows nobody's progress
     started = time.perf_counter()
-    peak = 0
     try:
         with private, client.setup_kernel(env=environment):
-            ended = threading.Event()
-            kernel = psutil.Process(client.km.provisioner.pid)
-
-            def watch() -> None:
-                nonlocal peak
-                while not ended.wait(0.05):
-                    try:
-                        peak = max(peak, kernel.memory_info().rss)
-                    except psutil.NoSuchProcess:
-                        return
-
-            watcher = threading.Thread(target=watch, daemon=True)
-            watcher.start()
-            try:
-                for index, cell in enumerate(notebook.cells):
-                    client.execute_cell(cell, index)
-            finally:
-                ended.set()
-                watcher.join()
+            for index, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, index)
+            peak = peak_memory(client.km.provisioner.pid)
             client.set_widgets_metadata()
     except CellExecutionError as error:
         plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without a terminal's colours

@@ -213,12 +213,6 @@ def test_the_yardstick_is_measured_in_a_process_of_its_own(monkeypatch: pytest.M
     assert findings.yardstick_seconds() > 0
 
 
-def test_claims_by_id() -> None:
-    assert findings.get_claim("R5").source_figure == "50,000 → 3,000 at r = 5"
-    with pytest.raises(CourseError, match="no claim 'R55'. Did you mean 'R5'"):
-        findings.get_claim("R55")
-
-
 def study_finding(name: str, verdict: str) -> Finding:
     return Finding(name, (1.0,), "x", claim=name.partition(".")[0], verdict=verdict, note="so many runs")
 
