@@ -14,8 +14,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +46,7 @@ class Cell:
     """One cell of an assignment.
 
     `role` is "answer", "test", "manual", "code" (run as it is) or "text"; `source` is the instructor's, `stub` what the
-    learner was given; `options` are a test's.
+    learner was given; `options` are a test's. An answer that is not `is_code` is in words.
     """
 
     index: int
@@ -57,12 +56,13 @@ class Cell:
     grade_id: str = ""
     points: float = 0.0
     options: frozenset[str] = frozenset()
+    is_code: bool = True
 
     @property
     def names(self) -> dict[str, str]:
         """What the instructor's version defines at its top level: "function", "class" or "value", by name."""
         found: dict[str, str] = {}
-        for node in ast.parse(self.source).body:
+        for node in ast.parse(self.source).body if self.is_code else ():
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 found[node.name] = "function" if isinstance(node, ast.FunctionDef) else "class"
             elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -212,17 +212,9 @@ def _generate(course: Path, name: str) -> None:
     config.CourseDirectory.source_directory, config.CourseDirectory.release_directory = SOURCE, RELEASE
     config.GenerateAssignment.no_database = True
     config.SaveCells.enabled = False
-    with hushed():
+    with warnings.catch_warnings(action="ignore"):  # of nbgrader's own use of its libraries
         done = nbgrader_api(config).generate_assignment(name)
     succeed(done, f"make the learner's notebook of {name!r}")
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Without the warnings that nbgrader's own use of its libraries gives rise to."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def nbgrader_api(config: Config) -> NbGraderAPI:
@@ -299,6 +291,7 @@ def load(name: str, root: Path = ROOT) -> Assignment:
                 said.get("grade_id", ""),
                 float(said.get("points", 0)),
                 options,
+                cell.cell_type == "code",
             )
         )
     return Assignment(name, tuple(cells), notebook)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -68,7 +68,7 @@ def grade(
     ] = None,
     course: CourseOption = HERE,
     sandbox: Annotated[
-        str | None, typer.Option(help="bubblewrap, podman or docker; default the first that works.")
+        Literal["bubblewrap", "podman", "docker"] | None, typer.Option(help="Default: the first that works.")
     ] = None,
     unsafe: Annotated[bool, typer.Option("--unsafe", help="No sandbox: submissions run with your rights.")] = False,
 ) -> None:
@@ -79,10 +79,6 @@ def grade(
     _nbgrader_or_error()
     check_place(submissions)
     _known(assignments.names(course), course, [assignment] if assignment else ())
-    if sandbox:
-        from lorahub_grader.sandbox.choose import check_kind
-
-        check_kind(sandbox)
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lorahub_edu.show.progress import graded as note_points
@@ -136,21 +132,23 @@ def feedback(assignment: str, course: CourseOption = HERE) -> None:
 
 def export(
     assignment: str,
-    to: Annotated[str, typer.Option(help="canvas, moodle, nbgrader or gradescope.")] = "canvas",
+    to: Annotated[
+        Literal["canvas", "moodle", "nbgrader", "gradescope"], typer.Option(help="The platform, or whose table.")
+    ] = "canvas",
     roster: Annotated[Path | None, typer.Option(help="The export of Canvas or Moodle, to be filled in.")] = None,
     out: Annotated[Path | None, typer.Option(callback=writable_file, help="The file to write.")] = None,
     column: Annotated[
         str | None, typer.Option(help="The assignment's column in the roster, if named otherwise.")
     ] = None,
-    maximum: Annotated[str, typer.Option(help="If the platform's maximum is another one: scale or refuse.")] = "scale",
+    maximum: Annotated[
+        Literal["scale", "refuse"], typer.Option(help="What to do if the platform's maximum is another one.")
+    ] = "scale",
     course: CourseOption = HERE,
 ) -> None:
     """Write an assignment's grades for a learning platform, or its autograder for Gradescope."""
     from lorahub_grader import assignments
-    from lorahub_grader.platforms import check_target
 
     _nbgrader_or_error()
-    check_target(to)
     _known(assignments.names(course), course, [assignment])
     from lorahub_grader import exports
     from lorahub_grader.gradebook import Course

@@ -15,8 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_grader.handed_in import Found, entries, files_in, shown
-from lorahub_grader.platforms import CANVAS, MOODLE, MOODLE_FOLDER
+from lorahub_grader.handed_in import CANVAS, MOODLE, MOODLE_FOLDER, Found, entries, files_in, shown
 from lorahub_grader.repair import which_assignment
 
 FILES, NOTEBOOKS_BYTES = 200, 100 << 20  # of one student; more are not looked at

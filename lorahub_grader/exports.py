@@ -13,7 +13,6 @@ from lorahub_edu.errors import CourseError
 from lorahub_grader import assignments, gradescope
 from lorahub_grader.assignments import Assignment
 from lorahub_grader.gradebook import Course
-from lorahub_grader.platforms import check_target
 from lorahub_grader.roster import POINTS_POSSIBLE, Roster, Row, number, read, write
 
 CANVAS = ("Student", "ID", "SIS User ID", "SIS Login ID", "Section")
@@ -30,14 +29,12 @@ def export(
 ) -> tuple[Path, list[str]]:
     """Write an assignment's grades in a platform's form: the file, and notes for a teacher.
 
-    `roster` is the platform's own export, whose lines are filled in; None makes a new table. `out` None is named after
-    assignment and platform. `column` is the assignment's in the roster; None finds it by name. `maximum` says "scale"
-    or "refuse", where the platform's maximum is not the assignment's.
-    Raises CourseError: unknown platform or assignment, nothing graded, or a roster that can't be filled in.
+    `to` is "canvas", "moodle", "nbgrader" or "gradescope". `roster` is the platform's own export, whose lines are
+    filled in; None makes a new table. `out` None is named after assignment and platform. `column` is the assignment's
+    in the roster; None finds it by name. `maximum` says "scale" or "refuse", where the platform's maximum is not the
+    assignment's.
+    Raises CourseError: unknown assignment, nothing graded, or a roster that can't be filled in.
     """
-    check_target(to)
-    if maximum not in ("scale", "refuse"):
-        raise CourseError(f"--maximum is scale or refuse, not {maximum!r}.")
     loaded = assignments.load(assignment, course.root)
     out = out or Path(f"{assignment}_{to}.{'zip' if to == 'gradescope' else 'csv'}")
     if to == "gradescope":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -13,23 +13,19 @@ from nbgrader.api import MissingEntry
 from lorahub_grader.assignments import Assignment, Cell
 from lorahub_grader.gradebook import Course
 from lorahub_grader.journal import Outcome
+from lorahub_grader.sandbox.process import explain
 from lorahub_grader.split import Result
-from lorahub_grader.worker import explain
-
-
-@dataclass(frozen=True)
-class Grade:
-    """A cell's grade in the gradebook: points, None while a person has to look, and that person's comment."""
-
-    score: float | None
-    comment: str = ""
 
 
 @dataclass(frozen=True)
 class Grades:
-    """What the gradebook says of one submission: a grade by cell, and the points that lateness cost."""
+    """What the gradebook says of one submission: points and comments by cell, and the points that lateness cost.
 
-    cells: dict[str, Grade]
+    Points are None while a person has to look.
+    """
+
+    points: dict[str, float | None] = field(default_factory=dict)
+    comments: dict[str, str] = field(default_factory=dict)
     penalty: float = 0.0
 
 
@@ -51,35 +47,29 @@ def read_grades(course: Course, outcome: Outcome) -> Grades:
     with course.open() as gradebook:
         try:
             submission = gradebook.find_submission(outcome.assignment, outcome.student)
-        except MissingEntry:
-            return Grades({})
-        notebook = next(iter(submission.notebooks), None)
-        if notebook is None:
-            return Grades({})
-        comments = {comment.name: comment.manual_comment or "" for comment in notebook.comments}
-        cells = {
-            grade.name: Grade(
-                None if grade.needs_manual_grade and grade.manual_score is None else grade.score,
-                comments.get(grade.name, ""),
-            )
+            notebook = submission.notebooks[0]
+        except (MissingEntry, IndexError):
+            return Grades()
+        points = {
+            grade.name: None if grade.needs_manual_grade and grade.manual_score is None else grade.score
             for grade in notebook.grades
         }
-        spoken = {name: Grade(None, words) for name, words in comments.items() if name not in cells}
-        return Grades(spoken | cells, submission.late_submission_penalty or 0.0)
+        comments = {comment.name: comment.manual_comment or "" for comment in notebook.comments}
+        return Grades(points, comments, submission.late_submission_penalty or 0.0)
 
 
 def render(assignment: Assignment, outcome: Outcome, grades: Grades) -> str:
     """The page: everything a learner or another program wrote is escaped, and no script runs in it."""
     tests = {test.grade_id: test for test in outcome.tests}
-    parts, answer = [], None
+    parts, comment = [], ""
     for cell in assignment.cells:
+        score = grades.points.get(cell.grade_id)
         if cell.role == "answer":
-            answer = cell
+            comment = grades.comments.get(cell.grade_id, "")
         elif cell.role == "test":
-            spoken = grades.cells.get(answer.grade_id) if answer else None
-            parts.append(_part(cell, tests[cell.grade_id], grades.cells.get(cell.grade_id), spoken))
+            parts.append(_part(cell, tests[cell.grade_id], score, comment))
         elif cell.role == "manual":
-            parts.append(_manual_part(cell, grades.cells.get(cell.grade_id)))
+            parts.append(_manual_part(cell, score, grades.comments.get(cell.grade_id, "")))
     return _template().render(
         assignment=assignment.name,
         student=outcome.student,
@@ -95,8 +85,8 @@ def render(assignment: Assignment, outcome: Outcome, grades: Grades) -> str:
     )
 
 
-def _part(cell: Cell, test: Result, grade: Grade | None, spoken: Grade | None) -> dict:
-    score = test.earned if grade is None or grade.score is None else grade.score
+def _part(cell: Cell, test: Result, score: float | None, comment: str) -> dict:
+    score = test.earned if score is None else score
     changed = "" if score == test.earned else " (changed by your teacher)"
     return {
         "title": _title(cell.grade_id),
@@ -106,21 +96,18 @@ def _part(cell: Cell, test: Result, grade: Grade | None, spoken: Grade | None) -
         "message": test.message,
         "properties": test.properties,
         "hint": test.hint,
-        "comment": spoken.comment if spoken else "",
+        "comment": comment,
         "in_kernel": test.in_kernel,
     }
 
 
-def _manual_part(cell: Cell, grade: Grade | None) -> dict:
-    waiting = grade is None or grade.score is None
-    return {
-        "title": _title(cell.grade_id),
-        "state": "open" if waiting else "passed" if grade.score >= cell.points else "not",
-        "points": f"your teacher reads this one ({cell.points:g} points)"
-        if waiting
-        else f"{grade.score:g} of {cell.points:g}",
-        "score": 0.0 if waiting else grade.score,
-        "comment": grade.comment if grade else "",
+def _manual_part(cell: Cell, score: float | None, comment: str) -> dict:
+    part = {"title": _title(cell.grade_id), "score": score or 0.0, "comment": comment}
+    if score is None:
+        return part | {"state": "open", "points": f"your teacher reads this one ({cell.points:g} points)"}
+    return part | {
+        "state": "passed" if score >= cell.points else "not",
+        "points": f"{score:g} of {cell.points:g}",
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import nbformat
 from filelock import FileLock, Timeout
@@ -31,7 +32,7 @@ from traitlets import Unicode
 from traitlets.config import Config, PyFileConfigLoader
 
 from lorahub_edu.errors import CourseError
-from lorahub_grader.assignments import RELEASE, SOURCE, Assignment, LockedError, hushed, nbgrader_api, succeed
+from lorahub_grader.assignments import RELEASE, SOURCE, Assignment, LockedError, nbgrader_api, succeed
 from lorahub_grader.journal import Journal, Outcome
 
 BUSY_SECONDS = 20.0  # for another program to let go of the gradebook
@@ -198,7 +199,7 @@ def prepare(course: Course, assignment: Assignment) -> None:
     spare = course.work / "release"
     config = course.config.copy()
     config.CourseDirectory.release_directory = str(spare.relative_to(course.root))
-    with hushed():
+    with catch_warnings(action="ignore"):
         done = nbgrader_api(config).generate_assignment(assignment.name)
     succeed(done, f"enter {assignment.name!r} into the gradebook")
     shutil.rmtree(spare, ignore_errors=True)
@@ -224,7 +225,7 @@ def record(course: Course, assignment: Assignment, outcome: Outcome) -> None:
     if outcome.submitted:
         (folder / "timestamp.txt").write_text(outcome.submitted, encoding="utf-8")
     try:
-        with hushed():
+        with catch_warnings(action="ignore"):
             done = course.api.autograde(outcome.assignment, outcome.student, force=True, create=True)
         succeed(done, f"record {outcome.student}'s {outcome.assignment}")
     finally:

@@ -20,6 +20,7 @@ from lorahub_grader.collect import collect
 from lorahub_grader.journal import Outcome
 from lorahub_grader.repair import read, which_assignment
 from lorahub_grader.sandbox import choose
+from lorahub_grader.sandbox.process import explain
 
 PLACE = Path("/autograder")
 PROJECT = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "LICENSE-content")
@@ -117,7 +118,7 @@ def report(outcome: Outcome) -> dict:
                 "visibility": "visible",
             }
         )
-    said = [worker.explain(outcome.reason).capitalize() + "."] if outcome.reason else []
+    said = [explain(outcome.reason).capitalize() + "."] if outcome.reason else []
     return {
         "score": outcome.earned,
         "output": "\n".join([*said, *outcome.notes]),

@@ -1,8 +1,15 @@
-"""Files as they were handed in, in a folder or an archive: read with limits, nothing unpacked, no link followed."""
+"""Files as they were handed in, in a folder or an archive: read with limits, nothing unpacked, no link followed.
+
+Canvas and Moodle put a number of theirs into each name. It stays in the student's name here and tells students apart,
+so that points can be given back without a table of names: Canvas's `lovelaceada_LATE_4711_90210_01_lora_layer-1.ipynb`
+becomes `4711-lovelaceada`, a file in Moodle's folder `Ada Lovelace_4711_assignsubmission_file_` becomes
+`4711-Ada Lovelace`.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Container, Iterator
@@ -10,11 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from lorahub_edu.errors import CourseError
-from lorahub_grader.platforms import MOODLE
 
 NOTEBOOK_BYTES = 20 << 20
 ARCHIVE_ENTRIES = 1_000_000  # of all students; each one's have a limit of their own
 DEPTH, NAME_LENGTH = 6, 255
+CANVAS = re.compile(r"(?P<name>[^_]+)(?P<late>_LATE)?_(?P<number>\d+)_(?P<file>\d+(?=_)|(?=text\.html))_?(?P<rest>.+)")
+MOODLE = re.compile(r"(?P<name>.+?)_(?P<number>\d+)_assignsubmission_[a-z]+_?(?P<rest>.*)")
+MOODLE_FOLDER = re.compile(r"(?P<name>.+)_(?P<number>\d+)_assignsubmission_[a-z]+_?(?P<rest>)")
+NUMBERED = re.compile(r"(?P<number>\d+)-.+")  # a student's name here that begins with a platform's number
 JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 

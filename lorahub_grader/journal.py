@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.results import write_json
 from lorahub_grader.split import Result
-
-FORM = 1  # of the files; a file of another form is graded again
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,8 @@ class Outcome:
         """Points from tests; what a person grades is not in it."""
         return sum(test.earned for test in self.tests)
 
-    def to_json(self) -> dict:
-        return {"form": FORM, **asdict(self), "outputs": {str(index): out for index, out in self.outputs.items()}}
 
-    @classmethod
-    def from_json(cls, content: dict) -> Outcome:
-        if content.pop("form") != FORM:
-            raise ValueError("another form")
-        tests = tuple(map(Result.from_json, content["tests"]))
-        outputs = {int(index): out for index, out in content["outputs"].items()}
-        return cls(**content | {"tests": tests, "outputs": outputs, "notes": tuple(content["notes"])})
+KEPT = TypeAdapter(Outcome)
 
 
 @dataclass(frozen=True)
@@ -70,17 +61,14 @@ class Journal:
     def find(self, assignment: str, student: str) -> Outcome | None:
         """The kept outcome; None where there is none or it can't be read."""
         try:
-            return Outcome.from_json(json.loads(self.path(assignment, student).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, KeyError):
+            return KEPT.validate_json(self.path(assignment, student).read_bytes())
+        except (OSError, ValueError):
             return None
 
     def keep(self, outcome: Outcome) -> Outcome:
         """Write an outcome, whole or not at all."""
-        write_json(self.path(outcome.assignment, outcome.student), outcome.to_json())
+        write_json(self.path(outcome.assignment, outcome.student), asdict(outcome))
         return outcome
-
-    def mark_recorded(self, outcome: Outcome) -> Outcome:
-        return self.keep(replace(outcome, recorded=True))
 
     def all(self, assignment: str) -> list[Outcome]:
         """Every kept outcome of an assignment, by student. Raises CourseError: nothing has been graded."""

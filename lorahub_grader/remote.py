@@ -13,7 +13,7 @@ import numpy as np
 
 from lorahub_edu.show import objects
 from lorahub_grader.inside.protocol import ClosedError, Codec, DeadlineError, ProtocolError
-from lorahub_grader.sandbox.process import AnswerProcess
+from lorahub_grader.sandbox.process import AnswerProcess, explain
 
 GRACE_SECONDS = 2.0  # from an interrupt to the end
 MESSAGES_LIMIT = 1_000_000  # calls back within one call
@@ -109,13 +109,7 @@ class Conversation:
 
     def explanation(self) -> str:
         """Why nothing more can be asked, in words for the learner."""
-        words = {
-            "time": "the time for the whole submission is over, or the code did not stop when it was interrupted",
-            "memory": "the code took more memory than a submission may have",
-            "processes": "the code started more processes than a submission may have",
-            "died": "the process that ran the code ended (os._exit, a crash, or too much memory at once)",
-        }
-        return "no answer: " + words.get(self.lost, self.lost)
+        return f"no answer: {explain(self.lost)}"
 
     def _pair(self, reply: dict, blobs: list) -> tuple[Any, list | None]:
         found = self._value(reply, blobs)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from lorahub_edu.errors import CourseError
 from lorahub_grader.assignments import Assignment, Cell
 
 ANSWER_CHARACTERS = 200_000
@@ -23,27 +24,15 @@ class _Cell:
     is_code: bool
 
 
-class UnreadableError(Exception):
-    """What was handed in is no notebook."""
-
-
-@dataclass(frozen=True)
-class RepairedAnswers:
-    """A learner's cells by id, and what had to be done to get them."""
-
-    sources: dict[str, str]
-    notes: tuple[str, ...] = ()
-
-
-def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
-    """The answers in a submission, for the cells that the assignment has and no others.
+def repair(content: bytes, assignment: Assignment) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The answers in a submission, by id and only for cells that the assignment has, and notes on what was done.
 
     Tests, locked cells, metadata and everything else come from the instructor's notebook, so nothing that was done to
     them counts: deleted, copied, retyped or reordered cells are put right. Where a cell is there several times, the
     last that was filled in counts, and parts of one are put together.
-    Raises UnreadableError: it is no notebook.
+    Raises CourseError: it is no notebook.
     """
-    cells = list(_cells(_parse(content)))
+    cells = list(_cells(content))
     sources, notes, blank = {}, [], True
     for wanted in assignment.cells:
         if wanted.role not in ("answer", "manual"):
@@ -55,7 +44,7 @@ def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
             notes += [f"{wanted.grade_id}: {note}"] if note else []
         if not found:
             continue
-        sources[wanted.grade_id], which = _chosen(found, wanted, _names(wanted, assignment))
+        sources[wanted.grade_id], which = _chosen(found, wanted)
         blank = blank and not _is_filled(sources[wanted.grade_id], wanted)
         if len(found) > 1:
             notes.append(f"{wanted.grade_id}: the cell was there {len(found)} times; {which}")
@@ -69,7 +58,7 @@ def repair(content: bytes, assignment: Assignment) -> RepairedAnswers:
     own = sum(cell.is_code and cell.grade_id not in known and cell.source.strip() not in given for cell in cells)
     if own:
         notes.append(f"{own} of your own cells are not graded: write all that an answer needs into its cell")
-    return RepairedAnswers(sources, tuple(notes))
+    return sources, tuple(notes)
 
 
 def _without_id(cells: list[_Cell], wanted: Cell, assignment: Assignment, empty: bool) -> tuple[list[str], str]:
@@ -82,8 +71,7 @@ def _without_id(cells: list[_Cell], wanted: Cell, assignment: Assignment, empty:
     missing, lost, it = "the cell was missing", "the cell had lost its id", " and"
     if empty:
         missing, lost, it = "", "the cell was left empty", "; another one"
-    is_code = assignment.notebook.cells[wanted.index].cell_type == "code"
-    if names := _names(wanted, assignment):
+    if names := set(wanted.names):
         fitting = [cell for cell in cells if cell.is_code and names <= _defined(cell.source)]
         if found := [cell.source for cell in fitting if cell.grade_id is None]:
             return found, f"{lost}{it} was found by what it defines"
@@ -95,7 +83,7 @@ def _without_id(cells: list[_Cell], wanted: Cell, assignment: Assignment, empty:
     for cell in cells:
         place = given.get(cell.source.strip(), place)
         unknown = cell.grade_id is None and cell.source.strip() and cell.source.strip() not in given
-        if unknown and place == _given_before(wanted, given.values()) and cell.is_code == is_code:
+        if unknown and place == _given_before(wanted, given.values()) and cell.is_code == wanted.is_code:
             between.append(cell.source)
     if len(between) == 1:
         return between, f"{lost}{it} was found by its place"
@@ -113,19 +101,20 @@ def _defined(source: str) -> set[str]:
 
 def read(content: bytes, trouble: str, assignment: Assignment) -> tuple[dict[str, str], tuple[str, ...], str]:
     """The answers in what was read of a submission, notes on them, and why there are none if so."""
+    if trouble:
+        return {}, (), trouble
     try:
-        repaired = repair(content, assignment) if not trouble else RepairedAnswers({})
-    except UnreadableError as error:
+        return *repair(content, assignment), ""
+    except CourseError as error:
         return {}, (), str(error)
     except Exception as error:  # whatever one notebook holds, the others are graded
         return {}, (), f"it can't be read ({type(error).__name__})"
-    return repaired.sources, repaired.notes, trouble
 
 
 def which_assignment(content: bytes, assignments: Mapping[str, frozenset[str]]) -> str | None:
     """The assignment, of ids of answers by name, that shares most with a notebook; None where none or several do."""
     try:
-        ids = {cell.grade_id for cell in _cells(_parse(content))}
+        ids = {cell.grade_id for cell in _cells(content)}
     except Exception:  # of any notebook; what is wrong with it is said when it is graded
         return None
     shared = {name: len(ids & own) for name, own in assignments.items()}
@@ -144,29 +133,20 @@ def text_of(content: bytes) -> str:
         return content.decode("cp1252", "replace")
 
 
-def _parse(content: bytes) -> dict:
+def _cells(content: bytes) -> Iterator[_Cell]:
+    """Each cell that has a source; nothing is trusted to be what it should be. Raises CourseError: no notebook."""
     try:
         notebook = json.loads(text_of(content))
     except (ValueError, RecursionError):
-        raise UnreadableError("it is not a notebook: its JSON is broken") from None
-    if type(notebook) is not dict or not (type(notebook.get("cells")) is list or notebook.get("worksheets")):
-        raise UnreadableError("it is not a notebook: it has no cells")
-    return notebook
-
-
-def _cells(notebook: dict) -> Iterator[_Cell]:
-    """Each cell that has a source; nothing is trusted to be what it should be."""
-    cells = notebook.get("cells")
-    if type(cells) is not list:  # the form before 2015
-        sheets = notebook["worksheets"]
-        first = sheets[0] if type(sheets) is list and sheets else {}
-        cells = first.get("cells") if type(first) is dict else []
-    if type(cells) is list and len(cells) > CELLS:
-        raise UnreadableError(f"it has more than {CELLS:,} cells")
-    for cell in cells if type(cells) is list else ():
+        raise CourseError("it is not a notebook: its JSON is broken") from None
+    if type(notebook) is not dict or type(notebook.get("cells")) is not list:
+        raise CourseError("it is not a notebook: it has no cells")
+    if len(notebook["cells"]) > CELLS:
+        raise CourseError(f"it has more than {CELLS:,} cells")
+    for cell in notebook["cells"]:
         if type(cell) is not dict:
             continue
-        source = cell.get("source", cell.get("input", ""))
+        source = cell.get("source", "")
         if type(source) is list:
             source = "".join(part for part in source if type(part) is str)
         if type(source) is not str:
@@ -180,19 +160,14 @@ def _cells(notebook: dict) -> Iterator[_Cell]:
         yield _Cell(grade_id, clean, cell.get("cell_type") == "code")
 
 
-def _names(wanted: Cell, assignment: Assignment) -> set[str]:
-    """What an answer in code defines."""
-    return set(wanted.names) if assignment.notebook.cells[wanted.index].cell_type == "code" else set()
-
-
 def _is_filled(source: str, wanted: Cell) -> bool:
     return source.strip() not in ("", wanted.stub.strip())
 
 
-def _chosen(found: list[str], wanted: Cell, names: set[str]) -> tuple[str, str]:
+def _chosen(found: list[str], wanted: Cell) -> tuple[str, str]:
     """Of several copies of a cell the last that was filled in; Jupyter gives parts of a split cell the same id."""
     filled = [source for source in found if _is_filled(source, wanted)] or found[-1:]
-    defined = [names & _defined(source) for source in filled]
+    defined = [_defined(source).intersection(wanted.names) for source in filled]
     if len(filled) > 1 and sum(map(len, defined)) == len(set().union(*defined)):  # no name twice
         return "\n\n".join(filled), "its parts were put together"
     last = max(range(len(filled)), key=lambda place: (len(defined[place]), place))

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
-from lorahub_grader.platforms import NUMBERED
+from lorahub_grader.handed_in import NUMBERED
 from lorahub_grader.repair import text_of
 
 POINTS_POSSIBLE = "Points Possible"

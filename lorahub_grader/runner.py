@@ -21,7 +21,8 @@ from lorahub_grader.handed_in import shown
 from lorahub_grader.journal import Outcome
 from lorahub_grader.repair import read
 from lorahub_grader.sandbox import choose
-from lorahub_grader.worker import SANDBOXES, Job, explain, outcome_of, work, work_apart
+from lorahub_grader.sandbox.process import explain
+from lorahub_grader.worker import SANDBOXES, Job, outcome_of, work, work_apart
 
 PACKAGES = ("lorahub_checks", "lorahub_edu", "lorahub_grader")  # what a submission's points follow from
 
@@ -55,7 +56,12 @@ def grade(
     many.
     Raises CourseError: nothing to grade, no sandbox, or a gradebook that can't be written; what was found out is kept.
     """
-    found, known = _found(course, place, assignment)
+    known = {name: assignments.load(name, course.root) for name in assignments.names(course.root)}
+    if not known:
+        raise CourseError(
+            f"There is no assignment in {course.root / SOURCE}: run this in the course's folder, or give --course."
+        )
+    found = collect(place, {name: loaded.answer_ids for name, loaded in known.items()}, assignment)
     kind = choose.choose(sandbox, unsafe, hidden(course))
     with gradebook.writing(course):
         for name in sorted({submission.assignment for submission in found.submissions}):
@@ -71,16 +77,6 @@ def grade(
             SANDBOXES.close()
     ordered = sorted(outcomes, key=lambda outcome: (outcome.assignment, outcome.student))
     return Graded(tuple(ordered), new, found.ignored, kind)
-
-
-def _found(course: Course, place: Path, wanted: str | None) -> tuple[Collected, dict[str, Assignment]]:
-    names = assignments.names(course.root)
-    if not names:
-        raise CourseError(
-            f"There is no assignment in {course.root / SOURCE}: run this in the course's folder, or give --course."
-        )
-    known = {name: assignments.load(name, course.root) for name in names}
-    return collect(place, {name: loaded.answer_ids for name, loaded in known.items()}, wanted), known
 
 
 def hidden(course: Course) -> tuple[str, ...]:
@@ -154,21 +150,18 @@ def _recorded(course: Course, assignment: Assignment, outcome: Outcome) -> Outco
     """The outcome, after the gradebook has it; one that nbgrader can't take must not stop the others."""
     if outcome.recorded:
         return outcome
-    try:
-        gradebook.record(course, assignment, outcome)
-        return course.journal.mark_recorded(outcome)
-    except LockedError:
-        raise
-    except CourseError as error:
-        note = f"nbgrader could not take the answers themselves: {shown(str(error))}"
-    outcome = course.journal.keep(replace(outcome, answers={}, outputs={}, notes=(*outcome.notes, note)))
-    try:
-        gradebook.record(course, assignment, outcome)
-        return course.journal.mark_recorded(outcome)
-    except LockedError:
-        raise
-    except CourseError:
-        return replace(outcome, notes=(*outcome.notes, "the gradebook does not have these points"))
+    for without_answers in (False, True):
+        try:
+            gradebook.record(course, assignment, outcome)
+            return course.journal.keep(replace(outcome, recorded=True))
+        except LockedError:
+            raise
+        except CourseError as error:
+            if without_answers:
+                break
+            note = f"nbgrader could not take the answers themselves: {shown(str(error))}"
+            outcome = course.journal.keep(replace(outcome, answers={}, outputs={}, notes=(*outcome.notes, note)))
+    return replace(outcome, notes=(*outcome.notes, "the gradebook does not have these points"))
 
 
 def _secret(course: Course) -> str:

@@ -60,10 +60,6 @@ class Result:
     def passed(self) -> bool:
         return self.earned == self.points
 
-    @classmethod
-    def from_json(cls, content: dict) -> Result:
-        return cls(**content | {"properties": tuple(map(tuple, content["properties"]))})
-
 
 @dataclass(frozen=True)
 class Defined:
@@ -122,7 +118,7 @@ class Split:
         for cell in self.assignment.cells:
             if cell.role == "test":
                 tests.append((cell, self.defined.copy()))
-            elif cell.role == "code" or (cell.role != "text" and self._is_code(cell)):
+            elif cell.role == "code" or (cell.role != "text" and cell.is_code):
                 source = cell.source if cell.role == "code" else self.answers.get(cell.grade_id, cell.stub)
                 report({"cell": cell.index, "outputs": self._cell(cell, source)})
                 if self.conversation.lost and cell.index not in self.passed_over:
@@ -130,9 +126,6 @@ class Split:
                     if time.monotonic() < self.conversation.deadline:
                         return False
         return True
-
-    def _is_code(self, cell: Cell) -> bool:
-        return self.assignment.notebook.cells[cell.index].cell_type == "code"
 
     def _cell(self, cell: Cell, source: str) -> list[dict]:
         """Run a cell in the answer process; one that is the same for all also runs here, for what the tests import."""

@@ -14,13 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import current_process, get_context
 
+from pydantic import TypeAdapter
+
 from lorahub_grader import split
 from lorahub_grader.assignments import Assignment
 from lorahub_grader.inside import namespaces
 from lorahub_grader.inside.zygote import Limits, Settings
 from lorahub_grader.journal import Outcome
 from lorahub_grader.sandbox import choose
-from lorahub_grader.sandbox.process import SandboxError
+from lorahub_grader.sandbox.process import SandboxError, explain
 from lorahub_grader.split import Result, Times
 
 PRELOAD = ("torch", "transformers", "peft")
@@ -28,6 +30,7 @@ TESTER_MEMORY = 6 << 30  # of address space for the tests, beyond what this proc
 MARGIN_SECONDS = 30.0  # for the tests, beyond the submission's own time
 EVENT_BYTES = 256 << 20
 BROKEN = 3  # exit code of a fork that found the sandbox gone
+REPORTED = TypeAdapter(Result)
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
     """
     ending = next((event["ending"] for event in events if "ending" in event), {})
     reason = ending.get("reason", "") or end
-    found = {event["test"]["grade_id"]: Result.from_json(event["test"]) for event in events if "test" in event}
+    found = {event["test"]["grade_id"]: REPORTED.validate_python(event["test"]) for event in events if "test" in event}
     tests = []
     for cell in job.assignment.cells:
         if cell.role == "test":
@@ -210,16 +213,3 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
         name=job.name,
         platform=job.platform,
     )
-
-
-def explain(reason: str) -> str:
-    """A reason in words for learner and teacher."""
-    words = {
-        "": "everything was graded",
-        "time": "it took too long",
-        "memory": "it took more memory than a submission may have",
-        "processes": "it started too many processes",
-        "died": "its process ended early",
-        "broken": "the sandbox broke twice under it",
-    }
-    return words.get(reason, reason)

@@ -27,7 +27,7 @@ class Answers:
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.notebook = shell.open_notebook(_kernel())
+        self.notebook = shell.Notebook()
         self.codec = Codec(self._refer, self._resolve)
 
     def serve(self) -> None:
@@ -141,11 +141,6 @@ def describe(error: BaseException) -> list[str]:
     return [type(error).__name__[:100], words[:2000]]
 
 
-@functools.cache
-def _kernel() -> Any:
-    return shell.kernel()
-
-
 def prepare(preload: tuple[str, ...]) -> None:
     """Import what most submissions import and is installed, so that a forked process has it already."""
     import matplotlib_inline.backend_inline  # noqa: F401
@@ -156,7 +151,7 @@ def prepare(preload: tuple[str, ...]) -> None:
             importlib.import_module(name)
         except ImportError:
             continue
-    _kernel()
+    shell.kernel()
 
 
 def serve(reader: int, writer: int) -> None:

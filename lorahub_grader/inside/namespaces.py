@@ -35,20 +35,12 @@ def _checked(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def unshare_processes() -> None:
-    """Make this process's next child the first of a process namespace of its own: when it ends, all in there end.
+def unshare(kinds: int) -> None:
+    """Give this process namespaces of its own, see unshare(2); those of processes begin with its next child.
 
     Raises OSError: the kernel or the sandbox around does not allow it.
     """
-    _checked(_libc().unshare(CLONE_NEWPID), "unshare processes")
-
-
-def unshare_rest() -> None:
-    """Give this process its own mounts, IPC objects and an empty network.
-
-    Raises OSError: the kernel or the sandbox around does not allow it.
-    """
-    _checked(_libc().unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWNET), "unshare")
+    _checked(_libc().unshare(kinds), "unshare")
 
 
 def mount_private(scratch: str, scratch_bytes: int) -> None:

@@ -214,14 +214,10 @@ class Codec:
         else:
             sound = bool(value.isfinite().all())
         if not sound:
-            raise NotFiniteError(
+            raise ProtocolError(
                 "NaN or an infinity was returned: look for a division by zero, a log of zero or an overflow."
             )
         return value
-
-
-class NotFiniteError(ProtocolError):
-    """A value holds NaN or an infinity."""
 
 
 def _encode_tensor(tensor: Any, blobs: list[bytes], torch: Any) -> dict:

@@ -8,7 +8,7 @@ import getpass
 import io
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ipykernel.eventloops import enable_gui
@@ -74,12 +74,12 @@ class AnswerShell(ZMQInteractiveShell):
         self.active_eventloop = gui
 
 
-@dataclass
 class Notebook:
-    """A kernel and the event loop in which its cells run."""
+    """The kernel and the event loop in which cells run; the loop is made here, since a fork can't share one."""
 
-    kernel: IPythonKernel
-    loop: asyncio.AbstractEventLoop
+    def __init__(self) -> None:
+        self.kernel, self.loop = kernel(), asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
 
     @property
     def names(self) -> dict[str, Any]:
@@ -112,8 +112,9 @@ class Notebook:
         return outputs, result.error_before_exec or result.error_in_exec
 
 
+@cache
 def kernel() -> IPythonKernel:
-    """A kernel with nothing around it: no sockets, no history on disk."""
+    """This process's kernel, with nothing around it: no sockets, no history on disk."""
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
@@ -121,13 +122,6 @@ def kernel() -> IPythonKernel:
     made = IPythonKernel(session=Messages(key=b""), iopub_socket=io.BytesIO(), shell_class=AnswerShell, config=config)
     builtins.input, getpass.getpass = made.raw_input, made.getpass  # nobody is there to be asked: both say so
     return made
-
-
-def open_notebook(prepared: IPythonKernel) -> Notebook:
-    """The notebook of this process; its event loop is made here, since a fork can't share one."""
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    return Notebook(prepared, loop)
 
 
 async def _cell(shell: AnswerShell, source: str) -> Any:

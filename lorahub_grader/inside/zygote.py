@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -61,19 +61,11 @@ class Settings:
     limits: Limits = Limits()
     may_import: tuple[str, ...] | None = None
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Settings:
-        content = json.loads(text)
-        content |= {"preload": tuple(content["preload"]), "limits": Limits(**content["limits"])}
-        return cls(**content)
-
 
 def main() -> None:
     """Prepare once, then fork for every pair of sockets that arrives, until the control socket closes."""
-    settings = Settings.from_json(sys.argv[1])
+    told = json.loads(sys.argv[1])
+    settings = Settings(**told | {"limits": Limits(**told["limits"])})
     namespaces.die_with_parent()
     answers.prepare(settings.preload)
     control = socket.socket(fileno=int(sys.argv[2]))
@@ -111,7 +103,7 @@ def keep(settings: Settings, answer: int, life: int) -> None:
     namespaces.die_with_parent()
     zygote, shared = os.getppid(), namespaces.resident_bytes(os.getpid())
     if settings.namespaces:
-        namespaces.unshare_processes()
+        namespaces.unshare(namespaces.CLONE_NEWPID)  # the first in there ends all in there
     child = os.fork()
     if child == 0:
         os.close(life)
@@ -172,13 +164,14 @@ def run(settings: Settings, answer: int) -> None:
         os.closerange(CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
         limits = settings.limits
         if settings.namespaces:
-            namespaces.unshare_rest()
+            namespaces.unshare(namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET)
             namespaces.mount_private(settings.scratch, limits.scratch_bytes)
             if settings.uid is None:
                 namespaces.count_apart()
         if settings.namespaces or settings.uid is not None:
             namespaces.forget_keys()
-            namespaces.drop_privileges(None if settings.uid is None else _own_uid(settings.uid))
+            # A user of its own, so that its processes are counted apart from those of other submissions.
+            namespaces.drop_privileges(None if settings.uid is None else settings.uid + secrets.randbelow(1 << 24))
             seccomp.install()
         namespaces.die_with_parent()  # not before: a change of user takes it back
         os.environ["HOME"] = tempfile.mkdtemp(prefix="home-", dir=settings.scratch)
@@ -190,24 +183,14 @@ def run(settings: Settings, answer: int) -> None:
             open_files=limits.open_files,
             file_bytes=limits.file_bytes,
         )
-        reseed()
+        random.seed()  # as a fresh process would have them
+        np.random.seed()
         answers.serve(CHANNEL, CHANNEL)
         code = 0
     except BaseException:
         traceback.print_exc()  # seen by the sandbox's starter as long as nothing of the learner's has run
     finally:
         os._exit(code)
-
-
-def _own_uid(first: int) -> int:
-    """A user of this submission's own, so that its processes are counted apart from those of others."""
-    return first + secrets.randbelow(1 << 24)
-
-
-def reseed() -> None:
-    """Give the fork random numbers of its own, as a fresh process would have."""
-    random.seed()
-    np.random.seed()
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_grader.inside.protocol import ProtocolError
 from lorahub_grader.inside.zygote import Settings
 from lorahub_grader.sandbox import bubblewrap, containers
-from lorahub_grader.sandbox.process import AnswerProcess, SandboxError, start_bare
+from lorahub_grader.sandbox.process import SandboxError, Zygote, start_bare
 
 UNSAFE, CONTAINER = "none", "container"
 PROBE_SECONDS = 60.0
@@ -43,14 +42,7 @@ except OSError:
 """
 
 
-class Sandbox(Protocol):
-    """Something that gives an answer process for each submission."""
-
-    def open(self) -> AnswerProcess: ...
-
-    def close(self) -> None: ...
-
-
+Sandbox = Zygote | containers.Containers  # each gives an answer process for each submission
 STARTERS: Mapping[str, Callable[[Settings], Sandbox]] = {
     "bubblewrap": bubblewrap.start_zygote,
     "podman": lambda settings: containers.start("podman", settings),
@@ -62,15 +54,10 @@ AUTOMATIC = ("bubblewrap", "podman", "docker")
 
 
 def start(kind: str, settings: Settings) -> Sandbox:
-    """A sandbox of that kind, ready to give answer processes. Raises SandboxError: it can't be started."""
-    check_kind(kind)
-    return STARTERS[kind](settings)
-
-
-def check_kind(kind: str) -> None:
-    """Raise CourseError where there is no such kind of sandbox."""
+    """A sandbox of that kind, ready to give answer processes. Raises CourseError: it is unknown or can't be started."""
     if kind not in STARTERS:
         raise CourseError(f"There is no sandbox {kind!r}. {near_matches(kind, STARTERS)}")
+    return STARTERS[kind](settings)
 
 
 def choose(wanted: str | None = None, unsafe: bool = False, secrets: tuple[str, ...] = ()) -> str:

@@ -43,7 +43,7 @@ class ContainerProcess:
     def stop(self) -> Ending:
         """End the container if it has not ended yet."""
         if self.ending is None:
-            asked = self.process.poll() is None
+            asked, killed = self.process.poll() is None, False
             self._say("kill", self.name)
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_SECONDS)
@@ -52,21 +52,15 @@ class ContainerProcess:
             self.process.stdin.close()
             self.process.stdout.close()
             self.errors.close()
-            self.ending = _ending(state, asked, self.process.returncode)
+            with suppress(ValueError, AttributeError):  # nothing was said where the container is gone
+                killed = json.loads(state).get("OOMKilled", False)
+            self.ending = Ending("memory" if killed else "asked" if asked else "died", self.process.returncode or 0)
         return self.ending
 
     def _say(self, *words: str) -> str:
         with suppress(subprocess.TimeoutExpired):
             return subprocess.run([self.program, *words], capture_output=True, text=True, timeout=STOP_SECONDS).stdout
         return ""
-
-
-def _ending(state: str, asked: bool, code: int | None) -> Ending:
-    try:
-        killed = json.loads(state).get("OOMKilled", False)
-    except (ValueError, AttributeError):
-        killed = False
-    return Ending("memory" if killed else "asked" if asked else "died", code or 0)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
@@ -38,6 +38,18 @@ class Ending:
     exit: int = 0
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
+
+
+def explain(reason: str) -> str:
+    """Why points are missing, in words for learner and teacher; a reason without words of its own says it itself."""
+    words = {
+        "time": "it took too long, or did not stop when it was interrupted",
+        "memory": "it took more memory than a submission may have",
+        "processes": "it started more processes than a submission may have",
+        "died": "its process ended early (os._exit, a crash, or too much memory at once)",
+        "broken": "the sandbox broke twice under it",
+    }
+    return words.get(reason, reason)
 
 
 @dataclass
@@ -167,7 +179,8 @@ def start_bare(settings: Settings, as_nobody: bool = False) -> Zygote:
 
 def program(settings: Settings) -> list[str]:
     """The command that is a zygote, without anything around it."""
-    return [sys.executable, "-I", "-X", "faulthandler=0", "-m", "lorahub_grader.inside.zygote", settings.to_json()]
+    told = json.dumps(asdict(settings))
+    return [sys.executable, "-I", "-X", "faulthandler=0", "-m", "lorahub_grader.inside.zygote", told]
 
 
 def clean_environment(scratch: str) -> dict[str, str]:

@@ -136,7 +136,7 @@ def test_nothing_runs_in_formgrader(name: str, small, page, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_nothing_runs_in_the_feedback(name: str, small, page) -> None:
-    html = feedback.render(small, everywhere(PAYLOADS[name]), feedback.Grades({}))
+    html = feedback.render(small, everywhere(PAYLOADS[name]), feedback.Grades())
     page.set_content(html.replace("<style>", "<style data-ours=1>").replace("<meta", "<meta data-ours=1"))
     page.wait_for_timeout(50)
     assert page.evaluate(FOUND) == []

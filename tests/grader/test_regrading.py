@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from grading_course import NAME, POINTS, RIGHT, copy_of, grade, scores, submit
 
 from lorahub_grader import assignments, runner
 from lorahub_grader.gradebook import Course
-from lorahub_grader.journal import Outcome
 
 SLOW = "import time\ntime.sleep(0.7)\n" + RIGHT["double"]
 
@@ -104,5 +104,5 @@ def test_an_outcome_that_the_gradebook_does_not_have_yet_is_entered(course, quic
     submit(course.root, "ada", RIGHT)
     graded = grade(course).outcomes[0]
     course.database.unlink()  # as if it had been lost
-    course.journal.keep(Outcome.from_json(graded.to_json() | {"recorded": False}))  # killed between the two
+    course.journal.keep(replace(graded, recorded=False))  # killed between the two
     assert grade(course).new == 1 and scores(course) == {"ada": POINTS}

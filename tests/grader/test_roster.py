@@ -148,8 +148,6 @@ def test_another_maximum_is_scaled_or_refused(built) -> None:
         for other in ("poor", "0", "nan", "-5", "inf"):
             with pytest.raises(CourseError, match=f"maximum is '{other}"):
                 fill(built, to, roster.replace("100.00", other).replace("100", other), ada())
-    with pytest.raises(CourseError, match="scale or refuse, not 'half'"):
-        fill(built, "moodle", sheet, ada(), maximum="half")
 
 
 def test_the_column_is_asked_for_where_it_is_not_sure(built) -> None:

@@ -49,7 +49,7 @@ def test_a_crash_is_said_once(round_) -> None:
     _, graded = round_
     crashed = next(o for o in graded.outcomes if o.student == "crash")
     words = next(test.message for test in crashed.tests if test.grade_id == "test_root")
-    assert words.count("the process that ran the code ended") == 1
+    assert words.count("its process ended early") == 1
 
 
 def test_what_a_person_grades_waits_for_a_person(round_) -> None:

@@ -74,7 +74,7 @@ bbh --base nosuch | no base model 'nosuch'
 build nosuch --course COURSE | no assignment 'nosuch'
 lint-exercises nosuch --course COURSE | no assignment 'nosuch'
 grade nosuch --course COURSE | no nosuch
-grade EMPTY --course COURSE --sandbox nosuch | no sandbox 'nosuch'
+grade EMPTY --course COURSE --sandbox nosuch | --sandbox
 grade EMPTY --course COURSE --assignment nosuch | no assignment 'nosuch'
 feedback nosuch --course COURSE | no assignment 'nosuch'
 export nosuch --merged | no module 'nosuch'
@@ -83,7 +83,7 @@ export past --gguf --type nosuch | --type
 push EMPTY owner/name | EMPTY holds no adapter
 push past nosuch | owner/name
 export-grades nosuch --course COURSE | no assignment 'nosuch'
-export-grades 01_lora --to nosuch --course COURSE | no export 'nosuch'
+export-grades 01_lora --to nosuch --course COURSE | --to
 """
 # One process for all lines; a slow library that one of them loads shows in all that follow.
 PROGRAM = """
