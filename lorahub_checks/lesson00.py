@@ -25,6 +25,7 @@ def scaling(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     for _ in range(3):
         alpha = float(torch.randint(3, 60, (1,), generator=generator)) + 0.5
         rank = int(torch.randint(5, 40, (1,), generator=generator))
+        root = math.sqrt(rank)
         yield equals(
             f"alpha = {alpha}, rank = {rank}",
             answer(alpha, rank),
@@ -33,8 +34,7 @@ def scaling(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
                 "alpha is not divided by the rank": alpha,
                 "the fraction is upside down": rank / alpha,
                 "alpha is multiplied by the rank": alpha * rank,
-                "this is the rank-stabilised factor, alpha / sqrt(rank); plain LoRA divides by the rank": alpha
-                / math.sqrt(rank),
+                "this is the rank-stabilised factor, alpha / sqrt(rank); plain LoRA divides by the rank": alpha / root,
                 "the division dropped its remainder: use / instead of //": alpha // rank,
                 "the rank alone does not set the strength": 1 / rank,
             },

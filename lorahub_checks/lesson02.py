@@ -52,30 +52,24 @@ def rms_norm(answer: Callable, generator: torch.Generator) -> Iterator[Property]
 
 def _wrong_norms(x: Tensor, weight: Tensor, eps: float) -> dict[str, Tensor]:
     mean_square = x.pow(2).mean(-1, keepdim=True)
-    width = x.shape[-1]
+    layer_norm = F.layer_norm(x, (x.shape[-1],), weight, None, eps)
+
+    def by(square: Tensor) -> Tensor:
+        return weight * x / torch.sqrt(square + eps)
+
+    unit, one_mean = x / torch.sqrt(mean_square + eps), by(x.pow(2).mean())
+    biased, unbiased = (by(x.var(-1, unbiased=kind, keepdim=True)) for kind in (False, True))
     return {
-        "the mean was subtracted: that is LayerNorm, RMSNorm only divides": F.layer_norm(
-            x, (width,), weight, None, eps
-        ),
-        "the standard deviation was used: the root mean square subtracts no mean, not even inside the root": weight
-        * x
-        / torch.sqrt(x.var(-1, unbiased=False, keepdim=True) + eps),
-        "the unbiased standard deviation was used: the root mean square subtracts no mean": weight
-        * x
-        / torch.sqrt(x.var(-1, keepdim=True) + eps),
-        "the squares were summed, not averaged: divide the sum by the width": weight
-        * x
-        / torch.sqrt(x.pow(2).sum(-1, keepdim=True) + eps),
+        "the mean was subtracted: that is LayerNorm, RMSNorm only divides": layer_norm,
+        "the standard deviation was used: the root mean square subtracts no mean, not even inside the root": biased,
+        "the unbiased standard deviation was used: the root mean square subtracts no mean": unbiased,
+        "the squares were summed, not averaged: divide the sum by the width": by(x.pow(2).sum(-1, keepdim=True)),
         "the root is missing: divide by the root of the mean square": weight * x / (mean_square + eps),
         "eps stands outside the root: add it to the mean square first": weight * x / (mean_square.sqrt() + eps),
         "eps is missing: a vector of zeros would divide by zero": weight * x / mean_square.sqrt(),
-        "the learnt weight is missing: multiply every coordinate by its own": x / torch.sqrt(mean_square + eps),
-        "1 + weight was used, as Gemma does: LLaMA multiplies by the weight itself": (1 + weight)
-        * x
-        / torch.sqrt(mean_square + eps),
-        "one mean was taken over all tokens: every token has its own, so average over the last axis only": weight
-        * x
-        / torch.sqrt(x.pow(2).mean() + eps),
+        "the learnt weight is missing: multiply every coordinate by its own": unit,
+        "1 + weight was used, as Gemma does: LLaMA multiplies by the weight itself": (1 + weight) * unit,
+        "one mean was taken over all tokens: every token has its own, so average over the last axis only": one_mean,
     }
 
 
@@ -224,18 +218,13 @@ def _wrong_attentions(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Tensor]:
 
     tiled_scores = (q @ tiled(k).mT / width**0.5).masked_fill(future, -torch.inf)
     after = scores.softmax(-1).masked_fill(future, 0.0)
+    upside_down, zeros = scores.masked_fill(future.mT, -torch.inf), scores.masked_fill(future, 0.0)
     return {
         "the scores are not scaled: divide by the root of the head's width": (masked * width**0.5).softmax(-1) @ values,
         "the scores are divided by the width, not by its root": (masked / width**0.5).softmax(-1) @ values,
         "the causal mask is missing: no token may look ahead": scores.softmax(-1) @ values,
-        "the mask is upside down: it hides the past and shows the future": scores.masked_fill(
-            future.mT, -torch.inf
-        ).softmax(-1)
-        @ values,
-        "masked scores were set to 0, which still gets weight: minus infinity gets none": scores.masked_fill(
-            future, 0.0
-        ).softmax(-1)
-        @ values,
+        "the mask is upside down: it hides the past and shows the future": upside_down.softmax(-1) @ values,
+        "masked scores were set to 0, which still gets weight: minus infinity gets none": zeros.softmax(-1) @ values,
         "the mask came after the softmax, so the weights of a row no longer sum to 1": after @ values,
         "the softmax runs over the queries: it belongs on the last axis, the keys": masked.softmax(-2) @ values,
         "the heads were tiled (0, 1, 0, 1, …): neighbours share a head, so repeat each one (0, 0, 1, 1, …)": (

@@ -222,14 +222,13 @@ def routed(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         updates = torch.stack([*(x @ (b @ a).T for a, b in zip(A, B, strict=True)), torch.zeros_like(base)])
         rows = torch.arange(len(which))
         own = updates[torch.where(which < 0, known, which), rows]
+        from_end, by_row = updates[:known][which, rows], updates[:known][rows % known, rows]
         wrong = {
-            "a row without an adapter got the last one: -1 counts from the end": base
-            + alpha / rank * updates[:known][which, rows],
+            "a row without an adapter got the last one: -1 counts from the end": base + alpha / rank * from_end,
             "a row without an adapter got the first one": base + alpha / rank * updates[which.clamp(min=0), rows],
             "every row got the first row's adapter": base + alpha / rank * updates[which[0]],
             "every row got the sum of all adapters": base + alpha / rank * updates.sum(0),
-            "the rows' numbers are taken for the adapters': which[i] says whose row i is": base
-            + alpha / rank * updates[:known][rows % known, rows],
+            "the rows' numbers are taken for the adapters': which[i] says whose row i is": base + alpha / rank * by_row,
             UPDATE_UNSCALED: base + own,
             UPDATE_BY_ALPHA: base + alpha * own,
             "the base is missing": alpha / rank * own,

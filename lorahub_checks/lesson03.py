@@ -105,14 +105,10 @@ def packed_positions(answer: Callable, generator: torch.Generator) -> Iterator[P
 def perplexity_of(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     """perplexity_of(losses, tokens) -> perplexity."""
     losses = (1 + 2 * torch.rand(4, generator=generator, dtype=torch.float64)).tolist()
-    tokens = [
-        integer(2, 5, generator),
-        integer(40, 59, generator),
-        integer(200, 299, generator),
-        integer(10, 19, generator),
-    ]
+    tokens = [integer(low, high, generator) for low, high in ((2, 5), (40, 59), (200, 299), (10, 19))]
     pairs = list(zip(losses, tokens, strict=True))
     mean = sum(loss * n for loss, n in pairs) / sum(tokens)
+    outside = sum(math.exp(loss) * n for loss, n in pairs) / sum(tokens)
     yield equals(
         "exp of the mean loss over all tokens",
         answer(losses, tokens),
@@ -120,10 +116,7 @@ def perplexity_of(answer: Callable, generator: torch.Generator) -> Iterator[Prop
         misconceptions={
             "the rows' perplexities were averaged": sum(math.exp(loss) for loss in losses) / 4,
             "every row weighs the same: weight a row's loss with its tokens": math.exp(sum(losses) / 4),
-            "the rows' perplexities were averaged by tokens; the mean belongs inside exp": sum(
-                math.exp(loss) * n for loss, n in pairs
-            )
-            / sum(tokens),
+            "the rows' perplexities were averaged by tokens; the mean belongs inside exp": outside,
             "this is the mean loss: exp is missing": mean,
             "the loss is in nats, so the base is e, not 2": 2**mean,
             "the sign is wrong: a loss is positive and perplexity at least 1": math.exp(-mean),

@@ -52,11 +52,10 @@ def adamw_step(answer: Callable, generator: torch.Generator) -> Iterator[Propert
             return
         squares = {"v is the average of g², not of g": b2 * v + (1 - b2) * g, "v was left out": v}
         means = {"m is the average of g with weight 1 - b1": m + g, "m was left out": m}
+        with_l2, corrected = b1 * m + (1 - b1) * (g + decay * p), right[1] / (1 - b1**t)
         both = {
-            "the decay was added to the gradient: that is Adam with L2, here it shrinks the parameter itself": b1 * m
-            + (1 - b1) * (g + decay * p),
-            "m comes back divided by 1 - b1**t: keep it as it is, and divide only where it is used": right[1]
-            / (1 - b1**t),
+            "the decay was added to the gradient: that is Adam with L2, here it shrinks the parameter itself": with_l2,
+            "m comes back divided by 1 - b1**t: keep it as it is, and divide only where it is used": corrected,
             "b1 and b2 are exchanged": b2 * m + (1 - b2) * g,
         }
         yield equals(f"{name}: m", seen[1], right[1], misconceptions=both | means)

@@ -40,7 +40,7 @@ def label_loss(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         for row, n in zip(labels, unlabelled, strict=True):
             row[:n] = IGNORED
         log_p = logits.log_softmax(-1)
-        here, following = labels, labels[:, 1:]
+        following = labels[:, 1:]
 
         def taken(log_p: Tensor, labels: Tensor) -> Tensor:
             """The loss at each position, 0 where there is no label."""
@@ -49,13 +49,12 @@ def label_loss(answer: Callable, generator: torch.Generator) -> Iterator[Propert
 
         losses, count = taken(log_p[:, :-1], following), (following != IGNORED).sum(-1)
         mean = losses.sum() / count.sum()
+        unshifted = taken(log_p, labels).sum() / (labels != IGNORED).sum()
+        earlier = labels[:, :-1]
+        wrong_way = taken(log_p[:, 1:], earlier).sum() / (earlier != IGNORED).sum().clamp(min=1)
         wrong = {
-            "the labels are not shifted: the logits at a token predict the next one": taken(log_p, here).sum()
-            / (here != IGNORED).sum(),
-            "the shift goes the wrong way: logits[:, :-1] belong to labels[:, 1:]": taken(
-                log_p[:, 1:], labels[:, :-1]
-            ).sum()
-            / (labels[:, :-1] != IGNORED).sum().clamp(min=1),
+            "the labels are not shifted: the logits at a token predict the next one": unshifted,
+            "the shift goes the wrong way: logits[:, :-1] belong to labels[:, 1:]": wrong_way,
             "the sum was divided by all positions: only labels count": losses.sum() / losses.numel(),
             "every row weighs the same: a row with more labels counts for more": (losses.sum(-1) / count).mean(),
             "this is the sum: divide by the number of labels": losses.sum(),
@@ -189,6 +188,8 @@ def clip(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
             parameter.grad = gradient.clone()
         nn.utils.clip_grad_norm_(parameters, limit)
         right = torch.cat([p.grad.flatten() for p in parameters])
+        added_up = float(norms.sum())
+        by_sum = whole * min(1.0, limit / added_up)
         own = torch.cat([g.flatten() * min(1.0, limit / float(g.norm())) for g in gradients])
         wrong = {
             "every tensor is clipped by its own norm, which turns the gradient: take the norm of all together": own,
@@ -196,8 +197,7 @@ def clip(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
             "the gradient is made as long as the limit although it is shorter: leave it then": whole * limit / norm,
             "the gradient is made one long: multiply by limit / norm": whole / norm,
             "nothing is clipped": whole,
-            "the norms of the tensors were added up: add their squares and take the root": whole
-            * min(1.0, limit / float(norms.sum())),
+            "the norms of the tensors were added up: add their squares and take the root": by_sum,
             "the root is missing: this is clipped by the squared norm": whole * min(1.0, limit / norm**2),
             "the factor is upside down: limit / norm shortens": whole * max(1.0, norm / limit),
         }
@@ -212,7 +212,7 @@ def clip(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
         yield equals(f"{name}: the gradients", flat, right, misconceptions=wrong)
         lengths = {
             "the root is missing": norm**2,
-            "the norms were added up": float(norms.sum()),
+            "the norms were added up": added_up,
             "this is the norm after clipping: give the one before": min(norm, limit),
             "this is the largest number": float(whole.abs().max()),
         }

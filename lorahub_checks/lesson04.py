@@ -36,23 +36,20 @@ def bottleneck(answer: Callable, generator: torch.Generator) -> Iterator[Propert
     }.items():
         x, down, up = normal(generator, 2, rows, size), normal(generator, middle, size), normal(generator, size, middle)
         h = x @ down.T
+        added, linear = torch.relu(h) @ up.T, h @ up.T
+        right = x + added
         wrong = {
-            "the input itself is missing: without it the adapter starts at zero, not at the identity": torch.relu(h)
-            @ up.T,
-            "the nonlinearity is missing: this is a LoRA behind the layer, which one matrix could replace": x
-            + h @ up.T,
-            "the nonlinearity stands behind the second matrix: it belongs in the middle": x + torch.relu(h @ up.T),
-            "the nonlinearity stands behind the sum: it would cut the model's own stream": torch.relu(
-                x + torch.relu(h) @ up.T
-            ),
-            "the input is subtracted: it is added": torch.relu(h) @ up.T - x,
-            "a second nonlinearity stands behind the second matrix": x + torch.relu(torch.relu(h) @ up.T),
+            "the input itself is missing: without it the adapter starts at zero, not at the identity": added,
+            "the nonlinearity is missing: this is a LoRA behind the layer, which one matrix could replace": x + linear,
+            "the nonlinearity stands behind the second matrix: it belongs in the middle": x + torch.relu(linear),
+            "the nonlinearity stands behind the sum: it would cut the model's own stream": torch.relu(right),
+            "the input is subtracted: it is added": added - x,
+            "a second nonlinearity stands behind the second matrix": x + torch.relu(added),
             "that is another nonlinearity (GELU): take the ReLU": x + torch.nn.functional.gelu(h) @ up.T,
         }
         if middle == size:
             wrong["down and up are exchanged"] = x + torch.relu(x @ up.T) @ down.T
             wrong["a matrix is not transposed: weights are (out, in)"] = x + torch.relu(x @ down) @ up
-        right = x + torch.relu(h) @ up.T
         yield equals(name, answer(x, down, up), right, misconceptions=wrong)
     zero = torch.zeros_like(up)
     yield equals("with up at zero nothing changes", answer(x, down, zero), x)
@@ -83,24 +80,19 @@ def gated_prompt(answer: Callable, generator: torch.Generator) -> Iterator[Prope
         gate = 0.3 + 0.4 * float(torch.rand((), generator=generator))
         scores = queries @ keys.mT
         root = math.sqrt(size)
+        by_size, inside = torch.softmax(scores / size, -1), torch.softmax(gate * scores / root, -1)
+        over_queries = torch.softmax(scores / root, -2)
+        mean = values.mean(-2, keepdim=True).expand(heads, length, size)
         wrong = {
             "the gate is missing": _gated(queries, keys, values, 1.0),
             "the scores are not divided by the root of the head's size": gate * torch.softmax(scores, -1) @ values,
-            "the scores are divided by the head's size, not by its root": gate
-            * torch.softmax(scores / size, -1)
-            @ values,
-            "the gate stands inside the softmax: at gate 0 that adds the values' mean, not nothing": torch.softmax(
-                gate * scores / root, -1
-            )
-            @ values,
-            "the softmax runs over the queries: it runs over the prompt's tokens": gate
-            * torch.softmax(scores / root, -2)
-            @ values,
+            "the scores are divided by the head's size, not by its root": gate * by_size @ values,
+            "the gate stands inside the softmax: at gate 0 that adds the values' mean, not nothing": inside @ values,
+            "the softmax runs over the queries: it runs over the prompt's tokens": gate * over_queries @ values,
             "there is no softmax": gate * (scores / root) @ values,
             "the gate is applied twice": _gated(queries, keys, values, gate * gate),
             "keys and values are exchanged": _gated(queries, values, keys, gate),
-            "this is the mean of the values, whatever the queries": gate
-            * values.mean(-2, keepdim=True).expand(heads, length, size),
+            "this is the mean of the values, whatever the queries": gate * mean,
         }
         yield equals(
             name, answer(queries, keys, values, gate), _gated(queries, keys, values, gate), misconceptions=wrong

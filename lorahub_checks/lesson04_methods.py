@@ -40,8 +40,10 @@ def prefix_attention(answer: Callable, generator: torch.Generator) -> Iterator[P
         keys, values = torch.cat([before_k, k], 1), torch.cat([before_v, v], 1)
         seen_by_all, triangle = torch.ones(length, prefix), torch.ones(length, length).tril()
 
-        right = _attend(q, keys, values, torch.cat([seen_by_all, triangle], 1))
+        mask = torch.cat([seen_by_all, triangle], 1)
+        right = _attend(q, keys, values, mask)
         alone = _attend(q, k, v, triangle)
+        two_softmaxes = alone + _attend(q, before_k, before_v, seen_by_all)
         wrong = {
             "the prefix is not seen: its keys and values are missing": alone,
             "the triangle starts at the prefix, so early tokens don't see all of it": _attend(
@@ -50,13 +52,10 @@ def prefix_attention(answer: Callable, generator: torch.Generator) -> Iterator[P
             "tokens look ahead in the text: the prefix is seen by all, the text only backwards": _attend(
                 q, keys, values, torch.ones(length, prefix + length)
             ),
-            "the prefix has a softmax of its own, as in LLaMA-Adapter: here one softmax runs over both": alone
-            + _attend(q, before_k, before_v, seen_by_all),
-            "the scores are not divided by the root of the head's width": _attend(
-                q * width**0.5, keys, values, torch.cat([seen_by_all, triangle], 1)
-            ),
+            "the prefix has a softmax of its own, as in LLaMA-Adapter: here one softmax runs over both": two_softmaxes,
+            "the scores are not divided by the root of the head's width": _attend(q * width**0.5, keys, values, mask),
             "the prefix's keys and values are exchanged": _attend(
-                q, torch.cat([before_v, k], 1), torch.cat([before_k, v], 1), torch.cat([seen_by_all, triangle], 1)
+                q, torch.cat([before_v, k], 1), torch.cat([before_k, v], 1), mask
             ),
             "the prefix stands behind the text while its values stand in front": _attend(
                 q, torch.cat([k, before_k], 1), values, torch.cat([triangle, seen_by_all], 1)
@@ -138,6 +137,7 @@ def dora_weight(answer: Callable, generator: torch.Generator) -> Iterator[Proper
         magnitude = 0.5 + torch.rand(outputs, generator=generator, dtype=torch.float64)
         lengths, delta = magnitude[:, None], B @ A
         V = W + alpha / rank * delta
+        only_update = lengths * F.normalize(delta, dim=1)
         wrong = {
             "every column is made one long: in torch's (out, in) a row holds the weights of one output": (
                 lengths * F.normalize(V, dim=0)
@@ -146,8 +146,7 @@ def dora_weight(answer: Callable, generator: torch.Generator) -> Iterator[Proper
             "the whole matrix was divided by one norm: each row has its own": lengths * V / V.norm(),
             "the rows are one long: the magnitude is missing": F.normalize(V, dim=1),
             "the rows were not made one long before the magnitude": lengths * V,
-            "only the update got a direction and a length: W belongs in there too": W
-            + lengths * F.normalize(delta, dim=1),
+            "only the update got a direction and a length: W belongs in there too": W + only_update,
             "the scaling alpha / r is left out": lengths * F.normalize(W + delta, dim=1),
             "the update is multiplied by alpha, not by alpha / r": lengths * F.normalize(W + alpha * delta, dim=1),
             "the update is missing": lengths * F.normalize(W, dim=1),

@@ -60,6 +60,7 @@ def trained(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
     hidden, kv, inner = heads * head_width, kv_heads * head_width, 100 + integer(1, 9, generator)
     for method in ("prompt", "prefix", "ia3", "bitfit", "lora"):
         size = integer(5, 7, generator) if method in SIZE_NAMES else 0
+        all_seven = 2 * 2 * hidden + 2 * (hidden + kv) + 3 * (hidden + inner)
         right = _counted(method, layers, heads, kv_heads, head_width, inner, size)
         wrong = {
             "prompt": {
@@ -88,9 +89,7 @@ def trained(answer: Callable, generator: torch.Generator) -> Iterator[Property]:
                 "v_proj puts out kv numbers, not hidden": layers * size * 4 * hidden,
                 "only A was counted": layers * size * 2 * hidden,
                 "q_proj's adapter is missing: q_proj and v_proj both have one": layers * size * (hidden + kv),
-                "all seven matrices were counted: adapters stand on q_proj and v_proj": layers
-                * size
-                * (2 * 2 * hidden + 2 * (hidden + kv) + 3 * (hidden + inner)),
+                "all seven matrices were counted: adapters stand on q_proj and v_proj": layers * size * all_seven,
                 "the rank is missing": layers * (3 * hidden + kv),
             },
         }[method]

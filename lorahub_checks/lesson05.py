@@ -31,21 +31,20 @@ def state_bytes(answer: Callable, generator: torch.Generator) -> Iterator[Proper
     ):
         frozen = integer(10_000, 89_999, generator) if some_frozen else 0
         trained = integer(100, 899, generator) if some_frozen else integer(10_000, 89_999, generator)
-        held = frozen * frozen_bytes
+        held, four = frozen * frozen_bytes, 4 * trained * trained_bytes
         yield equals(
             name,
             answer(frozen, trained, frozen_bytes, trained_bytes),
-            held + 4 * trained * trained_bytes,
+            held + four,
             misconceptions={
                 "the optimizer is missing: AdamW keeps two moments": held + 2 * trained * trained_bytes,
                 "one of four is missing: weight, gradient and two moments": held + 3 * trained * trained_bytes,
-                "frozen weights get no gradient and no moments": 4 * held + 4 * trained * trained_bytes,
-                "the frozen weights are missing": 4 * trained * trained_bytes if some_frozen else math.nan,
+                "frozen weights get no gradient and no moments": 4 * held + four,
+                "the frozen weights are missing": four if some_frozen else math.nan,
                 "both kinds were counted with the frozen dtype's bytes": held + 4 * trained * frozen_bytes,
-                "both kinds were counted with the trained dtype's bytes": frozen * trained_bytes
-                + 4 * trained * trained_bytes,
+                "both kinds were counted with the trained dtype's bytes": frozen * trained_bytes + four,
                 "these are numbers, not bytes": frozen + 4 * trained,
-                "these are bits: a byte has eight of them": 8 * (held + 4 * trained * trained_bytes),
+                "these are bits: a byte has eight of them": 8 * (held + four),
             },
         )
     doubled = answer(0, 1000, 2, 8) / answer(0, 1000, 2, 4)

@@ -31,6 +31,10 @@ def _summed(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
     return sum(w * tensor for w, tensor in zip(weights, tensors, strict=True))
 
 
+def _product(weights: list[float], As: list[Tensor], Bs: list[Tensor]) -> Tensor:
+    return _summed(weights, Bs) @ _summed(weights, As)
+
+
 def _exact(weights: Sequence[float], As: Sequence[Tensor], Bs: Sequence[Tensor]) -> Tensor:
     return _summed(weights, [B @ A for A, B in zip(As, Bs, strict=True)])
 
@@ -58,33 +62,26 @@ def composed_update(answer: Callable, generator: torch.Generator) -> Iterator[Pr
         As, Bs, weights = _modules([4 if count > 2 else 2] * count, generator)
         A, B, ones = _summed(weights, As), _summed(weights, Bs), [1.0] * count
         shares = [w / sum(weights) for w in weights]
-        softmax = torch.softmax(torch.tensor(weights), 0).tolist()
-        sizes = [abs(w) for w in weights]
+        soft = _product(torch.softmax(torch.tensor(weights), 0).tolist(), As, Bs)
+        sizes, squares = [abs(w) for w in weights], [w * w for w in weights]
+        exact, own_terms = scaling * _exact(weights, As, Bs), scaling * _exact(squares, As, Bs)
         yield equals(
             name,
             answer(As, Bs, weights, scaling),
             scaling * B @ A,
             misconceptions={
-                "these are the updates added up, Σ wᵢBᵢAᵢ: that is the exact composition, without cross-terms": scaling
-                * _exact(weights, As, Bs),
-                "only the own terms wᵢ²BᵢAᵢ are there: the cross-terms are missing": scaling
-                * _exact([w * w for w in weights], As, Bs),
+                "these are the updates added up, Σ wᵢBᵢAᵢ: that is the exact composition, without cross-terms": exact,
+                "only the own terms wᵢ²BᵢAᵢ are there: the cross-terms are missing": own_terms,
                 "the scaling is left out": B @ A,
                 "the scaling is applied to A and to B, so it counts squared: apply it once": scaling**2 * B @ A,
                 "only A is weighted: LoRAHub's weight stands in both sums": scaling * _summed(ones, Bs) @ A,
                 "only B is weighted: LoRAHub's weight stands in both sums": scaling * B @ _summed(ones, As),
-                "the weights are not used": scaling * _summed(ones, Bs) @ _summed(ones, As),
-                "the weights are divided by their sum; LoRAHub's are free": scaling
-                * _summed(shares, Bs)
-                @ _summed(shares, As),
-                "the weights went through a softmax; LoRAHub's are free and may be negative": scaling
-                * _summed(softmax, Bs)
-                @ _summed(softmax, As),
-                "the weights have lost their signs": scaling * _summed(sizes, Bs) @ _summed(sizes, As),
+                "the weights are not used": scaling * _product(ones, As, Bs),
+                "the weights are divided by their sum; LoRAHub's are free": scaling * _product(shares, As, Bs),
+                "the weights went through a softmax; LoRAHub's are free and may be negative": scaling * soft,
+                "the weights have lost their signs": scaling * _product(sizes, As, Bs),
                 "these are means, not sums": scaling * B @ A / count**2,
-                "each weight is squared already in the sums": scaling
-                * _summed([w * w for w in weights], Bs)
-                @ _summed([w * w for w in weights], As),
+                "each weight is squared already in the sums": scaling * _product(squares, As, Bs),
             },
         )
     yield equals(
@@ -171,6 +168,8 @@ def exact_composition(answer: Callable, generator: torch.Generator) -> Iterator[
         yield holds(f"the ranks add up for {name}", shapes == wanted, f"A {shapes[0]}, B {shapes[1]}", guess)
         if shapes != wanted:
             return
+        B_all = torch.cat([w * B for w, B in zip(weights, Bs, strict=True)], 1)
+        unsigned = _exact([abs(w) for w in weights], As, Bs)
         yield equals(
             f"B A = Σ wᵢBᵢAᵢ for {name}",
             B @ A,
@@ -178,12 +177,7 @@ def exact_composition(answer: Callable, generator: torch.Generator) -> Iterator[
             misconceptions={
                 "the weight stands on both A and B, so it counts squared": _exact([w * w for w in weights], As, Bs),
                 "the weights are not used": _exact([1.0] * len(ranks), As, Bs),
-                "the weights have lost their signs (a square root of |w| on both sides does that)": _exact(
-                    [abs(w) for w in weights], As, Bs
-                ),
-                "the As and the Bs are stacked in different orders": torch.cat(
-                    [w * B for w, B in zip(weights, Bs, strict=True)], 1
-                )
-                @ torch.cat(As[::-1]),
+                "the weights have lost their signs (a square root of |w| on both sides does that)": unsigned,
+                "the As and the Bs are stacked in different orders": B_all @ torch.cat(As[::-1]),
             },
         )

@@ -89,30 +89,19 @@ def _cut(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _cutting_mistakes(A: Tensor, B: Tensor, rank: int) -> dict[str, Tensor]:
     U, S, Vh = torch.linalg.svd(B @ A, full_matrices=False)
-    full = len(A)
     (UA, SA, VA), (UB, SB, VB) = _cut(A, rank), _cut(B, rank)
     strongest = (A.norm(dim=1) * B.norm(dim=0)).argsort(descending=True)[:rank]
+    first, largest, weakest = B[:, :rank] @ A[:rank], B[:, strongest] @ A[strongest], slice(len(A) - rank, len(A))
+    squared, rooted = (U[:, :rank] * S[:rank].pow(power) @ Vh[:rank] for power in (2, 0.5))
+    apart = (UB * SB) @ VB @ (UA * SA) @ VA
     return {
-        "the first rows of A and columns of B were kept: which ones those are is an accident of the basis": B[:, :rank]
-        @ A[:rank],
-        "the largest rows of A and columns of B were kept: another basis would give others, so take the SVD": B[
-            :, strongest
-        ]
-        @ A[strongest],
-        "the weakest directions were kept: svd gives the strongest first": (
-            U[:, full - rank : full] * S[full - rank : full]
-        )
-        @ Vh[full - rank : full],
+        "the first rows of A and columns of B were kept: which ones those are is an accident of the basis": first,
+        "the largest rows of A and columns of B were kept: another basis would give others, so take the SVD": largest,
+        "the weakest directions were kept: svd gives the strongest first": U[:, weakest] * S[weakest] @ Vh[weakest],
         "the singular values are left out": U[:, :rank] @ Vh[:rank],
-        "the singular values stand in both factors, so they count squared: use each once, or its root twice": (
-            U[:, :rank] * S[:rank].square()
-        )
-        @ Vh[:rank],
-        "only the root of each singular value is in the product": (U[:, :rank] * S[:rank].sqrt()) @ Vh[:rank],
-        "A and B were cut each by its own SVD: what is strong in A alone may be weak in B A": (UB * SB)
-        @ VB
-        @ (UA * SA)
-        @ VA,
+        "the singular values stand in both factors, so they count squared: use each once, or its root twice": squared,
+        "only the root of each singular value is in the product": rooted,
+        "A and B were cut each by its own SVD: what is strong in A alone may be weak in B A": apart,
     }
 
 
@@ -178,9 +167,7 @@ def _population_mistakes(x: Tensor, As: list[Tensor], Bs: list[Tensor], w: Tenso
         "only A is weighted": s * x @ A_of.mT @ B_all.mT,
         "only B is weighted": s * x @ A_all.mT @ B_of.mT,
         "the weights are not used": s * _outputs(x, As, Bs, ones),
-        "every row got the sum of all candidates' updates": s
-        * x
-        @ sum(A.mT @ B.mT for A, B in zip(A_of, B_of, strict=True)),
+        "every row got the sum of all candidates' updates": s * x @ (A_of.mT @ B_of.mT).sum(0),
         "all candidates got the rows of the first one": s * _outputs(x[:1].expand_as(x), As, Bs, w),
     }
 

@@ -39,25 +39,25 @@ def objective(answer: Callable, generator: torch.Generator) -> Iterator[Property
     }.items():
         losses, w = 2 + np.abs(_numbers(p, generator=generator)), _numbers(p, n, generator=generator)
         alpha = 0.05 * integer(1, 6, generator)
+        penalty = alpha * np.abs(w).mean(1)
+        one, fifth = alpha * np.abs(w).mean(), losses / 5
         wrong = {
             "the penalty is the sum of |w|, as in the paper's formula; the form used here takes the mean, as the "
             "released code does": losses + alpha * np.abs(w).sum(1),
             "the signs are still there: weights of +1 and -1 must not cancel, take |w|": losses + alpha * w.mean(1),
             "w is squared: that is an L2 penalty, L1 takes |w|": losses + alpha * (w**2).mean(1),
             "alpha is missing": losses + np.abs(w).mean(1),
-            "the penalty is subtracted: it must make large weights dearer": losses - alpha * np.abs(w).mean(1),
-            "one penalty for the whole population: take the mean over the modules only, axis 1": losses
-            + alpha * np.abs(w).mean(),
-            "the loss is missing": alpha * np.abs(w).mean(1),
+            "the penalty is subtracted: it must make large weights dearer": losses - penalty,
+            "one penalty for the whole population: take the mean over the modules only, axis 1": losses + one,
+            "the loss is missing": penalty,
             "the penalty is missing": losses,
-            "the loss is divided by five, as in the released code; the form used here leaves that out": losses / 5
-            + alpha * np.abs(w).mean(1),
+            "the loss is divided by five, as in the released code; the form used here leaves that out": fifth + penalty,
         }
         if p == n:
             wrong["the mean runs over the candidates (axis 0); each candidate has a penalty of its own (axis 1)"] = (
                 losses + alpha * np.abs(w).mean(0)
             )
-        yield equals(name, answer(losses, w, alpha), losses + alpha * np.abs(w).mean(1), misconceptions=wrong)
+        yield equals(name, answer(losses, w, alpha), losses + penalty, misconceptions=wrong)
 
 
 @problem(
@@ -83,22 +83,18 @@ def recombine(answer: Callable, generator: torch.Generator) -> Iterator[Property
         order = np.argsort(losses)
         best = order[:mu]
         whole = np.log(p + 1) - np.log(np.arange(1, p + 1))
+        first, turned, ranked = shares @ X[:mu], shares @ X[best[::-1]], shares @ X[np.argsort(order)[:mu]]
+        by_loss = shares * losses[best] / (shares * losses[best]).sum() @ X[best]
         wrong = {
-            "the candidates are not sorted by their loss: the first ones count instead of the best ones": shares
-            @ X[:mu],
+            "the candidates are not sorted by their loss: the first ones count instead of the best ones": first,
             "the losses are maximised: the worst candidates count": shares @ X[order[::-1][:mu]],
-            "the right candidates, but in the order from bad to good: the best one has the largest share": shares
-            @ X[best[::-1]],
+            "the right candidates, but in the order from bad to good: the best one has the largest share": turned,
             "every one of the better half counts alike: the shares are not used": X[best].mean(0),
             "all candidates are averaged: only the better half counts": X.mean(0),
             "all candidates count, with shares of their own": whole / whole.sum() @ X[order],
             "that is the best candidate alone: a mean of several is steadier": X[order[0]],
-            "argsort is used as a rank: order[i] is the i-th best candidate, not the rank of candidate i": shares
-            @ X[np.argsort(order)[:mu]],
-            "the candidates are weighted by their losses; only the order counts": shares
-            * losses[best]
-            / (shares * losses[best]).sum()
-            @ X[best],
+            "argsort is used as a rank: order[i] is the i-th best candidate, not the rank of candidate i": ranked,
+            "the candidates are weighted by their losses; only the order counts": by_loss,
         }
         yield equals(name, answer(X, losses, shares), shares @ X[best], misconceptions=wrong)
         tied = np.where(losses == losses[order[-1]], losses[order[-2]], losses)
@@ -127,21 +123,18 @@ def break_even(answer: Callable, generator: torch.Generator) -> Iterator[Propert
         budget, examples = 10 * integer(3, 12, generator), 10 * integer(5, 7, generator) + integer(1, 9, generator)
         short = integer(12, 30, generator)
         long = short + integer(81, 140, generator)
-        right = budget * examples / (long - short)
+        paid = budget * examples
+        right = paid / (long - short)
         yield equals(
             name,
             answer(budget, examples, long, short),
             right,
             misconceptions={
-                "divided by the whole in-context prompt: the question itself is read either way": budget
-                * examples
-                / long,
-                "divided by the zero-shot prompt: what is saved is the difference of the two": budget
-                * examples
-                / short,
+                "divided by the whole in-context prompt: the question itself is read either way": paid / long,
+                "divided by the zero-shot prompt: what is saved is the difference of the two": paid / short,
                 "the evaluations are missing: the examples are read once a candidate": examples / (long - short),
                 "the tokens of the examples are missing: an evaluation reads them all": budget / (long - short),
-                "upside down: that is the part that one query pays back": (long - short) / (budget * examples),
+                "upside down: that is the part that one query pays back": (long - short) / paid,
                 "the longer prompt is taken off the shorter one: a negative number of queries": -right,
                 "times five once more: example_tokens is for all the examples together": 5 * right,
                 "the two prompts are added: what counts is their difference": budget * examples / (long + short),

@@ -89,11 +89,9 @@ def _random_length(size: int) -> float:
 
 def _sigma_mistakes(sigma: float, path: np.ndarray, c: float, d: float) -> dict[str, float]:
     size, length, chi = len(path), float(np.linalg.norm(path)), _random_length(len(path))
-    change = length / chi - 1
+    change, by_root = length / chi - 1, c / d * (length / math.sqrt(size) - 1)
     changes = {
-        "√n is a little more than the mean length of a random vector: use √n (1 − 1/(4n) + 1/(21n²))": c
-        / d
-        * (length / math.sqrt(size) - 1),
+        "√n is a little more than the mean length of a random vector: use √n (1 − 1/(4n) + 1/(21n²))": by_root,
         "the length is compared with n": c / d * (length / size - 1),
         "the squared length is compared": c / d * (length**2 / chi**2 - 1),
         "the squared length is compared with n": c / d * (length**2 / size - 1),

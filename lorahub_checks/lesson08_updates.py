@@ -27,17 +27,17 @@ def _factors(outputs: int, inputs: int, rank: int, generator: torch.Generator) -
 def _value_mistakes(A: Tensor, B: Tensor, scaling: float) -> dict[str, Tensor]:
     right, rank = torch.linalg.svdvals(scaling * B @ A), len(A)
     R1, R2 = torch.linalg.qr(B).R, torch.linalg.qr(A.T).R
+    of_A, of_B = scaling * torch.linalg.svdvals(A), scaling * torch.linalg.svdvals(B)
+    pairs = of_A * of_B / scaling
     return {
-        "the singular values of A and of B are multiplied in pairs: that holds only where their vectors agree": scaling
-        * torch.linalg.svdvals(A)
-        * torch.linalg.svdvals(B),
+        "the singular values of A and of B are multiplied in pairs: that holds only where their vectors agree": pairs,
         "the scaling is left out": right[:rank] / scaling,
         "the scaling counts squared": scaling * right[:rank],
         "these are squared singular values (eigenvalues of the Gram matrix): take the root": right[:rank].square(),
         "R1 @ R2 is another matrix: B A = Q1 R1 R2ᵀ Q2ᵀ": scaling * torch.linalg.svdvals(R1 @ R2),
         "R2ᵀ R1 is another matrix: B A = Q1 R1 R2ᵀ Q2ᵀ": scaling * torch.linalg.svdvals(R2.T @ R1),
-        "these are B's alone": scaling * torch.linalg.svdvals(B),
-        "these are A's alone": scaling * torch.linalg.svdvals(A),
+        "these are B's alone": of_B,
+        "these are A's alone": of_A,
         "the weakest comes first: sort them the other way round": right[:rank].flip(0),
         "all min(out, in) values are here; an update of rank r has r, and zeros": right,
         "the diagonal of a triangular matrix holds no singular values": scaling * (R1 @ R2.T).diagonal().abs(),
@@ -76,25 +76,21 @@ def update_values(answer: Callable, generator: torch.Generator) -> Iterator[Prop
 def _spike_mistakes(W0: Tensor, A: Tensor, B: Tensor, scaling: float, k: int) -> dict[str, Tensor]:
     before, update = torch.linalg.svdvals(W0), torch.linalg.svdvals(scaling * B @ A)
     tuned = torch.linalg.svdvals(W0 + scaling * B @ A)
-    bar = before[k - 1]
+    top, bar = update[0], before[k - 1]
+    most = scaling * torch.linalg.svdvals(A)[0] * torch.linalg.svdvals(B)[0] / bar
     return {
-        "compared with the strongest pretrained value: a vector need only be among the k strongest": update[0]
-        / before[0],
-        "one place too far: the k-th value has the index k − 1": update[0] / before[k],
-        "one place too early: the k-th value has the index k − 1": update[0] / before[k - 2],
-        "the scaling is left out": update[0] / scaling / bar,
-        "upside down: the update's value stands above": bar / update[0],
+        "compared with the strongest pretrained value: a vector need only be among the k strongest": top / before[0],
+        "one place too far: the k-th value has the index k − 1": top / before[k],
+        "one place too early: the k-th value has the index k − 1": top / before[k - 2],
+        "the scaling is left out": top / scaling / bar,
+        "upside down: the update's value stands above": bar / top,
         "the tuned matrix's strongest value is taken: the question is how strong the update alone is": tuned[0] / bar,
-        "compared with the tuned matrix's k-th value: what counts is the bar before the change": update[0]
-        / tuned[k - 1],
+        "compared with the tuned matrix's k-th value: what counts is the bar before the change": top / tuned[k - 1],
         "the update's norm is taken: one strong direction is enough": update.norm() / bar,
-        "compared with the norm of W0: the bar is its k-th value": update[0] / before.norm(),
-        "compared with the weakest pretrained value": update[0] / before[-1],
-        "that is squared": (update[0] / bar).square(),
-        "the largest values of A and of B are multiplied: that is more than the largest of their product": scaling
-        * torch.linalg.svdvals(A)[0]
-        * torch.linalg.svdvals(B)[0]
-        / bar,
+        "compared with the norm of W0: the bar is its k-th value": top / before.norm(),
+        "compared with the weakest pretrained value": top / before[-1],
+        "that is squared": (top / bar).square(),
+        "the largest values of A and of B are multiplied: that is more than the largest of their product": most,
         "the sum of the update's values is taken: one strong direction is enough": update.sum() / bar,
     }
 
@@ -131,31 +127,28 @@ def _similarity_mistakes(A1: Tensor, A2: Tensor, i: int, j: int) -> dict[str, Te
     (_, S1, V1), (_, S2, V2) = (torch.linalg.svd(A, full_matrices=False) for A in (A1, A2))
     cosines = V1[:i] @ V2[:j].T
     rows = torch.nn.functional.normalize(A1[:i], dim=1) @ torch.nn.functional.normalize(A2[:j], dim=1).T
-    energy = cosines.square().sum()
+    energy, fewer = cosines.square().sum(), min(i, j)
+    plain, weakest = (A1[:i] @ A2[:j].T).square().sum(), (V1[-i:] @ V2[-j:].T).square().sum()
+    weighted = (S1[:i, None] * V1[:i]) @ (S2[:j, None] * V2[:j]).T
     return {
-        "the norm is not squared": cosines.norm() / min(i, j),
+        "the norm is not squared": cosines.norm() / fewer,
         "divided by the larger of i and j: a space inside a larger one has similarity 1": energy / max(i, j),
         "divided by i · j, a mean over all pairs: a space then has less than 1 with itself": energy / (i * j),
         "not divided: two equal spaces have similarity 1": energy,
-        "the rows of A are used as they are: take its right singular vectors": (A1[:i] @ A2[:j].T).square().sum()
-        / min(i, j),
+        "the rows of A are used as they are: take its right singular vectors": plain / fewer,
         "the rows of A are made length 1, but they are not at right angles: take right singular vectors": (
-            rows.square().sum() / min(i, j)
+            rows.square().sum() / fewer
         ),
-        "absolute cosines are summed: square them": cosines.abs().sum() / min(i, j),
-        "cosines are summed with their signs: square them": cosines.sum() / min(i, j),
+        "absolute cosines are summed: square them": cosines.abs().sum() / fewer,
+        "cosines are summed with their signs: square them": cosines.sum() / fewer,
         "that is the best pair alone": cosines.abs().max(),
         "the vectors are weighted by their singular values: every direction of the space counts alike": (
-            (S1[:i, None] * V1[:i]) @ (S2[:j, None] * V2[:j]).T
-        )
-        .square()
-        .sum()
-        / min(i, j),
-        "the weakest vectors are taken: svd gives the strongest first": (V1[-i:] @ V2[-j:].T).square().sum()
-        / min(i, j),
+            weighted.square().sum() / fewer
+        ),
+        "the weakest vectors are taken: svd gives the strongest first": weakest / fewer,
         "all vectors are taken, not the first i and j": (V1 @ V2.T).square().sum() / min(len(V1), len(V2)),
-        "i and j have changed places": (V1[:j] @ V2[:i].T).square().sum() / min(i, j),
-        "only vectors of the same number are compared": cosines.diagonal().square().sum() / min(i, j),
+        "i and j have changed places": (V1[:j] @ V2[:i].T).square().sum() / fewer,
+        "only vectors of the same number are compared": cosines.diagonal().square().sum() / fewer,
     }
 
 

@@ -154,22 +154,19 @@ def _scaling_mistakes(W0: Tensor, W: Tensor, k: int, epsilon: float, factor: flo
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     strong = torch.arange(len(S)) < k
     found = ((U.T @ torch.linalg.svd(W0, full_matrices=False).U).abs().max(1).values < epsilon) & strong
-    share, part = 1 - factor, (U * S * found) @ Vh
+    update, share, part = W - W0, 1 - factor, (U * S * found) @ Vh
+    whole, squared, kept = W0 + factor * update, W - (1 - factor**2) * part, factor * part
+    added, strongest = W - share * (U * found) @ (U.T @ update), (U * S * strong) @ Vh - share * part
     others = {words: W - share * (U * S * chosen) @ Vh for words, chosen in _other_choices(W0, W, k, epsilon).items()}
     return others | {
-        "the whole update is scaled, W0 + factor · (W − W0): that is the control, not the intruders": W0
-        + factor * (W - W0),
-        "the factor counts squared: scale the singular value, or one of its two vectors, but not both": W
-        - (1 - factor**2) * part,
+        "the whole update is scaled, W0 + factor · (W − W0): that is the control, not the intruders": whole,
+        "the factor counts squared: scale the singular value, or one of its two vectors, but not both": squared,
         "the intruders are removed: they keep the factor of their singular values": W - part,
         "the factor is taken off: what is left has to be factor, so take off 1 − factor": W - factor * part,
         "the intruders are stronger than before: their values have to be multiplied by the factor": W + share * part,
-        "only what the update adds along the intruders is scaled: their whole singular value has to be": W
-        - share * (U * found) @ (U.T @ (W - W0)),
-        "that is the part which is left of the intruders: the other singular values belong to the matrix, too": factor
-        * part,
-        "only the k strongest singular values are left: the others belong to the matrix, too": (U * S * strong) @ Vh
-        - share * part,
+        "only what the update adds along the intruders is scaled: their whole singular value has to be": added,
+        "that is the part which is left of the intruders: the other singular values belong to the matrix, too": kept,
+        "only the k strongest singular values are left: the others belong to the matrix, too": strongest,
         "nothing is scaled": W,
         "that is the change, without W0": W - share * part - W0,
     }
@@ -218,7 +215,7 @@ def shrink_update(answer: Callable, generator: torch.Generator) -> Iterator[Prop
     """Specification of shrink_update(W0, W, factor) -> (out, in)."""
     W0, update = normal(generator, 4, 5), normal(generator, 4, 5)
     W, factor = W0 + update, between(0.15, 0.4, generator)
-    seen = answer(W0, W, factor)
+    seen, mixed = answer(W0, W, factor), (1 - factor) * W0 + factor * update
     yield equals(
         "the update multiplied, the rest as it was",
         seen,
@@ -230,8 +227,7 @@ def shrink_update(answer: Callable, generator: torch.Generator) -> Iterator[Prop
             "1 − factor of the update is left: factor of it should be": W0 + (1 - factor) * update,
             "the factor counts squared": W0 + factor**2 * update,
             "divided by the factor: that makes the update larger": W0 + update / factor,
-            "W0 counts only in part, so that less of both is left: only the update is multiplied": (1 - factor) * W0
-            + factor * update,
+            "W0 counts only in part, so that less of both is left: only the update is multiplied": mixed,
             "nothing is scaled": W,
             "the update has the wrong sign: W is W0 plus the update": W0 - factor * update,
             "added on top of W: the update is counted once too often": W + factor * update,

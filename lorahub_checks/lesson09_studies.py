@@ -38,23 +38,20 @@ def _matching_mistakes(losses: list[float], forgotten: list[float], target: floa
     share, later = ((losses[i] - target) / (losses[i] - losses[i + 1]) for i in (1, 3))
     nearest = min(range(len(losses)), key=lambda i: abs(losses[i] - target))
     order = np.argsort(losses)
+    bent = float(np.interp(target, np.array(losses)[order], np.array(forgotten)[order]))
+    _, before, after, third, fourth = forgotten[:5]
+    between_both, wrong_way = (before + after) / 2, after + share * (before - after)
+    again = third + later * (fourth - third)
     return {
-        "that is the first step below the target: the loss passed the target before it, interpolate": forgotten[2],
-        "that is the last step above the target: interpolate between it and the next one": forgotten[1],
+        "that is the first step below the target: the loss passed the target before it, interpolate": after,
+        "that is the last step above the target: interpolate between it and the next one": before,
         "that is the step whose loss is nearest to the target: interpolate": forgotten[nearest],
-        "that is half-way between the two steps: how far depends on where the target lies": (
-            forgotten[1] + forgotten[2]
-        )
-        / 2,
-        "the share is the wrong way round: near the later loss means near the later forgetting": forgotten[2]
-        + share * (forgotten[1] - forgotten[2]),
-        "the loss falls through the target again later: the first time counts": forgotten[3]
-        + later * (forgotten[4] - forgotten[3]),
+        "that is half-way between the two steps: how far depends on where the target lies": between_both,
+        "the share is the wrong way round: near the later loss means near the later forgetting": wrong_way,
+        "the loss falls through the target again later: the first time counts": again,
         "that is the end of the run: the question is about one task loss on the way (np.interp comes to the same: it "
         "wants values that rise)": forgotten[-1],
-        "the steps are sorted by their loss: where it rises in between, steps that were no neighbours become so": float(
-            np.interp(target, np.array(losses)[order], np.array(forgotten)[order])
-        ),
+        "the steps are sorted by their loss: where it rises in between, steps that were no neighbours become so": bent,
         "that is how far between the two steps it lies: take the forgetting there": share,
     }
 
@@ -187,18 +184,17 @@ def _prices(generator: torch.Generator) -> tuple[float, list[float], list[list[f
 
 def _price_mistakes(base: float, tuned: list[float], changed: list[list[float]], cost: float) -> dict[str, float]:
     gained = [tuned[1] - text for _, text in changed]
-    whole = tuned[1] - base
+    whole, best, last = tuned[1] - base, gained[1], gained[2]
     return {
         "the price is not looked at: only changes whose task loss rises by at most cost count": max(gained) / whole,
-        "that is the last change which can be paid, not the best: a stronger change can also remove less": gained[2]
-        / whole,
+        "that is the last change which can be paid, not the best: a stronger change can also remove less": last / whole,
         "that is the cheapest change, not the best": gained[0] / whole,
-        "that is in nats: divide by what had been forgotten": gained[1],
-        "divided by the text loss: what had been forgotten is the tuned model's text loss minus the base's": gained[1]
-        / tuned[1],
-        "divided by the base's text loss: what had been forgotten is the tuned model's minus the base's": gained[1]
-        / base,
-        "that is the share which is left of the forgetting": 1 - gained[1] / whole,
+        "that is in nats: divide by what had been forgotten": best,
+        "divided by the text loss: what had been forgotten is the tuned model's text loss minus the base's": (
+            best / tuned[1]
+        ),
+        "divided by the base's text loss: what had been forgotten is the tuned model's minus the base's": best / base,
+        "that is the share which is left of the forgetting": 1 - best / whole,
         "nothing can be paid: compare the rise of the task loss with cost, not the task loss": 0.0,
         "that is the sum of all that can be paid: they are alternatives": sum(gained[:3]) / whole,
         "that is the mean of those which can be paid: take the best": sum(gained[:3]) / 3 / whole,
