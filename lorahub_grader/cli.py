@@ -82,7 +82,7 @@ def grade(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from lorahub_edu.show.progress import graded as note_points
-    from lorahub_grader import feedback, runner, worker
+    from lorahub_grader import feedback, runner
     from lorahub_grader.gradebook import Course
     from lorahub_grader.sandbox import choose
 
@@ -91,7 +91,7 @@ def grade(
     able = None
     if cluster and not dry_run:
         sandbox = choose.choose(sandbox, unsafe, runner.hidden(place))
-        able = None if sandbox == choose.UNSAFE else partial(worker.sandbox_problem, sandbox, runner.hidden(place))
+        able = partial(choose.problem, sandbox, runner.hidden(place))
     # No thread of its own: a process that forks should not have any.
     with (
         workers(cluster, able=able, dry_run=dry_run) as executor,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import signal
 import sys
@@ -109,15 +108,6 @@ def _own_process() -> Executor:
     return ProcessPoolExecutor(1, get_context("spawn"), namespaces.die_with_parent)
 
 
-def sandbox_problem(kind: str, secrets: tuple[str, ...]) -> str:
-    """On a worker: why a sandbox of this kind does not hold here, "" if it does."""
-    try:
-        holes = choose.probe(kind, secrets)
-    except SandboxError as error:
-        return f"{kind}: {error}"
-    return f"{kind} has holes ({', '.join(holes)})" if holes else ""
-
-
 def tested(job: Job, sandbox: choose.Sandbox) -> tuple[list[dict], str]:
     """Run the tests in a fork of this process: what they reported, and how that ended; "" when at their end."""
     reader, writer = os.pipe()
@@ -152,11 +142,7 @@ def _test(job: Job, sandbox: choose.Sandbox, writer: int) -> int:
             data = data[os.write(writer, data) :]
 
     namespaces.die_with_parent()
-    limits = {resource.RLIMIT_CPU: int(job.times.total + MARGIN_SECONDS), resource.RLIMIT_CORE: 0}
-    if sys.platform == "linux":
-        limits[resource.RLIMIT_AS] = namespaces.mapped_bytes() + TESTER_MEMORY
-    for which, value in limits.items():
-        resource.setrlimit(which, (value, resource.getrlimit(which)[1]))
+    namespaces.limit(TESTER_MEMORY, CPU=int(job.times.total + MARGIN_SECONDS))
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # a fork has none of the threads that its parent has computed with, and would wait
     try:

@@ -77,14 +77,14 @@ def count_apart() -> None:
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
 
 
-def limit(*, memory: int, cpu_seconds: int, processes: int | None, open_files: int, file_bytes: int) -> None:
-    """Limit this process and each of its children; `memory` is bytes of address space beyond what is mapped now."""
-    limits = {"CPU": cpu_seconds, "NOFILE": open_files, "FSIZE": file_bytes, "CORE": 0}
+def limit(memory: int, **limits: int) -> None:
+    """Limit this process and each of its children for good, by the names of setrlimit(2).
+
+    `memory` is bytes of address space beyond what is mapped now.
+    """
     if sys.platform == "linux":
         limits["AS"] = mapped_bytes() + memory
-    if processes is not None:
-        limits["NPROC"] = processes
-    for name, value in limits.items():
+    for name, value in (limits | {"CORE": 0}).items():
         which = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(which)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

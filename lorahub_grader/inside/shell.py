@@ -41,9 +41,6 @@ class Bounded(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
-    def isatty(self) -> bool:
-        return False
-
     def fileno(self) -> int:
         """The number of a stream that goes nowhere, for what only wants a number."""
         return 1

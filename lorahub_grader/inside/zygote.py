@@ -176,13 +176,9 @@ def run(settings: Settings, answer: int) -> None:
         namespaces.die_with_parent()  # not before: a change of user takes it back
         os.environ["HOME"] = tempfile.mkdtemp(prefix="home-", dir=settings.scratch)
         os.chdir(os.environ["HOME"])
-        namespaces.limit(
-            memory=limits.memory,
-            cpu_seconds=limits.cpu_seconds,
-            processes=limits.processes if settings.uid is not None or settings.namespaces else None,
-            open_files=limits.open_files,
-            file_bytes=limits.file_bytes,
-        )
+        processes = {"NPROC": limits.processes} if settings.namespaces or settings.uid is not None else {}
+        files = {"NOFILE": limits.open_files, "FSIZE": limits.file_bytes}
+        namespaces.limit(limits.memory, CPU=limits.cpu_seconds, **files, **processes)
         random.seed()  # as a fresh process would have them
         np.random.seed()
         answers.serve(CHANNEL, CHANNEL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_grader.inside.protocol import ProtocolError
@@ -50,7 +50,6 @@ STARTERS: Mapping[str, Callable[[Settings], Sandbox]] = {
     CONTAINER: lambda settings: start_bare(settings, as_nobody=True),
     UNSAFE: start_bare,
 }
-AUTOMATIC = ("bubblewrap", "podman", "docker")
 
 
 def start(kind: str, settings: Settings) -> Sandbox:
@@ -60,21 +59,21 @@ def start(kind: str, settings: Settings) -> Sandbox:
     return STARTERS[kind](settings)
 
 
-def choose(wanted: str | None = None, unsafe: bool = False, secrets: tuple[str, ...] = ()) -> str:
+def choose(
+    wanted: str | None = None,
+    unsafe: bool = False,
+    secrets: tuple[str, ...] = (),
+    kinds: Sequence[str] = ("bubblewrap", "podman", "docker"),
+) -> str:
     """The first kind of sandbox that works here and holds, or the wanted one; "none" only where that was allowed.
 
     Raises CourseError: there is none; what each said, and what to do.
     """
     said = []
-    for kind in (wanted,) if wanted else AUTOMATIC:
-        try:
-            holes = probe(kind, secrets)
-        except SandboxError as error:
-            said.append(f"{kind}: {error}")
-            continue
-        if not holes or kind == UNSAFE:
+    for kind in (wanted,) if wanted else kinds:
+        said.append(problem(kind, secrets))
+        if not said[-1]:
             return kind
-        said.append(f"{kind}: it has holes ({', '.join(holes)})")
     if unsafe:
         return UNSAFE
     advice = "sudo apt install bubblewrap" if sys.platform == "linux" else "install docker or podman, or grade on Linux"
@@ -85,6 +84,15 @@ def choose(wanted: str | None = None, unsafe: bool = False, secrets: tuple[str, 
         "newer an administrator must allow bwrap to make user namespaces (see docs/teaching.md). Only if you trust "
         "every submission as your own code: --unsafe."
     )
+
+
+def problem(kind: str, secrets: tuple[str, ...]) -> str:
+    """Why a sandbox of this kind does not hold on this machine; "" where it does, or none was asked for."""
+    try:
+        holes = probe(kind, secrets)
+    except SandboxError as error:
+        return f"{kind}: {error}"
+    return f"{kind}: it has holes ({', '.join(holes)})" if holes and kind != UNSAFE else ""
 
 
 def probe(kind: str, secrets: tuple[str, ...] = ()) -> list[str]:
