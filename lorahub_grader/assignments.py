@@ -34,7 +34,6 @@ ROLES = ("answer", "test", "manual")
 OPTIONS = {"points", "infinite", "in_kernel", "changes_inputs"}  # of a test, beside what says what it is
 OWN = "lorahub_edu"  # of a notebook's or cell's metadata, what is ours
 HINTS = re.compile(r"\{\{hints (\S+)\}\}")
-MARKERS = ("BEGIN SOLUTION", "END SOLUTION", "BEGIN HIDDEN TESTS", "END HIDDEN TESTS")
 
 
 class LockedError(CourseError):
@@ -258,9 +257,6 @@ def differences(root: Path = ROOT) -> list[str]:
     for name in names(root):
         if name not in sources(root):
             found.append(f"{SOURCE}/{name} has no source in {SOURCE}/src")
-    for path in sorted((root / RELEASE).glob("*/*.ipynb")):
-        text = path.read_text(encoding="utf-8")
-        found += [f"{path.relative_to(root)} still holds {marker}" for marker in MARKERS if marker in text]
     return found
 
 

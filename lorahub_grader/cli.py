@@ -13,6 +13,8 @@ import typer
 from lorahub_edu.cli.cluster import ClusterOption, DryRunOption, workers
 from lorahub_edu.cli.terminal import console, quiet_work, writable_file
 from lorahub_edu.errors import CourseError
+from lorahub_grader import assignments
+from lorahub_grader.collect import check_place
 
 CourseOption = Annotated[Path, typer.Option("--course", help="The folder with solutions/ and exercises/.")]
 HERE = Path(".")
@@ -27,8 +29,6 @@ def build(
     course: CourseOption = HERE,
 ) -> None:
     """Generate solutions/ and exercises/ from solutions/src/ in nbgrader's format."""
-    from lorahub_grader import assignments
-
     if check:
         _known(assignments.sources(course), course)
         found = assignments.differences(course)
@@ -44,8 +44,6 @@ def lint_exercises(
     course: CourseOption = HERE,
 ) -> None:
     """Check the checks: they must accept right answers and refuse wrong ones by name. Exit code 1 if not."""
-    from lorahub_grader import assignments
-
     _known(assignments.names(course), course, assignment or ())
     with quiet_work("trying right and wrong answers on every check"):
         from lorahub_grader import lint
@@ -73,9 +71,6 @@ def grade(
     unsafe: Annotated[bool, typer.Option("--unsafe", help="No sandbox: submissions run with your rights.")] = False,
 ) -> None:
     """Grade submissions into nbgrader's gradebook. The same command continues from the last finished submission."""
-    from lorahub_grader import assignments
-    from lorahub_grader.collect import check_place
-
     _nbgrader_or_error()
     check_place(submissions)
     _known(assignments.names(course), course, [assignment] if assignment else ())
@@ -117,8 +112,6 @@ def grade(
 
 def feedback(assignment: str, course: CourseOption = HERE) -> None:
     """Write the feedback pages again, with later manual grades."""
-    from lorahub_grader import assignments
-
     _nbgrader_or_error()
     _known(assignments.names(course), course, [assignment])
     from lorahub_grader import feedback
@@ -146,8 +139,6 @@ def export(
     course: CourseOption = HERE,
 ) -> None:
     """Write an assignment's grades for a learning platform, or its autograder for Gradescope."""
-    from lorahub_grader import assignments
-
     _nbgrader_or_error()
     _known(assignments.names(course), course, [assignment])
     from lorahub_grader import exports
@@ -164,13 +155,11 @@ def _known(found: list[str], course: Path, given: Sequence[str] = ()) -> list[st
 
     A folder without one is no course.
     """
-    from lorahub_grader.assignments import check_name
-
     if not found:
         raise CourseError(
             f"There is no assignment in {course.resolve()}: give the folder that has solutions/ with --course."
         )
-    return [check_name(name, found) for name in given] or found
+    return [assignments.check_name(name, found) for name in given] or found
 
 
 def _nbgrader_or_error() -> None:

@@ -139,6 +139,8 @@ def _cells(content: bytes) -> Iterator[_Cell]:
         notebook = json.loads(text_of(content))
     except (ValueError, RecursionError):
         raise CourseError("it is not a notebook: its JSON is broken") from None
+    if type(notebook) is dict and "cells" not in notebook and type(notebook.get("worksheets")) is list:
+        notebook = next(iter(notebook["worksheets"]), None)  # the form before 2015
     if type(notebook) is not dict or type(notebook.get("cells")) is not list:
         raise CourseError("it is not a notebook: it has no cells")
     if len(notebook["cells"]) > CELLS:
@@ -146,7 +148,7 @@ def _cells(content: bytes) -> Iterator[_Cell]:
     for cell in notebook["cells"]:
         if type(cell) is not dict:
             continue
-        source = cell.get("source", "")
+        source = cell.get("source", cell.get("input", ""))
         if type(source) is list:
             source = "".join(part for part in source if type(part) is str)
         if type(source) is not str:

@@ -111,9 +111,11 @@ def test_own_cells_are_left_out_and_said_so(handed_in, small) -> None:
     assert "1 of your own cells are not graded" in notes(handed_in, small)
 
 
-def test_sources_in_lines_are_read(handed_in, small) -> None:
-    cells = [{**c, "source": c["source"].splitlines(keepends=True)} for c in json.loads(json.dumps(handed_in))["cells"]]
-    assert sources({"cells": cells}, small) == RIGHT | ESSAY
+def test_old_notebooks_and_sources_in_lines_are_read(handed_in, small) -> None:
+    cells = [{**c, "input": c["source"].splitlines(keepends=True)} for c in json.loads(json.dumps(handed_in))["cells"]]
+    for cell in cells:
+        del cell["source"]
+    assert sources({"nbformat": 3, "worksheets": [{"cells": cells}]}, small) == RIGHT | ESSAY
 
 
 def test_nonsense_in_cells_is_passed_over(handed_in, small) -> None:
