@@ -34,8 +34,6 @@ class Outcome:
     answers: Mapping[str, str] = field(default_factory=dict)
     submitted: str = ""
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    peak_bytes: int = 0
     recorded: bool = False
     name: str = ""
     platform: str | None = None

@@ -164,7 +164,7 @@ class Conversation:
 
     def _give_up(self, reason: str) -> None:
         ending = self.process.stop()
-        self.lost = reason or (ending.reason if ending.reason not in ("asked", "lost") else "died")
+        self.lost = reason or (ending if ending not in ("asked", "lost") else "died")
 
     def _refer(self, value: object) -> dict:
         if isinstance(value, Remote):

@@ -247,16 +247,8 @@ def grade(
     submission.run(report)
     endings = [talk.process.stop() for talk in submission.conversations]
     lost = [talk.lost for talk in submission.conversations if talk.lost]
-    lost += [ending.reason for ending in endings if ending.reason != "asked"]
-    report(
-        {
-            "ending": {
-                "reason": lost[0] if lost else "",
-                "cpu_seconds": sum(ending.cpu_seconds for ending in endings),
-                "peak_bytes": max(ending.peak_bytes for ending in endings),
-            }
-        }
-    )
+    lost += [ending for ending in endings if ending != "asked"]
+    report({"ending": lost[0] if lost else ""})
 
 
 @contextlib.contextmanager

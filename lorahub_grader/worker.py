@@ -175,8 +175,7 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
 
     `end`: how the tests ended; empty when they came to their end.
     """
-    ending = next((event["ending"] for event in events if "ending" in event), {})
-    reason = ending.get("reason", "") or end
+    reason = next((event["ending"] for event in events if "ending" in event), "") or end
     found = {event["test"]["grade_id"]: REPORTED.validate_python(event["test"]) for event in events if "test" in event}
     tests = []
     for cell in job.assignment.cells:
@@ -194,8 +193,6 @@ def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:
         outputs={event["cell"]: event["outputs"] for event in events if "cell" in event},
         answers=job.answers,
         submitted=job.submitted,
-        cpu_seconds=ending.get("cpu_seconds", 0.0),
-        peak_bytes=ending.get("peak_bytes", 0),
         name=job.name,
         platform=job.platform,
     )

@@ -98,7 +98,7 @@ def reap(block: bool) -> None:
 def keep(settings: Settings, answer: int, life: int) -> None:
     """Start an answer process, watch it, end it when asked or when it takes too much, and say how it ended.
 
-    `life`: the keeper's own: "i" interrupts the answer process, end of file ends it; the outcome is written to it.
+    `life`: the keeper's own: "i" interrupts the answer process, end of file ends it; how it ended is written to it.
     """
     namespaces.die_with_parent()
     zygote, shared = os.getppid(), namespaces.resident_bytes(os.getpid())
@@ -110,7 +110,7 @@ def keep(settings: Settings, answer: int, life: int) -> None:
         run(settings, answer)
     os.close(answer)
     known = {1, os.getpid(), zygote} if settings.namespaces else None
-    started, peak, reason = time.monotonic(), 0, ""
+    started, reason = time.monotonic(), ""
     while not reason:
         ready = select.select([life], [], [], GLANCE_SECONDS)[0]
         if ready:
@@ -125,20 +125,13 @@ def keep(settings: Settings, answer: int, life: int) -> None:
             reason = "time"
         elif known is not None:
             count, memory = namespaces.memory_of_others(known, child, shared, settings.limits.memory)
-            peak = max(peak, memory)
             if memory > settings.limits.memory:
                 reason = "memory"
             elif count > 2 * settings.limits.processes:
                 reason = "processes"
     end(child, settings.namespaces)
-    _, status, usage = os.wait4(child, 0)
-    outcome = {
-        "reason": reason,
-        "exit": os.waitstatus_to_exitcode(status),
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": peak,
-    }
-    os.write(life, json.dumps(outcome).encode())
+    os.waitpid(child, 0)
+    os.write(life, reason.encode())
 
 
 def end(child: int, is_first: bool) -> None:

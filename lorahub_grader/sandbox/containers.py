@@ -18,7 +18,7 @@ from typing import IO
 
 from lorahub_grader.inside.protocol import Channel
 from lorahub_grader.inside.zygote import Settings
-from lorahub_grader.sandbox.process import Ending, SandboxError
+from lorahub_grader.sandbox.process import SandboxError
 
 IMAGE = "lorahub-edu-answers"
 LOOK_SECONDS = 30.0
@@ -34,15 +34,15 @@ class ContainerProcess:
     process: subprocess.Popen
     channel: Channel
     errors: IO[bytes] = field(repr=False)
-    ending: Ending | None = None
+    ending: str = ""
 
     def interrupt(self) -> None:
         """Send what Ctrl-C sends."""
         self._say("kill", "--signal", "INT", self.name)
 
-    def stop(self) -> Ending:
-        """End the container if it has not ended yet."""
-        if self.ending is None:
+    def stop(self) -> str:
+        """End the container if it has not ended yet: how it ended, as `AnswerProcess.ending`."""
+        if not self.ending:
             asked, killed = self.process.poll() is None, False
             self._say("kill", self.name)
             with suppress(subprocess.TimeoutExpired):
@@ -54,7 +54,7 @@ class ContainerProcess:
             self.errors.close()
             with suppress(ValueError, AttributeError):  # nothing was said where the container is gone
                 killed = json.loads(state).get("OOMKilled", False)
-            self.ending = Ending("memory" if killed else "asked" if asked else "died", self.process.returncode or 0)
+            self.ending = "memory" if killed else "asked" if asked else "died"
         return self.ending
 
     def _say(self, *words: str) -> str:

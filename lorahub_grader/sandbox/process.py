@@ -27,19 +27,6 @@ class SandboxError(CourseError):
     """A sandbox can't be made, or broke."""
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How an answer process ended and what it took.
-
-    `reason` is "asked" when it was there to the end; else "died", "time", "memory", "processes", or "lost".
-    """
-
-    reason: str
-    exit: int = 0
-    cpu_seconds: float = 0.0
-    peak_bytes: int = 0
-
-
 def explain(reason: str) -> str:
     """Why points are missing, in words for learner and teacher; a reason without words of its own says it itself."""
     words = {
@@ -54,37 +41,32 @@ def explain(reason: str) -> str:
 
 @dataclass
 class AnswerProcess:
-    """One submission's process: a channel to talk to it, and the keeper's socket to interrupt and end it."""
+    """One submission's process: a channel to talk to it, and the keeper's socket to interrupt and end it.
+
+    `ending`: "asked" when it was there to the end; else "died", "time", "memory", "processes" or "lost"; "" before it.
+    """
 
     channel: Channel
     sockets: tuple[socket.socket, socket.socket]
-    ending: Ending | None = None
+    ending: str = ""
 
     def interrupt(self) -> None:
         """Send what Ctrl-C sends."""
         with suppress(OSError):
             self.sockets[1].send(b"i")
 
-    def stop(self) -> Ending:
-        """End the process and all it started, if it has not ended yet."""
-        if self.ending is None:
+    def stop(self) -> str:
+        """End the process and all it started, if it has not ended yet: how it ended."""
+        if not self.ending:
             answer, life = self.sockets
             answer.close()
-            self.ending = _outcome(life)
+            life.settimeout(STOP_SECONDS)
+            with suppress(OSError):
+                life.shutdown(socket.SHUT_WR)
+                self.ending = life.recv(100).decode()
+            self.ending = self.ending or "lost"
             life.close()
         return self.ending
-
-
-def _outcome(life: socket.socket) -> Ending:
-    life.settimeout(STOP_SECONDS)
-    text = b""
-    try:
-        life.shutdown(socket.SHUT_WR)
-        while part := life.recv(4096):
-            text += part
-        return Ending(**json.loads(text))
-    except (OSError, ValueError, TypeError):
-        return Ending("lost")
 
 
 @dataclass

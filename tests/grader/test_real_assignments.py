@@ -9,8 +9,6 @@ from grading_course import sandbox_or_skip
 from lorahub_grader import assignments, worker
 from lorahub_grader.journal import Outcome
 
-SECONDS = 300.0  # of processor time: a guard against what hangs
-
 
 @pytest.fixture(scope="module")
 def graded():
@@ -32,7 +30,7 @@ def test_the_reference_earns_all_points_and_an_empty_hand_in_none(name: str, gra
     assignment = assignments.load(name)
     answers = [cell for cell in assignment.cells if cell.role == "answer"]
     full = graded(assignment, {cell.grade_id: cell.source for cell in answers})
-    assert not full.reason and full.cpu_seconds < SECONDS
+    assert not full.reason
     assert {test.grade_id: test.earned for test in full.tests} == {
         cell.grade_id: cell.points for cell in assignment.cells if cell.role == "test"
     }, full.tests

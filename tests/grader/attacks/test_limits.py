@@ -115,7 +115,7 @@ def test_memory_is_limited_over_all_processes(arena, tight, loose) -> None:
     assert outcome.reason == "memory" and outcome.earned == 0
     assert "more memory" in outcome.tests[0].message
     text, outcome = run(arena, FAMILY, loose)
-    assert text == "grown" and outcome.reason == "" and outcome.peak_bytes > 500 << 20
+    assert text == "grown" and outcome.reason == ""
 
 
 @pytest.mark.parametrize("code", [STRANGERS, WAITING], ids=["processes that share nothing", "sockets that wait"])
