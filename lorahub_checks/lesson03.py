@@ -35,24 +35,15 @@ def labels_for(answer: Callable, generator: torch.Generator) -> Iterator[Propert
             seen,
             torch.tensor([-100] * n + response + [eos]),
             misconceptions={
-                "the prompt is learnt too: nothing is masked": torch.tensor(whole),
-                "the first token of the response is masked as well (off by one)": torch.tensor(
-                    [-100] * (n + 1) + whole[n + 1 :]
-                ),
-                "the last token of the prompt is not masked (off by one)": torch.tensor(
-                    [-100] * (n - 1) + whole[n - 1 :]
-                ),
-                "the end token is masked, so the model never learns to stop": torch.tensor(
-                    [-100] * n + response + [-100]
-                ),
-                "the end token is missing": torch.tensor([-100] * n + response),
-                "0 is a token like any other; the loss skips -100": torch.tensor([0] * n + response + [eos]),
-                "the labels are shifted by one; the model does that itself": torch.tensor(
-                    [-100] * (n - 1) + response + [eos, -100]
-                ),
-                "mask and labels are the wrong way round: the response is masked": torch.tensor(
-                    prompt + [-100] * (len(response) + 1)
-                ),
+                "the prompt is learnt too: nothing is masked": whole,
+                "the first token of the response is masked as well (off by one)": [-100] * (n + 1) + whole[n + 1 :],
+                "the last token of the prompt is not masked (off by one)": [-100] * (n - 1) + whole[n - 1 :],
+                "the end token is masked, so the model never learns to stop": [-100] * n + response + [-100],
+                "the end token is missing": [-100] * n + response,
+                "0 is a token like any other; the loss skips -100": [0] * n + response + [eos],
+                "the labels are shifted by one; the model does that itself": [-100] * (n - 1) + response + [eos, -100],
+                "mask and labels are the wrong way round: the response is masked": prompt
+                + [-100] * (len(response) + 1),
             },
         )
 
@@ -82,12 +73,10 @@ def packed_positions(answer: Callable, generator: torch.Generator) -> Iterator[P
                 "every row was given the longest row's positions": torch.arange(longest).repeat(rows)
                 if len(set(lengths)) > 1
                 else math.nan,
-                "these are row numbers, not positions": torch.repeat_interleave(
-                    torch.arange(rows), torch.tensor(lengths)
-                ),
-                "each row goes one too far: range(length) stops before length": torch.tensor(
-                    [position for length in lengths for position in range(length + 1)]
-                ),
+                "these are row numbers, not positions": [row for row in range(rows) for _ in range(lengths[row])],
+                "each row goes one too far: range(length) stops before length": [
+                    position for length in lengths for position in range(length + 1)
+                ],
             },
         )
 

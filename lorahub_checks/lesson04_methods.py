@@ -44,13 +44,12 @@ def prefix_attention(answer: Callable, generator: torch.Generator) -> Iterator[P
         right = _attend(q, keys, values, mask)
         alone = _attend(q, k, v, triangle)
         two_softmaxes = alone + _attend(q, before_k, before_v, seen_by_all)
+        late, ahead = torch.ones(length, prefix + length).tril(), torch.ones(length, prefix + length)
         wrong = {
             "the prefix is not seen: its keys and values are missing": alone,
-            "the triangle starts at the prefix, so early tokens don't see all of it": _attend(
-                q, keys, values, torch.ones(length, prefix + length).tril()
-            ),
+            "the triangle starts at the prefix, so early tokens don't see all of it": _attend(q, keys, values, late),
             "tokens look ahead in the text: the prefix is seen by all, the text only backwards": _attend(
-                q, keys, values, torch.ones(length, prefix + length)
+                q, keys, values, ahead
             ),
             "the prefix has a softmax of its own, as in LLaMA-Adapter: here one softmax runs over both": two_softmaxes,
             "the scores are not divided by the root of the head's width": _attend(q * width**0.5, keys, values, mask),

@@ -51,32 +51,27 @@ def _likeness_mistakes(base: Tensor, tuned: Tensor, k: int) -> dict[str, Tensor]
     right = [torch.linalg.svd(matrix, full_matrices=False).Vh.T for matrix in (base, tuned)]
     cosines = (after.T @ before).abs()  # (tuned, pretrained)
     change = _left(tuned - base)
+
+    def best(U: Tensor, U0: Tensor) -> Tensor:
+        """The largest cosine of each of the first k vectors in U with one in U0."""
+        return (U[:, :k].T @ U0).abs().max(1).values
+
+    weak, diagonal = cosines[:k, :k].max(1).values, cosines.diagonal()[:k]
+    exchanged, summed = cosines.max(0).values[:k], cosines[:k].square().sum(1)
     return {
         SIGNED: (after[:, :k].T @ before).max(1).values,
-        "each vector is compared with the one of the same number only: it may have moved to another place": (
-            cosines.diagonal()[:k]
-        ),
-        "the two matrices have changed places: that says how well each pretrained vector is found again": (
-            cosines.max(0).values[:k]
-        ),
-        "only the k strongest pretrained vectors are looked at: a vector that was weak before counts as known": (
-            cosines[:k, :k].max(1).values
-        ),
-        "these are the right singular vectors (V): the definition takes the left ones (U)": (
-            (right[1][:, :k].T @ right[0]).abs().max(1).values
-        ),
-        "these are the singular vectors of the change ΔW, not of the tuned matrix": (
-            (change[:, :k].T @ before).abs().max(1).values
-        ),
+        "each vector is compared with the one of the same number only: it may have moved to another place": diagonal,
+        "the two matrices have changed places: that says how well each pretrained vector is found again": exchanged,
+        "only the k strongest pretrained vectors are looked at: a vector that was weak before counts as known": weak,
+        "these are the right singular vectors (V): the definition takes the left ones (U)": best(right[1], right[0]),
+        "these are the singular vectors of the change ΔW, not of the tuned matrix": best(change, before),
         "that is the mean over the pretrained vectors: the best match counts": cosines[:k].mean(1),
         "that is the smallest cosine: the best match counts": cosines[:k].min(1).values,
         "these are the k weakest vectors: svd gives the strongest first": cosines[-k:].max(1).values,
-        "rows of U were taken: its singular vectors are the columns": (after[:k] @ before.T).abs().max(1).values,
-        ALL_LEFT: (after[:, :k].T @ whole).abs().max(1).values,
+        "rows of U were taken: its singular vectors are the columns": best(after.T, before.T),
+        ALL_LEFT: best(after, whole),
         "these are squared cosines": cosines[:k].square().max(1).values,
-        "these are sums of squared cosines: each vector must be compared with single ones": (
-            cosines[:k].square().sum(1)
-        ),
+        "these are sums of squared cosines: each vector must be compared with single ones": summed,
     }
 
 
@@ -127,29 +122,29 @@ def largest_cosines(answer: Callable, generator: torch.Generator) -> Iterator[Pr
 
 def _counting_mistakes(picture: Tensor, k: int, epsilon: float) -> dict[str, Tensor | float]:
     best = picture.max(1).values
-    right = int((best[:k] < epsilon).sum())
+
+    def below(cosines: Tensor) -> Tensor:
+        return (cosines < epsilon).sum()
+
+    right, diagonal = int(below(best[:k])), picture.diagonal()[:k]
     return {
         "these are the vectors that are like a pretrained one: an intruder is like none": k - right,
-        "every pair with a small cosine is counted: a vector is an intruder when its largest one is small": (
-            (picture[:k] < epsilon).sum()
+        "every pair with a small cosine is counted: a vector is an intruder when its largest one is small": below(
+            picture[:k]
         ),
-        "vectors with any small cosine are counted: it is the largest one that must be small": (
-            (picture[:k].min(1).values < epsilon).sum()
+        "vectors with any small cosine are counted: it is the largest one that must be small": below(
+            picture[:k].min(1).values
         ),
-        "all tuned vectors are counted, not the k strongest": (best < epsilon).sum(),
-        "one vector too few is looked at: picture[:k] has k rows": (best[: k - 1] < epsilon).sum(),
-        "one vector too many is looked at: rows 0 to k − 1 are the k strongest": (best[: k + 1] < epsilon).sum(),
-        "the maximum runs along the wrong side: rows are the tuned vectors": (
-            (picture.max(0).values[:k] < epsilon).sum()
+        "all tuned vectors are counted, not the k strongest": below(best),
+        "one vector too few is looked at: picture[:k] has k rows": below(best[: k - 1]),
+        "one vector too many is looked at: rows 0 to k − 1 are the k strongest": below(best[: k + 1]),
+        "the maximum runs along the wrong side: rows are the tuned vectors": below(picture.max(0).values[:k]),
+        "only the k strongest pretrained vectors are looked at: a tuned one may be like a weak one": below(
+            picture[:k, :k].max(1).values
         ),
-        "only the k strongest pretrained vectors are looked at: a tuned one may be like a weak one": (
-            (picture[:k, :k].max(1).values < epsilon).sum()
-        ),
-        "only the diagonal is looked at: a vector may have moved to another place": (
-            (picture.diagonal()[:k] < epsilon).sum()
-        ),
+        "only the diagonal is looked at: a vector may have moved to another place": below(diagonal),
         "that is the share of the k vectors: count them": right / k,
-        "the weakest k are looked at: the first rows are the strongest": (best[-k:] < epsilon).sum(),
+        "the weakest k are looked at: the first rows are the strongest": below(best[-k:]),
     }
 
 

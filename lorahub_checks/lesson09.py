@@ -112,27 +112,19 @@ def _other_choices(W0: Tensor, W: Tensor, k: int, epsilon: float) -> dict[str, T
     signed = U.T @ U0
     cosines = signed.abs()
     best, strong = cosines.max(1).values, torch.arange(len(cosines)) < k
+    signs, of_V = signed.max(1).values, (V @ V0.T).abs().max(1).values
+    diagonal, weak = cosines.diagonal(), cosines[:, :k].max(1).values
+    found = {
+        "the sign of the cosine was kept: u and −u are the same direction, so take the absolute value first": signs,
+        "each vector is compared with the one of the same number only: it may have moved to another place": diagonal,
+        "only the k strongest pretrained vectors are looked at: a vector that was weak before counts as known": weak,
+        "the right singular vectors (V) were compared: the definition takes the left ones (U)": of_V,
+    }
     return {
         "all of the k strongest are scaled: only those of them that resemble no pretrained vector": strong,
         "the vectors that are like a pretrained one are scaled: an intruder is like none": (best >= epsilon) & strong,
-        "the sign of the cosine was kept: u and −u are the same direction, so take the absolute value first": (
-            signed.max(1).values < epsilon
-        )
-        & strong,
         "every intruder of the matrix is scaled: only those among the k strongest count": best < epsilon,
-        "each vector is compared with the one of the same number only: it may have moved to another place": (
-            cosines.diagonal() < epsilon
-        )
-        & strong,
-        "only the k strongest pretrained vectors are looked at: a vector that was weak before counts as known": (
-            cosines[:, :k].max(1).values < epsilon
-        )
-        & strong,
-        "the right singular vectors (V) were compared: the definition takes the left ones (U)": (
-            (V @ V0.T).abs().max(1).values < epsilon
-        )
-        & strong,
-    }
+    } | {words: (cosine < epsilon) & strong for words, cosine in found.items()}
 
 
 def _telling(rows: int, columns: int, k: int, generator: torch.Generator) -> tuple[Tensor, Tensor, float, Tensor]:

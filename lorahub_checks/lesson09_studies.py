@@ -123,18 +123,14 @@ def _sequence_mistakes(losses: Tensor) -> dict[str, Tensor]:
     end, earlier = losses[-1], torch.arange(tasks - 1)
     learned = losses[earlier + 1, earlier]
     lost = end[:-1] - learned
+    learnt, since_best = (end - losses[0])[:-1].mean(), (end - losses.min(0).values)[:-1].mean()
+    one_early = (end[:-1] - losses[earlier, earlier]).mean()
     return {
         "the last task is counted: nothing came after it, so there is nothing it could have lost": lost.sum() / tasks,
         "the sign is turned: forgetting is positive when the loss has risen": -lost.mean(),
-        "compared with the base (row 0): that says what was learned; compare with the row just after the task": (
-            end - losses[0]
-        )[:-1].mean(),
-        "one row too early: row 0 is the base, so task j has just been trained in row j + 1": (
-            end[:-1] - losses[earlier, earlier]
-        ).mean(),
-        "compared with the lowest loss of all: here forgetting counts from just after a task was trained": (
-            end - losses.min(0).values
-        )[:-1].mean(),
+        "compared with the base (row 0): that says what was learned; compare with the row just after the task": learnt,
+        "one row too early: row 0 is the base, so task j has just been trained in row j + 1": one_early,
+        "compared with the lowest loss of all: here forgetting counts from just after a task was trained": since_best,
         "the last two rows are compared: that is what the last task alone did": (end - losses[-2])[:-1].mean(),
         "that is the sum over the tasks: take the mean": lost.sum(),
         "that is the largest of them: take the mean": lost.max(),
