@@ -45,11 +45,10 @@ class Variants:
 
 @dataclass(frozen=True)
 class Asked:
-    """A problem that an assignment asks for: the test's cell, the name it tests, the reference and the blank stub."""
+    """A problem that an assignment asks for: the name that is tested, the reference and the blank stub."""
 
     problem: str
     assignment: str
-    test: str
     name: str
     reference: object
     stub: object
@@ -103,9 +102,7 @@ def asked(assignment: Assignment) -> list[Asked]:
                 raise CourseError(
                     f"{assignment.name}: {cell.grade_id} calls no require(id, name), so nothing tests it."
                 )
-            found += [
-                Asked(id, assignment.name, cell.grade_id, name, references[name], stubs.get(name)) for id, name in calls
-            ]
+            found += [Asked(id, assignment.name, name, references[name], stubs.get(name)) for id, name in calls]
     return found
 
 

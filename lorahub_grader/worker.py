@@ -154,20 +154,16 @@ def _test(job: Job, sandbox: choose.Sandbox, writer: int) -> int:
 
 def _listen(reader: int, deadline: float) -> tuple[list[dict], bool]:
     """The events until the other end closes, and whether it did in time."""
-    text = bytearray()
-    while True:
+    text, in_time = bytearray(), False
+    while not in_time:
         left = deadline - time.monotonic()
         if left <= 0 or len(text) > EVENT_BYTES or not select.select([reader], [], [], left)[0]:
-            return _events(text), False
+            break
         part = os.read(reader, 1 << 20)
-        if not part:
-            return _events(text), True
+        in_time = not part
         text += part
-
-
-def _events(text: bytes) -> list[dict]:
-    """Whole lines only: the last one may have been cut off."""
-    return [json.loads(line) for line in bytes(text).split(b"\n")[:-1]]
+    whole = text.split(b"\n")[:-1]  # the last line may have been cut off
+    return [json.loads(line) for line in whole], in_time
 
 
 def outcome_of(job: Job, events: list[dict], end: str) -> Outcome:

@@ -72,7 +72,9 @@ def main() -> None:
     control.sendall(b"r")  # ready
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
-        reap(block=not message)
+        with contextlib.suppress(ChildProcessError):  # what ended keepers and theirs took is counted as this process's
+            while os.waitpid(-1, os.WNOHANG if message else 0)[0]:
+                pass
         if not message:
             return
         answer, life = descriptors
@@ -86,13 +88,6 @@ def main() -> None:
                 os._exit(0)
         os.close(answer)
         os.close(life)
-
-
-def reap(block: bool) -> None:
-    """Take note of keepers that have ended, so that what they and theirs took is counted as this process's."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, 0 if block else os.WNOHANG)[0]:
-            pass
 
 
 def keep(settings: Settings, answer: int, life: int) -> None:
@@ -129,21 +124,13 @@ def keep(settings: Settings, answer: int, life: int) -> None:
                 reason = "memory"
             elif count > 2 * settings.limits.processes:
                 reason = "processes"
-    end(child, settings.namespaces)
-    os.waitpid(child, 0)
-    os.write(life, reason.encode())
-
-
-def end(child: int, is_first: bool) -> None:
-    """Kill an answer process and all it started.
-
-    `is_first`: whether it is the first of a process namespace, whose end is the end of all in there.
-    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if not is_first:
+        if not settings.namespaces:  # else the child is the first of its namespace, whose end is the end of all in it
             os.killpg(child, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.write(life, reason.encode())
 
 
 def run(settings: Settings, answer: int) -> None:

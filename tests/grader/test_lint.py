@@ -106,7 +106,7 @@ def test_each_fault_is_found(old: str, new: str, where: str, words: str, course:
 def test_a_stub_that_is_accepted_and_a_reference_that_is_not(course: Path) -> None:
     (asked,) = lint.asked(load(NAME, course))
     given = lint.variants(course)["98.3"]
-    filled = lint.Asked("98.3", NAME, asked.test, "double", lambda x: 3 * x, lambda x: 2 * x)
+    filled = lint.Asked("98.3", NAME, "double", lambda x: 3 * x, lambda x: 2 * x)
     found = lint.judgement(given, filled)
     (refused, told), accepted = found.faults
     assert refused == lint.REFUSED and told.startswith("the reference")
