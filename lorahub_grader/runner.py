@@ -57,10 +57,6 @@ def grade(
     Raises CourseError: nothing to grade, no sandbox, or a gradebook that can't be written; what was found out is kept.
     """
     known = {name: assignments.load(name, course.root) for name in assignments.names(course.root)}
-    if not known:
-        raise CourseError(
-            f"There is no assignment in {course.root / SOURCE}: run this in the course's folder, or give --course."
-        )
     found = collect(place, {name: loaded.answer_ids for name, loaded in known.items()}, assignment)
     kind = choose.choose(sandbox, unsafe, hidden(course))
     with gradebook.writing(course):

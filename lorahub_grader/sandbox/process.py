@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 from lorahub_edu.errors import CourseError
 from lorahub_grader.inside.protocol import Channel
@@ -75,8 +76,7 @@ class Zygote:
 
     process: subprocess.Popen
     control: socket.socket
-    errors: Path
-    folder: tempfile.TemporaryDirectory = field(repr=False)
+    errors: IO[bytes] = field(repr=False)
     scratch: Path | None = None
 
     def open(self) -> AnswerProcess:
@@ -99,12 +99,12 @@ class Zygote:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        self.folder.cleanup()
+        self.errors.close()
         if self.scratch is not None:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _said(self) -> str:
-        text = " ".join(self.errors.read_text(encoding="utf-8", errors="replace").split())
+        text = " ".join(os.pread(self.errors.fileno(), 1 << 20, 0).decode(errors="replace").split())
         return f"It said: {text[-400:]}" if text else "It said nothing."
 
 
@@ -117,19 +117,18 @@ def start(command: Sequence[str], environment: dict[str, str], scratch: Path | N
     Raises SandboxError: it ended before it was ready, or takes longer than three minutes.
     """
     control, there = socket.socketpair()
-    folder = tempfile.TemporaryDirectory(prefix="lorahub-edu-")
-    errors = Path(folder.name) / "errors.txt"
-    with there, open(errors, "wb") as sink:
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the zygote
+    with there:
         process = subprocess.Popen(
             [*command, str(there.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=sink,
+            stderr=errors,
             pass_fds=[there.fileno()],
             env=environment,
             cwd="/",
         )
-    zygote = Zygote(process, control, errors, folder, scratch)
+    zygote = Zygote(process, control, errors, scratch)
     control.settimeout(START_SECONDS)
     try:
         ready = control.recv(1) == b"r"
