@@ -78,6 +78,7 @@ def lab(scratch: Path, profile: str) -> Iterator[str]:
     folders = {f"JUPYTER_{kind}_DIR": str(scratch / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
     own = {"IPYTHONDIR": str(scratch / "ipython"), profiles.ENVIRONMENT_VARIABLE: profile}
     own |= {results.FOLDER_VARIABLE: str(scratch / "results"), progress.VARIABLE: progress.OFF}
+    own["JUPYTER_CONFIG_PATH"] = str(lessons.LESSONS.parent / "jupyter")  # as an installed course has it
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
         f"--IdentityProvider.token={TOKEN}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",

@@ -98,6 +98,7 @@ def lab(
     from jupyterlab.labapp import LabApp
 
     os.chdir(place)
+    os.environ.setdefault("JUPYTER_CONFIG_PATH", str(course.SHIPPED / "jupyter"))  # which a wheel installs
     _trust_the_courses_own()
     as_root = ["--allow-root"] if os.name == "posix" and os.geteuid() == 0 else []
     options = [f"--port={port}", *([] if browser else ["--no-browser"]), *as_root, f"--ServerApp.root_dir={Path.cwd()}"]

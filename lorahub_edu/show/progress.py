@@ -57,7 +57,7 @@ def kept() -> bool:
 def read() -> Progress:
     """What was done so far; nothing where none is kept, or where the file can't be read."""
     try:
-        return _stored() if kept() else NOTHING
+        return Progress.model_validate_json(path().read_text(encoding="utf-8")) if kept() else NOTHING
     except (OSError, ValueError):
         return NOTHING
 
@@ -97,19 +97,9 @@ def _note(part: str, entries: dict[str, Any]) -> None:
     with contextlib.suppress(OSError, CourseError, Timeout):
         path().parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path().with_suffix(".lock"), timeout=LOCK_SECONDS):
-            try:
-                done = _stored()
-            except ValueError:  # kept aside, so that nothing is lost that a person could still read
+            done = read()
+            if done == NOTHING and path().exists():  # kept aside: a person could still read what is damaged
                 os.replace(path(), path().with_name(DAMAGED))
-                done = NOTHING
             content = done.model_dump(mode="json")
             content[part] |= entries
             results.write_json(path(), content)
-
-
-def _stored() -> Progress:
-    """The progress in the file, nothing where there is none; OSError or ValueError where it can't be read."""
-    try:
-        return Progress.model_validate_json(path().read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return NOTHING

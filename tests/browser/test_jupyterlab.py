@@ -132,8 +132,8 @@ def test_a_stopped_cell_runs_again_and_the_lesson_goes_on(page) -> None:
     assert browser.command(page, "run-all-below") == []
 
 
-def test_after_a_reload_panels_show_their_picture_have_their_words_and_answer(page) -> None:
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+def reloaded(page):
+    """The first panel once the page was loaded again, with its picture and its words."""
     page.goto(page.url.replace("&reset", ""))
     page.wait_for_function(browser.READY, timeout=90_000)
     panel = page.locator(browser.PANELS).first
@@ -141,8 +141,18 @@ def test_after_a_reload_panels_show_their_picture_have_their_words_and_answer(pa
     shown = "panel => [...panel.querySelectorAll('img')].every(image => image.naturalWidth > 300)"
     page.wait_for_function(shown, arg=panel.element_handle())
     page.wait_for_function("selector => !document.querySelector(selector)", arg=NAMELESS)
+    return panel
+
+
+def test_a_reloaded_panel_answers_and_without_its_kernel_it_still_shows_its_picture(page) -> None:
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    panel = reloaded(page)
     browser.watched(panel)
     assert browser.press(panel, panel.locator(".noUi-handle").first, "ArrowRight") > 0
+    said = sentence(panel)
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    assert sentence(reloaded(page)) == said
 
 
 def test_a_restart_runs_all_and_the_panel_lives_again(page) -> None:

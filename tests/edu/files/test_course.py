@@ -161,6 +161,8 @@ def test_lab_trusts_what_is_as_it_was_published(tmp_path: Path, monkeypatch: pyt
     notebook.cells[1].outputs = [nbformat.v4.new_output("display_data", {"text/html": "<script>alert(1)</script>"})]
     nbformat.write(notebook, changed)
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "put back after the test")
+    monkeypatch.delenv("JUPYTER_CONFIG_PATH")
     monkeypatch.chdir(tmp_path)
     told: list[str] = []
     monkeypatch.setattr(LabApp, "launch_instance", told.extend)
@@ -168,6 +170,8 @@ def test_lab_trusts_what_is_as_it_was_published(tmp_path: Path, monkeypatch: pyt
     assert Path.cwd() == tmp_path / "mine" and told[-1] == str(course.FIRST)
     assert {"--port=8899", "--no-browser", f"--ServerApp.root_dir={Path.cwd()}"} <= set(told)
     assert ("--allow-root" in told) == (hasattr(os, "geteuid") and os.geteuid() == 0)
+    setting = Path(os.environ["JUPYTER_CONFIG_PATH"]) / "labconfig/default_setting_overrides.d/lorahub-edu.json"
+    assert json.loads(setting.read_text(encoding="utf-8")).popitem()[1] == {"saveState": True}
     signed = {path.stem for path in changed.parent.glob("*.ipynb") if is_signed(NotebookNotary(), path)}
     assert len(signed) == 10 and changed.stem not in signed
 
