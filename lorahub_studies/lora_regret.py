@@ -38,7 +38,7 @@ RATES = (2.5e-3, 5e-3, 1e-2)
 BATCH_RATES = {8: (5e-3, 1e-2), 0: (5e-4, 1e-3)}  # by rank; 0 is full fine-tuning
 CAPACITY_RANKS, CAPACITY_RATE, AT = (1, 64), 5e-3, (2, 5, 10, 20, 40, 80)
 MARGIN = 0.1  # nats a token
-ARM = ["steps", "batch_size", "matrices", "rank"]
+ARM = ["batch_size", "steps", "matrices", "rank"]
 
 
 def jobs() -> list[TailRun]:
@@ -103,9 +103,9 @@ def summary(rows: Sequence[Mapping]) -> dict[str, dict]:
     """By finding its `values` and its `verdict`, by the rules above."""
     losses, steps = best(rows), [falls_behind(gaps) for gaps in behind(rows).values()]
     alone = [
-        float(gap) for whole, part in PAIRS for gap in losses[STEPS, 8, ATTENTION, part] - losses[STEPS, 8, "", whole]
+        float(gap) for whole, part in PAIRS for gap in losses[8, STEPS, ATTENTION, part] - losses[8, STEPS, "", whole]
     ]
-    gaps = {batch: losses[ROWS // batch, batch, "", 8] - losses[ROWS // batch, batch, "", 0] for batch in BATCHES}
+    gaps = {batch: losses[batch, ROWS // batch, "", 8] - losses[batch, ROWS // batch, "", 0] for batch in BATCHES}
     grown = [float(gap) for gap in gaps[BATCHES[-1]] - gaps[BATCHES[0]]]
     return {
         "X6.attention": {"values": alone, "verdict": verdict(min(alone) > 0, max(alone) <= 0)},
@@ -121,7 +121,7 @@ def table(rows: Sequence[Mapping], caption: str = "") -> Table:
             f"LoRA, r = {rank}, {'attention' if held else 'all layers'}" if rank else "full fine-tuning",
             *(str(batch), str(steps), f"{losses.name:g}", in_words(list(losses))),
         )
-        for (steps, batch, held, rank), losses in best(rows).items()
+        for (batch, steps, held, rank), losses in best(rows).items()
     ]
     return Table(("method", "rows in a step", "steps", "best learning rate", "loss"), tuple(lines), caption)
 

@@ -21,7 +21,6 @@ from typing import Any
 
 from lorahub_edu.data import tasks
 from lorahub_edu.hub import zoo
-from lorahub_edu.results import Table
 from lorahub_studies import adapting, engine, zoo_training
 from lorahub_studies import adapting_tables as tables
 from lorahub_studies.zoo_training import ModuleJob
@@ -68,19 +67,3 @@ def summary(rows: Sequence[Mapping]) -> dict:
         for target, value in of_targets.items()
     ]
     return {"instability": instability, "interval": tables.over_targets(entries, str(MANY), str(FEW), "loss")}
-
-
-def table(rows: Sequence[Mapping], caption: str = "") -> Table:
-    """Numbers of modules down; means over targets of exact match, loss, its standard deviation and worst draw."""
-    losses, strict = (tables.spread_by_modules(rows, METHOD, measure) for measure in ("loss", "strict"))
-    figures = (statistics.fmean, statistics.stdev, max)
-    lines = [
-        (
-            str(count),
-            f"{statistics.fmean(statistics.fmean(values) for values in strict[count].values()):.1f}",
-            *(f"{statistics.fmean(figure(values) for values in of_targets.values()):.2f}" for figure in figures),
-        )
-        for count, of_targets in losses.items()
-    ]
-    header = ("modules", "strict (points)", "loss (nats)", "its standard deviation over draws", "its worst draw")
-    return Table(header, tuple(lines), caption)

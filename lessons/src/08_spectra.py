@@ -64,7 +64,7 @@ from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import IntruderCounts, MatrixReport, count
 from lorahub_edu.spectra.solver import secular
 from lorahub_edu.spectra.updates import Update
-from lorahub_studies import forgetting_tables
+from lorahub_studies import forgetting_tables, lora_regret
 
 open_lesson("08_spectra")
 
@@ -697,6 +697,22 @@ forgetting_tables.rates_table(over_rates["rows"], "Task loss by learning rate af
 # **Read it.** The three ranks do best at one rate, in every seed, and full fine-tuning at about a tenth of it. LoRA breaks
 # down at four times its best rate. Full fine-tuning only gets a little worse there.
 #
+# The same source makes three more claims. Attention alone is worse than all layers, at equal parameters. LoRA pays for
+# large batches more than full fine-tuning does. And a low rank does as well as a high one until it is used up.
+#
+# **Predict.** Rank 8 on attention and rank 3 on all layers train equally many numbers. Which ends lower?
+
+# %%
+regret = results.committed_study("intruders_regret")
+lora_regret.table(regret["rows"], "Task loss at each arm's best rate of its grid: mean and range over the seeds.") if regret else "not measured yet"
+
+# %%
+lora_regret.capacity_table(regret["rows"], "By step, how far rank 1 is behind rank 64, in nats a token.") if regret else "not measured yet"
+
+# %% [markdown]
+# **Read it.** The first four lines are two pairs of equal size: 3 beside 8, and 12 beside 32. The others saw the same
+# rows, in larger and fewer steps. Compare the two methods within a batch, then the gaps.
+#
 # ## Step 8. Counting without an SVD
 #
 # Two SVDs for each of the 224 matrices of a 7B model keep a processor core busy for many hours. Little of that is needed:
@@ -877,6 +893,12 @@ if over_rates:
     found += [
         Row("X6.one_rate", apart, "times, the ranks' highest best rate over the lowest", verdict(max(apart) < 2.01, min(apart) > 2.01), f"best rates by seed: {chosen}", study=over_rates),
         Row("X6.ratio", ratios, "times full's best rate", verdict(all(about_ten), not any(about_ten)), "one value a seed and rank", study=over_rates),
+    ]  # fmt: skip
+if regret:
+    units = {"attention": "nats, attention alone minus all layers", "batch": "nats, growth of the gap to full", "capacity": "the step from which rank 1 is behind"}
+    found += [
+        Row(name, of["values"], units[name.removeprefix("X6.")], of["verdict"], "one value a seed" + " and pair" * (name == "X6.attention"), study=regret)
+        for name, of in regret["summary"].items()
     ]  # fmt: skip
 
 # %%
