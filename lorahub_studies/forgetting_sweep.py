@@ -17,7 +17,7 @@ from lorahub_edu.forgetting.lab import RULES, scaling
 from lorahub_studies import correlation, engine, lora_regret
 from lorahub_studies import forgetting_tables as tables
 from lorahub_studies import task_sequences as sequences
-from lorahub_studies.tail_runs import ContinualRun, Intervention, TailRun, run_continual, run_intervention, run_tail
+from lorahub_studies.tail_runs import Intervention, TailRun, run_intervention, run_tail
 
 TASK = "reverse"
 RANKS = (1, 4, 16, 64, 192)  # 192 is the most that the key and value matrices admit
@@ -66,9 +66,6 @@ RATE_RULE = {
 
 # Rank, rule, learning rate: ways that learn the task and bring intruders, going by the first runs of `ranks`.
 INTERVENED = ((1, "rank-stabilised", 1.5e-2), (16, "alpha = 2r", 8e-3), (64, "alpha = 2r", 5e-3))
-CONTINUAL_TASKS = ("reverse", "capitals", "lengths", "sort")
-CONTINUAL_STEPS = 40
-CONTINUAL_RANKS = (1, 16, 64, 0)
 
 
 def arms() -> list[tuple[int, str, float]]:
@@ -113,25 +110,6 @@ def rank_jobs(settled: Sequence[Mapping]) -> list[TailRun]:
         for seed in range(SEEDS)
         for rank, rule, scale in arms()
     ]
-
-
-def matched_jobs(ranks: Sequence[Mapping]) -> list[TailRun]:
-    """Every run of `ranks` that learned again, with as many steps as bring it to one task loss at its schedule's end.
-
-    In the middle of a schedule the rate is high, and a run has forgotten more than at its end. So a run that passes the
-    common loss early and a run that just reaches it are no fair pair. Here all of them end near it.
-    """
-    rows = tables.learned(ranks)
-    loss = tables.matched_loss(rows)
-    passed = tables.by_arm(rows, "step", loss)
-    jobs = []
-    for row in rows:
-        run = row["run"]
-        crossings = passed[tables.arm(run)]
-        steps = math.ceil(sum(crossings) / len(crossings))
-        at = (round(0.7 * steps), round(0.85 * steps))
-        jobs.append(TailRun(**run | {"steps": steps, "at": at}))
-    return jobs
 
 
 def predict_jobs(count: int = PREDICT_RUNS) -> list[TailRun]:
@@ -181,19 +159,6 @@ def rate_jobs() -> list[TailRun]:
     ]
 
 
-def continual_jobs(settled: Sequence[Mapping]) -> list[ContinualRun]:
-    """Sequences of tasks at the learning rates that settling chose on the first one."""
-    rates = chosen(settled)
-    rule = {rank: "alpha = 2r" if rank else "" for rank in CONTINUAL_RANKS}
-    return [
-        ContinualRun(
-            CONTINUAL_TASKS, rank, rule[rank], 2.0 if rank else 1.0, rates[rank, rule[rank]], CONTINUAL_STEPS, seed
-        )
-        for seed in range(SEEDS)
-        for rank in CONTINUAL_RANKS
-    ]
-
-
 def _settled(rows: Sequence[Mapping]) -> dict:
     rates = chosen(rows)
     return {"chosen": [{"rank": rank, "rule": rule, "learning_rate": rate} for (rank, rule), rate in rates.items()]}
@@ -235,9 +200,6 @@ STUDIES = {
     "ranks": Study(
         "forgetting and intruders over ranks, at chosen rates", rank_jobs, run_tail, _over_ranks, "settling"
     ),
-    "matched": Study(
-        "the same with as many steps as end at one task loss", matched_jobs, run_tail, _over_ranks, "ranks"
-    ),
     "predict": Study(
         "what foretells forgetting, on fresh runs",
         predict_jobs,
@@ -253,7 +215,6 @@ STUDIES = {
     ),
     "rates": Study("loss over the rate", rate_jobs, run_tail, tables.best_rates, settings={"rule": RATE_RULE}),
     "regret": Study("layers, batches, and a rank's capacity", lora_regret.jobs, run_tail, lora_regret.summary),
-    "continual": Study("four tasks in a row", continual_jobs, run_continual, tables.continual_curves, "settling"),
     "sequence_rates": Study("rates for tasks in a row", sequences.settling_jobs, sequences.run, sequences.chosen),
     "sequences": Study("tasks in a row", sequences.jobs, sequences.run, sequences.summary, "sequence_rates"),
 }
@@ -309,10 +270,8 @@ def line(row: Mapping) -> str:
     head = f"{run.get('task') or ' > '.join(run['tasks'])}: {method}, lr {run['learning_rate']:g}, seed {run['seed']}: "
     if row["diverged"]:
         return head + "diverged"
-    if "stages" in row and "accuracies" in row["stages"][0]:
-        return head + f"accuracies {', '.join(f'{share:.0%}' for share in row['stages'][-1]['accuracies'].values())}"
     if "stages" in row:
-        return head + ", ".join(f"{stage['pretraining_loss']:.3f}" for stage in row["stages"]) + " pretraining loss"
+        return head + f"accuracies {', '.join(f'{share:.0%}' for share in row['stages'][-1]['accuracies'].values())}"
     if "scaled" in row:
         return head + f"loss {row['tuned']['loss']:.3f}, {row['intruders']} intruders taken apart"
     last = row["points"][-1]

@@ -1,4 +1,4 @@
-"""What the studies of forgetting, interventions and sequences of tasks show, from their rows alone.
+"""What the studies of forgetting and of interventions show, from their rows alone.
 
 Losses and forgetting are in nats a token; forgetting is the pretraining loss minus that of the base. A measured value
 of an arm (a way to train) is given as the mean over its seeds with the lowest and the highest.
@@ -6,7 +6,6 @@ of an arm (a way to train) is given as the mean over its seeds with the lowest a
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -252,50 +251,3 @@ def rates_table(rows: Rows, caption: str = "") -> Table:
         for key, of_arm in losses.items()
     ]
     return Table(("method", *(f"{rate:g}" for rate in rates)), tuple(lines), caption)
-
-
-def continual_curves(rows: Rows) -> dict[int, list[list[float]]]:
-    """Forgetting of the text after each task of a sequence: by rank, one list a seed; it begins with the base's 0."""
-    curves: dict[int, list[list[float]]] = {}
-    for row in sorted(rows, key=lambda row: row["run"]["seed"]):
-        if row["stages"]:
-            first = row["stages"][0]["pretraining_loss"]
-            curve = [stage["pretraining_loss"] - first for stage in row["stages"]]
-            curves.setdefault(row["run"]["rank"], []).append(curve)
-    return curves
-
-
-def task_forgetting(row: Mapping) -> dict[str, float]:
-    """For every task but the last: its loss at the end of the sequence minus that just after it was trained."""
-    stages = row["stages"]
-    return {
-        stage["task"]: stages[-1]["losses"][stage["task"]] - stage["losses"][stage["task"]] for stage in stages[1:-1]
-    }
-
-
-def continual_table(rows: Rows, caption: str = "") -> Table:
-    """Methods down; forgetting of the text after each task, of the earlier tasks at the end, and intruders, across."""
-    lines = []
-    curves = continual_curves(rows)
-    tasks = next(row["run"]["tasks"] for row in rows if row["stages"])
-    for rank, seeds in curves.items():
-        mine = [row for row in rows if row["run"]["rank"] == rank and row["stages"]]
-        learned = [statistics.fmean(s["losses"][s["task"]] for s in row["stages"][1:]) for row in mine]
-        lost = [statistics.fmean(task_forgetting(row).values()) for row in mine] if len(tasks) > 1 else [0.0]
-        lines.append(
-            (
-                label(rank, mine[0]["run"]["rule"]),
-                *(in_words([curve[place] for curve in seeds], 3) for place in range(1, len(tasks) + 1)),
-                in_words(learned),
-                in_words(lost),
-                in_words([row["stages"][-1]["spectrum"]["intruders"][EPSILON] for row in mine], 1),
-            )
-        )
-    header = (
-        "method",
-        *(f"text forgotten after {task}" for task in tasks),
-        "loss of a task just trained",
-        "earlier tasks forgotten",
-        "intruders at the end (ε = 0.5)",
-    )
-    return Table(header, tuple(lines), caption)

@@ -1,4 +1,4 @@
-"""One run of the forgetting studies: train the tail, then measure it, scale parts of its change, or train on."""
+"""One run of the forgetting studies: train the tail, then measure it, or scale parts of its change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from lorahub_edu.forgetting.lab import Lab, losses, parts
 from lorahub_edu.forgetting.tails import Trained, Tuning, train, training
 from lorahub_edu.spectra.interventions import KINDS
 from lorahub_edu.spectra.intruders import IntruderCounts
-from lorahub_edu.spectra.updates import Update
 from lorahub_edu.training.descent import DivergedError
 
 SCALES = (0.9, 0.7, 0.5, 0.0)
@@ -151,10 +150,13 @@ def run_intervention(job: Intervention) -> dict:
     run = job.run
     tail_lab = lab(run.profile, run.layers)
     row = {"run": asdict(run), "epsilon": job.epsilon, "texts": tail_lab.texts_label, "diverged": ""}
+    steps = training(tail_lab.tail, tail_lab.train(run.task), run.tuning, (run.steps,))
     try:
-        updates, _ = trained_change(tail_lab, run.task, run.tuning)
+        updates = next(steps).updates
     except DivergedError as problem:
         return row | {"diverged": str(problem)}
+    finally:
+        steps.close()
     report = tail_lab.count(updates)
     taken = parts(updates, tail_lab, job.epsilon)
     return row | {
@@ -168,69 +170,3 @@ def run_intervention(job: Intervention) -> dict:
             for scale in job.scales
         ],
     }
-
-
-def trained_change(tail_lab: Lab, task: str, tuning: Tuning) -> tuple[tuple[Update, ...], float]:
-    """The change since the base after training a task, and the processor seconds of its steps."""
-    run = training(tail_lab.tail, tail_lab.train(task), tuning, (tuning.steps,))
-    state = next(run)
-    updates = state.updates
-    run.close()
-    return updates, state.cpu_seconds
-
-
-@dataclass(frozen=True)
-class ContinualRun:
-    """A sequence of tasks; the other fields are those of `TailRun`, for every task."""
-
-    tasks: tuple[str, ...]
-    rank: int
-    rule: str
-    scaling: float
-    learning_rate: float
-    steps: int
-    seed: int
-    profile: str = "cpu"
-    layers: int = 6
-
-
-def run_continual(run: ContinualRun) -> dict:
-    """Train one task after the other: merge its change into the weights, start a new adapter, test every task.
-
-    Returns: `run` (its settings), `texts`, `diverged`: a message in place of the stages, and `stages`: the base and one
-        a task. A stage has the `task` trained last, `losses` of every task and `pretraining_loss` (nats a token), the
-        `spectrum` of the whole change since the base ({} for the base), and `cpu_seconds` of its optimizer steps.
-    Source: Shuttleworth et al. 2024, arXiv 2410.21228, figure 8 (claim I8).
-    """
-    tail_lab = lab(run.profile, run.layers)
-    tail = tail_lab.tail
-    row = {"run": asdict(run), "texts": tail_lab.texts_label, "diverged": ""}
-    stages = [
-        {
-            "task": "",
-            "losses": {task: tail_lab.base_loss(task) for task in run.tasks},
-            "pretraining_loss": tail_lab.pretraining_loss,
-            "spectrum": {},
-            "cpu_seconds": 0.0,
-        }
-    ]
-    try:
-        for number, task in enumerate(run.tasks):
-            # A and the rows' order get another seed for each task
-            tuning = Tuning(run.learning_rate, run.steps, run.rank, run.scaling, run.seed * 1000 + number)
-            updates, seconds = trained_change(tail_lab, task, tuning)
-            tail.put({update.name: update.weight() for update in updates})
-            stages.append(
-                {
-                    "task": task,
-                    "losses": {name: tail.loss(tail_lab.held(name)) for name in run.tasks},
-                    "pretraining_loss": tail.loss(tail_lab.texts),
-                    "spectrum": spectrum(tail_lab.count(updates)),
-                    "cpu_seconds": round(seconds, 1),
-                }
-            )
-        return row | {"stages": stages}
-    except DivergedError as problem:
-        return row | {"diverged": str(problem), "stages": []}
-    finally:
-        tail.put()  # the base's weights again

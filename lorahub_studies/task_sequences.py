@@ -58,7 +58,7 @@ HEAD_PENALTY = 1.0
 
 @dataclass(frozen=True)
 class SequenceRun:
-    """Tasks in a row by one method; it can be sent to a worker as it is. The fields are those of `ContinualRun`."""
+    """Tasks in a row by one method; it can be sent to a worker as it is."""
 
     tasks: tuple[str, ...]
     rank: int

@@ -44,42 +44,50 @@ def training_rows(task: Task, tokenizer: PreTrainedTokenizerBase, data_seed: int
     return fewshot.encode(tokenizer, prompts, [item.output for item in items])
 
 
-def train_module(
-    name: str,
-    folder: str | Path,
-    *,
-    init_seed: int = 0,
-    data_seed: int = 0,
-    lora: LoRAConfig = CONFIG,
-    config: TrainingConfig = TRAINING,
-    profile: str = "cpu",
-    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
-) -> Card:
-    """Train one task's module, save it in half precision with its card in <folder>/<name>.
+@dataclass(frozen=True)
+class ModuleJob:
+    """One module to train; it can be sent to a worker as it is. The folder is one that the worker sees.
 
-    `init_seed` draws A. Modules of one seed share their starting A, and so, roughly, a basis of rank space. `data_seed`
-    orders the items. `loaded` saves loading the base model and its tokenizer, in bfloat16.
+    Alpha is twice the rank. `init_seed` draws A: modules of one seed share their starting A, and so, roughly, a basis
+    of rank space. `data_seed` orders the items.
+    """
+
+    task: str
+    folder: str
+    profile: str = "cpu"
+    init_seed: int = 0
+    data_seed: int = 0
+    rank: int = 8
+    learning_rate: float = TRAINING.learning_rate
+    steps: int = TRAINING.steps
+
+
+def train_module(job: ModuleJob, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> Card:
+    """Train one task's module, save it in half precision with its card in <folder>/<task>.
+
+    `loaded` are the base model in bfloat16, which is left as it was, and its tokenizer.
     Raises CourseError: unknown task, or the folder can't be written.
     """
+    name, lora = job.task, replace(CONFIG, rank=job.rank, alpha=2.0 * job.rank)
+    config = replace(TRAINING, steps=job.steps, learning_rate=job.learning_rate, seed=job.data_seed)
     task = tasks.get(name)
     started = time.perf_counter()
-    # Prompts here are short: eager attention makes a step of 16 rows about twice as fast as the fused kernel.
-    model, tokenizer = loaded or pretrained.load(profile, dtype=torch.bfloat16, attention="eager")
+    model, tokenizer = loaded
     base_name = pretrained.name_of(model)
     sha256 = pretrained.base_sha256(base_name) if base_name else None
     held_out = fewshot.rows_for(model, tokenizer, task.instructions[0], task.test[:CARD_ITEMS])
     held_out.sort(key=lambda row: row.tokens)
     before = score(model, held_out)
-    adapters.inject(model, lora, adapter=name, seed=init_seed)
+    adapters.inject(model, lora, adapter=name, seed=job.init_seed)
     try:
-        rows = [row.encoded() for row in training_rows(task, tokenizer, data_seed)]
-        train(model, rows, replace(config, seed=data_seed), progress=False)
+        rows = [row.encoded() for row in training_rows(task, tokenizer, job.data_seed)]
+        train(model, rows, config, progress=False)
         for _, layer in adapters.lora_layers(model):  # scored as it will be saved
             layer.lora_A[name].data = layer.lora_A[name].data.half()
             layer.lora_B[name].data = layer.lora_B[name].data.half()
         after = score(model, held_out)
         where = adapter_files.save_adapter(
-            model, Path(folder) / name, name, base_model=base_name, base_model_sha256=sha256
+            model, Path(job.folder) / name, name, base_model=base_name, base_model_sha256=sha256
         )
     finally:
         remove_adapters(model)
@@ -90,8 +98,8 @@ def train_module(
         base_model_sha256=sha256,
         training_items=len(task.train),
         test_items=len(held_out),
-        init_seed=init_seed,
-        data_seed=data_seed,
+        init_seed=job.init_seed,
+        data_seed=job.data_seed,
         rank=lora.rank,
         alpha=lora.alpha,
         steps=config.steps,
@@ -114,35 +122,16 @@ def _measured(scores: Scores, when: str) -> dict[str, float]:
     return {f"{name}_{when}": round(float(value), 4) for name, value in means.items()}
 
 
-@dataclass(frozen=True)
-class ModuleJob:
-    """One module to train; it can be sent to a worker as it is. The folder is one that the worker sees.
-
-    Alpha is twice the rank.
-    """
-
-    task: str
-    folder: str
-    profile: str = "cpu"
-    init_seed: int = 0
-    data_seed: int = 0
-    rank: int = 8
-    learning_rate: float = TRAINING.learning_rate
-    steps: int = TRAINING.steps
-
-
 @lru_cache(maxsize=1)
 def base(profile: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model of this process, in bfloat16; the last one is kept."""
+    # Prompts here are short: eager attention makes a step of 16 rows about twice as fast as the fused kernel.
     return pretrained.load(profile, dtype=torch.bfloat16, attention="eager")
 
 
 def run(job: ModuleJob) -> dict:
     """Train a job's module with this process's base model: its card, as a row."""
-    lora = replace(CONFIG, rank=job.rank, alpha=2.0 * job.rank)
-    config = replace(TRAINING, steps=job.steps, learning_rate=job.learning_rate)
-    seeds = {"init_seed": job.init_seed, "data_seed": job.data_seed}
-    return asdict(train_module(job.task, job.folder, **seeds, lora=lora, config=config, loaded=base(job.profile)))
+    return asdict(train_module(job, base(job.profile)))
 
 
 def train_zoo(
@@ -172,7 +161,9 @@ def train_zoo(
             f"{folder} holds modules that were started from another A ({', '.join(others)}), so that together with new "
             f"ones they would be neither a zoo of one start nor of starts of their own. Choose another folder."
         )
-    jobs = [ModuleJob(name, str(Path(folder).resolve()), profile, seeds[name]) for name in missing]
+    settings = {"steps": TRAINING.steps, "learning_rate": TRAINING.learning_rate}
+    where = str(Path(folder).resolve())
+    jobs = [ModuleJob(name, where, profile, init_seed=seeds[name], **settings) for name in missing]
     failed = {}
     for job, _, reason in finished(jobs, run, executor):
         if reason:

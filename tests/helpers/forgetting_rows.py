@@ -60,25 +60,6 @@ def intervened_row(rank: int, seed: int, scaled: Sequence[tuple[str, float, floa
     }
 
 
-def sequence_row(rank: int, seed: int, forgotten: Sequence[float], losses: Sequence[dict[str, float]]) -> dict:
-    """A row of `continual.run_continual`; the first entries are the base's."""
-    tasks = list(losses[0])
-    run = {"tasks": tasks, "rank": rank, "rule": "alpha = 2r" if rank else "", "scaling": 2.0, "learning_rate": 1e-3}
-    return {
-        "run": run | {"seed": seed, "profile": "tiny"},
-        "diverged": "",
-        "stages": [
-            {
-                "task": task,
-                "losses": after,
-                "pretraining_loss": 3.0 + value,
-                "spectrum": {"intruders": {"0.5": 4 * place}} if place else {},
-            }
-            for place, (task, value, after) in enumerate(zip(["", *tasks], forgotten, losses, strict=True))
-        ],
-    }
-
-
 def whole_loss(model: torch.nn.Module, row: PromptedRow) -> torch.Tensor:
     """Summed loss of one row's answer through the whole model, alone and unpacked, by torch's cross-entropy."""
     ids = torch.tensor([row.prompt_ids + row.answer_ids])

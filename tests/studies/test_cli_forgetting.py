@@ -46,7 +46,7 @@ def test_a_study_is_planned_run_continued_and_written(tmp_path: Path, monkeypatc
 
 
 def test_a_study_without_a_name_or_with_a_wrong_one_is_refused() -> None:
-    with pytest.raises(CourseError, match="one of settling, ranks, matched"):
+    with pytest.raises(CourseError, match="one of settling, ranks, predict"):
         run()
     with pytest.raises(CourseError, match="Did you mean 'ranks'"):
         run("--study", "rank")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.lab import Lab
 from lorahub_studies import engine
 from lorahub_studies import forgetting_sweep as study
-from lorahub_studies.tail_runs import TailRun
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,6 @@ def test_the_studies_are_what_they_say() -> None:
     assert {(job.run.rank, job.run.seed) for job in study.intervene_jobs()} == {
         (rank, seed) for rank in (1, 16, 64) for seed in range(3)
     }
-    assert len(study.continual_jobs(rows)) == 12
     rates = study.rate_jobs()
     assert len(set(rates)) == len(rates) == 48 and study.RATE_TASK != study.TASK
     assert {job.scaling * job.rank for job in rates if job.rank} == {32.0}
@@ -90,25 +87,11 @@ def test_the_studies_are_what_they_say() -> None:
 def test_the_drawn_runs_are_fresh_and_within_their_ranges() -> None:
     drawn = study.predict_jobs()
     assert drawn == study.predict_jobs() and len(set(drawn)) == len(drawn) >= 40
-    assert {job.task for job in drawn}.isdisjoint({study.TASK, *study.CONTINUAL_TASKS})
+    assert {job.task for job in drawn}.isdisjoint({study.TASK, study.RATE_TASK})
     for job in drawn:
         strength = job.scaling * job.learning_rate * math.sqrt(job.rank)
         low, high = study.PREDICT_RANGES["strengths" if job.rank else "full_learning_rates"]
         assert 0.98 * low <= (strength if job.rank else job.learning_rate) <= 1.02 * high
-
-
-def test_matched_runs_end_about_where_their_arm_passed_the_common_loss() -> None:
-    def row(rank: int, seed: int, losses: tuple[float, float]) -> dict:
-        job = TailRun("reverse", rank, "alpha = 2r", 2.0, 1e-3, 40, seed, at=(20,))
-        made = run_row(rank, "alpha = 2r", seed, [point(20, losses[0], 0.1), point(40, losses[1], 0.2)])
-        return made | {"run": json.loads(json.dumps(asdict(job)))}
-
-    rows = [row(1, 0, (3.0, 2.0)), row(1, 1, (3.0, 2.0)), row(4, 0, (2.0, 1.0)), row(4, 1, (3.0, 1.0))]
-    jobs = study.matched_jobs([*rows, run_row(9, "alpha = 2r", 0, [])])
-    assert [(job.rank, job.seed, job.steps, job.at) for job in jobs] == [
-        (1, 0, 40, (28, 34)), (1, 1, 40, (28, 34)), (4, 0, 25, (18, 21)), (4, 1, 25, (18, 21)),
-    ]  # fmt: skip  # rank 4 passes the loss of 2 at the steps 20 and 30
-    assert replace(jobs[0], at=(20,)) == TailRun(**rows[0]["run"] | {"at": (20,)})
 
 
 def test_a_study_waits_for_its_learning_rates(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from forgetting_rows import BASE, intervened_row, point, run_row, sequence_row
+from forgetting_rows import BASE, intervened_row, point, run_row
 
 from lorahub_edu.errors import CourseError
 from lorahub_studies import forgetting_tables as tables
@@ -129,26 +129,6 @@ def test_an_intervention_removes_a_share_of_the_forgetting_at_a_price(intervened
         ("LoRA, r = 1", "0.7"), ("LoRA, r = 1", "0"), ("LoRA, r = 64", "0.7"), ("LoRA, r = 64", "0"),
     ]  # fmt: skip
     assert table.rows[0][2:] == ("25 % at 0.00", "-20 % at 1.00", "55 (50 to 60) % at 0.04")
-
-
-def test_sequences_forget_the_text_and_the_tasks_before() -> None:
-    losses = [
-        {"sort": 4.0, "caps": 5.0, "count": 6.0},
-        {"sort": 1.0, "caps": 5.0, "count": 6.0},
-        {"sort": 2.0, "caps": 1.5, "count": 6.0},
-        {"sort": 3.0, "caps": 2.5, "count": 2.0},
-    ]
-    rows = [sequence_row(rank, seed, [0, 0.1, 0.2 + seed, 0.4], losses) for seed in (1, 0) for rank in (1, 0)]
-    curves = tables.continual_curves(rows)
-    assert list(curves) == [1, 0]
-    assert curves[1][0] == pytest.approx([0, 0.1, 0.2, 0.4])
-    assert curves[1][1] == pytest.approx([0, 0.1, 1.2, 0.4])  # by seed
-    assert tables.task_forgetting(rows[0]) == {"sort": 2.0, "caps": 1.0}
-    table = tables.continual_table(rows)
-    assert table.rows[0] == (
-        "LoRA, r = 1, alpha = 2r", "0.100", "0.700 (0.200 to 1.200)", "0.400", "1.50", "1.50", "12.0",
-    )  # fmt: skip
-    assert table.rows[1][0] == "full fine-tuning"
 
 
 def test_the_best_rate_of_each_rank_and_seed() -> None:

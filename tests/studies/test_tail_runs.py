@@ -15,7 +15,7 @@ from lorahub_edu.forgetting.tails import training
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.interventions import KINDS
 from lorahub_studies import forgetting_sweep
-from lorahub_studies.tail_runs import ContinualRun, Intervention, TailRun, run_continual, run_intervention, run_tail
+from lorahub_studies.tail_runs import Intervention, TailRun, run_intervention, run_tail
 
 RUN = TailRun("reverse", 2, "alpha = 2r", 2.0, 0.2, 4, 0, at=(2,), profile="tiny", layers=2)
 
@@ -98,26 +98,3 @@ def test_every_intervention_is_measured_and_none_leaves_a_trace(lab: Lab) -> Non
 def test_an_intervention_on_a_run_that_diverges_is_a_row_too(lab: Lab) -> None:
     row = run_intervention(Intervention(TailRun("reverse", 0, "", 1.0, 1e30, 4, 0, profile="tiny", layers=2)))
     assert "diverged" in row["diverged"] and "scaled" not in row
-
-
-TASKS = ("reverse", "capitals", "sort")
-
-
-def test_every_task_of_a_sequence_is_tested_after_each(lab: Lab) -> None:
-    run = ContinualRun(TASKS, 2, "alpha = 2r", 2.0, 5e-3, 3, 0, profile="tiny", layers=2)
-    row = json.loads(json.dumps(run_continual(run)))
-    stages = row["stages"]
-    assert row["run"]["tasks"] == list(TASKS) and [stage["task"] for stage in stages] == ["", *TASKS]
-    assert all(tuple(stage["losses"]) == TASKS for stage in stages)
-    assert stages[0]["pretraining_loss"] == lab.pretraining_loss and stages[0]["spectrum"] == {}
-    for stage, before in zip(stages[1:], stages, strict=False):
-        assert stage["losses"][stage["task"]] < before["losses"][stage["task"]]
-    ranks = [stage["spectrum"]["effective_rank"] for stage in stages[1:]]
-    assert ranks[0] <= 2 + 1e-6 < ranks[-1] <= 6  # the whole change grows by an adapter of rank 2 a task
-    assert all(torch.equal(lab.tail.weights[name], weight) for name, weight in lab.tail.original.items())
-
-
-def test_a_sequence_that_diverges_is_a_row_too(lab: Lab) -> None:
-    row = run_continual(ContinualRun(TASKS[:2], 0, "", 1.0, 1e30, 4, 0, profile="tiny", layers=2))
-    assert "diverged" in row["diverged"] and row["stages"] == []
-    assert all(torch.equal(lab.tail.weights[name], weight) for name, weight in lab.tail.original.items())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from lorahub_edu.files import assets
 from lorahub_edu.models import tiny
 from lorahub_edu.training.loop import TrainingConfig
 from lorahub_studies import zoo_training
-from lorahub_studies.zoo_training import train_module, train_zoo, training_rows
+from lorahub_studies.zoo_training import ModuleJob, train_module, train_zoo, training_rows
 
 IDS = torch.arange(3, 27).view(2, 12)
 SHORT = TrainingConfig(steps=3, learning_rate=5e-3, batch_size=4, micro_batch_size=4, batching="padded")
@@ -32,18 +31,18 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def few_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short runs on few items: what is tested is the way, not the modules."""
     monkeypatch.setattr(zoo_training, "CARD_ITEMS", 4)
-    monkeypatch.setattr(zoo_training, "train_module", partial(train_module, config=SHORT))
+    monkeypatch.setattr(zoo_training, "TRAINING", SHORT)
 
 
 def test_training_leaves_the_base_model_as_it_was(tmp_path: Path, few_items) -> None:
     model = tiny.model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    zoo_training.train_module("upper", tmp_path, loaded=(model, tiny.tokenizer()))
-    with pytest.raises(CourseError, match="batch_size must be at least 1"):
-        train_module("upper", tmp_path, loaded=(model, tiny.tokenizer()), config=replace(SHORT, batch_size=0))
+    train_module(ModuleJob("upper", str(tmp_path), steps=3), (model, tiny.tokenizer()))
+    with pytest.raises(CourseError, match="steps must be at least 1"):
+        train_module(ModuleJob("upper", str(tmp_path), steps=0), (model, tiny.tokenizer()))
     with pytest.raises(CourseError, match="Can't write the adapter"):
         (tmp_path / "file").write_text("", encoding="utf-8")
-        zoo_training.train_module("past", tmp_path / "file", loaded=(model, tiny.tokenizer()))
+        train_module(ModuleJob("past", str(tmp_path / "file"), steps=1), (model, tiny.tokenizer()))
     after = model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
@@ -68,7 +67,7 @@ def starting_factors(folder: Path) -> dict[str, torch.Tensor]:
 def test_modules_share_their_start_or_have_their_own(tmp_path: Path, monkeypatch, few_items, own_init: bool) -> None:
     """With a rate of nearly nothing, a module is saved with the A that it started from."""
     still = replace(SHORT, steps=1, learning_rate=1e-12)
-    monkeypatch.setattr(zoo_training, "train_module", partial(train_module, config=still))
+    monkeypatch.setattr(zoo_training, "TRAINING", still)
     cards = train_zoo(["upper", "past"], tmp_path, own_init=own_init, profile="tiny")
     upper, past = (starting_factors(tmp_path / name) for name in ("upper", "past"))
     assert all(torch.equal(upper[key], past[key]) != own_init for key in upper)

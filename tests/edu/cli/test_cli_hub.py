@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import bbh_stand_ins
@@ -108,7 +107,7 @@ def test_modules_are_listed_shown_and_verified(lorahub_edu: Run, modules: Path) 
 def test_a_module_is_trained_once(lorahub_edu: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = replace(zoo_training.TRAINING, steps=2, warmup_steps=0, batch_size=4, micro_batch_size=4)
     monkeypatch.setattr(zoo_training, "CARD_ITEMS", 4)
-    monkeypatch.setattr(zoo_training, "train_module", partial(zoo_training.train_module, config=quick))
+    monkeypatch.setattr(zoo_training, "TRAINING", quick)
     command = ("zoo", "train", "--tasks", "upper", "--profile", "tiny", "--folder", tmp_path / "zoo")
     code, words = lorahub_edu(*command)
     assert code == 0 and "upper" in words and "strict exact match" in words

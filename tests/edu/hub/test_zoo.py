@@ -25,7 +25,7 @@ from lorahub_edu.models import tiny
 from lorahub_edu.scoring import score
 from lorahub_edu.training.loop import TrainingConfig
 from lorahub_studies import zoo_training
-from lorahub_studies.zoo_training import train_module
+from lorahub_studies.zoo_training import ModuleJob, train_module
 
 IDS = torch.arange(3, 27).view(2, 12)
 SHORT = TrainingConfig(steps=3, learning_rate=5e-3, batch_size=4, micro_batch_size=4, batching="padded")
@@ -48,8 +48,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     patch = pytest.MonkeyPatch()
     patch.setattr(zoo_training, "CARD_ITEMS", 4)
+    patch.setattr(zoo_training, "TRAINING", SHORT)
     for name in ("upper", "past"):
-        train_module(name, folder, config=SHORT, profile="tiny", loaded=(tiny.model(), tiny.tokenizer()))
+        train_module(ModuleJob(name, str(folder), steps=3), (tiny.model(), tiny.tokenizer()))
     patch.undo()
     return folder
 
