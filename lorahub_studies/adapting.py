@@ -15,7 +15,6 @@ import torch
 
 from lorahub_edu.data import tasks
 from lorahub_edu.data.fewshot import PromptedRow, find_task, rows_for, split
-from lorahub_edu.errors import CourseError
 from lorahub_edu.hub import zoo
 from lorahub_edu.hub.adapt import Adapted, SearchConfig, adapt
 from lorahub_edu.hub.compose import ModuleStack, stack
@@ -23,7 +22,7 @@ from lorahub_edu.hub.population import Population
 from lorahub_edu.models import pretrained
 from lorahub_edu.scoring import Scores, score
 from lorahub_studies import mergers
-from lorahub_studies.approaches import METHODS, Approach, get_approach
+from lorahub_studies.approaches import METHODS, Approach
 from lorahub_studies.baselines import TUNINGS, tuned
 
 LEFT_OUT_METHODS = (
@@ -56,12 +55,7 @@ def plan(targets: Sequence[str] = (), methods: Sequence[str] = (), draws: int = 
     """The trials of a sweep, draw after draw and target after target; by default all verdict targets and all methods.
 
     `settings` are further fields of `Trial`.
-    Raises CourseError: an unknown target or method, or fewer than one draw or test item.
     """
-    for method in methods:
-        get_approach(method)
-    if min(draws, settings.get("test_items", 1)) < 1:
-        raise CourseError(f"{draws} draws and {settings['test_items']} test items: both must be at least 1.")
     return [
         Trial(target, draw, method, **settings)
         for draw in range(draws)
@@ -127,9 +121,9 @@ def run(trial: Trial) -> dict:
     Returns: Target, draw, method; `strict` and `answer_only` exact match (0 to 1), `loss` and `answer_loss` on the test
         items (nats a token), `example_loss`, `evaluations` of candidates (or steps of tuning), `seconds` and
         `cpu_seconds` of adapting (not of testing), `prompt_tokens` a query, `algorithm`, and the largest weights.
-    Raises CourseError: unknown target or method, or modules that don't fit.
+    Raises CourseError: unknown target, or modules that don't fit.
     """
-    approach = get_approach(trial.method)
+    approach = METHODS[trial.method]
     setting = bench(trial.profile, trial.modules, trial.folder, trial.base_model)
     task = find_task(trial.target)
     examples, test_items = split(task, trial.draw, trial.shots, trial.test_items)

@@ -43,13 +43,10 @@ def plan(
     By default these are all 27 tasks, 20 of the published modules drawn for each draw, and the methods `STUDIED`. A
     draw's number is the seed of its five examples, of its modules and of its searches. `modules` are what `zoo.load`
     takes, the same for every draw.
-    Raises CourseError: unknown task, method, base or profile, fewer than one draw or test item, or no modules given for
-        another base than that of the published ones.
+    Raises CourseError: unknown base or profile, or no modules given for another base than that of the published ones.
     Source: Huang et al. 2023, section 4.1.
     """
     named = [name.removeprefix("bbh/") for name in tasks] or bbh.names()
-    for name in named:
-        bbh.check_name(name)
     base = pretrained.get_base(base_model).name
     if not modules and base != BASE:
         raise CourseError(

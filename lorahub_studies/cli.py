@@ -102,7 +102,7 @@ def intruders_sweep(
     if plan:
         jobs = forgetting_sweep.plan(study, out)
         missing = len(engine.missing(jobs, out))
-        console.print(f"{study}: {forgetting_sweep.get(study).title}; {len(jobs)} runs, {missing} still to be done")
+        console.print(f"{study}: {forgetting_sweep.STUDIES[study].title}; {len(jobs)} runs, {missing} still to be done")
         return
     bases = [get_profile(forgetting_sweep.profile(study)).base_model]
     with _running(out, "a line for each run", cluster, dry_run, bases) as options:
@@ -127,18 +127,14 @@ def zoo_train(
     target = writable_folder(folder or zoo.own_zoo() / ("own-init" if own_init else "shared-init"))
     from lorahub_studies import zoo_training
 
-    bases, told = [get_profile(profile).base_model], "a line for each module"
-    with (
-        one_writer(target),
-        quiet_work(told),
-        workers(cluster, bases=bases, folders=[target], dry_run=dry_run) as executor,
-    ):
+    bases = [get_profile(profile).base_model]
+    with _running(target, "a line for each module", cluster, dry_run, bases, [target]) as options:
         zoo_training.train_zoo(
             list(listed(tasks)) or None,
             target,
             own_init=own_init,
             profile=get_profile(profile).name,
-            executor=executor,
+            executor=options["executor"],
             report=lambda card: console.print(
                 f"{card.task:14s} strict exact match {card.strict_before:.0%} → {card.strict_after:.0%}, "
                 f"loss {card.loss_before:.2f} → {card.loss_after:.2f}, {card.seconds:.0f} s"
@@ -257,19 +253,17 @@ def methods_sweep(
     """Compare methods on two tasks: one search of the rate for all, then seeds. The same command continues."""
     target = _target(save)
     from lorahub_edu.models.profiles import get_profile
-    from lorahub_studies import comparison_grid
+    from lorahub_studies import comparison
     from lorahub_studies import comparison_tables as tables
 
-    grid = comparison_grid.plan(listed(methods), listed(tasks), seeds, steps, test_items, profile, costs)
+    grid = comparison.plan(listed(methods), listed(tasks), seeds, steps, test_items, profile, costs)
     if plan:
-        console.print(comparison_grid.progress(grid, out))
+        console.print(comparison.progress(grid, out))
         return
     bases = [get_profile(grid.profile).base_model]
     with _running(out, "a line for each run", cluster, dry_run, bases) as options:
-        rows = comparison_grid.run(
-            grid, out, report=lambda row: console.print(tables.line(row), markup=False), **options
-        )
-        path = comparison_grid.write(rows, grid, target)
+        rows = comparison.sweep(grid, out, report=lambda row: console.print(tables.line(row), markup=False), **options)
+        path = comparison.write(rows, grid, target)
         console.print(str(tables.table(tables.summarise(rows))))
         console.print(f"written to {path}")
 

@@ -47,7 +47,7 @@ def partial_rho(x: np.ndarray, y: np.ndarray, given: Sequence[np.ndarray] = ()) 
 def correlate(x: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = ()) -> Correlation:
     """Spearman's rho over at least 5 runs, with `given` held fixed, and the middle 95 % of bootstrap resamples.
 
-    Raises CourseError: too few runs, or lists of different lengths.
+    Raises CourseError: too few runs.
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval).
     """
     return _with_interval((x, y, *given), lambda c: partial_rho(c[0], c[1], c[2:]))
@@ -67,9 +67,8 @@ def compare(
 def _with_interval(values: Sequence[Sequence[float]], statistic: Callable[[list[np.ndarray]], float]) -> Correlation:
     """A statistic with its middle 95 % over resampled runs; resamples in which nothing varies are left out."""
     columns = [np.asarray(column, dtype=float) for column in values]
-    lengths = {len(column) for column in columns}
-    if len(lengths) > 1 or min(lengths) < FEWEST:
-        raise CourseError(f"Lists of {sorted(lengths)} values: give one value a run, for at least {FEWEST} runs.")
+    if len(columns[0]) < FEWEST:
+        raise CourseError(f"An interval needs at least {FEWEST} runs, but there are {len(columns[0])}.")
     rng = np.random.default_rng(0)  # the same resamples for every statistic
     runs = len(columns[0])
     resampled = []

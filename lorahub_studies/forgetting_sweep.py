@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.lab import RULES, scaling
 from lorahub_studies import correlation, engine, lora_regret
 from lorahub_studies import forgetting_tables as tables
@@ -220,23 +220,16 @@ STUDIES = {
 }
 
 
-def get(name: str) -> Study:
-    """The study of that name, or a CourseError that names near matches."""
-    if name not in STUDIES:
-        raise CourseError(f"There is no study {name!r}. {near_matches(name, STUDIES)}")
-    return STUDIES[name]
-
-
 def profile(name: str) -> str:
     """The profile of a study's runs."""
-    study = get(name)
+    study = STUDIES[name]
     first = study.jobs()[0] if not study.after else None
     return profile(study.after) if first is None else getattr(first, "run", first).profile
 
 
 def plan(name: str, folder: str | Path) -> list:
     """A study's jobs. If it builds on another study, that one must be finished in the folder."""
-    study = get(name)
+    study = STUDIES[name]
     if not study.after:
         return study.jobs()
     before = engine.stored(plan(study.after, folder), folder)
@@ -250,7 +243,7 @@ def plan(name: str, folder: str | Path) -> list:
 
 def run(name: str, folder: str | Path, **options: Any) -> list[dict]:
     """The rows of a study, which is run after the study that it builds on. The options are those of `engine.run`."""
-    study = get(name)
+    study = STUDIES[name]
     if study.after:
         run(study.after, folder, **options)
     return engine.run(plan(name, folder), study.work, folder, **options)
@@ -258,7 +251,7 @@ def run(name: str, folder: str | Path, **options: Any) -> list[dict]:
 
 def write(name: str, rows: Sequence[Mapping], into: Path | None = None) -> Path:
     """Write a study's rows, settings and summary with their provenance to <results>/intruders_<name>.json."""
-    study = get(name)
+    study = STUDIES[name]
     settings = {"study": name, "title": study.title, "profile": rows[0]["run"]["profile"]} | dict(study.settings)
     return engine.write(rows, f"intruders_{name}", settings, study.summary(rows), into)
 

@@ -6,6 +6,7 @@ of an arm (a way to train) is given as the mean over its seeds with the lowest a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -230,24 +231,67 @@ def best_rates(rows: Rows) -> dict[int, list[float]]:
 
     A run that diverged has no loss. Source: Schulman et al. 2025, "LoRA Without Regret"; claim X6.
     """
-    best: dict[int, dict[int, tuple[float, float]]] = {}
-    for row in (row for row in rows if row["points"]):
-        run = row["run"]
-        tried = best.setdefault(run["rank"], {})
-        this = row["points"][-1]["loss"], run["learning_rate"]
-        tried[run["seed"]] = min(tried.get(run["seed"], this), this)
-    return {rank: [rate for _, (_, rate) in sorted(seeds.items())] for rank, seeds in best.items()}
+    runs = _ended(rows)
+    best = runs.loc[runs.groupby(["rank", "seed"], sort=False)["loss"].idxmin()]
+    return best.groupby("rank", sort=False)["learning_rate"].agg(list).to_dict()
+
+
+def _ended(rows: Rows) -> pd.DataFrame:
+    """A line a run that did not diverge: its settings and the `loss` after its last step."""
+    return pd.DataFrame([row["run"] | {"loss": row["points"][-1]["loss"]} for row in rows if row["points"]])
 
 
 def rates_table(rows: Rows, caption: str = "") -> Table:
     """Methods down, learning rates across: the loss after the last step, mean and range over the seeds."""
-    losses: dict[tuple[int, str], dict[float, list[float]]] = {}
-    for row in rows:
-        of_arm = losses.setdefault(arm(row["run"]), {})
-        of_arm.setdefault(row["run"]["learning_rate"], []).extend(point["loss"] for point in row["points"][-1:])
-    rates = sorted({rate for of_arm in losses.values() for rate in of_arm})
+    losses = _ended(rows).groupby(["rank", "rule", "learning_rate"], sort=False)["loss"].agg(list)
+    rates = sorted(losses.index.unique("learning_rate"))
     lines = [
-        (label(*key), *(in_words(of_arm[rate]) if of_arm.get(rate) else "–" for rate in rates))
-        for key, of_arm in losses.items()
+        (label(*key), *(in_words(losses[*key, rate]) if (*key, rate) in losses else "–" for rate in rates))
+        for key in losses.index.droplevel("learning_rate").unique()
     ]
     return Table(("method", *(f"{rate:g}" for rate in rates)), tuple(lines), caption)
+
+
+def at_best_rate(rows: Sequence[Mapping]) -> dict[tuple, pd.Series]:
+    """By batch size, steps, matrices and rank the loss of each seed at the best rate, which is its name."""
+    settings = ["batch_size", "steps", "matrices", "rank"]
+    runs = [row["run"] | {"loss": row["points"][-1]["loss"] if row["points"] else math.inf} for row in rows]
+    frame = pd.DataFrame([run for run in runs if not run["at"]])
+    losses = frame.pivot(index=[*settings, "learning_rate"], columns="seed", values="loss")
+    chosen = losses.mean(axis=1).groupby(settings, sort=False).idxmin()
+    return {arm: losses.loc[place].rename(place[-1]) for arm, place in chosen.items()}
+
+
+def behind(rows: Sequence[Mapping]) -> dict[int, dict[int, float]]:
+    """By seed and recorded step the loss of the low rank minus that of the high one, in nats a token."""
+    losses = {
+        (row["run"]["rank"], row["run"]["seed"]): {point["step"]: point["loss"] for point in row["points"]}
+        for row in rows
+        if row["run"]["at"]
+    }
+    low, high = min(losses)[0], max(losses)[0]
+    return {
+        seed: {step: loss - losses[high, seed].get(step, math.inf) for step, loss in losses[low, seed].items()}
+        for rank, seed in losses
+        if rank == low
+    }
+
+
+def regret_table(rows: Sequence[Mapping], caption: str = "") -> Table:
+    """Arms down; rows in a step, steps, the best learning rate, and the loss there over the seeds across."""
+    lines = [
+        (
+            f"LoRA, r = {rank}, {'attention' if held else 'all layers'}" if rank else "full fine-tuning",
+            *(str(batch), str(steps), f"{losses.name:g}", in_words(list(losses))),
+        )
+        for (batch, steps, held, rank), losses in at_best_rate(rows).items()
+    ]
+    return Table(("method", "rows in a step", "steps", "best learning rate", "loss"), tuple(lines), caption)
+
+
+def capacity_table(rows: Sequence[Mapping], caption: str = "") -> Table:
+    """By recorded step how far rank 1 is behind rank 64, in nats a token, over the seeds."""
+    gaps = pd.DataFrame(behind(rows)).T
+    return Table(
+        ("step", *map(str, gaps)), (("rank 1 minus 64", *(in_words(list(gaps[step])) for step in gaps)),), caption
+    )

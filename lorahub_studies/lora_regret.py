@@ -17,16 +17,12 @@ Source: Schulman et al. 2025, "LoRA Without Regret".
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 
-import pandas as pd
-
 from lorahub_edu.forgetting.lab import scaling
-from lorahub_edu.results import Table
 from lorahub_edu.show.findings import verdict
-from lorahub_studies.forgetting_tables import in_words
+from lorahub_studies import forgetting_tables as tables
 from lorahub_studies.tail_runs import TailRun
 
 TASK, RULE, SEEDS = "capitals", "fixed alpha", 3
@@ -38,7 +34,6 @@ RATES = (2.5e-3, 5e-3, 1e-2)
 BATCH_RATES = {8: (5e-3, 1e-2), 0: (5e-4, 1e-3)}  # by rank; 0 is full fine-tuning
 CAPACITY_RANKS, CAPACITY_RATE, AT = (1, 64), 5e-3, (2, 5, 10, 20, 40, 80)
 MARGIN = 0.1  # nats a token
-ARM = ["batch_size", "steps", "matrices", "rank"]
 
 
 def jobs() -> list[TailRun]:
@@ -69,30 +64,6 @@ def jobs() -> list[TailRun]:
     ]
 
 
-def best(rows: Sequence[Mapping]) -> dict[tuple, pd.Series]:
-    """By arm (`ARM`) the loss of each seed at the arm's best rate, which is its name; without the runs on capacity."""
-    runs = [row["run"] | {"loss": row["points"][-1]["loss"] if row["points"] else math.inf} for row in rows]
-    frame = pd.DataFrame([run for run in runs if not run["at"]])
-    losses = frame.pivot(index=[*ARM, "learning_rate"], columns="seed", values="loss")
-    chosen = losses.mean(axis=1).groupby(ARM, sort=False).idxmin()
-    return {arm: losses.loc[place].rename(place[-1]) for arm, place in chosen.items()}
-
-
-def behind(rows: Sequence[Mapping]) -> dict[int, dict[int, float]]:
-    """By seed and recorded step the loss of the low rank minus that of the high one, in nats a token."""
-    losses = {
-        (row["run"]["rank"], row["run"]["seed"]): {point["step"]: point["loss"] for point in row["points"]}
-        for row in rows
-        if row["run"]["at"]
-    }
-    low, high = CAPACITY_RANKS
-    return {
-        seed: {step: loss - losses[high, seed].get(step, math.inf) for step, loss in losses[low, seed].items()}
-        for rank, seed in losses
-        if rank == low
-    }
-
-
 def falls_behind(gaps: Mapping[int, float]) -> int:
     """The first recorded step from which on every gap is above `MARGIN`; 0 if there is none."""
     later = list(takewhile(lambda step: gaps[step] > MARGIN, sorted(gaps, reverse=True)))
@@ -101,7 +72,8 @@ def falls_behind(gaps: Mapping[int, float]) -> int:
 
 def summary(rows: Sequence[Mapping]) -> dict[str, dict]:
     """By finding its `values` and its `verdict`, by the rules above."""
-    losses, steps = best(rows), [falls_behind(gaps) for gaps in behind(rows).values()]
+    losses = tables.at_best_rate(rows)
+    steps = [falls_behind(gaps) for gaps in tables.behind(rows).values()]
     alone = [
         float(gap) for whole, part in PAIRS for gap in losses[8, STEPS, ATTENTION, part] - losses[8, STEPS, "", whole]
     ]
@@ -112,23 +84,3 @@ def summary(rows: Sequence[Mapping]) -> dict[str, dict]:
         "X6.batch": {"values": grown, "verdict": verdict(min(grown) > 0, max(grown) <= 0)},
         "X6.capacity": {"values": steps, "verdict": verdict(min(steps) > AT[0], max(steps) == 0)},
     }
-
-
-def table(rows: Sequence[Mapping], caption: str = "") -> Table:
-    """Arms down; rows in a step, steps, the best learning rate, and the loss there over the seeds across."""
-    lines = [
-        (
-            f"LoRA, r = {rank}, {'attention' if held else 'all layers'}" if rank else "full fine-tuning",
-            *(str(batch), str(steps), f"{losses.name:g}", in_words(list(losses))),
-        )
-        for (batch, steps, held, rank), losses in best(rows).items()
-    ]
-    return Table(("method", "rows in a step", "steps", "best learning rate", "loss"), tuple(lines), caption)
-
-
-def capacity_table(rows: Sequence[Mapping], caption: str = "") -> Table:
-    """By recorded step how far rank 1 is behind rank 64, in nats a token, over the seeds."""
-    gaps = pd.DataFrame(behind(rows)).T
-    return Table(
-        ("step", *map(str, gaps)), (("rank 1 minus 64", *(in_words(list(gaps[step])) for step in gaps)),), caption
-    )

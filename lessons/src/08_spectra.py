@@ -64,7 +64,7 @@ from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import IntruderCounts, MatrixReport, count
 from lorahub_edu.spectra.solver import secular
 from lorahub_edu.spectra.updates import Update
-from lorahub_studies import forgetting_tables, lora_regret
+from lorahub_studies import forgetting_tables
 
 open_lesson("08_spectra")
 
@@ -704,10 +704,10 @@ forgetting_tables.rates_table(over_rates["rows"], "Task loss by learning rate af
 
 # %%
 regret = results.committed_study("intruders_regret")
-lora_regret.table(regret["rows"], "Task loss at each arm's best rate of its grid: mean and range over the seeds.") if regret else "not measured yet"
+forgetting_tables.regret_table(regret["rows"], "Task loss at each arm's best rate of its grid: mean and range over the seeds.") if regret else "not measured yet"
 
 # %%
-lora_regret.capacity_table(regret["rows"], "By step, how far rank 1 is behind rank 64, in nats a token.") if regret else "not measured yet"
+forgetting_tables.capacity_table(regret["rows"], "By step, how far rank 1 is behind rank 64, in nats a token.") if regret else "not measured yet"
 
 # %% [markdown]
 # **Read it.** The first four lines are two pairs of equal size: 3 beside 8, and 12 beside 32. The others saw the same

@@ -90,10 +90,6 @@ def test_the_published_names_are_the_originals() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tasks": ["object_countin"]}, "Did you mean 'object_counting'"),
-        ({"methods": ["zero_shoot"]}, "Did you mean 'zero_shot'"),
-        ({"draws": 0}, "0 draws"),
-        ({"test_items": 0}, "0 test items"),
         ({"base_model": "flan-t5"}, "Did you mean 'flan-t5-large'"),
         ({"base_model": tiny_t5.folder()}, "are for flan-t5-large, not for .*tiny-random-t5-.*: give --modules"),
         ({"profile": "gpu"}, "Did you mean 'gpu24'"),

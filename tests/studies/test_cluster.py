@@ -25,7 +25,6 @@ from lorahub_studies import (
     adapting,
     big_bench,
     comparison,
-    comparison_grid,
     engine,
     forgetting_sweep,
     tail_runs,
@@ -132,7 +131,7 @@ def test_a_store_without_its_end_and_one_of_another_study(tmp_path: Path) -> Non
 def test_jobs_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """What crosses to a worker is the job and the name of a function; a model would be 538 MB."""
     settling = forgetting_sweep.settling_jobs()
-    grid = comparison_grid.plan()
+    grid = comparison.plan()
     of_studies = [
         (adapting.run, adapting.plan()),
         (adapting.run, big_bench.plan(["boolean_expressions"], 2)),

@@ -7,9 +7,8 @@ import json
 import pytest
 
 from lorahub_edu.errors import CourseError
-from lorahub_studies import comparison, comparison_grid, comparison_tables, engine
-from lorahub_studies.comparison import Cost, MethodRun
-from lorahub_studies.comparison_grid import Grid
+from lorahub_studies import comparison, comparison_tables, engine
+from lorahub_studies.comparison import Cost, Grid, MethodRun
 
 GRID = Grid(
     variants=("ia3", "lora+prefix"), tasks=(("upper", 2),), seeds=(0, 1), profile="tiny", batch_size=4, test_items=6,
@@ -37,13 +36,13 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> list:
 
 
 def test_a_real_sweep_of_two_lines_runs_and_goes_on(tmp_path) -> None:
-    rows = comparison_grid.run(GRID, tmp_path)
+    rows = comparison.sweep(GRID, tmp_path)
     assert len(rows) == 2 * (3 + 1) and not any("error" in row for row in rows)
     counts = {row["variant"]: row["trainable"] for row in rows}
     assert counts["ia3"] == 2048  # 4 layers of keys and values (64 each) and inner activations (384)
     # half of LoRA's 14,336 for each: rank 4, and 14 tokens of keys and values in 4 layers
     assert counts["lora+prefix"] == 7168 + 14 * 4 * 2 * 64
-    again = comparison_grid.run(GRID, tmp_path, report=lambda row: pytest.fail("measured twice"))
+    again = comparison.sweep(GRID, tmp_path, report=lambda row: pytest.fail("measured twice"))
     assert again == rows
 
 
@@ -65,7 +64,7 @@ def test_no_run_trains_on_what_rates_are_chosen_or_judged_by() -> None:
 
 def test_the_rate_is_the_one_of_lowest_validation_loss_and_only_it_is_repeated(tmp_path, fast) -> None:
     grid = Grid(("lora", "ia3"), (("upper", 2), ("antonym", 2)), (0, 1, 2), "tiny", costs=False)
-    rows = comparison_grid.run(grid, tmp_path)
+    rows = comparison.sweep(grid, tmp_path)
     assert comparison_tables.chosen_rates(rows) == {
         (task, variant): 3e-3 for task in ("upper", "antonym") for variant in ("lora", "ia3")
     }
@@ -76,13 +75,13 @@ def test_the_rate_is_the_one_of_lowest_validation_loss_and_only_it_is_repeated(t
 def test_the_search_looks_at_no_test_score(tmp_path, fast, monkeypatch) -> None:
     real = comparison.run
     monkeypatch.setattr(comparison, "run", lambda run: real(run) | {"strict": 1.0 if run.rate == 1e-3 else 0.0})
-    rows = comparison_grid.run(Grid(("lora",), (("upper", 2),), (0,), "tiny", costs=False), tmp_path)
+    rows = comparison.sweep(Grid(("lora",), (("upper", 2),), (0,), "tiny", costs=False), tmp_path)
     assert comparison_tables.chosen_rates(rows) == {("upper", "lora"): 3e-3}
 
 
 def test_what_does_not_run_keeps_its_line(tmp_path, fast) -> None:
     grid = Grid(("lora", "prefix"), (("upper", 2),), (0, 1), "tiny", costs=False)
-    summary = comparison_tables.summarise(comparison_grid.run(grid, tmp_path))
+    summary = comparison_tables.summarise(comparison.sweep(grid, tmp_path))
     assert [entry["variant"] for entry in summary] == ["lora", "prefix"]
     assert summary[1]["error"] == "ValueError: no" and not summary[1]["tasks"]
     assert "ValueError: no" in str(comparison_tables.table(summary))
@@ -90,7 +89,7 @@ def test_what_does_not_run_keeps_its_line(tmp_path, fast) -> None:
 
 def test_a_rate_that_diverges_is_no_failure_of_the_method(tmp_path, fast) -> None:
     summary = comparison_tables.summarise(
-        comparison_grid.run(Grid(("bitfit",), (("upper", 2),), (0, 1), "tiny", costs=False), tmp_path)
+        comparison.sweep(Grid(("bitfit",), (("upper", 2),), (0, 1), "tiny", costs=False), tmp_path)
     )
     assert "error" not in summary[0]  # 3e-2 fails, 3e-3 and 1e-2 don't
     found = summary[0]["tasks"]["upper"]
@@ -101,25 +100,25 @@ def test_a_rate_that_diverges_is_no_failure_of_the_method(tmp_path, fast) -> Non
 
 def test_a_line_can_be_added_later_and_a_damaged_store_is_refused(tmp_path, fast) -> None:
     one = Grid(("lora",), (("upper", 2),), (0,), "tiny", costs=False)
-    comparison_grid.run(one, tmp_path)
+    comparison.sweep(one, tmp_path)
     fast.clear()
-    comparison_grid.run(Grid(("lora", "ia3"), (("upper", 2),), (0,), "tiny", costs=False), tmp_path)
+    comparison.sweep(Grid(("lora", "ia3"), (("upper", 2),), (0,), "tiny", costs=False), tmp_path)
     assert {run.variant for run in fast} == {"ia3"}
     (tmp_path / engine.STORE).write_text("{\n", encoding="utf-8")
     with pytest.raises(CourseError, match="delete the line"):
-        comparison_grid.run(one, tmp_path)
+        comparison.sweep(one, tmp_path)
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path, fast) -> None:
     (tmp_path / "taken").write_text("", encoding="utf-8")
     with pytest.raises(CourseError, match="taken.*--out"):
-        comparison_grid.run(GRID, tmp_path / "taken")
+        comparison.sweep(GRID, tmp_path / "taken")
     assert not fast
 
 
 def test_the_summary_is_written_with_its_circumstances_and_read(tmp_path, fast) -> None:
     grid = Grid(("lora",), (("upper", 2),), (0,), "tiny", costs=False)
-    path = comparison_grid.write(comparison_grid.run(grid, tmp_path / "runs"), grid, tmp_path)
+    path = comparison.write(comparison.sweep(grid, tmp_path / "runs"), grid, tmp_path)
     found = engine.read("methods", tmp_path)
     assert path.name == "methods.json" and found["settings"]["base_model"] == "tiny-random-llama"
     assert {"peft", "transformers", "torch"} <= set(found["versions"])
@@ -151,7 +150,7 @@ def test_what_fails_while_it_runs_becomes_an_error_in_words(monkeypatch) -> None
 
 def test_a_task_needs_its_steps() -> None:
     with pytest.raises(CourseError, match="on reverse. Give --steps"):
-        comparison_grid.plan(tasks=["upper", "reverse"], profile="tiny")
+        comparison.plan(tasks=["upper", "reverse"], profile="tiny")
 
 
 def test_every_line_of_the_comparison_can_be_attached_at_its_size() -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from lorahub_edu.data import tasks
-from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
 from lorahub_edu.models import tiny
 from lorahub_edu.spectra.updates import Update
@@ -95,8 +94,3 @@ def test_a_study_goes_on_and_is_summed_up(folder: str, short, tmp_path: Path, mo
     first = rows[0]["intruders"][0]
     assert entry["variant"] == "found" and entry["compositions"] == 2
     assert entry["intruders"] == {"mean": first + 2, "low": first, "high": first + 4}
-
-
-def test_a_method_without_weights_is_refused(folder: str) -> None:
-    with pytest.raises(CourseError, match=r"'lora' searches no weights.*cma_40"):
-        run(Composition(TARGET, 0, "lora", folder=folder, profile="tiny"))

@@ -71,8 +71,6 @@ def test_comparing_two_measures_is_the_difference_of_their_rhos() -> None:
 def test_too_few_runs_are_refused() -> None:
     with pytest.raises(CourseError, match="at least 5 runs"):
         correlate([1.0, 2.0], [1.0, 2.0])
-    with pytest.raises(CourseError, match="one value a run"):
-        correlate([1.0] * 6, [1.0] * 7)
 
 
 def runs_where(nuclear_leads: bool, clean_forgets: bool) -> list[dict[str, float]]:

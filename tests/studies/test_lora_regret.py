@@ -11,6 +11,7 @@ import pytest
 
 from lorahub_edu.forgetting.lab import Lab
 from lorahub_edu.forgetting.tails import training
+from lorahub_studies import forgetting_tables as tables
 from lorahub_studies import lora_regret as study
 from lorahub_studies.tail_runs import TailRun
 
@@ -47,7 +48,11 @@ def test_the_verdicts_follow_the_losses() -> None:
     assert summary["X6.capacity"]["values"] == [10] * 3
     assert [entry["verdict"] for entry in study.summary(rows(otherwise)).values()] == ["refuted here"] * 3
     assert study.falls_behind({2: 0.5, 5: 0.0, 10: 0.2, 20: 0.3}) == 10
-    assert Counter(line[3] for line in study.table(rows(as_claimed)).rows) == {"0.0025": 4, "0.005": 3, "0.0005": 3}
+    assert Counter(line[3] for line in tables.regret_table(rows(as_claimed)).rows) == {
+        "0.0025": 4,
+        "0.005": 3,
+        "0.0005": 3,
+    }
 
 
 def test_a_run_that_diverged_loses() -> None:
@@ -55,7 +60,7 @@ def test_a_run_that_diverged_loses() -> None:
     for row in made:
         if row["run"]["learning_rate"] == 2.5e-3 and row["run"]["seed"] == 1:
             row["points"] = []
-    assert {losses.name for losses in study.best(made).values()} == {5e-3, 5e-4}
+    assert {losses.name for losses in tables.at_best_rate(made).values()} == {5e-3, 5e-4}
 
 
 def test_lora_adapts_the_named_matrices_in_batches_of_that_size(lab: Lab) -> None:

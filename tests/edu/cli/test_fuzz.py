@@ -35,7 +35,7 @@ WORK = {
     "export-llamafactory": ("lorahub_edu.runs.llamafactory", "export"),
     "plan": ("lorahub_edu.memory.plan", "advise"),
     "methods list": ("lorahub_edu.methods.overview", "methods_table"),
-    "methods sweep": ("lorahub_studies.comparison_grid", "run"),
+    "methods sweep": ("lorahub_studies.comparison", "sweep"),
     "zoo list": None,
     "zoo show": None,
     "zoo verify": ("lorahub_edu.hub.zoo", "verify"),
