@@ -244,7 +244,7 @@ def _ended(rows: Rows) -> pd.DataFrame:
 def rates_table(rows: Rows, caption: str = "") -> Table:
     """Methods down, learning rates across: the loss after the last step, mean and range over the seeds."""
     losses = _ended(rows).groupby(["rank", "rule", "learning_rate"], sort=False)["loss"].agg(list)
-    rates = sorted(losses.index.unique("learning_rate"))
+    rates = sorted({row["run"]["learning_rate"] for row in rows})
     lines = [
         (label(*key), *(in_words(losses[*key, rate]) if (*key, rate) in losses else "–" for rate in rates))
         for key in losses.index.droplevel("learning_rate").unique()
