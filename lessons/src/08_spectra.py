@@ -711,7 +711,8 @@ forgetting_tables.capacity_table(regret["rows"], "By step, how far rank 1 is beh
 
 # %% [markdown]
 # **Read it.** The first four lines are two pairs of equal size: 3 beside 8, and 12 beside 32. The others saw the same
-# rows, in larger and fewer steps. Compare the two methods within a batch, then the gaps.
+# rows, in larger and fewer steps. Compare the two methods within a batch, then the gaps. Each batch has two rates a
+# method, so its best rate is at an edge.
 #
 # ## Step 8. Counting without an SVD
 #
