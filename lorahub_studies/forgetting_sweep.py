@@ -58,11 +58,6 @@ HYPOTHESES = {
 # "Fixed alpha" divides by the rank. The grids are factors of 2 and the same in relation to ten times full's rate.
 RATE_TASK, RATE_STEPS, RATE_RANKS = "capitals", 20, (1, 8, 64)
 RATE_GRID = {"LoRA": (2.5e-3, 5e-3, 1e-2, 2e-2), "full": (2.5e-4, 5e-4, 1e-3, 2e-3)}
-RATE_RULE = {
-    "X6.one_rate": "a rank's best rate is that with the lowest loss on the settling rows; shown if in every seed the "
-    "best rates of ranks 1, 8 and 64 lie at most one step of the grid apart, refuted here if in every seed more",
-    "X6.ratio": "shown if in every seed and rank the best rate is 5 to 20 times full's, refuted here if in none",
-}
 
 # Rank, rule, learning rate: ways that learn the task and bring intruders, going by the first runs of `ranks`.
 INTERVENED = ((1, "rank-stabilised", 1.5e-2), (16, "alpha = 2r", 8e-3), (64, "alpha = 2r", 5e-3))
@@ -213,7 +208,7 @@ STUDIES = {
         run_intervention,
         tables.intervention_effects,
     ),
-    "rates": Study("loss over the rate", rate_jobs, run_tail, tables.best_rates, settings={"rule": RATE_RULE}),
+    "rates": Study("loss over the rate", rate_jobs, run_tail, tables.best_rates),
     "regret": Study("layers, batches, and a rank's capacity", lora_regret.jobs, run_tail, lora_regret.summary),
     "sequence_rates": Study("rates for tasks in a row", sequences.settling_jobs, sequences.run, sequences.chosen),
     "sequences": Study("tasks in a row", sequences.jobs, sequences.run, sequences.summary, "sequence_rates"),
