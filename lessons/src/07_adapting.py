@@ -25,7 +25,7 @@
 # **You need** lesson 06: modules, the paper's and the exact composition, strict and answer-only exact match.
 #
 # **It covers** the ADAPT half of *LoraHub* (Huang et al. 2023, arXiv 2307.13269, sections 3.3, 4 and 5): claims H4 to
-# H18, and three questions that the paper leaves open (X2, X3, X5).
+# H20, and four questions that the paper leaves open (X2, X3, X5, X7).
 #
 # **It takes:**
 
