@@ -22,7 +22,7 @@ from lorahub_edu import results
 from lorahub_edu.data import alpaca
 from lorahub_edu.files import assets
 from lorahub_edu.methods.files import weight_bytes
-from lorahub_edu.runs import recipe_file, recipes
+from lorahub_edu.runs import recipes
 
 PROFILE = "cpu"
 
@@ -41,26 +41,18 @@ def run(name: str, options: argparse.Namespace) -> dict:
     line = {"model": recipe.profile.base_model, "method": recipe.method, "rows": recipe.rows}
     started = time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "run"
-        if recipe.composes:
-            done = recipes.run(name, PROFILE, out=out, progress=False)
-            line |= {
-                "candidates": len(done.adapted.history),
-                "loss_before": round(float(done.before.losses[0]), 4),
-                "loss_after": round(float(done.after.losses[0]), 4),
-            }
-        else:
-            changes, data = {"train_steps": options.steps, "block_size": options.block}, None
-            if recipe.rows == "dolly" and assets.locate("dolly") is None:
-                data = dolly_stand_in(Path(scratch))
-                line["rows"] = "the course's own rows, in Dolly's form"
-            done = recipes.run(name, PROFILE, changes, data=data, out=out, progress=False)
-            line |= {
-                "steps": done.training.steps,
-                "block": options.block,
-                "loss_before": round(done.loss_before, 4),
-                "loss_after": round(done.loss_after, 4),
-            }
+        out, data = Path(scratch) / "run", None
+        if recipe.rows == "dolly" and assets.locate("dolly") is None:
+            data = dolly_stand_in(Path(scratch))
+            line["rows"] = "the course's own rows, in Dolly's form"
+        changes = {"train_steps": options.steps, "block_size": options.block}
+        done = recipes.run(name, PROFILE, changes, data=data, out=out, progress=False)
+        line |= {
+            "steps": done.training.steps,
+            "block": options.block,
+            "loss_before": round(done.loss_before, 4),
+            "loss_after": round(done.loss_after, 4),
+        }
         line["adapter_mb"] = round(weight_bytes(out / "adapter") / 1e6, 2)
     return line | {"cpu_seconds": round(time.process_time() - started, 1)}
 
@@ -70,7 +62,7 @@ def main() -> None:
     path = results.committed_folder() / "recipe_twins.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["twins"] if options.save and path.is_file() else {}
     line = {"name": "recipe_twins", "profile": PROFILE, "twins": kept}
-    for name in options.only.split(",") if options.only else recipe_file.names():
+    for name in options.only.split(",") if options.only else recipes.names():
         if name in kept:
             continue
         line["twins"][name] = run(name, options)

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from lorahub_edu.memory.plan import Plan
-from lorahub_edu.runs import recipe_file, recipes
+from lorahub_edu.runs import recipes
 
 
 def prediction(plan: Plan) -> dict[str, float]:
@@ -21,7 +21,7 @@ def prediction(plan: Plan) -> dict[str, float]:
 
 def write_prediction(recipe: str | Path) -> Path:
     """Update the prediction in a recipe's file, which is returned; the rest of the file stays as it is."""
-    path = recipe_file.find(recipe)
+    path = recipes.find(recipe)
     before = path.read_text(encoding="utf-8").partition("\nprediction:")[0].rstrip("\n")
     block = yaml.safe_dump({"prediction": prediction(recipes.planned(recipes.read(path)))}, sort_keys=False)
     path.write_text(f"{before}\n{block}", encoding="utf-8")
@@ -29,7 +29,7 @@ def write_prediction(recipe: str | Path) -> Path:
 
 
 def main() -> None:
-    for name in recipe_file.names():
+    for name in recipes.names():
         path = write_prediction(name)
         print(f"{path.name}: {dict(recipes.read(name).prediction)}")
 

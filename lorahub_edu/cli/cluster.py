@@ -16,7 +16,7 @@ import typer
 
 from lorahub_edu import __version__, jobs
 from lorahub_edu.cli.terminal import checking, console, errors
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster"}  # dask-jobqueue's classes
 WORKER_BYTES = 3 << 30  # a model, its modules and a step: `local` starts no more workers than the memory holds
@@ -50,20 +50,16 @@ def read_queue(file: Path) -> tuple[str, dict[str, Any], int]:
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        count = content.pop("jobs", 1)
+        ((kind, arguments),) = content.items()
+        if kind not in QUEUES or not arguments["memory"] or min(count, arguments["cores"]) < 1:
+            raise ValueError(f"jobs: {count}, {kind}: {arguments}")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
         raise CourseError(
-            f"{file} can't be read: {str(error).splitlines()[0]}. docs/scale.md has an example."
+            f"{file} describes no queue ({' '.join(str(error).split())[:100]}). It names slurm or pbs, with cores and "
+            f"memory of one job, and a number of jobs from 1: docs/scale.md has an example."
         ) from None
-    content = content if isinstance(content, dict) else {}
-    jobs, kinds = content.pop("jobs", 1), list(content)
-    if len(kinds) != 1 or kinds[0] not in QUEUES:
-        raise CourseError(f"{file} must name one queue, it has {kinds}. {near_matches(str(kinds[:1]), QUEUES)}")
-    arguments = content[kinds[0]] or {}
-    if not isinstance(arguments, dict) or not {"cores", "memory"} <= set(arguments):
-        raise CourseError(f"{file}: {kinds[0]} needs cores and memory of one job, such as cores: 4 and memory: 16GB.")
-    if not isinstance(jobs, int) or not isinstance(arguments["cores"], int) or min(jobs, arguments["cores"]) < 1:
-        raise CourseError(f"{file}: jobs and cores are whole numbers from 1.")
-    return kinds[0], arguments, jobs
+    return kind, arguments, count
 
 
 @contextmanager

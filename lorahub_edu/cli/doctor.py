@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from lorahub_edu import results
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets, course
 from lorahub_edu.files.assets import size_text
-from lorahub_edu.files.sources import describe, find_index, hub_address, why_unreachable, without_password
+from lorahub_edu.files.sources import Index, describe, find_index, hub_address, why_unreachable, without_password
 from lorahub_edu.models.profiles import Profile, get_profile
 
 NETWORK_SECONDS = 3.0
 SANDBOX_SECONDS = 10.0
-OLDEST_PYTHON = (3, 11)
 TINY = "tiny"
 # What each profile asks of a machine, in GB: memory, disk, GPU memory.
 NEEDS = {TINY: (1, 0.1, 0), "cpu": (4, 2, 0), "gpu24": (16, 20, 22)}
@@ -54,8 +52,7 @@ def diagnose(profile: str | None = None) -> list[Check]:
         return [Check("Profile", False, True, str(error), "lorahub-edu doctor --profile cpu")]
     tiny = chosen.name == TINY
     questions: list[tuple[str, bool, Callable[[Profile], Answer]]] = [
-        ("Python", True, _python),
-        ("torch", True, _torch),
+        ("Versions", True, _versions),
         ("Device", True, _device),
         ("Speed", False, _speed),
         ("Free memory", True, _memory),
@@ -67,9 +64,7 @@ def diagnose(profile: str | None = None) -> list[Check]:
         ("Package index", False, _index),
         ("Sandbox", False, _sandbox),
     ]
-    with ThreadPoolExecutor(max_workers=3) as pool:  # two servers and the sandbox may be slow
-        slow = [pool.submit(_ask, *question, chosen) for question in questions[-3:]]
-        return [_ask(*question, chosen) for question in questions[:-3]] + [future.result() for future in slow]
+    return [_ask(*question, chosen) for question in questions]
 
 
 def all_required_ok(checks: Iterable[Check]) -> bool:
@@ -99,37 +94,20 @@ def _ask(name: str, required: bool, probe: Callable[[Profile], Answer], profile:
         return Check(name, False, required, f"can't be looked at: {type(error).__name__}: {describe(error)}", advice)
 
 
-def _python(_: Profile) -> Answer:
-    oldest = ".".join(map(str, OLDEST_PYTHON))
-    where = "in a virtual environment" if sys.prefix != sys.base_prefix else "the system's own"
-    advice = f"install Python {oldest} or newer, and the course again"
-    return sys.version_info[:2] >= OLDEST_PYTHON, f"{platform.python_version()}, {where}", advice
+def _versions(_: Profile) -> Answer:
+    import torch  # noqa: F401 - it is installed, but can it be loaded?
 
-
-def _torch(_: Profile) -> Answer:
-    import torch
-
-    return True, f"{torch.__version__}, {torch.get_num_threads()} threads", ""
+    return True, ", ".join(f"{name} {version}" for name, version in results.library_versions().items()), ""
 
 
 def _device(profile: Profile) -> Answer:
     import torch
 
-    advice = "use --profile cpu, or a machine with an NVIDIA GPU of 24 GB"
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory
-        detail = f"cuda: {torch.cuda.get_device_name(0)}, {size_text(memory)}"
-        return memory / 1e9 >= NEEDS[profile.name][2], detail, advice
-    metal = ", with mps" if torch.backends.mps.is_available() else ""
-    return profile.device != "cuda", f"cpu: {_processor()}, {os.cpu_count()} cores{metal}", advice
-
-
-def _processor() -> str:
-    try:  # Linux leaves platform.processor() empty
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine() or "unknown"
+    advice, device = "use --profile cpu, or a machine with an NVIDIA GPU of 24 GB", results.describe_device()
+    if not torch.cuda.is_available():
+        return profile.device != "cuda", device, advice
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return memory / 1e9 >= NEEDS[profile.name][2], f"{device}, {size_text(memory)}", advice
 
 
 def _speed(_: Profile) -> Answer:
@@ -176,15 +154,10 @@ def _model(profile: Profile) -> Answer:
     from lorahub_edu.models import pretrained
 
     advice, name = f"lorahub-edu fetch --profile {profile.name}", profile.base_model
-    if name in assets.ASSETS:
-        if pretrained.is_prepared(name):
-            return True, f"{name}: converted, ready to load", ""
+    if name in assets.ASSETS and not pretrained.is_prepared(name):
         return _asset(name, advice)
-    from huggingface_hub import try_to_load_from_cache  # the hub's own library keeps a large model
-
-    repo = pretrained.get_base(name).repo
-    cached = isinstance(try_to_load_from_cache(repo, "config.json"), str)
-    return cached, f"{repo}: {'in' if cached else 'not in'} the hub's cache on this machine", advice
+    here = pretrained.is_here(name)
+    return here, f"{name}: {'ready to load' if here else 'not on this machine'}", advice
 
 
 def _data(profile: Profile) -> Answer:
@@ -200,25 +173,23 @@ def _course(_: Profile) -> Answer:
 
 def _asset(name: str, advice: str) -> Answer:
     """Hashes the file, so that "ok" means right to the last byte."""
-    if assets.is_intact(name):
-        return True, f"{assets.locate(name).name}: here and intact", ""
-    folders = [folder for folder in (assets.local_folder(), assets.files_folder()) if folder is not None]
-    paths = [folder / edition.filename for folder in folders for edition in assets.ASSETS[name].editions]
-    damaged = next((path for path in paths if path.is_file()), None)
-    return False, f"{damaged}: damaged" if damaged else f"{name}: not on this machine", advice
+    path, reasons = assets.search(assets.ASSETS[name].editions)
+    return path is not None, f"{name}: {'here and intact' if path else '; '.join(reasons)}", advice
 
 
 def _hub(_: Profile) -> Answer:
-    reason = why_unreachable(hub_address(), NETWORK_SECONDS)
-    advice = "nothing to do if the package index answers; else set HF_ENDPOINT to a mirror"
-    return reason is None, f"{without_password(hub_address())}: {reason or 'answers'}", advice
+    return _server(hub_address(), "nothing to do if the package index answers; else set HF_ENDPOINT to a mirror")
 
 
 def _index(_: Profile) -> Answer:
     index = find_index()
-    reason = why_unreachable(index.urls[0], NETWORK_SECONDS, index)
     advice = "nothing to do if the hub answers; else set LORAHUB_EDU_INDEX to a mirror's simple pages"
-    return reason is None, f"{without_password(index.urls[0])}: {reason or 'answers'}", advice
+    return _server(index.urls[0], advice, index)
+
+
+def _server(address: str, advice: str, index: Index | None = None) -> Answer:
+    reason = why_unreachable(address, NETWORK_SECONDS, index)
+    return reason is None, f"{without_password(address)}: {reason or 'answers'}", advice
 
 
 def _sandbox(_: Profile) -> Answer:

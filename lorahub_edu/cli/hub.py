@@ -33,6 +33,9 @@ CHAT_HELP = """/use NAME NAME=0.5  mixes modules by these weights; all others ge
 
 zoo_app = typer.Typer(no_args_is_help=True, help="LoRA modules: list, show, verify.")
 
+AdapterArgument = Annotated[
+    str, typer.Argument(help="A module of the zoo, an adapter's folder, or owner/name on the hub.")
+]
 ZooOption = Annotated[Path | None, typer.Option("--folder", help="Another folder of modules than the shipped zoo.")]
 BaseOption = Annotated[
     str, typer.Option("--base", callback=known_base, help="A base model's name, here or on the hub, or its folder.")

@@ -9,11 +9,10 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperGroup
 
-from lorahub_edu.cli.hub import ZooOption
+from lorahub_edu.cli.hub import AdapterArgument, BaseOption, ZooOption
 from lorahub_edu.cli.terminal import (
     COUNT,
     ProfileOption,
-    base_or_folder,
     console,
     finite,
     known_device,
@@ -41,13 +40,6 @@ intruders_app = typer.Typer(
     help="Intruder dimensions: lorahub-edu intruders ADAPTER, or a subcommand.",
 )
 
-AdapterArgument = Annotated[
-    str,
-    typer.Argument(help="A module of the zoo, an adapter's folder, owner/name on the hub, or a tuned model's folder."),
-]
-BaseOption = Annotated[
-    str, typer.Option("--base", callback=base_or_folder, help="The base model's name or folder; default the adapter's.")
-]
 KOption = Annotated[int, typer.Option("--k", **COUNT, help="How many of a matrix's strongest vectors are compared.")]
 
 
@@ -64,7 +56,7 @@ def show(
         Path | None, typer.Option(callback=writable_file, help="A JSON file to write every matrix's figures to.")
     ] = None,
 ) -> None:
-    """How many intruder dimensions an adapter or a fine-tuned model has, by layer and projection."""
+    """How many intruder dimensions an adapter, or a fine-tuned model in a folder, has by layer and projection."""
     from lorahub_edu import results
     from lorahub_edu.hub import zoo
 
@@ -112,7 +104,7 @@ def scale(
 
 
 def report(
-    adapter: Annotated[str, typer.Argument(help="A module of the zoo, an adapter's folder, or owner/name on the hub.")],
+    adapter: AdapterArgument,
     task: Annotated[str, typer.Option(callback=known_task, help="A word task to score before and after.")] = "",
     base: BaseOption = "",
     test_items: Annotated[int, typer.Option(**COUNT, help="Test items of the task, at most.")] = 60,

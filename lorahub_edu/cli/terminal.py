@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from lorahub_edu.data import tasks
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.models.profiles import get_base, get_profile
 
@@ -69,12 +70,6 @@ def each(check: Callable[[str], object]) -> Callable:
     return checking(lambda text: [check(part) for part in listed(text)])
 
 
-def _task(name: str) -> None:
-    from lorahub_edu.data import tasks
-
-    tasks.get(name)
-
-
 def _bbh_task(name: str) -> None:
     from lorahub_edu.data import bbh
 
@@ -85,6 +80,12 @@ def _rows(data: Path) -> None:
     from lorahub_edu.data import alpaca
 
     alpaca.check_rows(data)
+
+
+def _recipe(name: str) -> None:
+    from lorahub_edu.runs import recipes
+
+    recipes.read(name)
 
 
 def _device(name: str) -> None:
@@ -102,29 +103,17 @@ def _finite(number: float) -> None:
         raise CourseError(f"{number} is no number to compute with. Give a finite one.")
 
 
-known_profile, known_base, known_task = checking(get_profile), checking(get_base), checking(_task)
+known_profile, known_base, known_task = checking(get_profile), checking(get_base), checking(tasks.get)
 known_rows, known_device, finite = checking(_rows), checking(_device), checking(_finite)
-known_prefilter = checking(_prefilter)
-known_tasks, known_bbh_tasks = each(_task), each(_bbh_task)
-base_or_folder = checking(lambda name: Path(name).is_dir() or get_base(name))
+known_prefilter, known_recipe = checking(_prefilter), checking(_recipe)
+known_tasks, known_bbh_tasks = each(tasks.get), each(_bbh_task)
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", "-p", callback=known_profile, help="tiny, cpu or gpu24; default cpu.")
 ]
 
 
-def known_recipe(recipe: str | None) -> str | None:
-    """A recipe's name or file; "" is none of them."""
-    from lorahub_edu.runs import recipe_file
-
-    if recipe is not None:
-        recipe_file.find(recipe)
-    return recipe
-
-
 def check_task(name: str) -> None:
     """A word task, one of BIG-Bench Hard, or a file of one's own examples, which is read."""
-    from lorahub_edu.data import tasks
-
     if tasks.is_file(name):
         tasks.read(name)
     elif name.startswith("bbh/"):

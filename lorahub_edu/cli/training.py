@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lorahub_edu.cli.hub import BaseOption, ZooOption
+from lorahub_edu.cli.hub import AdapterArgument, BaseOption, ZooOption
 from lorahub_edu.cli.terminal import (
     COUNT,
     NATURAL,
@@ -67,16 +67,16 @@ def train(
 
     A recipe runs on the GPU that it is for; with --profile cpu its small twin runs on a laptop.
     """
-    from lorahub_edu.models.profiles import get_profile
-    from lorahub_edu.runs import recipe_file
-
-    machine = get_profile(recipe_file.machine(profile) if recipe else profile)
-    usual = recipe_file.out_folder(recipe_file.find(recipe).stem, machine.name) if recipe else Path("runs/alpaca")
-    out = writable_folder(out or usual)
     from lorahub_edu.files.save import one_writer
+    from lorahub_edu.runs import recipes
 
+    usual = Path("runs/alpaca")
+    if recipe:
+        job = recipes.twin(recipes.read(recipe), recipes.machine(profile))
+        usual = Path("runs", job.name if job.profile.name == recipes.BIG.name else f"{job.name}-{job.profile.name}")
+    out = writable_folder(out or usual)
     with quiet_work("loading torch"):
-        from lorahub_edu.runs import finetune, recipes
+        from lorahub_edu.runs import finetune
     changes = dict(
         train_steps=steps, rank=rank, learning_rate=learning_rate, batching=batching, micro_batch_size=micro_batch,
         block_size=block, gradient_checkpointing=checkpointing, validation_rows=validation,
@@ -88,7 +88,7 @@ def train(
         else:
             done = finetune.finetune(profile, changes, **options)
         console.print(str(done))
-    if getattr(done, "interrupted", False):
+    if done.interrupted:
         raise typer.Exit(130)
 
 
@@ -168,7 +168,7 @@ def methods_list(profile: ProfileOption = None) -> None:
 
 
 def export(
-    adapter: Annotated[str, typer.Argument(help="A module of the zoo, an adapter's folder, or owner/name on the hub.")],
+    adapter: AdapterArgument,
     merged: Annotated[
         bool, typer.Option("--merged", help="A folder for transformers: merged, in safetensors.")
     ] = False,
@@ -219,7 +219,7 @@ def push(
     if not isinstance(zoo.find_source(adapter), Path):
         raise CourseError(f"There is no folder {adapter}. Give the folder of a LoRA adapter.")
     with quiet_work("reading the adapter"):
-        from lorahub_edu.runs import publish
+        from lorahub_edu.runs import export as exports
 
-        said = str(publish.model_card(adapter, repo)) if dry_run else publish.push(adapter, repo, private=private)
+        said = str(exports.model_card(adapter, repo)) if dry_run else exports.push(adapter, repo, private=private)
     console.print(said, markup=False)

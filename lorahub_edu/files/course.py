@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import save
@@ -22,15 +22,6 @@ FIRST = Path("lessons") / "00_start_here.ipynb"  # a folder that has it is a cou
 RECORD = Path(".course") / "laid_out.json"
 
 
-@dataclass(frozen=True)
-class LaidOut:
-    """Paths in the folder: files that are new, renewed, and kept because they are the learner's."""
-
-    new: tuple[str, ...]
-    renewed: tuple[str, ...]
-    kept: tuple[str, ...]
-
-
 def folder() -> Path | None:
     """The course that the working folder is in, else the clone that the package runs from; None if there is neither."""
     here = Path.cwd()
@@ -38,9 +29,10 @@ def folder() -> Path | None:
     return next(inside, SHIPPED if IN_CLONE else None)
 
 
-def lay_out(target: Path) -> LaidOut:
+def lay_out(target: Path) -> dict[Literal["new", "renewed", "kept"], list[str]]:
     """Lay the course out in a folder, or bring one up to date. What a learner changed or put there stays as it is.
 
+    Returns: paths in the folder: files that are new, renewed, and kept because they are the learner's.
     Raises CourseError: something that is no folder stands where one is needed; nothing was written then.
     Raises OSError: the folder can't be written.
     """
@@ -49,21 +41,21 @@ def lay_out(target: Path) -> LaidOut:
         if place.exists() and not place.is_dir():
             raise CourseError(f"{place} is not a folder: choose another place for the course, or rename that file.")
     recorded = _recorded(target)
-    new, renewed, kept = [], [], []
+    done = {"new": [], "renewed": [], "kept": []}
     for name, source in sorted(files.items()):
         path, content = target / name, source.read_bytes()
         found = _hash(path.read_bytes()) if path.is_file() else None
         if found is None and path.exists() or found not in (None, _hash(content), recorded.get(name)):
-            kept.append(name)
+            done["kept"].append(name)
             continue
         if found != _hash(content):
             with save.replacing(path) as unfinished:
                 unfinished.write_bytes(content)
-            (renewed if found else new).append(name)
+            done["renewed" if found else "new"].append(name)
         recorded[name] = _hash(content)
     with save.replacing(target / RECORD) as unfinished:
         unfinished.write_text(json.dumps(recorded, indent=1), encoding="utf-8")
-    return LaidOut(tuple(new), tuple(renewed), tuple(kept))
+    return done
 
 
 def _recorded(target: Path) -> dict[str, str]:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import requests
-from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
@@ -108,13 +107,12 @@ def why_unreachable(url: str, seconds: float | None = None, index: Index | None 
     return outcome[0] if outcome else f"no answer within {seconds:g} s"
 
 
-def from_hub(file: HubFile, folder: Path, sha256: str | None = None) -> Path:
+def from_hub(file: HubFile, folder: Path) -> Path:
     """Download a file from the hub into a folder, under the same path as in its repository.
 
-    If a hash is given, the hub is asked for its file's hash first, so that a wrong file is not downloaded.
-    Raises SourceError: the hub can't be reached, or has another file or none. OSError: the disk can't be written.
+    Raises SourceError: the hub can't be reached, or has no such file. OSError: the disk can't be written.
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import constants, hf_hub_download
 
     address = hub_address()
     where = {"repo_type": file.repo_type, "revision": file.revision, "endpoint": address}
@@ -124,12 +122,6 @@ def from_hub(file: HubFile, folder: Path, sha256: str | None = None) -> Path:
         if reason := why_unreachable(address):
             raise SourceError(reason)
         with _reasons(f"{file.repo}/{file.filename}"):
-            if sha256:
-                url = hf_hub_url(file.repo, file.filename, **where)
-                published = get_hf_file_metadata(url, token=False, endpoint=address).etag or ""
-                # The hub names large files by their SHA-256.
-                if re.fullmatch("[0-9a-f]{64}", published) and published != sha256:
-                    raise SourceError(f"the file there has SHA-256 {published}, expected {sha256}")
             return Path(hf_hub_download(file.repo, file.filename, local_dir=folder, token=False, **where))
 
 
@@ -191,29 +183,10 @@ def _pip_settings() -> dict[str, str]:
     return settings
 
 
-class _Certificates(HTTPAdapter):
-    """Trusts the system's certificates, and those that pip is told to use, beside the ones of requests."""
-
-    def __init__(self, path: str | None) -> None:
-        self.context = ssl.create_default_context()
-        try:
-            if path:
-                self.context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
-        except OSError as error:
-            raise SourceError(f"the certificates in {path} can't be read ({error})") from None
-        super().__init__()
-
-    def init_poolmanager(self, *args: object, **options: object) -> None:
-        super().init_poolmanager(*args, ssl_context=self.context, **options)
-
-    def proxy_manager_for(self, *args: object, **options: object) -> object:
-        return super().proxy_manager_for(*args, ssl_context=self.context, **options)
-
-
 def _session(index: Index | None = None) -> requests.Session:
-    """A session that goes through the environment's proxies, or through the proxy that pip is told to use."""
+    """A session with the certificates and the proxy that pip is told to use, else with the system's."""
     session = requests.Session()
-    session.mount("https://", _Certificates(index and index.certificates))
+    session.verify = index and index.certificates or ssl.get_default_verify_paths().cafile or True
     if index and index.proxy:
         session.proxies = {"http": index.proxy, "https": index.proxy}
     return session

@@ -85,7 +85,7 @@ def is_here(name: str) -> bool:
 def base_sha256(name: str) -> str | None:
     """The hash of the file that a base model comes from; adapters carry it so that a wrong base is noticed."""
     base = get_base(name)
-    return assets.ASSETS[base.asset].sha256 if base.asset else None
+    return assets.ASSETS[base.asset].editions[0].sha256 if base.asset else None
 
 
 def _marker(name: str) -> dict | None:

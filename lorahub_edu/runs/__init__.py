@@ -1,5 +1,5 @@
 """Runs: the main job in one call, and recipes that fix a run in a file.
 
-In order: `finetune`, `recipe_file` (the file's fields), `recipes` (read, planned, carried out), `llamafactory`,
-`export`, `publish`.
+In order: `finetune`, `recipes` (read, planned, carried out), `llamafactory`, `export` (to other programs
+and to the hub).
 """

@@ -22,12 +22,6 @@ from lorahub_edu.runs.finetune import split_rows, training_config
 from lorahub_edu.runs.recipes import Recipe, read, twin
 
 TRAINED_THERE = ("lora", "rslora", "dora", "qlora")
-QUANTISED = {
-    "quantization_bit": 4,
-    "quantization_method": "bnb",
-    "quantization_type": "nf4",
-    "double_quantization": True,
-}
 
 
 def export(
@@ -49,16 +43,13 @@ def export(
     training, validation = split_rows(recipe.profile, recipe.rows, seed, offline, progress=False)
     parts = {f"{name}_train": training, f"{name}_validation": validation}
     columns = {"prompt": "instruction", "response": "output"}
-    described = {part: {"file_name": f"{part}.json", "columns": columns} for part in parts}
-    model = base.repo
-    if base.asset:
-        model = str(pretrained.prepare(base.name))
+    model = str(pretrained.prepare(base.name)) if base.asset else base.repo
     if model is None or base.is_folder:
         raise CourseError(f"{base.name} has no name elsewhere, so LLaMA-Factory can't load it: take cpu.")
     settings = run_settings(recipe, model, folder, list(parts), seed)
     for part, rows in parts.items():
         write_json(folder / f"{part}.json", text_rows(rows, base))
-    write_json(folder / "dataset_info.json", described)
+    write_json(folder / "dataset_info.json", {p: {"file_name": f"{p}.json", "columns": columns} for p in parts})
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return path
@@ -84,7 +75,7 @@ def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str],
         "lora_dropout": profile.dropout,
         "lora_target": "all" if targets == "all-linear" else ",".join(targets),
         **({f"use_{recipe.method}": True} if recipe.method in ("rslora", "dora") else {}),
-        **(QUANTISED if recipe.method == "qlora" else {}),
+        **({"quantization_bit": 4} if recipe.method == "qlora" else {}),  # NF4, quantised twice, is the default there
         "dataset_dir": str(folder),
         "dataset": parts[0],
         "eval_dataset": parts[1],

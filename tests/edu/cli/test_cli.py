@@ -69,8 +69,8 @@ def test_train_on_ones_own_rows(tmp_path: Path) -> None:
         (("train", "--profile", "tiny", "--steps", "0"), "greater than or equal to 1"),
         (("run", "--profile", "tiny"), "Which lesson?"),
         (("run", "99"), "no lesson '99'"),
-        (("fetch", "--from", "moon"), "no source 'moon'"),
-        (("fetch", "--from", "moon", "--profile", "tiny"), "no source 'moon'"),
+        (("fetch", "--from", "moon"), "'moon' is not one of"),
+        (("fetch", "--from", "moon", "--profile", "tiny"), "'moon' is not one of"),
     ],
 )
 def test_what_a_user_gets_wrong(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

@@ -20,7 +20,7 @@ from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Finding
 from lorahub_edu.show import findings, progress
 
-NAMES = ["Python", "torch", "Device", "Speed", "Free memory", "Free disk", "Model", "Data", "Course"]
+NAMES = ["Versions", "Device", "Speed", "Free memory", "Free disk", "Model", "Data", "Course"]
 NAMES += ["Hugging Face hub", "Package index", "Sandbox"]
 
 
@@ -64,18 +64,19 @@ def test_cpu_without_files_says_what_to_type() -> None:
     failed = {name for name, check in checks.items() if check.required and not check.ok}
     assert failed == {"Model", "Data"}
     assert checks["Model"].advice == checks["Data"].advice == "lorahub-edu fetch --profile cpu"
-    assert "not on this machine" in checks["Model"].detail
+    assert "the file is not there" in checks["Model"].detail
 
 
 def test_files_that_are_right_and_a_damaged_one(quiet_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "is_intact", lambda name: name == "alpaca")
-    monkeypatch.setattr(assets, "locate", lambda name: Path("rows.json"))
+    search = assets.search
+    rows = assets.ASSETS["alpaca"].editions
+    monkeypatch.setattr(assets, "search", lambda editions: (Path("rows"), []) if editions == rows else search(editions))
     file = quiet_machine / "files" / assets.ASSETS["SmolLM2-135M-Instruct"].editions[0].filename
     file.parent.mkdir(parents=True)
     file.write_bytes(b"half")
     checks = answers("cpu")
-    assert checks["Data"].ok and "rows.json" in checks["Data"].detail
-    assert not checks["Model"].ok and str(file) in checks["Model"].detail and "damaged" in checks["Model"].detail
+    assert checks["Data"].ok and "intact" in checks["Data"].detail
+    assert not checks["Model"].ok and f"{file.name} has 4 bytes" in checks["Model"].detail
 
 
 def test_a_converted_model_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +112,7 @@ def test_gpu_profile_needs_a_gpu_and_its_memory(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert not answers("gpu24")["Device"].ok and answers("cpu")["Device"].ok
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "A Card")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A Card")
     for memory, enough in ((25e9, True), (12e9, False)):
         monkeypatch.setattr(
             torch.cuda, "get_device_properties", lambda index, m=memory: SimpleNamespace(total_memory=m)
@@ -130,13 +131,7 @@ def test_speed_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "about 2 times" in answers("tiny")["Speed"].detail
 
 
-def test_old_python_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "version_info", (3, 10, 1))
-    ok, _, advice = doctor._python(get_profile("tiny"))
-    assert not ok and "3.11" in advice
-
-
-def test_servers_that_answer_and_a_slow_one_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_that_answer_and_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:  # takes connections, never answers
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -144,19 +139,7 @@ def test_servers_that_answer_and_a_slow_one_beside_each_other(monkeypatch: pytes
         monkeypatch.setenv("HF_ENDPOINT", address)
         monkeypatch.setenv("LORAHUB_EDU_INDEX", address)
         monkeypatch.setattr(doctor, "NETWORK_SECONDS", 1.5)
-        asked, at_one_time, ask = [], [], doctor.why_unreachable
-
-        def watched(*rest: object) -> str | None:
-            asked.append(rest)
-            at_one_time.append(len(asked))
-            try:
-                return ask(*rest)
-            finally:
-                asked.remove(rest)
-
-        monkeypatch.setattr(doctor, "why_unreachable", watched)
         checks = answers("tiny")
-    assert max(at_one_time) == 2, "the second server is asked while the first has not answered"
     assert "no answer within 1.5 s" in checks["Hugging Face hub"].detail + checks["Package index"].detail
     monkeypatch.setattr(doctor, "why_unreachable", lambda *rest: None)
     checks = answers("tiny")
@@ -185,11 +168,11 @@ def test_a_probe_that_raises_is_a_failed_line(monkeypatch: pytest.MonkeyPatch) -
     def broken(*_: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    for name in ("_torch", "_memory", "_disk", "_model", "_data", "_hub", "_index", "_sandbox"):
+    for name in ("_versions", "_memory", "_disk", "_model", "_data", "_hub", "_index", "_sandbox"):
         monkeypatch.setattr(doctor, name, broken)
     checks = answers("cpu")
     assert not all_required_ok(checks.values())
-    assert checks["torch"].detail == checks["Sandbox"].detail == "can't be looked at: RuntimeError: first line"
+    assert checks["Versions"].detail == checks["Sandbox"].detail == "can't be looked at: RuntimeError: first line"
 
 
 def test_missing_package_and_unknown_profile() -> None:

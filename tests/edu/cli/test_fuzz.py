@@ -53,12 +53,12 @@ WORK = {
     "grade": ("lorahub_grader.runner", "grade"),
     "feedback": ("lorahub_grader.feedback", "write"),
     "export": ("lorahub_edu.runs.export", "merged_model"),
-    "push": ("lorahub_edu.runs.publish", "push"),
+    "push": ("lorahub_edu.runs.export", "push"),
     "export-grades": ("lorahub_grader.exports", "export"),
 }
 MORE_WORK = (
     ("lorahub_edu.runs.recipes", "run"),
-    ("lorahub_edu.runs.publish", "model_card"),
+    ("lorahub_edu.runs.export", "model_card"),
 )
 HUGE = "9" * 30
 ODD = [

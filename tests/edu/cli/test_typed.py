@@ -38,7 +38,7 @@ export-llamafactory nosuch --out o | no recipe 'nosuch'
 methods list --profile nosuch | no profile 'nosuch'
 methods sweep --methods nosuch | no line 'nosuch'
 methods sweep --tasks nosuch | no task 'nosuch'
-fetch --from nosuch | no source 'nosuch'
+fetch --from nosuch | 'nosuch' is not one of
 zoo list --folder nosuch | no module in nosuch
 zoo show nosuch | no module 'nosuch'
 zoo verify --folder nosuch | no module in nosuch

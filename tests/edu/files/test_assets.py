@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import errno
-import hashlib
 import io
 import os
 import signal
@@ -14,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -83,7 +83,7 @@ def test_places_are_asked_in_order(
     monkeypatch.setenv("LORAHUB_EDU_LOCAL", str(stick))
     assert fetch() == course_home / "files" / "toy.bin"  # the stick is empty, so the hub gave it
     assert hub.asked(there) == 1 and mirror.requests == []
-    assert visible(course_home) == {"toy.bin", "toy.bin.sha256"}
+    assert visible(course_home) == {"toy.bin"}
     (stick / "toy.bin").write_bytes(TOY_BYTES)
     assert fetch() == stick / "toy.bin" == assets.locate("toy")
     (stick / "toy.bin").unlink()
@@ -101,7 +101,7 @@ def test_local_file_is_used_in_place_and_nothing_is_written_beside_it(
     (tmp_path / "toy.bin").write_bytes(TOY_BYTES)
     monkeypatch.setenv("LORAHUB_EDU_LOCAL", str(tmp_path))
     before = sorted(tmp_path.iterdir())
-    assert assets.locate("toy") == tmp_path / "toy.bin" and assets.is_intact("toy")
+    assert assets.locate("toy") == tmp_path / "toy.bin"
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -127,7 +127,7 @@ def test_offline_opens_no_connection(mirror: StandIn, monkeypatch: pytest.Monkey
     monkeypatch.setattr(socket.socket, "connect", watched)
     with pytest.raises(CourseError, match="offline was chosen"):
         fetch(offline=True)
-    assert assets.locate("toy") is None and not assets.is_intact("toy")
+    assert assets.locate("toy") is None
     assert calls == []
     path = fetch()
     assert calls  # the watch would have seen it
@@ -184,10 +184,10 @@ def test_editions_best_first_and_the_asked_source_has_its_own(hub: StandIn, mirr
     assert assets.locate("toy").read_bytes() == large
 
 
-def test_hub_with_another_hash_is_not_downloaded_from(hub: StandIn, mirror: StandIn) -> None:
-    there = hub.put_on_hub(TOY_HUB, TOY_BYTES[::-1])
+def test_hub_with_another_file_is_left_for_the_mirror(hub: StandIn, mirror: StandIn) -> None:
+    hub.put_on_hub(TOY_HUB, TOY_BYTES[::-1])
     assert fetch().read_bytes() == TOY_BYTES
-    assert hub.asked(there) == 0 and mirror.asked(ARCHIVE) == 1
+    assert mirror.asked(ARCHIVE) == 1
 
 
 def test_hub_that_gives_other_bytes_than_it_says(course_home: Path, hub: StandIn) -> None:
@@ -209,7 +209,7 @@ def test_hub_that_breaks_off_is_asked_again(course_home: Path, hub: StandIn) -> 
     hub.put_on_hub(TOY_HUB, TOY_BYTES)
     hub.cuts = [150_000]
     assert fetch(source="hub").read_bytes() == TOY_BYTES
-    assert visible(course_home) == {"toy.bin", "toy.bin.sha256"}
+    assert visible(course_home) == {"toy.bin"}
 
 
 def test_hub_is_not_asked_when_its_library_is_offline(hub: StandIn, mirror: StandIn, monkeypatch) -> None:
@@ -218,28 +218,11 @@ def test_hub_is_not_asked_when_its_library_is_offline(hub: StandIn, mirror: Stan
     assert hub.requests == []
 
 
-def test_marker_saves_the_hash_and_falls_with_the_file(mirror: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_unseen_is_found(mirror: StandIn) -> None:
     path = fetch()
-    hashed: list[Path] = []
-    real = hashlib.file_digest
-    monkeypatch.setattr(
-        hashlib, "file_digest", lambda file, kind: (hashed.append(Path(file.name)), real(file, kind))[1]
-    )
-    assert assets.locate("toy") == path and hashed == []
-    assert assets.is_intact("toy") and hashed == [path]
     times = path.stat()
     path.write_bytes(TOY_BYTES[:-1] + b"?")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
-    assert assets.locate("toy") is None and not assets.is_intact("toy")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # even a change that hides is found by is_intact
-    assert assets.locate("toy") == path and not assets.is_intact("toy")
-
-
-def test_damaged_marker_means_hash_again(mirror: StandIn) -> None:
-    path = fetch()
-    path.with_name("toy.bin.sha256").write_text("{")
-    assert assets.locate("toy") == path
-    path.write_bytes(b"short")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert assets.locate("toy") is None
 
 
@@ -271,7 +254,7 @@ def test_unwritable_cache_is_one_message(course_home: Path, mirror: StandIn) -> 
 
 
 def test_full_disk_is_seen_before_the_download(course_home: Path, mirror: StandIn, monkeypatch) -> None:
-    monkeypatch.setattr(assets, "_free", lambda folder: 500_000)
+    monkeypatch.setattr(assets.shutil, "disk_usage", lambda folder: SimpleNamespace(free=500_000))
     with pytest.raises(CourseError, match=r"disk is full: .* has 0\.5 MB left, the download needs 0\.8 MB"):
         fetch()
     assert visible(course_home) == set()
@@ -305,7 +288,7 @@ def test_four_processes_download_once(course_home: Path, mirror: StandIn) -> Non
     assert [process.returncode for process in running] == [0] * 4, printed
     assert {out.splitlines()[-1] for out, _ in printed} == {str(course_home / "files" / "toy.bin")}
     assert mirror.asked(ARCHIVE) == 1
-    assert assets.is_intact("toy")
+    assert assets.locate("toy")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
@@ -324,4 +307,4 @@ def test_killed_download_starts_anew_and_is_never_seen_half(course_home: Path, m
     mirror.pause = 0
     assert fetch().read_bytes() == TOY_BYTES
     assert mirror.asked(ARCHIVE) == 3
-    assert visible(course_home) == {"toy.bin", "toy.bin.sha256"} and not part.parent.exists()
+    assert visible(course_home) == {"toy.bin"} and not part.parent.exists()

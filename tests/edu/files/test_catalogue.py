@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
-
-
-def test_unknown_names_get_suggestions() -> None:
-    with pytest.raises(CourseError, match="Did you mean 'alpaca'"):
-        assets.fetch("alpacca")
-    with pytest.raises(CourseError, match="Did you mean 'mirror'"):
-        assets.fetch("alpaca", source="miror")
 
 
 def test_catalogue_can_share_one_folder() -> None:

@@ -194,7 +194,9 @@ def test_password_of_an_index_stays_out_of_messages(server: StandIn, tmp_path: P
         assert "secret" not in str(caught.value)
 
 
-def test_certificates_that_are_not_there_are_said(tmp_path: Path) -> None:
+def test_certificates_that_are_not_there_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # these come before pip's
+        monkeypatch.delenv(name, raising=False)
     index = Index(("https://127.0.0.1:1/simple/",), str(tmp_path / "missing.pem"))
     assert "missing.pem" in sources.why_unreachable(index.urls[0], index=index)
 

@@ -16,7 +16,7 @@ from lorahub_edu.memory.plan import GIB, plan
 from lorahub_edu.memory.setting import available_memory
 from lorahub_edu.memory.shapes import read_config
 from lorahub_edu.runs import recipes
-from lorahub_edu.runs.finetune import lora_config, training_config
+from lorahub_edu.runs.finetune import lora_config, memory_setting, training_config
 from lorahub_edu.training.loop import TrainingResult, train
 
 RECIPE = "llama_7b_lora_alpaca"
@@ -48,7 +48,9 @@ def test_the_recipe_stays_under_its_prediction() -> None:
     model_name = os.environ.get("LORAHUB_EDU_GPU_MODEL", "llama-7b")
     torch.cuda.set_per_process_memory_fraction(min(1.0, CAP / total))
     torch.cuda.reset_peak_memory_stats()
-    found = plan(read_config(model_name), recipes.setting(recipes.read(RECIPE)), available_memory("cuda"))
+    recipe = recipes.read(RECIPE)
+    setting = memory_setting(recipe.profile, recipe.method, recipe.settings)
+    found = plan(read_config(model_name), setting, available_memory("cuda"))
     assert found.fits
     assert run_steps(model_name, "cuda", STEPS).steps == STEPS
     assert torch.cuda.max_memory_allocated() == pytest.approx(

@@ -140,8 +140,6 @@ def test_its_adapters_load_here(variant: dict, tmp_path: Path) -> None:
 def test_what_can_not_be_exported(tmp_path: Path, exported) -> None:
     with pytest.raises(CourseError, match="'llama_adapter', which LLaMA-Factory does not train"):
         llamafactory.export("llama_7b_adapter_alpaca", tmp_path)
-    with pytest.raises(CourseError, match="'lorahub', which LLaMA-Factory does not train"):
-        llamafactory.export("flan_t5_large_lorahub", tmp_path)
     with pytest.raises(CourseError, match="can't load it: take cpu"):
         exported("llama_7b_lora_alpaca", "tiny")
     (tmp_path / "file").write_text("")

@@ -19,7 +19,7 @@ from stand_ins import COMMIT, closed_address
 from lorahub_edu.cli import app
 from lorahub_edu.hub import zoo
 from lorahub_edu.models import tiny
-from lorahub_edu.runs import finetune, publish
+from lorahub_edu.runs import export, finetune
 
 REPO = "somebody/colours"
 
@@ -118,7 +118,7 @@ def test_a_module_of_the_zoo_takes_its_card_along(hub: Hub, push) -> None:
     assert "card.json" in hub.files and hub.made[0].get("private", hub.made[0].get("visibility"))
     card, config = hub.files["README.md"].decode(), json.loads(hub.files["adapter_config.json"])
     assert zoo.card("past").instruction in card and "HuggingFaceTB/SmolLM2-135M-Instruct" in card
-    assert config["base_model_name_or_path"] == publish.ON_HUB["SmolLM2-135M-Instruct"]
+    assert config["base_model_name_or_path"] == export.ON_HUB["SmolLM2-135M-Instruct"]
     assert config["target_modules"] == ["q_proj", "v_proj"]
 
 
