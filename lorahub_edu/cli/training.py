@@ -71,7 +71,7 @@ def train(
     from lorahub_edu.runs import recipes
 
     usual = Path("runs/alpaca")
-    if recipe:
+    if recipe is not None:
         job = recipes.twin(recipes.read(recipe), recipes.machine(profile))
         usual = Path("runs", job.name if job.profile.name == recipes.BIG.name else f"{job.name}-{job.profile.name}")
     out = writable_folder(out or usual)
@@ -83,7 +83,7 @@ def train(
     )  # fmt: skip
     options = {"data": data, "out": out, "seed": seed, "anyway": anyway, "report_to": report_to or ""}
     with one_writer(out):
-        if recipe:
+        if recipe is not None:
             done = recipes.run(recipe, profile, changes, report=console.print, **options)
         else:
             done = finetune.finetune(profile, changes, **options)
