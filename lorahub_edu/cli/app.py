@@ -13,7 +13,7 @@ import typer
 
 from lorahub_edu import __version__
 from lorahub_edu.cli import hub, spectra, training
-from lorahub_edu.cli.terminal import ProfileOption, check_text, console, errors, quiet_work, writable_folder
+from lorahub_edu.cli.terminal import OutOption, ProfileOption, check_text, console, errors, quiet_work
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import course
 
@@ -38,9 +38,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True)] = False,
 ) -> None:
     """LoRA from scratch, LLaMA on Alpaca, LoRAHub and intruder dimensions, measured on your own machine."""
 
@@ -141,9 +139,7 @@ def run(
     every: Annotated[bool, typer.Option("--all", help="Every lesson.")] = False,
     profile: ProfileOption = None,
     save: Annotated[bool, typer.Option("--save", help="For maintainers: write lessons/*.ipynb and results/.")] = False,
-    out: Annotated[Path, typer.Option(callback=writable_folder, help="Where the executed notebooks go.")] = Path(
-        "runs/lessons"
-    ),
+    out: OutOption = Path("runs/lessons"),
 ) -> None:
     """Run lessons from top to bottom without a browser, and print the time and memory of each."""
     from lorahub_edu import results

@@ -14,6 +14,7 @@ from rich.text import Text
 from lorahub_edu.cli.terminal import (
     COUNT,
     NATURAL,
+    OutOption,
     ProfileOption,
     check_task,
     console,
@@ -23,13 +24,14 @@ from lorahub_edu.cli.terminal import (
     known_prefilter,
     listed,
     quiet_work,
-    writable_folder,
 )
 from lorahub_edu.errors import CourseError
 
 CHAT_HELP = """/use NAME NAME=0.5  mixes modules by these weights; all others get 0
 /modules            the modules and their weights
 /quit               leaves, as Ctrl-D does; Ctrl-C ends an answer"""
+
+Prompt = Literal["auto", "alpaca", "task", "chat", "plain"]  # what stands around a line
 
 zoo_app = typer.Typer(no_args_is_help=True, help="LoRA modules: list, show, verify.")
 
@@ -81,14 +83,10 @@ def adapt(
     task: Annotated[str, typer.Option(help="A task's name, bbh/<name>, or a JSONL file of your own examples.")] = "",
     modules: Annotated[str, typer.Option(help="Names, folders or hub names, by commas; default the zoo.")] = "",
     folder: ZooOption = None,
-    prefilter: Annotated[
-        str, typer.Option(callback=known_prefilter, help="draw:20, instruction:20 or loss:20 of the folder's modules.")
-    ] = "",
+    prefilter: Annotated[str, typer.Option(callback=known_prefilter, help="draw:20, instruction:20 or loss:20.")] = "",
     optimizer: Annotated[str, typer.Option(help="auto, cma, ngopt, shiwa, random, greedy, gradient, …")] = "auto",
     composition: Annotated[Literal["paper", "exact"] | None, typer.Option(help="How modules are added.")] = None,
-    budget: Annotated[
-        int | None, typer.Option(**COUNT, help="Candidates to score; default 40, or 120 for auto.")
-    ] = None,
+    budget: Annotated[int | None, typer.Option(**COUNT, help="Candidates; default 40, or 120 for auto.")] = None,
     draw: Annotated[int, typer.Option(**NATURAL, help="Which five of a named task's examples, from 0.")] = 0,
     seed: Annotated[int, typer.Option(**NATURAL, help="Seed of the search.")] = 0,
     rank: Annotated[int | None, typer.Option(**COUNT, help="Reduce the adapter to this rank; default exact.")] = None,
@@ -96,9 +94,7 @@ def adapt(
     test_items: Annotated[int, typer.Option(**NATURAL, help="Test items to score.")] = 100,
     profile: ProfileOption = None,
     base: BaseOption = "",
-    out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder for log, summary and adapter.")] = Path(
-        "runs/adapt"
-    ),
+    out: OutOption = Path("runs/adapt"),
 ) -> None:
     """Find the weights of a composition on a few examples and save it; the same command continues a stopped search."""
     if context.invoked_subcommand is not None:
@@ -117,29 +113,18 @@ def adapt(
     from lorahub_edu.hub import task_adapter
     from lorahub_edu.hub.adapt import SearchConfig
 
+    config = SearchConfig(optimizer, budget, seed, composition, original_scale=original_scale)
     with one_writer(out), quiet_work("loading the modules and the model"):
         done = task_adapter.adapt_to(
-            task,
-            SearchConfig(optimizer, budget, seed, composition, original_scale=original_scale),
-            modules=listed(modules),
-            folder=folder or zoo.SHIPPED,
-            prefilter=prefilter,
-            draw=draw,
-            rank=rank,
-            test_items=test_items,
-            profile=profile,
-            base=base,
-            out=out,
-        )
+            task, config, modules=listed(modules), folder=folder or zoo.SHIPPED, prefilter=prefilter, draw=draw,
+            rank=rank, test_items=test_items, profile=profile, base=base, out=out,
+        )  # fmt: skip
     console.print(str(done))
 
 
 def chat(
     modules: Annotated[list[str], typer.Argument(help="What to mix: names, folders or hub names; NAME=0.5 weighs.")],
-    prompt: Annotated[
-        Literal["auto", "alpaca", "task", "chat", "plain"],
-        typer.Option(help="What stands around a line. auto: task where the first module has a card, else alpaca."),
-    ] = "auto",
+    prompt: Annotated[Prompt, typer.Option(help="auto: task where the first module has a card, else alpaca.")] = "auto",
     instruction: Annotated[str, typer.Option(help="For --prompt task; default the first module's.")] = "",
     composition: Annotated[Literal["exact", "paper"], typer.Option(help="How modules are added.")] = "exact",
     max_new_tokens: Annotated[int, typer.Option(**COUNT, help="Tokens of an answer, at most.")] = 100,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -12,6 +11,8 @@ from typer.core import TyperGroup
 from lorahub_edu.cli.hub import AdapterArgument, BaseOption, ZooOption
 from lorahub_edu.cli.terminal import (
     COUNT,
+    FileOption,
+    OutOption,
     ProfileOption,
     console,
     finite,
@@ -19,8 +20,6 @@ from lorahub_edu.cli.terminal import (
     known_task,
     listed,
     quiet_work,
-    writable_file,
-    writable_folder,
 )
 from lorahub_edu.errors import CourseError
 
@@ -40,6 +39,7 @@ intruders_app = typer.Typer(
     help="Intruder dimensions: lorahub-edu intruders ADAPTER, or a subcommand.",
 )
 
+Part = Literal["intruders", "others", "update"]
 KOption = Annotated[int, typer.Option("--k", **COUNT, help="How many of a matrix's strongest vectors are compared.")]
 
 
@@ -52,11 +52,12 @@ def show(
     folder: ZooOption = None,
     profile: ProfileOption = None,
     device: Annotated[str, typer.Option(callback=known_device, help="cpu or cuda.")] = "cpu",
-    out: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="A JSON file to write every matrix's figures to.")
-    ] = None,
+    out: FileOption = None,
 ) -> None:
-    """How many intruder dimensions an adapter, or a fine-tuned model in a folder, has by layer and projection."""
+    """How many intruder dimensions an adapter, or a fine-tuned model in a folder, has by layer and projection.
+
+    --out writes every matrix's figures as JSON.
+    """
     from lorahub_edu import results
     from lorahub_edu.hub import zoo
 
@@ -77,16 +78,12 @@ def show(
 @intruders_app.command("scale")
 def scale(
     adapter: AdapterArgument,
-    out: Annotated[Path, typer.Option(callback=writable_folder, help="Folder for the new adapter.")],
+    out: OutOption,
     factor: Annotated[float, typer.Option(min=0, callback=finite, help="Factor on the singular values.")] = 0.7,
-    part: Annotated[
-        Literal["intruders", "others", "update"], typer.Option(help="What is scaled; the last two are controls.")
-    ] = "intruders",
+    part: Annotated[Part, typer.Option(help="What is scaled; the last two are controls.")] = "intruders",
     base: BaseOption = "",
     k: KOption = 10,
-    epsilon: Annotated[
-        float, typer.Option(min=0, max=1, callback=finite, help="An intruder is below this cosine.")
-    ] = 0.5,
+    epsilon: Annotated[float, typer.Option(min=0, max=1, callback=finite, help="Intruders are below it.")] = 0.5,
     folder: ZooOption = None,
     profile: ProfileOption = None,
 ) -> None:
@@ -109,12 +106,13 @@ def report(
     base: BaseOption = "",
     test_items: Annotated[int, typer.Option(**COUNT, help="Test items of the task, at most.")] = 60,
     sequences: Annotated[int, typer.Option(**COUNT, help="Sequences of plain text.")] = 64,
-    out: Annotated[
-        Path | None, typer.Option(callback=writable_file, help="A file to write the page to, as Markdown.")
-    ] = None,
+    out: FileOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Everything that the course measures of one adapter: contents, scores, intruder dimensions, forgetting."""
+    """Everything that the course measures of one adapter: contents, scores, intruder dimensions, forgetting.
+
+    --out writes the page as Markdown.
+    """
     from lorahub_edu.hub import zoo
 
     zoo.find_source(adapter)

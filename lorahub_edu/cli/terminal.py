@@ -147,3 +147,7 @@ def _writable(path: Path) -> Path:
     if shutil.disk_usage(there).free < ENOUGH:
         raise CourseError(f"{path} can't be written: the disk is full. Free some space, or choose another place.")
     return path
+
+
+OutOption = Annotated[Path, typer.Option(callback=writable_folder, help="The folder to write to.")]
+FileOption = Annotated[Path | None, typer.Option(callback=writable_file, help="A file to write to.")]

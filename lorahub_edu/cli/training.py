@@ -12,6 +12,7 @@ from lorahub_edu.cli.hub import AdapterArgument, BaseOption, ZooOption
 from lorahub_edu.cli.terminal import (
     COUNT,
     NATURAL,
+    OutOption,
     ProfileOption,
     console,
     finite,
@@ -24,48 +25,35 @@ from lorahub_edu.cli.terminal import (
 from lorahub_edu.errors import CourseError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Batching = Literal["packed", "grouped", "padded"]
+Reporter = Literal["tensorboard", "trackio"]
+
+RECIPE = typer.Argument(callback=known_recipe, help="A recipe's name or file.")
 
 methods_app = typer.Typer(no_args_is_help=True, help="Methods of fine-tuning: list them.")
 
 
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(callback=known_recipe, help="A recipe's name or file; default the profile's run."),
-    ] = None,
+    recipe: Annotated[str | None, RECIPE] = None,
     profile: ProfileOption = None,
-    data: Annotated[
-        Path | None, typer.Option(callback=known_rows, help="A file of rows, alpaca or dolly; default the profile's.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(callback=writable_folder, help="Checkpoints, log and adapter; default a folder in runs/."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(**COUNT, help="Optimizer steps; default the profile's.")] = None,
-    rank: Annotated[int | None, typer.Option(**COUNT, help="Rank of LoRA; default the profile's.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(min=0, callback=finite, help="The highest; default the profile's.")
-    ] = None,
-    batching: Annotated[
-        Literal["packed", "grouped", "padded"] | None, typer.Option(help="How rows fill a batch; default packed.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(callback=known_rows, help="A file of rows, alpaca or dolly.")] = None,
+    out: Annotated[Path | None, typer.Option(callback=writable_folder, help="Default a folder in runs/.")] = None,
+    steps: Annotated[int | None, typer.Option(**COUNT, help="Optimizer steps.")] = None,
+    rank: Annotated[int | None, typer.Option(**COUNT, help="Rank of LoRA.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, callback=finite, help="The highest.")] = None,
+    batching: Annotated[Batching | None, typer.Option(help="How rows fill a batch; default packed.")] = None,
     seed: Annotated[int, typer.Option(**NATURAL, help="Seed of A, the order of rows, dropout and the split.")] = 0,
-    micro_batch: Annotated[
-        int | None, typer.Option(**COUNT, help="Rows that go through the model at one time; default the profile's.")
-    ] = None,
-    block: Annotated[int | None, typer.Option(**COUNT, help="Tokens in a row; default the profile's.")] = None,
-    checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations; default the profile's.")] = None,
-    validation: Annotated[
-        int | None, typer.Option(**COUNT, help="Rows held back; default the profile's, at most a fifth.")
-    ] = None,
-    report_to: Annotated[
-        Literal["tensorboard", "trackio"] | None, typer.Option(help="Draws the run's figures, where installed.")
-    ] = None,
+    micro_batch: Annotated[int | None, typer.Option(**COUNT, help="Rows in the model at one time.")] = None,
+    block: Annotated[int | None, typer.Option(**COUNT, help="Tokens in a row.")] = None,
+    checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations.")] = None,
+    validation: Annotated[int | None, typer.Option(**COUNT, help="Rows held back; default at most a fifth.")] = None,
+    report_to: Annotated[Reporter | None, typer.Option(help="Draws the run's figures, where installed.")] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Run even if the predicted memory does not fit.")] = False,
 ) -> None:
     """Fine-tune the profile's model on Alpaca with LoRA, or run a recipe. An interrupted run continues.
 
-    A recipe runs on the GPU that it is for; with --profile cpu its small twin runs on a laptop.
+    What no option says is as in the profile or the recipe. A recipe runs on the GPU that it is for; with --profile cpu
+    its small twin runs on a laptop.
     """
     from lorahub_edu.files.save import one_writer
     from lorahub_edu.runs import recipes
@@ -93,10 +81,8 @@ def train(
 
 
 def export_llamafactory(
-    recipe: Annotated[str, typer.Argument(callback=known_recipe, help="A recipe's name or file.")],
-    out: Annotated[
-        Path, typer.Option(callback=writable_folder, help="A folder for rows, dataset_info.json and the YAML.")
-    ],
+    recipe: Annotated[str, RECIPE],
+    out: OutOption,
     profile: ProfileOption = None,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
@@ -123,9 +109,7 @@ def plan(
     optimizer: Annotated[Literal["adamw", "adamw-8bit", "sgd"], typer.Option(help="Whose state is kept.")] = "adamw",
     base: Annotated[Literal["none", "nf4", "nf4-dq"], typer.Option(help="Frozen weights; none: as --dtype.")] = "none",
     task: Annotated[Literal["training", "scoring", "generation"], typer.Option(help="What is done.")] = "training",
-    loss: Annotated[
-        Literal["course", "library"], typer.Option(help="Logits at labels, in chunks; or all logits.")
-    ] = "course",
+    loss: Annotated[Literal["course", "library"], typer.Option(help="library: all logits at one time.")] = "course",
     dropout: Annotated[float, typer.Option(min=0, max=0.999, callback=finite, help="Dropout of LoRA.")] = 0.05,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
@@ -169,16 +153,14 @@ def methods_list(profile: ProfileOption = None) -> None:
 
 def export(
     adapter: AdapterArgument,
-    merged: Annotated[
-        bool, typer.Option("--merged", help="A folder for transformers: merged, in safetensors.")
-    ] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="A folder in safetensors, for transformers.")] = False,
     gguf: Annotated[bool, typer.Option("--gguf", help="One file for llama.cpp.")] = False,
     ollama: Annotated[bool, typer.Option("--ollama", help="The GGUF and a Modelfile.")] = False,
     vllm: Annotated[bool, typer.Option("--vllm", help="As --merged, in bfloat16.")] = False,
     kind: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0"], typer.Option("--type", help="Of the matrices in a GGUF.")
+        Literal["f32", "f16", "bf16", "q8_0"], typer.Option("--type", help="Of a GGUF's matrices.")
     ] = "f16",
-    out: Annotated[Path, typer.Option(callback=writable_folder, help="The folder to write to.")] = Path("runs/export"),
+    out: OutOption = Path("runs/export"),
     base: BaseOption = "",
     folder: ZooOption = None,
     profile: ProfileOption = None,

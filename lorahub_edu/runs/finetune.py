@@ -248,11 +248,8 @@ def split_rows(
     if held is None:
         held = min(profile.validation_rows, max(1, len(rows) // 5))
         if held < profile.validation_rows and progress:
-            print(
-                f"{held:,} of them are held back for validation, not {profile.validation_rows:,} as profile "
-                f"{profile.name} says: there are too few rows. --validation N sets another number."
-            )
-    if not 0 <= held < len(rows) or validation_rows == 0:
+            print(f"{held:,} of them are held back for validation, not {profile.validation_rows:,}: they are too few.")
+    if not 1 <= held < len(rows):
         raise CourseError(
             f"{held:,} rows can't be held back of {len(rows):,}: at least 1 is needed, and 1 to train on. Give more "
             f"rows or another --validation."
