@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import save
-from lorahub_edu.files.sources import FULL_DISK, INDEX_VARIABLE, HubFile, IndexFile, SourceError, from_hub, from_index
+from lorahub_edu.files.sources import INDEX_VARIABLE, HubFile, IndexFile, SourceError, from_hub, from_index
 
 HOME_VARIABLE = "LORAHUB_EDU_HOME"
 LOCAL_VARIABLE = "LORAHUB_EDU_LOCAL"
@@ -100,27 +100,13 @@ def fetch(asset: str | Asset, *, source: Source = "auto", offline: bool = False)
     elif path is None:
         path = _fetch_once(asset.name, editions, source, reasons)
     if path is None:
-        raise CourseError(_no_source(asset, editions, source, offline, reasons))
+        raise CourseError(_no_source(asset, editions, reasons))
     _show_licence_once(asset)
     return path
 
 
 def size_text(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
-
-
-def _disk_problem(error: OSError, folder: Path, needed: int = 0) -> CourseError:
-    """The error to raise when a file can't be written; the download takes `needed` bytes in all, 0 if not known."""
-    if error.errno in FULL_DISK:
-        need = f", the download needs {size_text(needed)}" if needed else ""
-        return CourseError(
-            f"The disk is full: {folder} has {size_text(shutil.disk_usage(folder).free)} left{need}. Nothing "
-            f"half-written is kept. Free some space, or set {HOME_VARIABLE} to a folder on another disk."
-        )
-    return CourseError(
-        f"Can't write to the cache folder {folder}: {error.strerror or error}. "
-        f"Set {HOME_VARIABLE} to a folder that you may write to."
-    )
 
 
 def search(editions: Iterable[Edition]) -> tuple[Path | None, list[str]]:
@@ -163,13 +149,7 @@ def _fetch_once(name: str, editions: list[Edition], source: str, reasons: list[s
     needed = 2 * max(edition.size or 0 for edition in editions)  # an archive and the file in it
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{name}.lock")
-        try:
-            locked = lock.acquire(timeout=0)
-        except Timeout:
-            print(f"Another process is fetching {name}; waiting for it.")
-            locked = lock.acquire()
-        with locked:
+        with FileLock(folder / f".{name}.lock"):
             path, _ = search(editions)
             if path:
                 return path
@@ -182,7 +162,11 @@ def _fetch_once(name: str, editions: list[Edition], source: str, reasons: list[s
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        raise _disk_problem(error, folder, needed) from error
+        need = f" The download needs {size_text(needed)}." if needed else ""
+        raise CourseError(
+            f"Can't write to the cache folder {folder}: {error.strerror or error}.{need} Free some space, or set "
+            f"{HOME_VARIABLE} to a folder on another disk."
+        ) from error
 
 
 def _download(editions: list[Edition], source: str, work: Path, reasons: list[str]) -> Path | None:
@@ -208,19 +192,17 @@ def _download(editions: list[Edition], source: str, work: Path, reasons: list[st
     return None
 
 
-def _no_source(asset: Asset, editions: list[Edition], source: str, offline: bool, reasons: list[str]) -> str:
+def _no_source(asset: Asset, editions: list[Edition], reasons: list[str]) -> str:
     wanted = " or ".join(
         f"{edition.filename} ({size_text(edition.size) + ', ' if edition.size else ''}SHA-256 {edition.sha256})"
         for edition in editions
     )
     wanted = f"{editions[0].filename} from {asset.page}" if asset.page else wanted
-    local = f"put {wanted} in a folder and set {LOCAL_VARIABLE} to that folder"
-    if offline:
-        advice = ["run it again without --offline", local]
-    else:
-        other = {"hub": ["run it with --from mirror"], "mirror": ["run it with --from hub"]}.get(source, [])
-        mirror = f"set HF_ENDPOINT or {INDEX_VARIABLE} to a mirror that this network reaches"
-        advice = ["check the network and run it again", *other, local, mirror]
+    advice = (
+        "check the network and run it again, without --offline and --from",
+        f"put {wanted} in a folder and set {LOCAL_VARIABLE} to that folder",
+        f"set HF_ENDPOINT or {INDEX_VARIABLE} to a mirror that this network reaches",
+    )
     lines = [f"Can't get {asset.name}. Places tried:", *(f"  - {reason}" for reason in reasons)]
     return "\n".join([*lines, "What to do, one of:", *(f"  - {step}" for step in advice)])
 

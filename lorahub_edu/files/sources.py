@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 INDEX_VARIABLE = "LORAHUB_EDU_INDEX"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-NOT_WRITABLE = (*FULL_DISK, errno.EACCES, errno.EPERM, errno.EROFS)
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class SourceError(Exception):

@@ -21,15 +21,13 @@ from lorahub_edu.results import write_json
 from lorahub_edu.runs.finetune import split_rows, training_config
 from lorahub_edu.runs.recipes import Recipe, read, twin
 
+SEED = 0  # of the split into rows to train on and rows held back, too
 TRAINED_THERE = ("lora", "rslora", "dora", "qlora")
 
 
-def export(
-    recipe: str | Path, folder: str | Path, *, profile: str | None = None, seed: int = 0, offline: bool = False
-) -> Path:
+def export(recipe: str | Path, folder: str | Path, *, profile: str | None = None, offline: bool = False) -> Path:
     """Write a recipe for LLaMA-Factory, with a profile its small twin: the YAML for `llamafactory-cli train`.
 
-    `seed` fixes the split into rows to train on and rows held back.
     Raises CourseError: the recipe is wrong, LLaMA-Factory has no such method, the rows can't be had, or the folder
         can't be written.
     """
@@ -40,13 +38,13 @@ def export(
             f"one of {', '.join(TRAINED_THERE)}."
         )
     base, name, folder = get_base(recipe.profile.base_model), recipe.name, Path(folder)
-    training, validation = split_rows(recipe.profile, recipe.rows, seed, offline, progress=False)
+    training, validation = split_rows(recipe.profile, recipe.rows, SEED, offline, progress=False)
     parts = {f"{name}_train": training, f"{name}_validation": validation}
     columns = {"prompt": "instruction", "response": "output"}
     model = str(pretrained.prepare(base.name)) if base.asset else base.repo
     if model is None or base.is_folder:
         raise CourseError(f"{base.name} has no name elsewhere, so LLaMA-Factory can't load it: take cpu.")
-    settings = run_settings(recipe, model, folder, list(parts), seed)
+    settings = run_settings(recipe, model, folder, list(parts))
     for part, rows in parts.items():
         write_json(folder / f"{part}.json", text_rows(rows, base))
     write_json(folder / "dataset_info.json", {p: {"file_name": f"{p}.json", "columns": columns} for p in parts})
@@ -55,7 +53,7 @@ def export(
     return path
 
 
-def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str], seed: int = 0) -> dict[str, object]:
+def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str]) -> dict[str, object]:
     """What LLaMA-Factory's YAML says for a recipe: `parts` names the rows to train on and those held back.
 
     Raises CourseError: α is no whole number, which is all that LLaMA-Factory takes.
@@ -99,7 +97,7 @@ def run_settings(recipe: Recipe, model: str, folder: Path, parts: Sequence[str],
         "eval_strategy": "steps",
         "eval_steps": config.validate_every,
         "save_steps": config.checkpoint_every,
-        "seed": seed,
+        "seed": SEED,
         "report_to": "none",
     }
 

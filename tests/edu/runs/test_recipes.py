@@ -172,7 +172,6 @@ def section(name: str, /, **values: object) -> Callable[[dict], object]:
         (section("schedule", steps=1.5), "schedule.steps must be a valid integer, but it is 1.5"),
         (section("schedule", decay="lineer"), "schedule.decay must be 'linear', .*, but it is 'lineer'"),
         (section("schedule", gradient_checkpointing="yes please"), "must be a valid boolean, but it is 'yes please'"),
-        (section("twin", learning_rat=1), "twin has an unknown key 'learning_rat'"),
         (lambda c: c.update(card_gb=0), "card_gb must be greater than 0, but it is 0"),
     ],
 )
