@@ -8,7 +8,6 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib import metadata
@@ -120,12 +119,8 @@ def describe_device() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on; one that is not installed is left out."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
+    """Versions of Python and of the libraries that numbers depend on."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES}
 
 
 def committed_folder() -> Path:

