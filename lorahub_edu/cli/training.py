@@ -60,7 +60,7 @@ def train(
 
     usual = Path("runs/alpaca")
     if recipe is not None:
-        job = recipes.twin(recipes.read(recipe), recipes.machine(profile))
+        job = recipes.twin(recipes.read(recipe), profile)
         usual = Path("runs", job.name if job.profile.name == recipes.BIG.name else f"{job.name}-{job.profile.name}")
     out = writable_folder(out or usual)
     with quiet_work("loading torch"):

@@ -125,11 +125,6 @@ def find(recipe: str | Path) -> Path:
     raise CourseError(f"There is no recipe {str(recipe)!r}: no such file. {near_matches(path.stem, names())}")
 
 
-def machine(profile: str | None = None) -> str:
-    """The profile that a recipe runs with: the one that is named, the environment's, else that of its own GPU."""
-    return profile or os.environ.get(ENVIRONMENT_VARIABLE) or BIG.name
-
-
 def read(recipe: str | Path) -> Recipe:
     """Read and check a recipe, given as for `find`.
 
@@ -194,13 +189,14 @@ def _in_words(error: ErrorDetails) -> str:
     return f"{place} {re.sub('^.*? should', 'must', error['msg'])}, but it is {error['input']!r:.80}."
 
 
-def twin(recipe: Recipe, profile: str) -> Recipe:
+def twin(recipe: Recipe, profile: str | None = None) -> Recipe:
     """The same recipe with the sizes of a profile: base model, rows, block, batches, steps; "gpu24" gives itself.
 
+    Without a profile it is the environment's, else that of the recipe's own GPU.
     Method, its settings, weight decay, checkpointing and decay stay. LoRA takes the profile's learning rate too;
     another method keeps its own.
     """
-    small, big = get_profile(profile), recipe.profile
+    small, big = get_profile(profile or os.environ.get(ENVIRONMENT_VARIABLE) or BIG.name), recipe.profile
     if small == BIG:
         return recipe
     stays = [*IN_PROFILE, "weight_decay", "gradient_checkpointing", "schedule"]
@@ -225,6 +221,7 @@ def run(
     profile: str | None = None,
     changes: Mapping[str, object] = MappingProxyType({}),
     *,
+    out: str | Path,
     data: str | Path | None = None,
     report: Callable[[str], None] = lambda _line: None,
     **options: object,
@@ -238,11 +235,11 @@ def run(
     from lorahub_edu.models import pretrained
     from lorahub_edu.runs import finetune
 
-    recipe = twin(read(recipe), machine(profile))
+    recipe = twin(read(recipe), profile)
     if recipe.profile.name == BIG.name:
         pretrained.check_device(recipe.profile)
         card = planned(recipe)
         room = f"{card.room / 1e9:.1f} GB to spare" if card.fits else f"{-card.room / 1e9:.1f} GB too much"
         report(f"{recipe.name}: about {card.needed / 1e9:.1f} GB, {room} on a {recipe.card_gb:g} GB card.")
-    method = {"method": recipe.method, "settings": recipe.settings}
-    return finetune.finetune(recipe.profile, changes, **method, data=data or recipe.rows, **options)
+    options |= {"method": recipe.method, "settings": recipe.settings, "data": data or recipe.rows}
+    return finetune.finetune(recipe.profile, changes, out=out, **options)
