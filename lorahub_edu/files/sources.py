@@ -151,8 +151,9 @@ def find_index() -> tuple[list[str], requests.Session]:
     if not url.startswith(("http://", "https://")):
         raise SourceError(f"{without_password(url)!r} isn't an http(s) address: set {INDEX_VARIABLE}")
     extra = [] if chosen else [u for u in pip.get("extra-index-url", "").split() if u.startswith("http")]
-    session = requests.Session()
-    session.verify = pip.get("cert") or ssl.get_default_verify_paths().cafile or True  # the system's, where it has some
+    session, system = requests.Session(), ssl.get_default_verify_paths()
+    hashed = system.capath and any(Path(system.capath).glob("*.0"))  # as Debian keeps them
+    session.verify = pip.get("cert") or system.cafile or (system.capath if hashed else True)
     if proxy := pip.get("proxy"):
         session.proxies = {"http": proxy, "https": proxy}
     return [u.rstrip("/") + "/" for u in (url, *extra)], session
