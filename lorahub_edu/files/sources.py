@@ -161,11 +161,11 @@ def find_index() -> tuple[list[str], requests.Session]:
 
 def _pip_settings() -> dict[str, str]:
     """What `pip config list` says; the environment comes before a command's section, and `global` is last."""
-    environment = dict(os.environ)
-    if importlib.util.find_spec("pip") is None and (bundle := importlib.util.find_spec("ensurepip")):
-        # uv makes environments without pip; Python carries a copy of it.
-        wheels = Path(bundle.origin).parent.glob("_bundled/pip-*.whl")
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, wheels))
+    # uv makes environments without pip, but Python carries a copy. Looking for pip itself would break a later import of
+    # setuptools, which takes that as a sign of pip at work.
+    bundle = importlib.util.find_spec("ensurepip")
+    wheels = Path(bundle.origin).parent.glob("_bundled/pip-*.whl") if bundle else ()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, wheels))}
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
     settings: dict[str, str] = {}

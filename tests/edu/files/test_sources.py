@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,13 +152,13 @@ def test_index_is_the_first_that_is_set(tmp_path: Path, monkeypatch: pytest.Monk
     assert urls == [[f"http://{name}/simple/"] for name in names]
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_settings_of_pip_are_honoured_even_where_it_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
-) -> None:
-    if not installed:
-        real = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else real(name))
+def test_setuptools_is_imported_after_the_index_was_asked_for() -> None:
+    program = "from lorahub_edu.files.sources import find_index; find_index(); import setuptools"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_settings_of_pip_are_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tmp_path / "pip.conf"
     settings.write_text(
         "[global]\nindex-url = https://me:secret@school/simple\ncert = /school.pem\nproxy = http://proxy:1\n"
