@@ -53,7 +53,7 @@ def diagnose(profile: str | None = None) -> list[Check]:
         return [Check("Profile", False, True, str(error), "lorahub-edu doctor --profile cpu")]
     tiny = chosen.name == TINY
     questions: list[tuple[str, bool, Callable[[Profile], Answer]]] = [
-        ("Versions", True, _versions),
+        ("Python", True, _versions),
         ("Device", True, _device),
         ("Speed", False, _speed),
         ("Free memory", True, _memory),

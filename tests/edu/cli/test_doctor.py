@@ -20,7 +20,7 @@ from lorahub_edu.models.profiles import get_profile
 from lorahub_edu.results import Finding
 from lorahub_edu.show import findings, progress
 
-NAMES = ["Versions", "Device", "Speed", "Free memory", "Free disk", "Model", "Data", "Course"]
+NAMES = ["Python", "Device", "Speed", "Free memory", "Free disk", "Model", "Data", "Course"]
 NAMES += ["Hugging Face hub", "Package index", "Sandbox"]
 
 
@@ -172,7 +172,7 @@ def test_a_probe_that_raises_is_a_failed_line(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(doctor, name, broken)
     checks = answers("cpu")
     assert not all_required_ok(checks.values())
-    assert checks["Versions"].detail == checks["Sandbox"].detail == "can't be looked at: RuntimeError: first line"
+    assert checks["Python"].detail == checks["Sandbox"].detail == "can't be looked at: RuntimeError: first line"
 
 
 def test_missing_package_and_unknown_profile() -> None:
