@@ -48,15 +48,17 @@ def read_queue(file: Path) -> tuple[str, dict[str, Any], int]:
     """
     import yaml
 
+    content = None
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        count = content.pop("jobs", 1)
-        ((kind, arguments),) = content.items()
+        count = content.get("jobs", 1)
+        ((kind, arguments),) = ((key, value) for key, value in content.items() if key != "jobs")
         if kind not in QUEUES or not arguments["memory"] or min(count, arguments["cores"]) < 1:
-            raise ValueError(f"jobs: {count}, {kind}: {arguments}")
+            raise ValueError
     except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+        seen = error if isinstance(error, OSError | yaml.YAMLError) else content
         raise CourseError(
-            f"{file} describes no queue ({' '.join(str(error).split())[:100]}). It names slurm or pbs, with cores and "
+            f"{file} describes no queue ({' '.join(str(seen).split())[:100]}). It names slurm or pbs, with cores and "
             f"memory of one job, and a number of jobs from 1: docs/scale.md has an example."
         ) from None
     return kind, arguments, count
