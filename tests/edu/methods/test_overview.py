@@ -44,7 +44,7 @@ def test_sweep_runs_writes_and_prints(tmp_path) -> None:
     assert done.exit_code == 0, done.exception
     assert done.stdout.count("IA3, upper, rate") == 4
     rows = (tmp_path / "runs" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    assert sum(json.loads(row)["key"].startswith("upper.ia3.") for row in rows) == 4
+    assert sum(json.loads(row)["row"]["variant"] == "ia3" for row in rows) == 4
     found = engine.read("methods", results.folder())
     assert found["summary"][0]["variant"] == "ia3" and found["summary"][0]["tasks"]["upper"]["seeds"] == 2
     assert "0 still to be done" in invoke(*arguments, "--plan").stdout
