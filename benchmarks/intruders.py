@@ -61,14 +61,14 @@ def two_svds(base: Tensor, tuned: Tensor) -> Tensor:
 
 def whole_model(variant: str, scratch: Path) -> dict:
     """All 210 matrices of a real adapter: seconds, and what each matrix was found to have."""
-    from lorahub_edu.spectra import updates, weights
+    from lorahub_edu.spectra import updates
     from lorahub_edu.spectra.bases import BaseSpectra
     from lorahub_edu.spectra.intruders import count
 
     adapter = trained_adapter(scratch)
     if variant == "peft":
         return with_peft(adapter)
-    base, spectra = weights.base_weights(BASE, offline=True), BaseSpectra(scratch / "spectra")
+    base, spectra = updates.base_weights(BASE, offline=True), BaseSpectra(scratch / "spectra")
     peak.forget()
     before, started = peak.gigabytes(), time.perf_counter()
     if variant == "two_svds":
@@ -154,7 +154,7 @@ def seconds_of(run: Callable) -> tuple[float, object]:
 
 def judged(scratch: Path, ours: dict, peer: dict) -> dict:
     """Ours against the two SVDs in float32, decision by decision; where they differ, float64 decides."""
-    from lorahub_edu.spectra import measures, updates, weights
+    from lorahub_edu.spectra import measures, updates
 
     differing = {
         name
@@ -163,7 +163,7 @@ def judged(scratch: Path, ours: dict, peer: dict) -> dict:
         if any((mine < epsilon) != (theirs < epsilon) for epsilon in EPSILONS)
     }
     wrong = 0
-    base = weights.base_weights(BASE, offline=True)
+    base = updates.base_weights(BASE, offline=True)
     for one in updates.iter_updates(trained_adapter(scratch), base):
         if one.name in differing:
             exact = measures.largest_cosines(one.base, one.weight(torch.float64), K).tolist()

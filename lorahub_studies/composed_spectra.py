@@ -23,8 +23,7 @@ from lorahub_edu.results import spread
 from lorahub_edu.spectra import measures, updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import count
-from lorahub_edu.spectra.updates import Update
-from lorahub_edu.spectra.weights import Weights, base_weights
+from lorahub_edu.spectra.updates import Update, Weights, base_weights
 from lorahub_studies import adapting
 from lorahub_studies.adapting import METHODS, Bench
 

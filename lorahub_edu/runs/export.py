@@ -29,7 +29,7 @@ from lorahub_edu.lora.adapter_files import AdapterFile, read_adapter, write_adap
 from lorahub_edu.models import pretrained
 from lorahub_edu.results import Table
 from lorahub_edu.runs.finetune import RUN_FILE
-from lorahub_edu.spectra.weights import base_of
+from lorahub_edu.spectra.updates import base_of
 
 TYPES = ("f32", "f16", "bf16", "q8_0")  # of a GGUF's matrices
 GGUF_FILE, MODELFILE = "model.gguf", "Modelfile"

@@ -27,7 +27,7 @@ from lorahub_edu.scoring import Scores, score
 from lorahub_edu.spectra import updates
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.intruders import IntruderCounts, count
-from lorahub_edu.spectra.weights import base_of, base_weights
+from lorahub_edu.spectra.updates import base_of, base_weights
 
 SHRUNK = 0.7  # the control's factor on the whole update
 EPSILONS = (0.5, 0.6, 0.8)

@@ -26,7 +26,7 @@ from lorahub_edu.hub import zoo
 from lorahub_edu.hub.compose import ModuleStack, compose, stack
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.models import pretrained
-from lorahub_edu.spectra.weights import base_of
+from lorahub_edu.spectra.updates import base_of
 
 MIX = "mix"  # the adapter that holds the composition
 

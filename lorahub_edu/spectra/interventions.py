@@ -20,8 +20,7 @@ from lorahub_edu.lora.adapter_files import AdapterFile, write_adapter
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra
 from lorahub_edu.spectra.solver.decide import largest_cosines
-from lorahub_edu.spectra.updates import Update, iter_updates
-from lorahub_edu.spectra.weights import base_of, base_weights
+from lorahub_edu.spectra.updates import Update, base_of, base_weights, iter_updates
 
 KINDS = {
     "intruders": "the singular values of the intruder dimensions",
@@ -100,16 +99,9 @@ def _without(update: Update, vectors: Tensor, share: float) -> Update:
 
 
 def as_adapter(file: AdapterFile, changed: Iterable[Update]) -> AdapterFile:
-    """The adapter `file` with the factors of changed updates in place of its own, each layer with its new rank.
-
-    Raises CourseError: an update is a whole matrix, or of a layer that the adapter does not have.
-    """
+    """The adapter `file` with the factors of its changed updates in place of its own, each layer with its new rank."""
     weights, configs = {}, {}
     for update in changed:
-        if not update.factored:
-            raise CourseError(f"{update.name}: the change is a whole matrix, which no adapter of low rank can hold.")
-        if update.name not in file.configs:
-            raise CourseError(f"The adapter has no {update.name}. {near_matches(update.name, file.configs)}")
         rank, dtype = update.down.shape[0], update.down.dtype
         weights[update.name] = (update.down, update.up)
         configs[update.name] = replace(

@@ -21,8 +21,7 @@ from lorahub_edu.results import Table
 from lorahub_edu.spectra import measures
 from lorahub_edu.spectra.bases import BaseSpectra, BaseSpectrum
 from lorahub_edu.spectra.solver.decide import Cosines, largest_cosines
-from lorahub_edu.spectra.updates import Update, iter_updates
-from lorahub_edu.spectra.weights import base_of, base_weights, unread
+from lorahub_edu.spectra.updates import Update, base_of, base_weights, iter_updates, of_folder
 
 UNCHANGED = "unchanged"
 MATRIX_PATH = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)\.(?P<projection>.*)")
@@ -163,7 +162,9 @@ def examine(
             summary.append(f"ε = {epsilon}: {intruders}, in {touched} {'matrix' if touched == 1 else 'matrices'}")
     ways = Counter(row.decided for row in report.rows)
     summary.append(f"{', '.join(f'{matrices} {way}' for way, matrices in ways.items())}; {seconds}")
-    summary += [f"left out: {why}" for why in (*report.left_out, *unread(source))]
+    no_matrices = () if isinstance(source, AdapterFile) else of_folder(source).unread
+    left_out = (*report.left_out, *(f"{name}: it is no matrix and has no singular vectors." for name in no_matrices))
+    summary += [f"left out: {why}" for why in left_out]
     return report, "\n\n".join([str(by_layer(report)), str(by_projection(report)), "\n".join(summary)])
 
 

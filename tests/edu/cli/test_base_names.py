@@ -15,7 +15,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets
 from lorahub_edu.lora.adapter_files import CONFIG_FILE, read_adapter
 from lorahub_edu.models import profiles, tiny
-from lorahub_edu.spectra.weights import base_of
+from lorahub_edu.spectra.updates import base_of
 
 COMMANDS = {
     "report": ("--sequences", "2"),

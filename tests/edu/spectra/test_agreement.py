@@ -9,8 +9,7 @@ import torch
 from lorahub_edu.models import pretrained
 from lorahub_edu.spectra import bases, measures
 from lorahub_edu.spectra.solver import decide
-from lorahub_edu.spectra.updates import Update
-from lorahub_edu.spectra.weights import base_weights
+from lorahub_edu.spectra.updates import Update, base_weights
 
 EPSILONS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 STRENGTHS = (0.9, 1.0, 1.1, 2.0)  # σ₁(ΔW)/σ₁₀(W₀): where intruders begin to be among the ten strongest
