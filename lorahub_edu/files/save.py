@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from lorahub_edu.errors import CourseError
 
 LOCK_FILE = ".lock"
@@ -17,17 +19,17 @@ STALE_SECONDS = 3600.0  # after this time, an unfinished file belongs to a proce
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def replacing(path: Path, what: str = "", *, durable: bool = False) -> Iterator[Path]:
     """A new path beside `path`. The file or folder that the block writes there gets the name `path` at the end.
 
     If the block raises, nothing changes. If `path` is a folder, its files with other names stay. `durable` content is
-    on the disk, not only in the system's memory, before it gets its name. Raises OSError where the disk can't be
-    written.
+    on the disk, not only in the system's memory, before it gets its name.
+    Raises CourseError: what is written (`what`, in words) can't be; without words it is an OSError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(path, STALE_SECONDS)
     unfinished = path.with_name(f".{path.name}-{uuid.uuid4().hex[:12]}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path, STALE_SECONDS)
         yield unfinished
         if durable:
             for file in [unfinished, *unfinished.rglob("*")]:
@@ -39,6 +41,11 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             os.replace(unfinished, path)
         if durable:
             _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        if not what:
+            raise
+        advice = "Free some space or choose another folder."
+        raise CourseError(f"Can't write {what} to {path}: {error}. {advice}") from error
     finally:
         _remove(unfinished)
 
@@ -79,7 +86,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -44,13 +44,11 @@ class Question:
     cards: Mapping[str, str] | None = None
 
 
-def choose(method: str | Callable[[int, Question], list[str]], count: int, question: Question) -> list[str]:
-    """Choose `count` candidates to compose by a name in `METHODS` or a function, best first where it has an order.
+def choose(method: str, count: int, question: Question) -> list[str]:
+    """Choose `count` candidates to compose by a name in `METHODS`, best first where it has an order.
 
     Raises CourseError: unknown method, something it needs is missing, or there are fewer modules.
     """
-    if callable(method):
-        return method(count, question)
     if method not in METHODS:
         raise CourseError(f"There is no way to choose called {method!r}. {near_matches(str(method), METHODS)}")
     needs, function = METHODS[method]
@@ -144,13 +142,10 @@ def embed(
     """One vector a text, (texts, d) float32: its mean input embedding ("input") or last hidden state ("hidden").
 
     An encoder-decoder reads with its encoder. Texts go through the model one by one, so that no padding takes part.
-    Raises CourseError for an empty text.
     """
     vectors = []
     for text in texts:
         ids = tokenizer(text, return_tensors="pt").input_ids.to(model.device)  # (1, T)
-        if not ids.numel():
-            raise CourseError("An empty text has no embedding: give the task's instruction.")
         if states == "input":
             tokens = model.get_input_embeddings()(ids)  # (1, T, d)
         else:

@@ -23,14 +23,6 @@ from lorahub_edu.lora.layer import LoRAConfig
 logger = logging.getLogger(__name__)
 
 COMPOSITIONS = ("paper", "exact")
-# What is said of two modules that can't be composed: the first two for the paper's composition only.
-DIFFERENT = {
-    "rank": "their ranks differ, {} and {}: Σ wᵢAᵢ needs one rank. "
-    'Compose with composition="exact", or choose modules of one rank.',
-    "scaling": "their scalings alpha/r differ, {} and {}, and the paper's composition has one. "
-    'Compose with composition="exact", which carries the scaling in B.',
-    "dtype": "their dtypes differ, {} and {}. Choose the dtype to compose in, for example dtype=torch.float32.",
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,9 @@ def stack(
     names = tuple(names if names is not None else _shortest_names([Path(file.path) for file in files]))
     if len(names) != len(files) or len(set(names)) != len(names):
         raise CourseError(f"{len(files)} modules need {len(files)} different names, but these were given: {names}.")
-    _check_alike(files, names, composition, dtype)
+    for other, name in zip(files[1:], names[1:], strict=True):
+        if difference := _difference(files[0], other, composition, dtype):
+            raise CourseError(f"Modules {names[0]!r} and {name!r} can't be composed: {difference}")
     known = all(file.base_model_sha256 for file in files) or all(file.base_name for file in files)
     if not known and len({file.base_model for file in files}) > 1:
         unnamed = ", ".join(name for file, name in zip(files, names, strict=True) if not file.base_name)
@@ -131,47 +125,28 @@ def check_composition(composition: str) -> None:
         raise CourseError(f"There is no composition {composition!r}. {near_matches(str(composition), COMPOSITIONS)}")
 
 
-def _check_alike(
-    files: Sequence[AdapterFile], names: Sequence[str], composition: str, dtype: torch.dtype | None
-) -> None:
-    compared = ["rank", "scaling"] if composition == "paper" else []
-    compared += ["dtype"] if dtype is None else []
-    for other, name in zip(files[1:], names[1:], strict=True):
-        difference = _other_layers(files[0], other, names[0], name)
-        for key in compared:
-            values = [_common(file, key) for file in (files[0], other)]
-            if values[0] != values[1]:
-                difference = difference or DIFFERENT[key].format(*values)
-        if difference:
-            raise CourseError(f"Modules {names[0]!r} and {name!r} can't be composed: {difference}")
-
-
-def _other_layers(first: AdapterFile, second: AdapterFile, first_name: str, second_name: str) -> str:
-    """How two modules differ in their base or in the layers that they adapt; empty where they don't."""
-    hashes = [file.base_model_sha256 for file in (first, second)]
-    bases = [file.base_name for file in (first, second)]
-    if hashes[0] != hashes[1] if all(hashes) else all(bases) and bases[0] != bases[1]:
-        bases = [f"{f.base_model} (SHA-256 {(f.base_model_sha256 or 'unknown')[:12]})" for f in (first, second)]
+def _difference(one: AdapterFile, two: AdapterFile, composition: str, dtype: torch.dtype | None) -> str:
+    """How two modules differ in what a composition needs to be equal; "" where they don't."""
+    hashes, names = (one.base_model_sha256, two.base_model_sha256), (one.base_name, two.base_name)
+    if hashes[0] != hashes[1] if all(hashes) else all(names) and names[0] != names[1]:
+        bases = [f"{f.base_model} (SHA-256 {(f.base_model_sha256 or 'unknown')[:12]})" for f in (one, two)]
         hint = "" if all(hashes) else " If it is one base, --base names it."
         return f"they were trained on different base models, {bases[0]} and {bases[1]}.{hint}"
-    one, two = first.shapes, second.shapes
-    if one.keys() != two.keys():
-        only = ((first_name, sorted(one.keys() - two.keys())), (second_name, sorted(two.keys() - one.keys())))
-        parts = [f"{len(sites)} layers only in {name!r} (such as {sites[0]})" for name, sites in only if sites]
-        return f"their target modules differ, {' and '.join(parts)}. Choose modules of the same layers."
-    for site in one:
-        if one[site] != two[site]:
-            sizes = f"{site} is {one[site]} in the first and {two[site]} in the second"
+    if only := sorted(one.shapes.keys() ^ two.shapes.keys()):
+        return f"their target modules differ: {len(only)} layers are in one of them only, such as {only[0]}."
+    for site, shape in one.shapes.items():
+        if shape != two.shapes[site]:
+            sizes = f"{site} is {shape} in the first and {two.shapes[site]} in the second"
             return f"{sizes}: they belong to different base models."
+    advice = 'The paper\'s composition needs equal ones. Compose with composition="exact", or choose other modules.'
+    for setting in ("rank", "scaling") if composition == "paper" else ():
+        values = [sorted({getattr(config, setting) for config in f.configs.values()}) for f in (one, two)]
+        if values[0] != values[1]:
+            return f"their {setting}s differ, {values[0]} and {values[1]}. {advice}"
+    dtypes = [sorted({str(tensor.dtype) for pair in f.weights.values() for tensor in pair}) for f in (one, two)]
+    if dtype is None and dtypes[0] != dtypes[1]:
+        return f"their dtypes differ, {dtypes[0]} and {dtypes[1]}. Choose the dtype of the stack: dtype=torch.float32."
     return ""
-
-
-def _common(file: AdapterFile, what: str) -> object:
-    """A module's rank, scaling or dtype: one value, or all of them where its layers differ."""
-    values = {getattr(config, what) for config in file.configs.values()}
-    if what == "dtype":
-        values = {str(tensor.dtype) for pair in file.weights.values() for tensor in pair}
-    return values.pop() if len(values) == 1 else tuple(sorted(values))
 
 
 def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition: str = "paper") -> AdapterFile:

@@ -194,10 +194,9 @@ def _nevergrad(name: str, space: Space, budget: int, seed: int = 0) -> Any:
     known = {key.lower(): key for key in registry}
     spelled = name if name in registry else known.get(name.lower())
     if spelled is None:
-        ours = {*SEARCHES, *PAPERS}
-        hint = near_matches(name.lower(), {*ours, *known})
+        hint = near_matches(name.lower(), {*SEARCHES, *PAPERS, *known})
         if not hint.startswith("Did"):  # hundreds of names are no help
-            hint = near_matches("", ours) + " Every name in nevergrad.optimizers.registry is one."
+            hint = near_matches("", {*SEARCHES, *PAPERS}) + " Every name in nevergrad.optimizers.registry is one."
         raise CourseError(f"There is no optimizer {name!r}. {hint}")
     # scipy corrects nevergrad's tolerance of 0 and its budget, and says so at every start
     warnings.filterwarnings("ignore", message="COBYLA: Invalid", category=UserWarning)
@@ -266,14 +265,10 @@ def needs_gradient(optimizer: str | Callable) -> bool:
 
 
 def chosen_optimizer(name: str, dimension: int, budget: int) -> str:
-    """The algorithm that nevergrad runs under a name: NGOpt, Shiwa, CMA and others choose one by dimension and budget.
+    """The algorithm that nevergrad runs under a name of its registry, for N weights within the paper's bounds.
 
-    Args:
-        name: an optimizer of nevergrad's registry, in any case.
-        dimension: weights N, each within the paper's bounds.
-    Returns: Its name in nevergrad, for example "Cobyla".
+    NGOpt, Shiwa, CMA and others choose one by dimension and budget, for example "Cobyla" (claim H5).
     Raises CourseError: there is no such optimizer.
-    Source: claim H5.
     """
     _check_budget(budget)
     return _chosen(_nevergrad(name, Space(dimension), budget))

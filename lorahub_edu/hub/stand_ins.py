@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,26 +50,18 @@ def modules_for(
     wanted = names_for(profile, folder) if names is None else names
     if has_zoo(profile, folder):
         return zoo.load(wanted, folder)
-    return [_stand_in(_known(name), profile) for name in wanted]
+    return [_stand_in(name, profile) for name in wanted]
 
 
-def cards_for(
-    profile: Profile, names: Sequence[str] | None = None, folder: str | Path = zoo.SHIPPED
-) -> dict[str, Card]:
-    """The cards of `modules_for`, by name; a stand-in's has its task and NaN for every score."""
-    wanted = names_for(profile, folder) if names is None else names
-    if has_zoo(profile, folder):
-        return {name: zoo.card(name, folder) for name in wanted}
-    return {name: _stand_in_card(_known(name), profile) for name in wanted}
-
-
-def _known(name: str) -> str:
-    if name not in tasks.names("module"):
-        raise CourseError(f"There is no module {name!r}. {near_matches(name, tasks.names('module'))}")
-    return name
+def cards_for(profile: Profile) -> dict[str, Card]:
+    """The cards of a profile's modules, by name; a stand-in's has its task and NaN for every score."""
+    card = zoo.card if has_zoo(profile) else partial(_stand_in_card, profile=profile)
+    return {name: card(name) for name in names_for(profile)}
 
 
 def _stand_in(name: str, profile: Profile) -> AdapterFile:
+    if name not in tasks.names("module"):
+        raise CourseError(f"There is no module {name!r}. {near_matches(name, tasks.names('module'))}")
     settings = pretrained.load_config(profile.base_model)
     width, head = settings.hidden_size, settings.hidden_size // settings.num_attention_heads
     outputs = {"q_proj": width, "v_proj": head * settings.num_key_value_heads}

@@ -159,12 +159,8 @@ def is_on_hub(source: str | Path, folder: str | Path = SHIPPED) -> bool:
     return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not here
 
 
-def is_fetched(repo: str) -> bool:
-    """Whether a module of the hub lies in the course's cache."""
-    return (_hub_folder(repo) / WEIGHTS_FILE).is_file()
-
-
-def _hub_folder(repo: str) -> Path:
+def hub_folder(repo: str) -> Path:
+    """Where a module of the hub lies in the course's cache, once `from_hub` has fetched it."""
     return own_zoo() / "hub" / repo.replace("/", "--")
 
 
@@ -179,8 +175,8 @@ def from_hub(repo: str) -> Path:
 
     from lorahub_edu.lora import adapter_files
 
-    target = _hub_folder(repo)
-    if is_fetched(repo):
+    target = hub_folder(repo)
+    if (target / WEIGHTS_FILE).is_file():
         return target
     try:
         snapshot = Path(snapshot_download(repo, allow_patterns=["adapter_config.json", "adapter_model.*"]))
@@ -259,9 +255,8 @@ def overview(folder: str | Path = SHIPPED) -> Table:
 
 def card_table(name: str, folder: str | Path = SHIPPED) -> Table:
     """One module's card as a table."""
-    fields = asdict(card(name, folder))
-    fields["versions"] = ", ".join(f"{library} {version}" for library, version in fields["versions"].items())
-    return Table((name, ""), tuple((key.replace("_", " "), str(value)) for key, value in fields.items()))
+    fields = asdict(card(name, folder)).items()
+    return Table((name, ""), tuple((key.replace("_", " "), str(value)) for key, value in fields))
 
 
 def open_source(source: str | Path, folder: str | Path = SHIPPED) -> AdapterFile | Path:

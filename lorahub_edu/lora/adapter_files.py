@@ -122,15 +122,10 @@ def write_adapter(file: AdapterFile, folder: str | Path, targets: str | tuple[st
     metadata = {"format": "pt"} | ({BASE_HASH: file.base_model_sha256} if file.base_model_sha256 else {})
 
     folder = Path(folder)
-    try:
-        with save.replacing(folder) as unfinished:
-            unfinished.mkdir()
-            save_file(tensors, unfinished / WEIGHTS_FILE, metadata=metadata)
-            (unfinished / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise CourseError(
-            f"Can't write the adapter to {folder}: {error}. Free some space or choose another folder."
-        ) from error
+    with save.replacing(folder, "the adapter") as unfinished:
+        unfinished.mkdir()
+        save_file(tensors, unfinished / WEIGHTS_FILE, metadata=metadata)
+        (unfinished / CONFIG_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

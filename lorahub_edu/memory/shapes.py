@@ -76,20 +76,15 @@ def find(model: str) -> str | Path:
 
 
 def _from_file(path: Path) -> PreTrainedConfig:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        kind = fields["model_type"]
-    except OSError as error:
-        raise CourseError(f"Can't read {path}: {error.strerror}. Give a folder that holds a config.json.") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise CourseError(f"{path} is not the configuration of a model: it has no model_type.") from error
     from transformers import AutoConfig
 
     try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
         config = AutoConfig.for_model(**fields)
     except Exception as error:  # transformers checks the fields by its own kinds of error
         raise CourseError(
-            f"{path} is not a configuration that transformers reads ({kind}): {str(error)[:300]}"
+            f"{path} can't be read as a model's configuration: {type(error).__name__}: {str(error)[:300]}. Give a "
+            f"folder that holds a config.json with its model_type."
         ) from error
     # transformers would fill in what is missing, and the plan would be another model's.
     missing = [name for name in NEEDED if not {name, config.attribute_map.get(name)} & fields.keys()]

@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lorahub_edu.errors import CourseError
@@ -39,15 +38,12 @@ def save(attached: Attached, folder: str | Path) -> Path:
         "base_model_sha256": pretrained.base_sha256(name) if name else None,
         "trainable": attached.trainable,
     }
-    try:
-        with replacing(folder) as unfinished:
-            unfinished.mkdir()
-            for part in attached.parts:
-                _save_part(attached, part, unfinished if len(attached.parts) == 1 else unfinished / part)
-            (unfinished / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        raise CourseError(f"Can't write to {folder}: {error}. Free some space or choose another folder.") from error
+    with replacing(folder, "the method") as unfinished:
+        unfinished.mkdir()
+        for part in attached.parts:
+            _save_part(attached, part, unfinished if len(attached.parts) == 1 else unfinished / part)
+        (unfinished / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 

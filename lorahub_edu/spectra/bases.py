@@ -149,11 +149,5 @@ def _read(path: Path, p: int) -> BaseSpectrum | None:
 
 def _write(path: Path, spectrum: BaseSpectrum) -> None:
     errors = {"orthogonality": repr(spectrum.orthogonality), "defect": repr(spectrum.defect)}
-    try:
-        with save.replacing(path) as unfinished:
-            save_file({"basis": spectrum.basis, "values": spectrum.values}, unfinished, {"version": VERSION} | errors)
-    except (OSError, SafetensorError) as error:
-        raise CourseError(
-            f"Can't keep a spectrum of {spectrum.basis.numel() * 4 / 1e6:.0f} MB in {path.parent}: {error}. Free some "
-            f"space or point {assets.HOME_VARIABLE} to another disk."
-        ) from error
+    with save.replacing(path, "a spectrum of the base") as unfinished:
+        save_file({"basis": spectrum.basis, "values": spectrum.values}, unfinished, {"version": VERSION} | errors)

@@ -12,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lorahub_edu.errors import CourseError
 from lorahub_edu.files import save as files
 
 TENSORS_FILE = "state.safetensors"
@@ -36,19 +35,13 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> Non
     """
     target = folder / f"step-{step:08d}"
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        with files.replacing(target, durable=True) as unfinished:
-            unfinished.mkdir()
-            save_file(contents, unfinished / TENSORS_FILE)
-            (unfinished / META_FILE).write_text(json.dumps({"step": step} | meta), encoding="utf-8")
-            if target.exists():
-                shutil.rmtree(target)
-    except (OSError, SafetensorError) as error:
-        free = shutil.disk_usage(folder.parent if not folder.exists() else folder).free / 1e9
-        raise CourseError(
-            f"Can't write the checkpoint of step {step} to {folder}: {error} ({free:.1f} GB free). Earlier checkpoints "
-            f"are intact: free some space and start the same command again."
-        ) from error
+    what = f"the checkpoint of step {step} (earlier ones are intact, and the same command continues from there)"
+    with files.replacing(target, what, durable=True) as unfinished:
+        unfinished.mkdir()
+        save_file(contents, unfinished / TENSORS_FILE)
+        (unfinished / META_FILE).write_text(json.dumps({"step": step} | meta), encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
     for old in _steps(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
 

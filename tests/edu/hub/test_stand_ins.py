@@ -24,7 +24,7 @@ TINY = PROFILES["tiny"]
 @pytest.fixture
 def own_zoo(tmp_path: Path) -> Path:
     """A zoo of two modules that were made for the tiny base, and say so on their cards."""
-    cards = stand_ins.cards_for(TINY, ["past", "upper"])
+    cards = stand_ins.cards_for(TINY)
     for name, card in cards.items():
         model = tiny.model()
         adapters.inject(model, LoRAConfig(rank=3, alpha=6.0), name, seed=1)
@@ -67,7 +67,6 @@ def test_a_zoo_of_this_base_is_taken(own_zoo: Path) -> None:
     assert stand_ins.has_zoo(TINY, own_zoo) and stand_ins.names_for(TINY, own_zoo) == ["past", "upper"]
     files = stand_ins.modules_for(TINY, ["upper"], own_zoo)
     assert files[0].path == own_zoo / "upper" and files[0].configs[next(iter(files[0].configs))].rank == 3
-    assert stand_ins.cards_for(TINY, folder=own_zoo)["past"].strict_after == 0.5
 
 
 def test_a_zoo_of_another_base_is_left_alone(own_zoo: Path) -> None:
@@ -82,20 +81,18 @@ def test_the_shipped_zoo_belongs_to_the_default_profile() -> None:
     laptop = PROFILES["cpu"]
     assert stand_ins.has_zoo(laptop) and not stand_ins.has_zoo(TINY)
     assert stand_ins.names_for(laptop) == zoo.names()
-    assert stand_ins.cards_for(laptop, ["past"])["past"] == zoo.card("past")
+    assert stand_ins.cards_for(laptop)["past"] == zoo.card("past")
     assert {"past", "upper", "plural", "gerund", "num2words", "words2num"} <= set(zoo.names())  # lesson 06 names them
 
 
-def test_a_stand_ins_card_claims_nothing(tmp_path: Path) -> None:
-    card = stand_ins.cards_for(TINY, ["past"], tmp_path)["past"]
+def test_a_stand_ins_card_claims_nothing() -> None:
+    card = stand_ins.cards_for(TINY)["past"]
     assert card.base_model == TINY.base_model and card.base_model_sha256 == pretrained.base_sha256(TINY.base_model)
     assert card.instruction == tasks.get("past").instructions[0] and card.device == "made, not trained"
     assert all(math.isnan(getattr(card, field)) for field in ("loss_after", "strict_after", "answer_only_after"))
 
 
-@pytest.mark.parametrize("give", [stand_ins.modules_for, stand_ins.cards_for])
-def test_an_unknown_name_is_answered_with_near_ones(give, own_zoo: Path, tmp_path: Path) -> None:
-    with pytest.raises(CourseError, match=r"no module 'pasd'.*past"):
-        give(TINY, ["pasd"], tmp_path / "nowhere")
-    with pytest.raises(CourseError, match=r"no module 'pasd'.*past"):
-        give(TINY, ["pasd"], own_zoo)
+def test_an_unknown_name_is_answered_with_near_ones(own_zoo: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path / "nowhere", own_zoo):
+        with pytest.raises(CourseError, match=r"no module 'pasd'.*past"):
+            stand_ins.modules_for(TINY, ["pasd"], folder)
