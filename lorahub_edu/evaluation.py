@@ -19,8 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import make_batches
 from lorahub_edu.errors import CourseError
-from lorahub_edu.training import architectures
-from lorahub_edu.training.losses import mean_loss
+from lorahub_edu.training.losses import check_batching, mean_loss
 
 SAMPLING_SECONDS = 0.005
 
@@ -29,11 +28,11 @@ def loss(model: PreTrainedModel, rows: Sequence[Encoded], micro_batch_size: int 
     """Mean next-token loss over every labelled token of some rows, in nats a token.
 
     `batching`, as in `make_batches`, changes the speed, not the value.
-    Raises CourseError: there are no rows, or the model's own loss is another one (`architectures`).
+    Raises CourseError: there are no rows, or the model's own loss is another one (`losses.check_loss`).
     """
     if not rows:
         raise CourseError("There are no rows to evaluate on.")
-    architectures.check_batching(model, batching)
+    check_batching(model, batching)
     pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
     return mean_loss(model, make_batches(rows, batching, micro_batch_size, pad))
 

@@ -16,8 +16,13 @@ from lorahub_edu.data.alpaca import IGNORED
 from lorahub_edu.data.batching import attention_masks, make_batches
 from lorahub_edu.data.fewshot import PromptedRow, ScoringBatch
 from lorahub_edu.errors import CourseError
-from lorahub_edu.training import architectures
-from lorahub_edu.training.losses import has_virtual_tokens, last_hidden_states, output_logits
+from lorahub_edu.training.losses import (
+    check_batching,
+    check_loss,
+    has_virtual_tokens,
+    last_hidden_states,
+    output_logits,
+)
 
 LOGIT_ROWS = 64  # label positions whose logits exist at a time: 64 x 49,152 numbers, not all of a population's
 
@@ -51,7 +56,7 @@ def score(model: PreTrainedModel, rows: Sequence[PromptedRow] | Sequence[Scoring
     """Loss and exact match of a model as it is, with whatever adapter is active: P = 1.
 
     It is a causal language model or an encoder-decoder. One with virtual tokens takes encoded rows only, and pads them.
-    Raises CourseError: there are no rows, or the model's own losses are other ones (`training.architectures`).
+    Raises CourseError: there are no rows, or the model's own losses are other ones (`losses.check_loss`).
     """
     was_training = model.training
     model.eval()
@@ -73,7 +78,7 @@ def check_architecture(model: PreTrainedModel) -> None:
         return gather([[judge(model, batch, 1) for batch in batches]], batches).losses[0]
 
     advice = "score its rows with scoring.score_padded."
-    architectures.check(model, "scores of rows that share a prompt's beginning", ours, advice)
+    check_loss(model, "scores of rows that share a prompt's beginning", ours, advice)
 
 
 @torch.no_grad()
@@ -81,7 +86,7 @@ def score_padded(model: PreTrainedModel, rows: Sequence[PromptedRow], rows_at_a_
     """As `score`, in evaluation mode, each row whole and padded on the right: slower, and for any method."""
     if not rows or isinstance(rows[0], ScoringBatch):
         raise CourseError("There are no rows to score: give at least one example, and no packed batches.")
-    architectures.check_batching(model, "padded")
+    check_batching(model, "padded")
     groups = [rows[start : start + rows_at_a_time] for start in range(0, len(rows), rows_at_a_time)]
     judged = []
     for group in groups:

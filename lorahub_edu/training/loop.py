@@ -19,9 +19,9 @@ from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import Batch, make_batches, step_rows
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapters
-from lorahub_edu.training import architectures, checkpoints
+from lorahub_edu.training import checkpoints
 from lorahub_edu.training.descent import Descent, autocast, gradient_checkpointing, interrupts, schedule, seeded
-from lorahub_edu.training.losses import batch_loss, mean_loss
+from lorahub_edu.training.losses import batch_loss, check_batching, mean_loss
 
 LOG_FILE = "log.jsonl"
 
@@ -95,8 +95,8 @@ def train(
     `folder` keeps checkpoints and log.jsonl, and a run that was killed continues from there. `on_step` is called with
     each step's record, for example to draw a curve.
     Raises CourseError: nothing is trainable or an adapter is merged; the model's own loss is another one
-        (`architectures`); the folder holds another run; the loss is NaN or infinite (the weights are then those before
-        that step); the disk is full.
+        (`losses.check_loss`); the folder holds another run; the loss is NaN or infinite (the weights are then those
+        before that step); the disk is full.
     Source: Hu et al. 2021, section 4.2; loss over the labels of a whole step, as transformers' Trainer has it.
     """
     run = _Run(model, rows, config, list(validation), Path(folder) if folder else None)
@@ -162,7 +162,7 @@ class _Run:
         )
         self.pad_token_id = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 0
         with autocast(self.device, config.autocast):
-            architectures.check_batching(model, config.batching)
+            check_batching(model, config.batching)
         self.result = TrainingResult()
         self.saved_step = -1
 

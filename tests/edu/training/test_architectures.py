@@ -14,7 +14,7 @@ from lorahub_edu.data.batching import STRATEGIES, additive_mask, make_batches
 from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
-from lorahub_edu.training import architectures
+from lorahub_edu.training import losses
 from lorahub_edu.training.descent import Descent, schedule
 from lorahub_edu.training.loop import TrainingConfig, train
 from lorahub_edu.training.losses import batch_loss
@@ -39,7 +39,7 @@ def with_lora(model) -> LoRAConfig:
 
 
 def test_the_list_of_tested_types_is_what_is_tested_here() -> None:
-    assert {*arch.SETTINGS, "t5"} == architectures.TESTED  # T5: tests/edu/hub/test_t5.py
+    assert {*arch.SETTINGS, "t5"} == losses.TESTED  # T5: tests/edu/hub/test_t5.py
 
 
 @pytest.mark.parametrize("name", arch.SETTINGS)
