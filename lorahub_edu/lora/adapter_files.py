@@ -275,9 +275,7 @@ def put_adapter(
     """
     file.check_base(base_model_sha256, "this one", "Load that base, or train the adapter again on this one.")
     layers = adapters.fitting_layers(model, file.shapes, f"{file.path} adapts", file.base_model)
-    for name, layer in layers.items():
-        if isinstance(layer, LoRALinear) and adapter in layer.configs:
-            raise CourseError(f"{name} has an adapter {adapter!r} already: give this one another name.")
+    adapters.check_free(layers, adapter)
     oversized = []
     for name, (A, B) in file.weights.items():
         layer, config = layers[name], file.configs[name]

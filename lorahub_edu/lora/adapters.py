@@ -61,22 +61,18 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str]) -> list[
     if target_modules == ALL_LINEAR:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         return [name for name in linear if model.get_submodule(name) is not head]
-    endings = sorted({name.rpartition(".")[2] for name in linear})
-    if isinstance(target_modules, str):
+    patterns = [target_modules] if isinstance(target_modules, str) else [[ending] for ending in target_modules]
+    for pattern in patterns:
         try:
-            names = [name for name in linear if selects(target_modules, name)]
+            fits_any = any(selects(pattern, name) for name in linear)
         except re.error as error:
             raise CourseError(f"{target_modules!r} is not a regular expression: {error}.") from error
-        if not names:
-            hint = near_matches(target_modules, endings)
+        if not fits_any:
+            hint = near_matches("".join(pattern), sorted({name.rpartition(".")[2] for name in linear}))
             raise CourseError(
-                f"No linear layer's whole name matches the pattern {target_modules!r}. {hint} "
-                f"The first layer is called {linear[0]!r}; a list such as ['q_proj'] matches name endings."
+                f"No linear layer fits {pattern!r}. {hint} A list such as ['q_proj'] matches ends of names, and a "
+                f"pattern matches whole names, such as {next(iter(linear), '')!r}."
             )
-        return names
-    for ending in target_modules:
-        if not any(selects([ending], name) for name in linear):
-            raise CourseError(f"No linear layer's name ends in {ending!r}. {near_matches(ending, endings)}")
     return [name for name in linear if selects(target_modules, name)]
 
 
@@ -90,16 +86,20 @@ def fitting_layers(
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | LoRALinear)}
     for name, shape in shapes.items():
         if name not in layers:
-            raise CourseError(
-                f"{adapts} {name}, which this model does not have. {near_matches(name, layers)} The adapter was made "
-                f"for {base!r}."
-            )
-        if (own := (layers[name].out_features, layers[name].in_features)) != shape:
-            raise CourseError(
-                f"{adapts} {name}, which is {own} in this model, but the adapter was made for {shape}. It belongs to "
-                f"another base model: {base!r}."
-            )
+            difference = f"which this model does not have. {near_matches(name, layers)}"
+        elif (own := (layers[name].out_features, layers[name].in_features)) != shape:
+            difference = f"which is {own} in this model, but the adapter was made for {shape}."
+        else:
+            continue
+        raise CourseError(f"{adapts} {name}, {difference} The adapter belongs to another base model: {base!r}.")
     return {name: layers[name] for name in shapes}
+
+
+def check_free(layers: Mapping[str, nn.Module], adapter: str) -> None:
+    """Raise CourseError if one of the layers, by name, has an adapter of that name."""
+    for name, layer in layers.items():
+        if isinstance(layer, LoRALinear) and adapter in layer.configs:
+            raise CourseError(f"{name} has an adapter {adapter!r} already: choose another name.")
 
 
 def inject(
@@ -113,27 +113,24 @@ def inject(
         name is taken.
     Source: Hu et al. 2021, section 4.2.
     """
-    names = find_targets(model, config.target_modules)
-    for name in names:  # all or nothing: check every layer before the first is touched
-        layer = model.get_submodule(name)
+    layers = {name: model.get_submodule(name) for name in find_targets(model, config.target_modules)}
+    check_free(layers, adapter)
+    for name, layer in layers.items():  # all or nothing: every layer is checked before the first is touched
         largest = min(layer.in_features, layer.out_features)
         if config.rank > largest:
             raise CourseError(
                 f"Rank {config.rank} is above the size of {name}: a ({layer.out_features}, {layer.in_features}) matrix "
                 f"has rank {largest} at most. Choose a rank from 1 to {largest}, or leave that layer out."
             )
-        if isinstance(layer, LoRALinear) and adapter in layer.configs:
-            raise CourseError(f"{name} has an adapter {adapter!r} already: choose another name.")
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    for name in names:
-        layer = model.get_submodule(name)
+    for name, layer in layers.items():
         if isinstance(layer, LoRALinear):
             layer.add_adapter(adapter, config, generator)
         else:
             model.set_submodule(name, LoRALinear(layer, config, adapter, generator))
     freeze(model)
     set_adapter(model, adapter)
-    return [(name, model.get_submodule(name)) for name in names]
+    return [(name, model.get_submodule(name)) for name in layers]
 
 
 def freeze(model: nn.Module) -> None:
