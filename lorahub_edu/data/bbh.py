@@ -6,13 +6,12 @@ Source: Suzgun et al. 2022, "Challenging BIG-Bench Tasks", arXiv 2210.09261 (MIT
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from lorahub_edu.data.rows import parse, read_parquet, read_text, text_field
-from lorahub_edu.data.tasks import Item, Task, draw
+from lorahub_edu.data.tasks import Item, Task
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files import assets
 from lorahub_edu.files.assets import Asset, Edition
@@ -57,26 +56,6 @@ def load(name: str, *, offline: bool = False) -> Task:
     check_name(name)
     path = assets.fetch(asset(name), offline=offline)
     return Task(name=name, kind=KIND, instructions=(INSTRUCTIONS[name],), train=tuple(read(path)), test=())
-
-
-def split(task: Task, seed: int, shots: int = 5) -> Task:
-    """The same task with a few of its rows drawn as examples (`train`) and the rest left for the test.
-
-    `test` is in the file's order. A row that asks a drawn example's question again (one task holds two such pairs, with
-    opposite answers) is in neither part.
-    Raises CourseError: fewer than one example is asked for, no row would be left, or the task is split already.
-    Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4.1: five examples of each task.
-    """
-    if task.test:
-        raise CourseError(f"{task.name} is split already, into {len(task.train)} and {len(task.test)} rows: load it.")
-    pool = list({item.input: item for item in task.train}.values())  # one row a question
-    if not 1 <= shots < len(pool):
-        raise CourseError(
-            f"{shots} examples can't be drawn from the {len(pool)} of {task.name}: take 1 or more, say 5."
-        )
-    drawn = draw(replace(task, train=tuple(pool)), seed, shots)
-    questions = {item.input for item in drawn}
-    return replace(task, train=tuple(drawn), test=tuple(item for item in task.train if item.input not in questions))
 
 
 def read(path: str | Path) -> list[Item]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,11 +26,18 @@ def find_task(name: str) -> Task:
 
 
 def split(task: Task, draw: int, shots: int, test_items: int) -> tuple[list[Item], list[Item]]:
-    """A draw of examples, and the items to test on, which hold none of the examples."""
-    if task.kind == bbh.KIND:
-        parts = bbh.split(task, draw, shots)
-        return list(parts.train), list(parts.test[:test_items])
-    return tasks.draw(task, draw, shots), list(task.test[:test_items])
+    """A draw of examples, and the items to test on in their order, which hold none of the examples.
+
+    All rows of BIG-Bench Hard are in one part: those that are not drawn are the test. A row that asks a drawn example's
+    question again (one task holds two such pairs, with opposite answers) is in neither part.
+    Raises CourseError: there are fewer items. Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 4.1.
+    """
+    if task.kind != bbh.KIND:
+        return tasks.draw(task, draw, shots), list(task.test[:test_items])
+    pool = tuple({item.input: item for item in task.train}.values())  # one row a question
+    drawn = tasks.draw(replace(task, train=pool), draw, shots)
+    questions = {item.input for item in drawn}
+    return drawn, [item for item in task.train if item.input not in questions][:test_items]
 
 
 @dataclass(frozen=True)
