@@ -33,7 +33,7 @@ TOLERANCE = 1e-4  # on the mean loss of a step, in nats, float32
 
 
 def encoded_rows(tokenizer, block_size: int) -> list[alpaca.Encoded]:
-    rows, _ = alpaca.load_alpaca(offline=True)
+    rows, _ = alpaca.load_rows("alpaca", offline=True)
     training, _ = alpaca.split(rows, 32, seed=0)
     return alpaca.encode_rows(training, tokenizer, block_size, too_long="drop")
 

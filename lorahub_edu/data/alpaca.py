@@ -20,6 +20,10 @@ Row = TypeVar("Row")
 IGNORED = -100  # torch's cross_entropy and transformers both skip this label
 SHIPPED_FILE = "alpaca_original.jsonl"
 SHIPPED = "the course's own small set of rows in Alpaca's format (CC BY 4.0)"
+ADVICE_52K = (
+    "\n  - fetch all 52,002 rows with: lorahub-edu fetch --profile gpu24"
+    "\n  - train on the Alpaca rows that are here: --data alpaca"
+)
 SETS = ("tiny", "alpaca", "alpaca-52k", "dolly")
 
 PROMPT_WITH_INPUT = (
@@ -54,42 +58,28 @@ def shipped_examples() -> list[Example]:
         return read_rows(path)
 
 
-def load_alpaca(*, offline: bool = False) -> tuple[list[Example], str]:
-    """Alpaca's rows without empty outputs, or else the shipped set, and one sentence that says which."""
-    try:
-        return _alpaca_rows(assets.fetch("alpaca", offline=offline))
-    except CourseError as problem:
-        logger.warning("Alpaca could not be loaded, so the smaller shipped set is used. %s", problem)
-        return shipped_examples(), SHIPPED
-
-
-def _alpaca_rows(path: Path) -> tuple[list[Example], str]:
-    rows = read_rows(path, on_bad_row="skip")
-    return rows, f"{len(rows):,} Alpaca rows from {path.name} (CC BY-NC 4.0, non-commercial use only)"
-
-
 def load_rows(name_or_path: str | Path, *, offline: bool = False) -> tuple[list[Example], str]:
     """The rows of a set or a file, and one sentence that says which.
 
-    The sets: "tiny" (the shipped rows), "alpaca" (any edition), "alpaca-52k" (all rows or none), "dolly". Raises
-    CourseError for anything else that `read_rows` does not take, or where the set can't be had.
+    The sets: "tiny" (the shipped rows), "alpaca" (any edition, else the shipped rows), "alpaca-52k" (all rows or none),
+    "dolly". Alpaca's rows with an empty output are left out. Raises CourseError for anything else that `read_rows` does
+    not take, or where the set can't be had.
     """
-    if name_or_path == "tiny":
-        return shipped_examples(), SHIPPED
-    if name_or_path == "alpaca":
-        return load_alpaca(offline=offline)
-    if name_or_path == "alpaca-52k":
-        try:
-            return _alpaca_rows(assets.fetch("alpaca-52k", offline=offline))
-        except CourseError as problem:
-            raise CourseError(
-                f"{problem}\n  - fetch all 52,002 rows with: lorahub-edu fetch --profile gpu24\n"
-                f"  - train on the Alpaca rows that are here: --data alpaca"
-            ) from None
     check_rows(name_or_path)
-    path = assets.fetch("dolly", offline=offline) if str(name_or_path) == "dolly" else Path(name_or_path)
-    rows = read_rows(path)
-    return rows, f"{len(rows):,} rows from {path.name}"
+    name = str(name_or_path)
+    if name == "tiny":
+        return shipped_examples(), SHIPPED
+    is_alpaca = name in ("alpaca", "alpaca-52k")
+    try:
+        path = assets.fetch(name, offline=offline) if name in SETS else Path(name_or_path)
+        rows = read_rows(path, on_bad_row="skip" if is_alpaca else "raise")
+    except CourseError as problem:
+        if name == "alpaca":
+            logger.warning("Alpaca could not be loaded, so the smaller shipped set is used. %s", problem)
+            return shipped_examples(), SHIPPED
+        raise CourseError(f"{problem}{ADVICE_52K if is_alpaca else ''}") from None
+    licence = " (CC BY-NC 4.0, non-commercial use only)" if is_alpaca else ""
+    return rows, f"{len(rows):,} {'Alpaca ' if is_alpaca else ''}rows from {path.name}{licence}"
 
 
 def check_rows(name_or_path: str | Path) -> None:

@@ -19,7 +19,6 @@ from lorahub_edu.data.alpaca import (
     encode,
     encode_rows,
     format_prompt,
-    load_alpaca,
     load_rows,
     shipped_examples,
     split,
@@ -40,27 +39,26 @@ def test_shipped_set_is_large_diverse_and_whole():
     assert all(list(json.loads(line)) == ["instruction", "input", "output"] for line in lines)
 
 
-def test_load_alpaca_uses_the_file_and_leaves_empty_rows_out(tmp_path, monkeypatch, caplog):
+def test_alpaca_uses_the_file_and_leaves_empty_rows_out(tmp_path, monkeypatch, caplog):
     path = write(tmp_path, "alpaca.json", json.dumps([GOOD, GOOD | {"output": ""}, WITHOUT]))
     asked = {}
     monkeypatch.setattr(alpaca.assets, "fetch", lambda name, **options: asked.update(options, name=name) or path)
-    rows, where = load_alpaca(offline=True)
+    rows, where = load_rows("alpaca", offline=True)
     assert asked == {"name": "alpaca", "offline": True}
     assert len(rows) == 2 and "1 of 3 rows left out" in caplog.text
     assert where == "2 Alpaca rows from alpaca.json (CC BY-NC 4.0, non-commercial use only)"
-    assert load_rows("alpaca") == (rows, where)
 
 
-def test_load_alpaca_falls_back_to_the_shipped_set(tmp_path, monkeypatch, caplog):
+def test_alpaca_falls_back_to_the_shipped_set(tmp_path, monkeypatch, caplog):
     def fail(name, **options):
         raise CourseError("no place had it")
 
     monkeypatch.setattr(alpaca.assets, "fetch", fail)
-    rows, where = load_alpaca()
+    rows, where = load_rows("alpaca")
     assert rows == shipped_examples() and "small set" in where
     assert caplog.records[0].levelno == logging.WARNING and "no place had it" in caplog.text
     monkeypatch.setattr(alpaca.assets, "fetch", lambda name, **_: write(tmp_path, "half.json", '[{"instr'))
-    assert load_alpaca()[0] == shipped_examples()
+    assert load_rows("alpaca")[0] == shipped_examples()
 
 
 def test_load_rows(tmp_path, monkeypatch):
