@@ -19,14 +19,6 @@ LENGTHS = (4, 5, 6, 7)  # words in a phrase, each equally often
 
 
 @dataclass(frozen=True)
-class SequenceTask:
-    """What is asked of a phrase, and how code answers it."""
-
-    instruction: str
-    solve: Callable[[Sequence[str]], str]
-
-
-@dataclass(frozen=True)
 class Parts:
     """A task's rows in three parts that share no phrase: to train on, to settle settings on, to report on."""
 
@@ -45,19 +37,14 @@ def _every_second_in_capitals(words: Sequence[str]) -> str:
     return " ".join(word.upper() if index % 2 else word for index, word in enumerate(words))
 
 
-TASKS = {
-    "reverse": SequenceTask("Reverse the order of the words.", lambda words: " ".join(reversed(words))),
-    "capitals": SequenceTask("Write every second word in capitals.", _every_second_in_capitals),
-    "lengths": SequenceTask("Count the letters of each word.", lambda words: " ".join(str(len(w)) for w in words)),
-    "sort": SequenceTask("Sort the words alphabetically.", lambda words: " ".join(sorted(words))),
-    "pig_latin": SequenceTask("Translate to pig latin.", lambda words: " ".join(map(_pig_latin, words))),
+# By name: what is asked of a phrase, and how code answers it.
+TASKS: dict[str, tuple[str, Callable[[Sequence[str]], str]]] = {
+    "reverse": ("Reverse the order of the words.", lambda words: " ".join(reversed(words))),
+    "capitals": ("Write every second word in capitals.", _every_second_in_capitals),
+    "lengths": ("Count the letters of each word.", lambda words: " ".join(str(len(w)) for w in words)),
+    "sort": ("Sort the words alphabetically.", lambda words: " ".join(sorted(words))),
+    "pig_latin": ("Translate to pig latin.", lambda words: " ".join(map(_pig_latin, words))),
 }
-
-
-def get(name: str) -> SequenceTask:
-    if name not in TASKS:
-        raise CourseError(f"There is no task {name!r} over phrases. {near_matches(name, TASKS)}")
-    return TASKS[name]
 
 
 @cache
@@ -81,11 +68,13 @@ def split(name: str, *, train: int = 1600, settling: int = 128, validation: int 
     The same seed gives the same rows. More rows to train on leave the other parts as they are.
     Raises CourseError: there is no such task, or a size is below 1.
     """
-    task = get(name)
+    if name not in TASKS:
+        raise CourseError(f"There is no task {name!r} over phrases. {near_matches(name, TASKS)}")
+    instruction, solve = TASKS[name]
     if min(train, settling, validation) < 1:
         raise CourseError(f"{train} train, {settling} settling, {validation} validation rows: take at least 1 of each.")
     drawn = phrases(f"sequence/{name}/{seed}", words(), LENGTHS, train + settling + validation)
-    rows = tuple(Example(task.instruction, " ".join(phrase), task.solve(phrase)) for phrase in drawn)
+    rows = tuple(Example(instruction, " ".join(phrase), solve(phrase)) for phrase in drawn)
     held = validation + settling  # drawn first, so that they do not depend on how many rows are trained on
     return Parts(rows[held:], rows[validation:held], rows[:validation])
 

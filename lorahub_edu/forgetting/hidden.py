@@ -85,22 +85,20 @@ class Tail:
             for name, module in model.named_modules()
             if module in inside and name.rpartition(".")[2] in PROJECTIONS
         )
-        self.original = {name: self._matrix(name).detach().to(torch.float32, copy=True) for name in self.names}
+        matrices = {name: model.get_submodule(name).weight for name in self.names}
+        self.original = {name: weight.detach().to(torch.float32, copy=True) for name, weight in matrices.items()}
         self.weights = self.original
         model.requires_grad_(False)
         model.eval()
         if dtype is not None:
             model.to(dtype)
 
-    def _matrix(self, name: str) -> Tensor:
-        return self.model.get_submodule(name).weight
-
     @torch.no_grad()
     def put(self, weights: Mapping[str, Tensor] | None = None) -> None:
         """Set the tail's matrices, (out, in) float32 by name; a matrix that is left out gets its original back."""
         self.weights = self.original | dict(weights or {})
         for name, weight in self.weights.items():
-            self._matrix(name).copy_(weight)
+            self.model.get_submodule(name).weight.copy_(weight)
 
     @torch.no_grad()
     def below(self, ids: Tensor, position_ids: Tensor, mask: Tensor) -> Tensor:

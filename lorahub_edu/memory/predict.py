@@ -52,7 +52,9 @@ def predict(config: PreTrainedConfig, setting: Setting, *, every_layer: bool = F
     Raises CourseError: the method does not fit the model, or the model can't be built from its configuration.
     """
     depth, layers = DEPTHS.get(setting.method, DEPTH), _layers(config)
-    if every_layer or layers <= depth + 1 or not _alike(config):
+    unlike = getattr(config, "num_decoder_layers", None) not in (None, layers)  # as far as the configuration says
+    unlike |= len(set(getattr(config, "layer_types", None) or ())) > 1
+    if every_layer or layers <= depth + 1 or unlike:
         return _at_the_peak(*_run(config, setting))
     small, *small_counts = _run(with_layers(config, depth), setting)
     large, *large_counts = _run(with_layers(config, depth + 1), setting)
@@ -103,13 +105,6 @@ def _layers(config: PreTrainedConfig) -> int:
         raise CourseError(
             f"The configuration of a {config.model_type} model does not say how many layers it has (num_hidden_layers)."
         ) from error
-
-
-def _alike(config: PreTrainedConfig) -> bool:
-    """Whether all layers are of one kind, as far as the configuration says."""
-    same_stacks = getattr(config, "num_decoder_layers", None) in (None, _layers(config))
-    kinds = getattr(config, "layer_types", None)
-    return same_stacks and (kinds is None or len(set(kinds)) == 1)
 
 
 def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,15 +16,6 @@ from lorahub_edu.files import save as files
 TENSORS_FILE = "state.safetensors"
 META_FILE = "state.json"
 KEEP = 2  # the newest, and the one before in case the disk lost the newest
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """State after `step` optimizer steps: named tensors and what JSON can hold."""
-
-    step: int
-    tensors: dict[str, Tensor]
-    meta: dict
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> None:
@@ -50,13 +40,16 @@ def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-????????"))
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that can be read whole; None when there is none. Leftovers of a killed save are removed."""
+def load_latest(folder: Path) -> tuple[int, dict[str, Tensor], dict] | None:
+    """The newest checkpoint that can be read whole: its step, its tensors, and what JSON held of it.
+
+    None when there is none. Leftovers of a killed save are removed.
+    """
     files.remove_unfinished(folder / "step")  # of every step
     for path in reversed(_steps(folder)):
         try:
             meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
-            return Checkpoint(meta.pop("step"), load_file(path / TENSORS_FILE), meta)
+            return meta.pop("step"), load_file(path / TENSORS_FILE), meta
         except (OSError, ValueError, KeyError, SafetensorError):
             continue
     return None

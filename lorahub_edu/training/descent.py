@@ -24,9 +24,8 @@ class DivergedError(CourseError):
 
 
 class Step(NamedTuple):
-    """One optimizer step: its number from 1, its loss, its learning rate, and the gradient's norm before clipping."""
+    """One optimizer step: its loss, its learning rate, and the gradient's norm before clipping."""
 
-    number: int
     loss: float
     learning_rate: float
     gradient_norm: float
@@ -106,7 +105,7 @@ class Descent:
                 for value, parameter in zip(self.values, self.parameters, strict=True):
                     parameter.copy_(value)
         self.steps_done += 1
-        return Step(self.steps_done, total, learning_rate, norm)
+        return Step(total, learning_rate, norm)
 
     def _require_finite(self, what: str, number: float, learning_rate: float) -> None:
         if not math.isfinite(number):

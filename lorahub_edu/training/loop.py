@@ -189,19 +189,19 @@ class _Run:
             self.save()
             self._write_log()
             return
-        now, there = self.fingerprint(), checkpoint.meta["fingerprint"]
+        step, tensors, meta = checkpoint
+        now, there = self.fingerprint(), meta["fingerprint"]
         different = [f"{key} ({there.get(key)} there, {now[key]} now)" for key in now if now[key] != there.get(key)]
         if different:
             raise CourseError(
                 f"{self.folder} holds another run: {'; '.join(different)}. Use the same settings to go on with it, or "
                 f"another folder."
             )
-        tensors, meta = checkpoint.tensors, checkpoint.meta
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"parameter.{name}"])
         checkpoints.restore_optimizer(self.descent.optimizer, list(self.parameters), tensors)
-        self.descent.steps_done = self.saved_step = checkpoint.step
+        self.descent.steps_done = self.saved_step = step
         self.result = TrainingResult(meta["history"])
         self._write_log()  # drops lines of steps that were done after the checkpoint and lost
 
@@ -233,16 +233,13 @@ class _Run:
             except _InterruptedError:
                 return None
         seconds, tokens = time.perf_counter() - started, sum(batch.num_tokens for batch in batches)
-        record = {
-            "step": step.number,
-            "loss": step.loss,
-            "learning_rate": step.learning_rate,
-            "gradient_norm": step.gradient_norm,
-            "tokens": tokens,
-            "tokens_per_second": tokens / seconds,
-            "seconds": seconds,
-        }
-        self._validate(record)
+        speed = {"tokens": tokens, "tokens_per_second": tokens / seconds, "seconds": seconds}
+        record = {"step": self.step} | step._asdict() | speed
+        due = config.validate_every and (self.step % config.validate_every == 0 or self.step == config.steps)
+        if due and self.validation:
+            with autocast(self.device, config.autocast):
+                batches = make_batches(self.validation, config.batching, config.micro_batch_size, self.pad_token_id)
+                record["validation_loss"] = mean_loss(self.model, batches)
         self.result.history.append(record)
         if self.folder is not None:
             with (self.folder / LOG_FILE).open("a", encoding="utf-8") as log:
@@ -256,12 +253,3 @@ class _Run:
             raise _InterruptedError
         with autocast(self.device, self.config.autocast):
             return batch_loss(self.model, batch.to(self.device))
-
-    def _validate(self, record: dict) -> None:
-        config = self.config
-        due = config.validate_every and (self.step % config.validate_every == 0 or self.step == config.steps)
-        if not due or not self.validation:
-            return
-        with autocast(self.device, config.autocast):
-            batches = make_batches(self.validation, config.batching, config.micro_batch_size, self.pad_token_id)
-            record["validation_loss"] = mean_loss(self.model, batches)

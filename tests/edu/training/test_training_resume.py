@@ -252,7 +252,7 @@ def test_a_full_disk_keeps_earlier_checkpoints(rows, tmp_path: Path, monkeypatch
     with pytest.raises(CourseError, match="checkpoint of step 4 .earlier ones are intact.*No space left"):
         train(adapted(), rows, config, folder=tmp_path, progress=False)
     monkeypatch.setattr(checkpoints, "save_file", real)
-    assert checkpoints.load_latest(tmp_path).step == 2
+    assert checkpoints.load_latest(tmp_path)[0] == 2
     whole, again = adapted(), adapted()
     train(whole, rows, config, progress=False)
     train(again, rows, config, folder=tmp_path, progress=False)
