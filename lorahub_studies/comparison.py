@@ -211,7 +211,8 @@ def cost(job: Cost) -> dict:
             "step_cpu_seconds": (clock[-1][1] - clock[1][1]) / steps,
         }
         with tempfile.TemporaryDirectory() as folder:
-            entry["disk_bytes"] = files.weight_bytes(files.save(attached, Path(folder) / "saved"))
+            saved = files.save(attached, Path(folder) / "saved")
+            entry["disk_bytes"] = sum(file.stat().st_size for file in saved.rglob("*.safetensors"))
         return entry | _generated(attached, tokenizer)
     except Exception as error:  # as in run
         return entry | {"error": f"{type(error).__name__}: {str(error)[:300]}"}

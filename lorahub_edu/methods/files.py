@@ -29,7 +29,8 @@ def save(attached: Attached, folder: str | Path) -> Path:
     Raises CourseError: the folder holds something else or can't be written.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not is_saved(folder))):
+    saved = any((folder / file).is_file() for file in (DESCRIPTION_FILE, CONFIG_FILE))  # by this function, or by PEFT
+    if folder.exists() and not saved and (not folder.is_dir() or any(folder.iterdir())):
         raise CourseError(f"{folder} holds something else than a saved method: choose another folder.")
     name = pretrained.name_of(attached.base)
     described = {
@@ -45,16 +46,6 @@ def save(attached: Attached, folder: str | Path) -> Path:
         (unfinished / DESCRIPTION_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
     return folder
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether a folder holds what `save` or PEFT writes."""
-    return (folder / DESCRIPTION_FILE).is_file() or (folder / CONFIG_FILE).is_file()
-
-
-def weight_bytes(folder: str | Path) -> int:
-    """Bytes of a saved method's weights, without its base."""
-    return sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
 
 
 def _save_part(attached: Attached, name: str, folder: Path) -> None:
