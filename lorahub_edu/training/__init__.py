@@ -1,5 +1,5 @@
 """Training: one loop for LoRA and for full fine-tuning, resumable to the bit.
 
-In order: `losses` (at the labels only, and equal to the model's own), `descent` (one optimizer step), `loop`,
-`checkpoints`.
+In order: `losses` (at the labels only, and equal to the model's own), `descent` (one optimizer step), `loop` (with
+its checkpoints).
 """

@@ -1,9 +1,13 @@
-"""One training loop for LoRA and for full fine-tuning: resumable to the bit, stopped with a word of advice."""
+"""One training loop for LoRA and for full fine-tuning: resumable to the bit, stopped with a word of advice.
+
+Checkpoints are written whole or not at all and read without a pickle, and the newest intact one wins.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -18,12 +24,15 @@ from transformers import PreTrainedModel
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.batching import Batch, make_batches, step_rows
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files import save
 from lorahub_edu.lora import adapters
-from lorahub_edu.training import checkpoints
 from lorahub_edu.training.descent import Descent, autocast, gradient_checkpointing, interrupts, schedule, seeded
 from lorahub_edu.training.losses import batch_loss, check_batching, mean_loss
 
 LOG_FILE = "log.jsonl"
+TENSORS_FILE = "state.safetensors"
+META_FILE = "state.json"
+KEEP = 2  # checkpoints: the newest, and the one before in case the disk lost the newest
 
 
 @dataclass(frozen=True)
@@ -184,7 +193,7 @@ class _Run:
     def resume(self) -> None:
         if self.folder is None:
             return
-        if (checkpoint := checkpoints.load_latest(self.folder)) is None:
+        if (checkpoint := load_latest(self.folder)) is None:
             # The starting weights are kept too: an A that was drawn at random would be another one after a restart.
             self.save()
             self._write_log()
@@ -200,7 +209,7 @@ class _Run:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"parameter.{name}"])
-        checkpoints.restore_optimizer(self.descent.optimizer, list(self.parameters), tensors)
+        restore_optimizer(self.descent.optimizer, list(self.parameters), tensors)
         self.descent.steps_done = self.saved_step = step
         self.result = TrainingResult(meta["history"])
         self._write_log()  # drops lines of steps that were done after the checkpoint and lost
@@ -209,9 +218,9 @@ class _Run:
         if self.folder is None or self.saved_step == self.step:
             return
         tensors = {f"parameter.{name}": p for name, p in self.parameters.items()}
-        tensors |= checkpoints.optimizer_tensors(self.descent.optimizer, list(self.parameters))
+        tensors |= optimizer_tensors(self.descent.optimizer, list(self.parameters))
         meta = {"fingerprint": self.fingerprint(), "history": self.result.history}
-        checkpoints.save(self.folder, self.step, tensors, meta)
+        save_checkpoint(self.folder, self.step, tensors, meta)
         self.saved_step = self.step
 
     def _write_log(self) -> None:
@@ -253,3 +262,61 @@ class _Run:
             raise _InterruptedError
         with autocast(self.device, self.config.autocast):
             return batch_loss(self.model, batch.to(self.device))
+
+
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], meta: dict) -> None:
+    """Write a checkpoint to the sub-folder step-00000012, and remove all but the last two.
+
+    Raises CourseError: the disk is full or the folder can't be written; earlier checkpoints stay.
+    """
+    target = folder / f"step-{step:08d}"
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    what = f"the checkpoint of step {step} (earlier ones are intact, and the same command continues from there)"
+    with save.replacing(target, what, durable=True) as unfinished:
+        unfinished.mkdir()
+        save_file(contents, unfinished / TENSORS_FILE)
+        (unfinished / META_FILE).write_text(json.dumps({"step": step} | meta), encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+    for old in _steps(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-????????"))
+
+
+def load_latest(folder: Path) -> tuple[int, dict[str, Tensor], dict] | None:
+    """The newest checkpoint that can be read whole: its step, its tensors, and what JSON held of it.
+
+    None when there is none. Leftovers of a killed save are removed.
+    """
+    save.remove_unfinished(folder / "step")  # of every step
+    for path in reversed(_steps(folder)):
+        try:
+            meta = json.loads((path / META_FILE).read_text(encoding="utf-8"))
+            return meta.pop("step"), load_file(path / TENSORS_FILE), meta
+        except (OSError, ValueError, KeyError, SafetensorError):
+            continue
+    return None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
+    """An optimizer's state as flat tensors named after its parameters, for `save`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{names[index]}.{key}": torch.as_tensor(value)
+        for index, entries in state.items()
+        for key, value in entries.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: dict[str, Tensor]) -> None:
+    """Put what `optimizer_tensors` gave back into a fresh optimizer over the same parameters."""
+    numbers = {name: index for index, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            name, _, entry = key.removeprefix("optimizer.").rpartition(".")
+            state.setdefault(numbers[name], {})[entry] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -22,7 +22,7 @@ from lorahub_edu.errors import CourseError
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import tiny
-from lorahub_edu.training import checkpoints, loop
+from lorahub_edu.training import loop
 from lorahub_edu.training.loop import train
 
 
@@ -134,7 +134,7 @@ def test_a_checkpoint_cut_short_falls_back_to_the_one_before(rows, tmp_path: Pat
     whole = adapted()
     train(whole, rows, CONFIG, progress=False)
     train(adapted(), rows, replace(CONFIG, checkpoint_every=2), folder=tmp_path, progress=False)
-    newest = sorted(tmp_path.glob("step-*"))[-1] / checkpoints.TENSORS_FILE
+    newest = sorted(tmp_path.glob("step-*"))[-1] / loop.TENSORS_FILE
     newest.write_bytes(newest.read_bytes()[:100])
     again = adapted()
     result = train(again, rows, replace(CONFIG, checkpoint_every=2), folder=tmp_path, progress=False)
@@ -143,9 +143,9 @@ def test_a_checkpoint_cut_short_falls_back_to_the_one_before(rows, tmp_path: Pat
 
 def test_checkpoints_hold_no_pickle_and_old_ones_go(rows, tmp_path: Path) -> None:
     train(adapted(), rows, replace(CONFIG, checkpoint_every=1), folder=tmp_path, progress=False)
-    assert len(list(tmp_path.glob("step-*"))) == checkpoints.KEEP
+    assert len(list(tmp_path.glob("step-*"))) == loop.KEEP
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert names == {loop.LOG_FILE, checkpoints.TENSORS_FILE, checkpoints.META_FILE}
+    assert names == {loop.LOG_FILE, loop.TENSORS_FILE, loop.META_FILE}
 
 
 def test_interrupt_keeps_the_last_step_and_says_how_to_go_on(rows, tmp_path: Path, capsys) -> None:
@@ -241,18 +241,18 @@ def test_bad_settings(change: dict) -> None:
 
 def test_a_full_disk_keeps_earlier_checkpoints(rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(CONFIG, checkpoint_every=2)
-    real = checkpoints.save_file
+    real = loop.save_file
 
     def full_later(tensors, path) -> None:
         if path.parent.parent == tmp_path and (tmp_path / "step-00000002").exists():
             raise OSError(28, "No space left on device")
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoints, "save_file", full_later)
+    monkeypatch.setattr(loop, "save_file", full_later)
     with pytest.raises(CourseError, match="checkpoint of step 4 .earlier ones are intact.*No space left"):
         train(adapted(), rows, config, folder=tmp_path, progress=False)
-    monkeypatch.setattr(checkpoints, "save_file", real)
-    assert checkpoints.load_latest(tmp_path)[0] == 2
+    monkeypatch.setattr(loop, "save_file", real)
+    assert loop.load_latest(tmp_path)[0] == 2
     whole, again = adapted(), adapted()
     train(whole, rows, config, progress=False)
     train(again, rows, config, folder=tmp_path, progress=False)
