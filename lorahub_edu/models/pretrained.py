@@ -114,21 +114,14 @@ def prepare(name: str, *, source: str = "auto", offline: bool = False) -> Path:
     if base.asset is None or is_prepared(name):
         return target
     file = assets.fetch(base.asset, source=source, offline=offline)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f".{name}.lock"):
-            if is_prepared(name):  # another process was first
-                return target
-            save.remove_unfinished(target)
-            with save.replacing(target) as unfinished:
-                _convert(base, file, unfinished)
-                shutil.rmtree(target, ignore_errors=True)
-    except OSError as error:
-        free = shutil.disk_usage(target.parent).free / 1e9
-        raise CourseError(
-            f"Can't write the converted model to {target}: {error.strerror or error}. It needs 0.6 GB, {free:.1f} GB "
-            f"are free. Free some space or point LORAHUB_EDU_HOME to another disk."
-        ) from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.parent / f".{name}.lock"):
+        if is_prepared(name):  # another process was first
+            return target
+        save.remove_unfinished(target)
+        with save.replacing(target, "the converted model (0.6 GB, in LORAHUB_EDU_HOME)") as unfinished:
+            _convert(base, file, unfinished)
+            shutil.rmtree(target, ignore_errors=True)
     return target
 
 
