@@ -3,8 +3,8 @@
 In reading order: `engine` runs jobs and writes rows; `approaches`, `adapting`, `baselines`, `mergers`,
 `adapting_tables` compare approaches on targets and draws; `big_bench` does so on BIG-Bench Hard; `composed_spectra`
 counts intruders of compositions; `zoo_training` trains modules, `trained_ranks` and `many_modules` adapt with zoos of
-their own; `variants`, `comparison`, `comparison_tables` compare methods of fine-tuning; `tail_runs` trains the last
-layers of a model, `forgetting_sweep` and `lora_regret` have the studies made of such runs; `text_tasks` and
-`task_sequences` train on tasks in a row; `correlation`, `forgetting_tables` say what the rows show; `cli` has the
-commands.
+their own; `variants`, `comparison`, `comparison_tables` compare methods of fine-tuning;
+`tail_runs` trains the last layers of a model, and `forgetting_sweep`, `lora_regret`, `full_rank` have studies of such
+runs; `text_tasks` and `task_sequences` train on tasks in a row; `correlation`, `forgetting_tables` say what the
+rows show; `cli` has the commands.
 """

@@ -14,7 +14,7 @@ from typing import Any
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.forgetting.lab import RULES, scaling
-from lorahub_studies import correlation, engine, lora_regret
+from lorahub_studies import correlation, engine, full_rank, lora_regret
 from lorahub_studies import forgetting_tables as tables
 from lorahub_studies import task_sequences as sequences
 from lorahub_studies.tail_runs import Intervention, TailRun, run_intervention, run_tail
@@ -210,6 +210,10 @@ STUDIES = {
     ),
     "rates": Study("loss over the rate", rate_jobs, run_tail, tables.best_rates),
     "regret": Study("layers, batches, and a rank's capacity", lora_regret.jobs, run_tail, lora_regret.summary),
+    "full_rank_rates": Study("rates up to full rank", full_rank.settling_jobs, run_tail, tables.best_rates),
+    "full_rank": Study(
+        "forgetting and intruders up to full rank", full_rank.jobs, run_tail, full_rank.summary, "full_rank_rates"
+    ),
     "sequence_rates": Study("rates for tasks in a row", sequences.settling_jobs, sequences.run, sequences.chosen),
     "sequences": Study("tasks in a row", sequences.jobs, sequences.run, sequences.summary, "sequence_rates"),
 }

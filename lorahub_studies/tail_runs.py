@@ -20,7 +20,7 @@ class TailRun:
     """What one run is; it can be sent to a worker as it is.
 
     Attributes:
-        rank: of LoRA; 0 is full fine-tuning.
+        rank: of LoRA, in every matrix that admits it and else its full rank; 0 is full fine-tuning.
         rule: a key of `RULES`, or another word where `scaling` was chosen by itself; "" in full fine-tuning.
         seed: of A, of which rows are seen and of their order.
         at: steps at which losses and spectra are taken; the last one always is.

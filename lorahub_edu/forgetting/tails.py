@@ -85,7 +85,7 @@ def training(tail: Tail, rows: CachedRows, tuning: Tuning, at: Sequence[int]) ->
 
     The run starts from the tail's current weights. They are back in place when it ends, however it ends. A step takes
     `batch_size` rows, in an order that follows from the seed.
-    Raises CourseError: the rank does not fit a matrix. DivergedError: the loss or a gradient is no longer finite.
+    Raises CourseError: no matrix admits the rank. DivergedError: the loss or a gradient is no longer finite.
     Source: Shuttleworth et al. 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence", arXiv 2410.21228, figure 5
         (LoRA and full fine-tuning at equal task loss; claim I4); Hu et al. 2021, arXiv 2106.09685.
     """
@@ -114,9 +114,15 @@ class LoRAChange:
 
     def __init__(self, tail: Tail, tuning: Tuning) -> None:
         self.tail, self.scaling = tail, tuning.scaling
-        names = tuple(name for name in tail.names if tuning.matrices in name)
-        config = LoRAConfig(rank=tuning.rank, alpha=tuning.scaling * tuning.rank, target_modules=names)
-        self.layers = adapters.inject(tail.model, config, seed=tuning.seed)
+        full = {name: min(tail.original[name].shape) for name in tail.names if tuning.matrices in name}
+        by_rank: dict[int, list[str]] = {}  # a matrix that does not admit the rank has its full one, if any admits it
+        for name, largest in full.items():
+            rank = min(tuning.rank, largest) if tuning.rank <= max(full.values()) else tuning.rank
+            by_rank.setdefault(rank, []).append(name)
+        self.layers = []
+        for rank, names in by_rank.items():
+            config = LoRAConfig(rank=rank, alpha=tuning.scaling * rank, target_modules=tuple(names))
+            self.layers += adapters.inject(tail.model, config, seed=tuning.seed)
         pairs = [(layer.lora_A["default"], layer.lora_B["default"]) for _, layer in self.layers]
         factors = [factor for pair in pairs for factor in pair]
         self.descent = Descent(factors, tuning.rates(), clip_norm=CLIP, masters=factors, fused=True)

@@ -160,5 +160,5 @@ def test_impossible_settings_are_refused(tail: Tail, cached: CachedRows) -> None
     for wrong in ({"steps": 0}, {"rank": -1}, {"learning_rate": 0.0}, {"scaling": -1.0}):
         with pytest.raises(CourseError, match="at least 1 step"):
             Tuning(**{"learning_rate": 1e-3, "steps": 2} | wrong)
-    with pytest.raises(CourseError, match="Choose a rank from 1 to 64"):
-        next(training(tail, cached, Tuning(1e-3, 1, rank=100), (1,)))
+    with pytest.raises(CourseError, match="Choose a rank from 1 to"):
+        next(training(tail, cached, Tuning(1e-3, 1, rank=1000), (1,)))
