@@ -35,7 +35,8 @@ from lorahub_studies.variants import get_variant
 # Rooms that load torch are imported inside the commands, once what was typed is checked.
 
 STUDIES = (  # a test compares `forgetting_sweep`
-    "settling", "ranks", "predict", "intervene", "rates", "regret", "sequence_rates", "sequences",
+    "settling", "ranks", "predict", "intervene", "rates", "regret", "full_rank_rates", "full_rank",
+    "sequence_rates", "sequences",
 )  # fmt: skip
 OUT_HELP = "Holds a row for each run. You can stop at any time; the same command continues."
 OutOption = Annotated[Path, typer.Option("--out", callback=writable_folder, help=OUT_HELP)]
