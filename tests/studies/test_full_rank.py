@@ -39,7 +39,7 @@ def test_every_rank_runs_at_its_own_rate_and_at_one() -> None:
     rates = {
         arm: {run["run"]["rank"]: run["run"]["learning_rate"] for run in of} for arm, of in study.arms(made).items()
     }
-    assert rates == {"own rates": BEST, "one rate": BEST | {1: 5e-3, 576: 5e-3}}
+    assert rates == {"own rates": BEST, "one rate": BEST | {1: 1.5e-3, 8: 1.5e-3, 64: 1.5e-3}}
     assert all(len(of) == len(BEST) * study.SEEDS for of in study.arms(made).values())
 
 
