@@ -403,8 +403,9 @@ task_sequences.table(sequence_rows, "Accuracy in %: just after a task's training
 # **Read it.** The claim does not hold here: it is the other way round. Rank 64 loses most between a task's training and
 # the end, on each of the four tasks. Rank 1 loses less, at its own rate and at one rate for all. Step 3 has a reason:
 # under α = 2r a higher rank makes a stronger update. Rank 1 ends near the base on the first three tasks, and the interval
-# holds zero. And see how much the base alone holds. A fresh head on its states reaches nearly what training adds, so
-# there is little to lose. The paper trains a task for much longer than our eight steps.
+# holds zero. And see how much the base alone holds. A fresh head on its states does about as well as
+# after training, and on *is_a* and *source* better. So there is little to lose. The paper trains a task for much longer
+# than our eight steps.
 #
 # ## Step 6. With or without intruders
 #
