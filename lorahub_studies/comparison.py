@@ -293,9 +293,10 @@ def plan(
 
 def progress(grid: Grid, folder: str | Path) -> str:
     """How many runs a grid has, and how many of their rows are missing in a folder, in words."""
-    repeats = len(grid.tasks) * len(grid.variants) * (len(grid.seeds) - 1)
-    total = len(grid.searches()) + repeats + len(grid.measurements())
-    return f"{total} runs and measurements of cost, {max(0, total - engine.count(folder))} still to be done."
+    jobs = [*grid.searches(), *grid.measurements()]
+    of = len(jobs) + len(grid.tasks) * len(grid.variants) * (len(grid.seeds) - 1)
+    jobs += grid.repeats([row for row in engine.stored(grid.searches(), folder) if row])
+    return f"{of} runs and measurements of cost, {of - len(jobs) + len(engine.missing(jobs, folder))} still to be done."
 
 
 def sweep(

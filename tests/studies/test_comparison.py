@@ -104,6 +104,9 @@ def test_a_line_can_be_added_later_and_a_damaged_store_is_refused(tmp_path, fast
     fast.clear()
     comparison.sweep(Grid(("lora", "ia3"), (("upper", 2),), (0,), "tiny", costs=False), tmp_path)
     assert {run.variant for run in fast} == {"ia3"}
+    other = Grid(("lora",), (("upper", 3),), (0, 1), "tiny", costs=False)
+    assert comparison.progress(one, tmp_path).endswith(" 0 still to be done.")
+    assert comparison.progress(other, tmp_path) == "4 runs and measurements of cost, 4 still to be done."
     (tmp_path / engine.STORE).write_text("{\n", encoding="utf-8")
     with pytest.raises(CourseError, match="delete the line"):
         comparison.sweep(one, tmp_path)
