@@ -91,7 +91,8 @@ def gather(trials: Sequence[Trial], report: Callable[[str], None] = lambda line:
     for target in dict.fromkeys(trial.target for trial in trials):
         bbh.load(target.removeprefix("bbh/"))
     wanted = dict.fromkeys((name, trial.folder) for trial in trials for name in trial.modules)
-    absent = {name for name, folder in wanted if zoo.is_on_hub(name, folder) and not zoo.hub_folder(name).is_dir()}
+    on_hub = [name for name, folder in wanted if zoo.is_on_hub(name, folder)]
+    absent = {name for name in on_hub if not (zoo.hub_folder(name) / zoo.WEIGHTS_FILE).is_file()}
     if absent and (reason := why_unreachable(hub_address())):
         cached = zoo.own_zoo() / "hub"
         raise CourseError(

@@ -151,6 +151,7 @@ def test_nothing_is_fetched_or_loaded_for_a_study_that_is_measured(
 
 def test_without_the_hub_it_says_what_to_do_before_anything_is_measured(tmp_path: Path) -> None:
     plan = study.plan(TASKS, 2, profile="tiny")
+    zoo.hub_folder(study.drawn_modules(0)[0]).mkdir(parents=True)  # fetching it was killed
     with pytest.raises(CourseError) as refusal:
         study.run(plan, tmp_path / "out")
     words = str(refusal.value)
