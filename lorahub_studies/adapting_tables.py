@@ -149,9 +149,11 @@ def over_targets(
 
     The interval is a hierarchical bootstrap: targets are drawn again with their draws, then draws within each.
     Returns: "mean", "low", "high" in the measure's unit (points for exact match), and the targets "ahead" and "behind".
+    Raises CourseError: no such method, or no draw in which both have all the targets.
     """
+    draws = list(difference(rows, method, other, measure))
     differences = (_values(rows, method, measure) - _values(rows, other, measure)).dropna()
-    frame = differences.unstack("draw").dropna(axis="columns").to_numpy()  # (targets, draws)
+    frame = differences.unstack("draw")[draws].to_numpy()  # (targets, draws)
     targets, count = frame.shape
     generator = np.random.default_rng(0)
     chosen = generator.integers(targets, size=(resamples, targets, 1))
@@ -260,8 +262,10 @@ def relatives_found(
     `relatives`: modules by target that should matter; a target without any is left out.
     Returns: The share of targets in points, by draw, and the share that modules drawn at random would reach.
     """
+    rows = [row for row in rows if relatives.get(row["target"])]
+    _values(rows, method, "strict")  # there are some
     hits, chances = {}, []
-    for row in (row for row in rows if row["method"] == method and relatives.get(row["target"])):
+    for row in (row for row in rows if row["method"] == method):
         named = set(relatives[row["target"]])
         largest = {name for name, _ in row.get("top", [])[:within]}
         hits[row["target"], row["draw"]] = 100.0 * bool(largest & named)

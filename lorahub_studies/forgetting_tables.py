@@ -247,7 +247,7 @@ def rates_table(rows: Rows, caption: str = "") -> Table:
     rates = sorted({row["run"]["learning_rate"] for row in rows})
     lines = [
         (label(*key), *(in_words(losses[*key, rate]) if (*key, rate) in losses else "–" for rate in rates))
-        for key in losses.index.droplevel("learning_rate").unique()
+        for key in dict.fromkeys(arm(row["run"]) for row in rows)
     ]
     return Table(("method", *(f"{rate:g}" for rate in rates)), tuple(lines), caption)
 

@@ -128,6 +128,8 @@ def test_relatives_among_the_largest_weights() -> None:
     drawn = [set(three) for three in itertools.combinations(range(20), 3)]  # all equally likely
     by_drawing = [100 * np.mean([bool(d & set(range(k))) for d in drawn]) for k in (2, 1)]
     assert chance == pytest.approx(np.mean(by_drawing))
+    with pytest.raises(CourseError, match="no row of the method 'auto'"):
+        tables.relatives_found(rows, "auto", {"second_word": ()})
 
 
 def test_the_overview_has_means_and_ranges(rows: list[dict]) -> None:
@@ -165,6 +167,8 @@ def test_what_was_not_measured_is_said(rows: list[dict]) -> None:
     half = [r for r in rows if (r["target"], r["draw"]) in (("less", 0), ("superlative", 1))]
     with pytest.raises(CourseError, match="no draw in which 'cma_40' beside 'single'"):
         tables.difference(half, "cma_40", "single")
+    with pytest.raises(CourseError, match="no draw in which 'cma_40' beside 'single'"):
+        tables.over_targets(half, "cma_40", "single")
 
 
 def test_a_difference_that_is_only_rounding_decides_nothing() -> None:

@@ -138,10 +138,12 @@ def test_the_best_rate_of_each_rank_and_seed() -> None:
         for (rank, seed, rate), loss in losses.items()
     ]
     rows.append(run_row(0, "", 0, [], rate=2e-4))  # diverged
+    rows.append(run_row(16, "alpha = 2r", 0, [], rate=2e-3))
     assert tables.best_rates(rows) == {1: [2e-3, 1e-3], 0: [1e-4]}
     table = tables.rates_table(rows)
     assert table.header == ("method", "0.0001", "0.0002", "0.001", "0.002")
     assert table.rows == (
         ("LoRA, r = 1, fixed alpha", "–", "–", "1.50 (1.00 to 2.00)", "1.50"),
         ("full fine-tuning", "3.00", "–", "–", "–"),
+        ("LoRA, r = 16, alpha = 2r", "–", "–", "–", "–"),
     )
