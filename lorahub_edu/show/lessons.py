@@ -93,7 +93,7 @@ class Run:
 
 def peak_memory(pid: int) -> int:
     """The most memory that a running process has held, in bytes; what it holds now where the system keeps no record."""
-    with suppress(OSError):
+    with suppress(OSError, TypeError):  # no such file, or no such line in it
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
     memory = psutil.Process(pid).memory_info()
