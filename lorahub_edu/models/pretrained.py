@@ -114,14 +114,18 @@ def prepare(name: str, *, source: str = "auto", offline: bool = False) -> Path:
     if base.asset is None or is_prepared(name):
         return target
     file = assets.fetch(base.asset, source=source, offline=offline)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / f".{name}.lock"):
-        if is_prepared(name):  # another process was first
-            return target
-        save.remove_unfinished(target)
-        with save.replacing(target, "the converted model (0.6 GB, in LORAHUB_EDU_HOME)") as unfinished:
-            _convert(base, file, unfinished)
-            shutil.rmtree(target, ignore_errors=True)
+    what = "the converted model (0.6 GB, in LORAHUB_EDU_HOME)"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / f".{name}.lock"):
+            if is_prepared(name):  # another process was first
+                return target
+            save.remove_unfinished(target)
+            with save.replacing(target, what) as unfinished:
+                _convert(base, file, unfinished)
+                shutil.rmtree(target, ignore_errors=True)
+    except OSError as error:  # of the folder or its lock
+        raise CourseError(f"Can't write {what} to {target}: {error}. Choose another folder.") from error
     return target
 
 

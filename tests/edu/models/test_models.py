@@ -223,3 +223,12 @@ def test_training_computes_in_what_multiplies_faster(
     monkeypatch.setattr(pretrained, "_product_seconds", lambda dtype: {torch.float32: 1.0}.get(dtype, of_bfloat16))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pretrained.quick_dtype.__wrapped__() is quick
+
+
+def test_a_folder_that_the_converted_model_can_not_have_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(assets.HOME_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(assets, "fetch", lambda *_, **__: tmp_path / "model.gguf")
+    target = pretrained.folder("SmolLM2-135M-Instruct")
+    target.parent.write_text("no folder")
+    with pytest.raises(CourseError, match=f"Can't write the converted model.*{target.name}"):
+        pretrained.prepare("SmolLM2-135M-Instruct")
