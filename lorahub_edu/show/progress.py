@@ -99,6 +99,7 @@ def _note(part: str, entries: dict[str, Any]) -> None:
         with FileLock(path().with_suffix(".lock"), timeout=LOCK_SECONDS):
             done = read()
             if done == NOTHING and path().exists():  # kept aside: a person could still read what is damaged
+                path().read_bytes()  # a file that can't be opened now is not damaged: it stays, and nothing is noted
                 os.replace(path(), path().with_name(DAMAGED))
             content = done.model_dump(mode="json")
             content[part] |= entries

@@ -131,3 +131,9 @@ def test_on_the_command_line(home: Path) -> None:
     command = [sys.executable, "-m", "lorahub_edu", "progress"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ)
     assert done.returncode == 0 and "1 of 1" in done.stdout and str(progress.path()) in done.stdout
+
+
+def test_a_file_that_can_not_be_opened_stays_where_it_is(home: Path) -> None:
+    progress.path().mkdir(parents=True)
+    progress.check_passed("1.1")
+    assert [path.name for path in progress.path().parent.iterdir() if path.is_dir()] == [progress.path().name]
