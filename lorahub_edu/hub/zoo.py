@@ -255,8 +255,9 @@ def overview(folder: str | Path = SHIPPED) -> Table:
 
 def card_table(name: str, folder: str | Path = SHIPPED) -> Table:
     """One module's card as a table."""
-    fields = asdict(card(name, folder)).items()
-    return Table((name, ""), tuple((key.replace("_", " "), str(value)) for key, value in fields))
+    fields = asdict(card(name, folder))
+    fields["versions"] = ", ".join(f"{library} {version}" for library, version in fields["versions"].items())
+    return Table((name, ""), tuple((key.replace("_", " "), str(value)) for key, value in fields.items()))
 
 
 def open_source(source: str | Path, folder: str | Path = SHIPPED) -> AdapterFile | Path:
