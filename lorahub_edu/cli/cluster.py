@@ -53,10 +53,15 @@ def read_queue(file: Path) -> tuple[str, dict[str, Any], int]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         count = content.get("jobs", 1)
         ((kind, arguments),) = ((key, value) for key, value in content.items() if key != "jobs")
-        if kind not in QUEUES or not arguments["memory"] or min(count, arguments["cores"]) < 1:
+        if (
+            kind not in QUEUES
+            or not arguments["memory"]
+            or min(count, arguments["cores"]) < 1
+            or type(count) is not int
+        ):
             raise ValueError
     except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
-        seen = error if isinstance(error, OSError | yaml.YAMLError) else content
+        seen = error if isinstance(error, OSError | UnicodeError | yaml.YAMLError) else content
         raise CourseError(
             f"{file} describes no queue ({' '.join(str(seen).split())[:100]}). It names slurm or pbs, with cores and "
             f"memory of one job, and a number of jobs from 1: docs/scale.md has an example."

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from lorahub_edu.data.alpaca import SETS
@@ -34,8 +34,15 @@ BIG = PROFILES["gpu24"]  # a recipe runs where this profile does, and what it le
 FOLDER = course.SHIPPED / "recipes"
 IN_PROFILE = ("rank", "alpha", "dropout", "target_modules")  # settings of LoRA that a profile has too
 
+
+def _no_flag(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
 # Also a number that YAML takes for a word, as it does with 3e-4.
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, BeforeValidator(_no_flag), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Natural = Annotated[int, Field(ge=0, strict=True)]
@@ -91,7 +98,7 @@ class RecipeFile(Section):
     data: DataSection
     method: MethodSection
     schedule: ScheduleSection = ScheduleSection()
-    prediction: dict[str, float] = {}
+    prediction: dict[str, Number] = {}
 
 
 @dataclass(frozen=True)

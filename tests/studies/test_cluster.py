@@ -235,6 +235,7 @@ def test_a_dry_run_shows_the_job_script_and_runs_nothing(tmp_path: Path, monkeyp
     [
         ("[", "q.yaml describes no queue"),
         ("slurms:\n  cores: 1", "describes no queue .*slurms.*names slurm or pbs"),
+        ("jobs: 1.5\nslurm:\n  cores: 1\n  memory: 1 GB", "describes no queue .*1.5.* a number of jobs from 1"),
         ("slurm:\n  cores: 1", "describes no queue .*'cores': 1}.*It names"),
         ("jobs: 0\nslurm:\n  cores: 1\n  memory: 1GB", "'jobs': 0.*a number of jobs from 1"),
         ("slurm:\n  cores: 1\n  memory: 1GB\n  quue: x", "does not describe a slurm cluster: .*quue"),

@@ -154,6 +154,8 @@ def section(name: str, /, **values: object) -> Callable[[dict], object]:
         (section("model", name="flan-t5-large"), "an encoder-decoder, which `train` does not train"),
         (section("model", dtype="bf16"), "model.dtype must be 'float32', 'bfloat16' or 'float16', but it is 'bf16'"),
         (section("data", rows="alpacca"), "neither a set of rows nor a file.*Did you mean 'alpaca'"),
+        (section("schedule", learning_rate=True), "schedule.learning_rate must be a number, but it is True"),
+        (section("method", alpha=False), "method.alpha must be a number, but it is False"),
         (section("data", block=0), "data.block must be greater than or equal to 1, but it is 0"),
         (section("data", validation=-1), "data.validation must be greater than or equal to 0, but it is -1"),
         (section("data", bloc=512), "data has an unknown key 'bloc'. Did you mean 'block'"),
