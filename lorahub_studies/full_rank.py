@@ -98,15 +98,14 @@ def summary(rows: Sequence[Mapping]) -> dict[str, dict]:
 
 
 def table(rows: Sequence[Mapping], caption: str = "") -> Table:
-    """Ranks down; for own rates and for one the rate, the last task loss, forgetting at one loss, and intruders."""
-    columns: dict[int, list[str]] = {rank: [] for rank in RANKS}
-    for of in arms(rows).values():
+    """Rates and ranks down; across the last task loss, the forgetting at one task loss, and the last intruders."""
+    lines = []
+    for arm, of in arms(rows).items():
         rates = {row["run"]["rank"]: row["run"]["learning_rate"] for row in of}
-        shown = ((values(of, "loss"), 2), (at_one_loss(of), 2), (values(of, "intruders"), 0))
+        quantities = ((values(of, "loss"), 2), (at_one_loss(of), 2), (values(of, "intruders"), 0))
         for rank in RANKS:
-            measured = [tables.in_words(frame[rank].dropna().tolist() or [math.nan], digits) for frame, digits in shown]
-            columns[rank] += [f"{rates[rank]:g}", *measured]
-    head = [f"{what}, {arm}" for arm in arms(rows) for what in ("rate", "task loss", "forgetting", "intruders")]
-    return Table(
-        ("method", *head), tuple((tables.label(rank, RULE), *cells) for rank, cells in columns.items()), caption
-    )
+            cells = [
+                tables.in_words(frame[rank].dropna().tolist() or [math.nan], digits) for frame, digits in quantities
+            ]
+            lines.append((f"r = {rank}" if rank else "full", f"{rates[rank]:g} ({arm})", *cells))
+    return Table(("rank", "learning rate", "task loss", "forgetting", "intruders"), tuple(lines), caption)

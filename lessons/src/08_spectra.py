@@ -897,6 +897,10 @@ if over_rates:
         Row("X6.one_rate", apart, "times, the ranks' highest best rate over the lowest", verdict(max(apart) < 2.01, min(apart) > 2.01), f"best rates by seed: {chosen}", study=over_rates),
         Row("X6.ratio", ratios, "times full's best rate", verdict(all(about_ten), not any(about_ten)), "one value a seed and rank", study=over_rates),
     ]  # fmt: skip
+to_full = results.committed_study("intruders_full_rank")
+if to_full:
+    of = to_full["summary"]["I6.full_rank"]
+    found.append(Row("I6.full_rank", of["values"], "intruders at r = 576", of["verdict"], "each seed at its own rate, then at one rate; lesson 09, step 3, has the table", study=to_full))
 if regret:
     units = {"attention": "nats, attention alone minus all layers", "batch": "nats, growth of the gap to full", "capacity": "the step from which rank 1 is behind"}
     found += [

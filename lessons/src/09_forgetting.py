@@ -55,7 +55,7 @@ from lorahub_edu.show.notebook import (
     results,
     verdict,
 )
-from lorahub_studies import forgetting_tables, task_sequences
+from lorahub_studies import forgetting_tables, full_rank, task_sequences
 
 open_lesson("09_forgetting")
 
@@ -248,10 +248,25 @@ if rows:
 # and no two of them agree on a rank. But rank and rate change together here, so no curve is one of the rank alone. Ask
 # how strong the update is (the column $\|\Delta W\|/\|W_0\|$), before you ask for its rank.
 #
-# And look at the last line. A run without any intruder can forget far more than full fine-tuning, and a run with intruders can
+# And look at the last line of what was printed. A run without any intruder can forget far more than full fine-tuning, and a run with intruders can
 # forget no more than full fine-tuning.
 #
-# This comparison has one weakness. In the middle of a schedule the learning rate is still high. A run that is read
+# So a second study keeps $\alpha = 2r$, has a rank for which every matrix has its full rank (576), and one rate for all.
+# Its rules were written before its rows.
+#
+# **Predict.** Does the U come back? And is there an intruder at full rank?
+
+# %%
+to_full = results.committed_study("intruders_full_rank")
+full_rank.table(to_full["rows"], "Forgetting at one task loss, the rest after the last step: mean and range over the seeds.") if to_full else "not measured yet"
+
+# %% [markdown]
+# **Read it.** No U, and not at one rate either: the higher the rank, the more is forgotten, and the least by rank 1. Ranks 8
+# and 64 forget more than full fine-tuning, in every seed. And there are intruders at full rank. So low rank is not what
+# makes them: under $\alpha = 2r$ a higher rank takes a stronger step at the same rate. At one rate, far below their own,
+# ranks 1 to 64 have none. Their runs also learn less in the same steps, so compare within one arm only.
+#
+# Both comparisons have one weakness. In the middle of a schedule the learning rate is still high. A run that is read
 # there has forgotten a little more than a run whose schedule ends there.
 #
 # ## Step 4. Are the intruders to blame?
@@ -443,6 +458,8 @@ if ends:
 # - Their rows say what the values alone would say. For **I9**: in every seed a rank between the lowest and the highest
 #   forgets least. For **I11**: in every seed the best rank at most 8 is at most 0.05 nats behind the best of all, and
 #   rank 64 forgets least.
+# - **I9** to full rank, in every seed at own rates and at one: ranks 1 and 576 both forget more than the better of 8 and
+#   64 (the U), and, at own rates, 8 and 64 forget less than full fine-tuning.
 # - **I8**: a task's drop is its accuracy just after its training minus that at the end. Rank 1's drop is compared with
 #   rank 64's, at each one's own rate and at one rate, and with full's. All three intervals, over tasks and seeds, must
 #   lie above zero. And rank 1's last accuracy must be below the base's on the first three tasks.
@@ -494,6 +511,13 @@ if apart_rows:
             f"I12.against.{control}", gaps, f"share undone for 0.1 nats, intruders minus {NAMES[control]}", verdict(min(gaps) > 0, max(gaps) <= 0),
             f"intruders {forgetting_tables.in_words(bought['intruders'])}, {NAMES[control]} {forgetting_tables.in_words(bought[control])}", study=taken_apart,
         ))  # fmt: skip
+if to_full:
+    units = {"u_shape": "nats, the better of ranks 1 and 576 minus the better of 8 and 64", "below_full": "nats, full minus LoRA, r = 8 and r = 64"}
+    notes = {"u_shape": "each seed at own rates, then at one rate", "below_full": "each seed at own rates, r = 8, then r = 64"}
+    found += [
+        Row(f"I9.{name}", to_full["summary"][f"I9.{name}"]["values"], unit, to_full["summary"][f"I9.{name}"]["verdict"], notes[name], study=to_full)
+        for name, unit in units.items()
+    ]  # fmt: skip
 if sequence_rows:
     of = in_a_row["summary"]
     lose_more, below_base = task_sequences.verdicts(of)
