@@ -8,7 +8,7 @@ Source: Huang et al. 2023, "LoraHub", arXiv 2307.13269, section 3.2, equation 1.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -140,13 +140,18 @@ def _difference(one: AdapterFile, two: AdapterFile, composition: str, dtype: tor
             return f"{sizes}: they belong to different base models."
     advice = 'The paper\'s composition needs equal ones. Compose with composition="exact", or choose other modules.'
     for setting in ("rank", "scaling") if composition == "paper" else ():
-        values = [sorted({getattr(config, setting) for config in f.configs.values()}) for f in (one, two)]
+        values = [_listed(getattr(config, setting) for config in f.configs.values()) for f in (one, two)]
         if values[0] != values[1]:
             return f"their {setting}s differ, {values[0]} and {values[1]}. {advice}"
-    dtypes = [sorted({str(tensor.dtype) for pair in f.weights.values() for tensor in pair}) for f in (one, two)]
+    dtypes = [_listed(str(tensor.dtype) for pair in f.weights.values() for tensor in pair) for f in (one, two)]
     if dtype is None and dtypes[0] != dtypes[1]:
         return f"their dtypes differ, {dtypes[0]} and {dtypes[1]}. Choose the dtype of the stack: dtype=torch.float32."
     return ""
+
+
+def _listed(values: Iterable[object]) -> str:
+    """Each value once, in order: one where all layers have the same."""
+    return ", ".join(map(str, sorted(set(values))))
 
 
 def compose(modules: ModuleStack, weights: Sequence[float] | Tensor, composition: str = "paper") -> AdapterFile:
