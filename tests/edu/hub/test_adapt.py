@@ -253,6 +253,6 @@ def test_bad_input(model, files) -> None:
     with pytest.raises(CourseError, match="ended without a candidate"):
         adapt(model, files, ROWS, SearchConfig(fixed()))
     mixed = [files[0], random_module(model, 1, rank=2, alpha=4.0)]
-    with pytest.raises(CourseError, match="'m0' and 'm1' can't be composed: their ranks differ, .4. and .2."):
+    with pytest.raises(CourseError, match="'m0' and 'm1' can't be composed: their ranks differ, 4 and 2"):
         adapt(model, mixed, ROWS, SearchConfig("cma"))
     assert adapt(model, mixed, ROWS, SearchConfig(budget=4)).composition == "exact"  # which takes any ranks

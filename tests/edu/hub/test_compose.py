@@ -274,8 +274,8 @@ def test_a_base_has_one_name_here_and_on_the_hub(model, files, name: str, caplog
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rank": 2, "alpha": 4.0}, "'m0' and 'm7' can't be composed: their ranks differ, .4. and .2."),
-        ({"alpha": 16.0}, r"'m0' and 'm7' .* scalings differ, \[2.0\] and \[4.0\]"),
+        ({"rank": 2, "alpha": 4.0}, "'m0' and 'm7' can't be composed: their ranks differ, 4 and 2"),
+        ({"alpha": 16.0}, r"'m0' and 'm7' .* scalings differ, 2.0 and 4.0"),
         (
             {"targets": ("q_proj", "k_proj")},
             r"'m0' and 'm7' .* target modules differ: 8 layers are .* such as model.layers.0.self_attn.k_proj",
