@@ -33,7 +33,6 @@ from lorahub_studies.tail_runs import TailRun
 TASK, RULE, SEEDS, STEPS, AT = "reverse", "alpha = 2r", 3, 60, (20, 40)
 RANKS, SHARED, FULL = (1, 8, 64, 576, 0), 576, 0  # rank 0 is full fine-tuning
 RATES = {"LoRA": (1.5e-3, 5e-3, 1.5e-2), "full": (3e-4, 1e-3, 3e-3)}
-OWN, ONE = "own rates", "one rate"
 
 
 def _run(rank: int, rate: float, seed: int = 0, **more: object) -> TailRun:
@@ -82,9 +81,9 @@ def at_one_loss(rows: Sequence[Mapping]) -> pd.DataFrame:
 
 def summary(rows: Sequence[Mapping]) -> dict[str, dict]:
     """By finding its `values` and its `verdict`, by the rules above."""
-    of = arms(rows)
-    counts = pd.concat([values(arm, "intruders") for arm in of.values()])
-    lost = pd.concat([at_one_loss(arm) for arm in of.values()])
+    both = arms(rows).values()
+    counts = pd.concat([values(arm, "intruders") for arm in both])
+    lost = pd.concat([at_one_loss(arm) for arm in both])
     bends = lost[[1, 576]].min(axis=1, skipna=False) - lost[[8, 64]].min(axis=1, skipna=False)
     own = lost[:SEEDS]
     below = pd.concat([own[FULL] - own[rank] for rank in (8, 64)])
@@ -94,7 +93,7 @@ def summary(rows: Sequence[Mapping]) -> dict[str, dict]:
         "I9.u_shape": (bends, verdict((bends > 0).all(), (bends <= 0).all())),
         "I9.below_full": (below, verdict((below > 0).all(), (below <= 0).all())),
     }
-    return {name: {"values": of.tolist(), "verdict": decided} for name, (of, decided) in found.items()}
+    return {name: {"values": measured.tolist(), "verdict": decided} for name, (measured, decided) in found.items()}
 
 
 def table(rows: Sequence[Mapping], caption: str = "") -> Table:

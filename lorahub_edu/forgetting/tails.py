@@ -115,10 +115,10 @@ class LoRAChange:
     def __init__(self, tail: Tail, tuning: Tuning) -> None:
         self.tail, self.scaling = tail, tuning.scaling
         full = {name: min(tail.original[name].shape) for name in tail.names if tuning.matrices in name}
-        by_rank: dict[int, list[str]] = {}  # a matrix that does not admit the rank has its full one, if any admits it
+        admitted = tuning.rank <= max(full.values())  # a rank that no matrix admits is refused by `inject`
+        by_rank: dict[int, list[str]] = {}  # a matrix that does not admit the rank has its full one
         for name, largest in full.items():
-            rank = min(tuning.rank, largest) if tuning.rank <= max(full.values()) else tuning.rank
-            by_rank.setdefault(rank, []).append(name)
+            by_rank.setdefault(min(tuning.rank, largest) if admitted else tuning.rank, []).append(name)
         self.layers = []
         for rank, names in by_rank.items():
             config = LoRAConfig(rank=rank, alpha=tuning.scaling * rank, target_modules=tuple(names))
