@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from lorahub_edu.cli.cluster import ClusterOption, DryRunOption, workers
 from lorahub_edu.cli.terminal import console, quiet_work, writable_file
 from lorahub_edu.errors import CourseError
 from lorahub_grader import assignments
 from lorahub_grader.collect import check_place
+from lorahub_studies.cluster import ClusterOption, DryRunOption, workers
 
 CourseOption = Annotated[Path, typer.Option("--course", help="The folder with solutions/ and exercises/.")]
 HERE = Path(".")

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 from lorahub_edu.errors import CourseError
-from lorahub_edu.jobs import finished
 from lorahub_grader import assignments, gradebook
 from lorahub_grader.assignments import RELEASE, SOURCE, Assignment, LockedError
 from lorahub_grader.collect import Collected, Submission, collect
@@ -23,6 +22,7 @@ from lorahub_grader.repair import read
 from lorahub_grader.sandbox import choose
 from lorahub_grader.sandbox.process import explain
 from lorahub_grader.worker import SANDBOXES, Job, outcome_of, work, work_apart
+from lorahub_studies.jobs import finished
 
 PACKAGES = ("lorahub_checks", "lorahub_edu", "lorahub_grader")  # what a submission's points follow from
 

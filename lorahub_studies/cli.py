@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from lorahub_edu.cli.cluster import ClusterOption, DryRunOption, workers
 from lorahub_edu.cli.hub import BaseOption, ZooOption, adapt_app, zoo_app
 from lorahub_edu.cli.spectra import intruders_app
 from lorahub_edu.cli.terminal import (
@@ -30,6 +29,7 @@ from lorahub_edu.cli.training import methods_app
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files.save import one_writer
 from lorahub_studies.approaches import get_approach
+from lorahub_studies.cluster import ClusterOption, DryRunOption, workers
 from lorahub_studies.variants import get_variant
 
 # Rooms that load torch are imported inside the commands, once what was typed is checked.

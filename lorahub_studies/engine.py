@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
-from lorahub_edu.jobs import finished
+from lorahub_studies.jobs import finished
 
 # The command that makes a study, by the first word of its name.
 COMMANDS = {"methods": "methods sweep", "intruders": "intruders sweep", "bbh": "bbh"}

@@ -19,13 +19,13 @@ from lorahub_edu.data import fewshot, tasks
 from lorahub_edu.data.tasks import Task
 from lorahub_edu.errors import CourseError
 from lorahub_edu.hub.zoo import CARD_FILE, Card, card, sha256_of
-from lorahub_edu.jobs import finished
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained
 from lorahub_edu.scoring import Scores, score
 from lorahub_edu.training.loop import TrainingConfig, train
 from lorahub_studies.baselines import remove_adapters
+from lorahub_studies.jobs import finished
 
 CONFIG = LoRAConfig(rank=8, alpha=16.0, target_modules=("q_proj", "v_proj"), dtype=torch.float32)
 TRAINING = TrainingConfig(

@@ -11,9 +11,10 @@ import pytest
 from grading_course import NAME, RIGHT, copy_of, submit
 from plain_jobs import has_no_sandbox
 
-from lorahub_edu.cli import app, cluster, terminal
+from lorahub_edu.cli import app, terminal
 from lorahub_edu.errors import CourseError
 from lorahub_grader.gradebook import Course
+from lorahub_studies import cluster
 
 
 @pytest.fixture

@@ -34,9 +34,8 @@ def times_ten(job: Job) -> dict:
 
 def drive(address: str, folder: str, count: int, seconds: float) -> None:
     """A study of so many jobs on a scheduler's workers; it ends with exit code 1 where the workers were lost."""
-    from lorahub_edu.cli import cluster
     from lorahub_edu.errors import CourseError
-    from lorahub_studies import engine
+    from lorahub_studies import cluster, engine
 
     try:
         with cluster.workers(address, folders=[Path(folder)]) as executor:

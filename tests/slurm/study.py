@@ -9,9 +9,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from lorahub_edu.cli import cluster
 from lorahub_edu.models import tiny
-from lorahub_studies import engine, forgetting_sweep
+from lorahub_studies import cluster, engine, forgetting_sweep
 from lorahub_studies.tail_runs import run_tail
 
 QUEUE = """

@@ -15,15 +15,14 @@ import pytest
 from plain_jobs import Job, fails_often, has_no_sandbox, times_ten
 from typer.testing import CliRunner
 
-from lorahub_edu.cli import cluster
 from lorahub_edu.cli.app import app
 from lorahub_edu.data import tasks
 from lorahub_edu.errors import CourseError
-from lorahub_edu.jobs import alone
 from lorahub_edu.models import pretrained, tiny
 from lorahub_studies import (
     adapting,
     big_bench,
+    cluster,
     comparison,
     engine,
     forgetting_sweep,
@@ -31,6 +30,7 @@ from lorahub_studies import (
     zoo_training,
 )
 from lorahub_studies.adapting import Trial
+from lorahub_studies.jobs import alone
 
 pytest.importorskip("distributed")
 

@@ -14,9 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lorahub_edu import __version__, jobs
+from lorahub_edu import __version__
 from lorahub_edu.cli.terminal import checking, console, errors
 from lorahub_edu.errors import CourseError
+from lorahub_studies import jobs
 
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster"}  # dask-jobqueue's classes
 WORKER_BYTES = 3 << 30  # a model, its modules and a step: `local` starts no more workers than the memory holds
@@ -123,7 +124,7 @@ def facts() -> dict[str, str]:
     """What must be the same on every worker, for rows to be the same: this code and its libraries."""
     from lorahub_edu import results
 
-    digest, root = hashlib.sha256(), Path(__file__).resolve().parents[2]
+    digest, root = hashlib.sha256(), Path(__file__).resolve().parents[1]
     for path in sorted(root.glob("lorahub_*/**/*.py")):
         digest.update(path.read_bytes())
     course = f"{__version__} ({digest.hexdigest()[:8]})"
