@@ -105,12 +105,14 @@ def test_the_checks_references_are_out_of_reach(arena, walls, no_walls) -> None:
 
 DETACHED = """
 import os, time
-if os.fork() == 0:
+child = os.fork()
+if child == 0:
     os.setsid()
     if os.fork() == 0:
         time.sleep(1.0)
         {deed}
     os._exit(0)
+os.waitpid(child, 0)  # it has left its session by then: nobody who ends this process can miss that
 hard = lambda x: 0.0
 """
 
