@@ -210,6 +210,8 @@ def _printed(value: object) -> str:
     if isinstance(value, list | tuple) and any(isinstance(part, Tensor | np.ndarray | list | tuple) for part in value):
         inside = ", ".join(_printed(part) for part in value)
         return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    if repr(value).startswith("<"):  # an address in memory says nothing: a function, a bound method, an object
+        return getattr(value, "__name__", type(value).__name__)
     words = f"{value:.17g}" if isinstance(value, float) else repr(value)
     return min(words, repr(value), key=len) if len(words) < 200 else words[:200] + "…"
 

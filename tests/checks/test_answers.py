@@ -234,3 +234,12 @@ def test_the_last_hint_is_a_step_and_not_the_answer(id: str) -> None:
             warnings.simplefilter("ignore", SyntaxWarning)
             exec(f"def answer({', '.join(names)}):\n    return {hint.rstrip('.')}", namespace)
             assert not check(id, namespace["answer"], 0).passed, hint
+
+
+def test_a_counterexample_prints_no_address_in_memory() -> None:
+    told = watched.described({"loss": [].append, "f": described_here, "x": object(), "n": 0.1, "text": "<a>"})
+    assert told == "loss = append, f = described_here, x = object, n = 0.1, text = '<a>'"
+
+
+def described_here() -> None:
+    """A function, to be printed."""
