@@ -115,7 +115,7 @@ def intruders_sweep(
 
 def zoo_train(
     tasks: TasksOption = "",
-    folder: ZooOption = None,
+    folder: Annotated[Path | None, typer.Option(help="Another folder of modules than the shipped zoo.")] = None,
     own_init: Annotated[bool, typer.Option(help="Draw each module's A from a seed of its own.")] = False,
     profile: ProfileOption = None,
     cluster: ClusterOption = "",
@@ -168,14 +168,14 @@ def adapt_sweep(
 
     if Path(name).name != name or not name:
         raise CourseError(f"{name!r} is no name of a file. Give letters, digits and underscores.")
-    zoo.find(listed(modules) or None, folder or zoo.SHIPPED)
+    zoo.find(listed(modules) or None, folder)
     target = _target(save)
     writable_file(target / f"{name}.json")
     from lorahub_studies import adapting, engine
     from lorahub_studies import adapting_tables as tables
 
     settings = {"profile": get_profile(profile).name, "test_items": test_items}
-    where = {"modules": listed(modules), "folder": str((folder or zoo.SHIPPED).resolve()), "base_model": base}
+    where = {"modules": listed(modules), "folder": str(folder.resolve()), "base_model": base}
     if left_out:
         trials = adapting.left_out(draws, test_items, settings["profile"], where["folder"])
     else:
@@ -210,7 +210,7 @@ def bbh(
     from lorahub_edu.hub import zoo
 
     if modules:
-        zoo.find(listed(modules), folder or zoo.SHIPPED)
+        zoo.find(listed(modules), folder)
     target = _target(save)
     from lorahub_studies import adapting_tables as tables
     from lorahub_studies import big_bench
@@ -219,7 +219,7 @@ def bbh(
         listed(tasks),
         draws,
         modules=listed(modules),
-        folder=folder or zoo.SHIPPED,
+        folder=folder,
         base_model=base,
         methods=listed(methods),
         test_items=test_items,

@@ -48,14 +48,14 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one of an
     """Lay out lessons, exercises, recipes and results in a folder. Again: renews what you did not change."""
     done = course.lay_out(folder)
     for name in done["kept"]:
-        console.print(f"kept as it is: {name}", markup=False)
+        console.print(f"kept as it is: {name}")
     if done["kept"]:
         console.print(
             "These files differ from the course's. Rename one and repeat the command to get the course's too."
         )
     new, renewed, kept = map(len, done.values())
     console.print(f"{new} files new, {renewed} renewed, {kept} kept.")
-    console.print(f'Open the course with: lorahub-edu lab "{folder}"', markup=False)
+    console.print(f'Open the course with: lorahub-edu lab "{folder}"')
 
 
 @app.command(rich_help_panel=START)
@@ -96,7 +96,7 @@ def doctor(profile: ProfileOption = None) -> None:
     from lorahub_edu.cli.doctor import all_required_ok, diagnose, render
 
     checks = diagnose(profile)
-    console.print(render(checks), markup=False)
+    console.print(render(checks))
     raise typer.Exit(0 if all_required_ok(checks) else 1)
 
 
@@ -171,19 +171,19 @@ def progress(
     from lorahub_edu.show import progress as kept
 
     if of_class:
-        console.print(str(guesses.of_class(of_class)), markup=False)
+        console.print(str(guesses.of_class(of_class)))
         return
     if predictions:
         print(json.dumps(kept.read().predictions, indent=1, ensure_ascii=False))
         return
     for table in lessons.progress_tables():
-        console.print(f"{table}\n", markup=False)
+        console.print(f"{table}\n")
 
 
 for command in (training.plan, training.train, training.export, training.push, training.export_llamafactory):
-    app.command(command.__name__.replace("_", "-"), rich_help_panel=TRAIN)(command)
-app.command("chat", rich_help_panel=COMPOSE)(hub.chat)
-app.command("report", rich_help_panel=INSPECT)(spectra.report)
+    app.command(rich_help_panel=TRAIN)(command)
+app.command(rich_help_panel=COMPOSE)(hub.chat)
+app.command(rich_help_panel=INSPECT)(spectra.report)
 app.add_typer(training.methods_app, name="methods", rich_help_panel=TRAIN)
 app.add_typer(hub.zoo_app, name="zoo", rich_help_panel=COMPOSE)
 app.add_typer(hub.adapt_app, name="adapt", rich_help_panel=COMPOSE)
@@ -209,5 +209,5 @@ def main() -> None:
         problem = problem if error.filename else " ".join(str(error).split())
     else:
         return
-    errors.print(f"lorahub-edu: {problem}", style="bold", markup=False)
+    errors.print(f"lorahub-edu: {problem}", style="bold")
     sys.exit(1)

@@ -14,6 +14,7 @@ import psutil
 from requests import Session
 
 from lorahub_edu import results
+from lorahub_edu.cli.terminal import nearest
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import assets, course
 from lorahub_edu.files.assets import size_text
@@ -139,9 +140,7 @@ def _container_memory(folder: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _disk(profile: Profile) -> Answer:
-    needed, folder = NEEDS[profile.name][1], assets.home()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+    needed, folder = NEEDS[profile.name][1], nearest(assets.home().absolute())
     if not os.access(folder, os.W_OK):
         return False, f"{folder} can't be written", "set LORAHUB_EDU_HOME to a folder that you may write to"
     free = shutil.disk_usage(folder).free

@@ -33,12 +33,22 @@ CHAT_HELP = """/use NAME NAME=0.5  mixes modules by these weights; all others ge
 
 Prompt = Literal["auto", "alpaca", "task", "chat", "plain"]  # what stands around a line
 
+
+def shipped_zoo(folder: Path | None) -> Path:
+    """A callback that takes the shipped modules where no other folder was typed."""
+    from lorahub_edu.hub import zoo
+
+    return folder or zoo.SHIPPED
+
+
 zoo_app = typer.Typer(no_args_is_help=True, help="LoRA modules: list, show, verify.")
 
 AdapterArgument = Annotated[
     str, typer.Argument(help="A module of the zoo, an adapter's folder, or owner/name on the hub.")
 ]
-ZooOption = Annotated[Path | None, typer.Option("--folder", help="Another folder of modules than the shipped zoo.")]
+ZooOption = Annotated[
+    Path | None, typer.Option("--folder", callback=shipped_zoo, help="Another folder of modules than the shipped zoo.")
+]
 BaseOption = Annotated[
     str, typer.Option("--base", callback=known_base, help="A base model's name, here or on the hub, or its folder.")
 ]
@@ -49,7 +59,7 @@ def zoo_list(folder: ZooOption = None) -> None:
     """Every module with its task and its scores before and after training."""
     from lorahub_edu.hub import zoo
 
-    console.print(str(zoo.overview(folder or zoo.SHIPPED)))
+    console.print(str(zoo.overview(folder)))
 
 
 @zoo_app.command("show")
@@ -57,7 +67,7 @@ def zoo_show(name: str, folder: ZooOption = None) -> None:
     """One module's card."""
     from lorahub_edu.hub import zoo
 
-    console.print(str(zoo.card_table(name, folder or zoo.SHIPPED)))
+    console.print(str(zoo.card_table(name, folder)))
 
 
 @zoo_app.command("verify")
@@ -66,12 +76,12 @@ def zoo_verify(folder: ZooOption = None) -> None:
     from lorahub_edu.hub import zoo
 
     with quiet_work("reading every module"):
-        modules = zoo.verify(folder or zoo.SHIPPED)
+        modules = zoo.verify(folder)
+    if not modules:
+        raise CourseError(f"There is no module in {folder}.")
     for name, problems in modules.items():
         console.print(f"{name:14s} {'; '.join(problems) or 'sound'}")
-    if not modules:
-        raise CourseError(f"There is no module in {folder or zoo.SHIPPED}.")
-    raise typer.Exit(0 if modules and not any(modules.values()) else 1)
+    raise typer.Exit(1 if any(modules.values()) else 0)
 
 
 adapt_app = typer.Typer(invoke_without_command=True, help="Compose modules for a new task from a few examples.")
@@ -109,15 +119,15 @@ def adapt(
     if prefilter and modules:
         raise CourseError("--prefilter chooses from a folder: leave out --modules.")
     check_task(task)
-    zoo.find(listed(modules) or None, folder or zoo.SHIPPED)
+    zoo.find(listed(modules) or None, folder)
     from lorahub_edu.hub import task_adapter
     from lorahub_edu.hub.adapt import SearchConfig
 
     config = SearchConfig(optimizer, budget, seed, composition, original_scale=original_scale)
     with one_writer(out), quiet_work("loading the modules and the model"):
         done = task_adapter.adapt_to(
-            task, config, modules=listed(modules), folder=folder or zoo.SHIPPED, prefilter=prefilter, draw=draw,
-            rank=rank, test_items=test_items, profile=profile, base=base, out=out,
+            task, config, modules=listed(modules), folder=folder, prefilter=prefilter, draw=draw, rank=rank,
+            test_items=test_items, profile=profile, base=base, out=out,
         )  # fmt: skip
     console.print(str(done))
 
@@ -138,17 +148,14 @@ def chat(
 
     weights = weighed(modules)
     for name in weights:
-        zoo.find_source(name, folder or zoo.SHIPPED)
+        zoo.find_source(name, folder)
     with quiet_work("loading the modules and the model"):
         from lorahub_edu.show.chat import open_chat
         from lorahub_edu.training.descent import interrupts
 
-        talk = open_chat(
-            list(weights), prompt, instruction, composition,
-            base=base, folder=folder or zoo.SHIPPED, profile=profile,
-        )  # fmt: skip
+        talk = open_chat(list(weights), prompt, instruction, composition, base=base, folder=folder, profile=profile)
     talk.use(dict(zip(talk.modules.names, weights.values(), strict=True)))
-    console.print(CHAT_HELP, markup=False)
+    console.print(CHAT_HELP)
     while (line := _typed()) != "/quit":
         try:
             word, *rest = line.split() or [""]
@@ -156,9 +163,9 @@ def chat(
                 talk.use(weighed(rest))
             if word in ("/use", "/modules"):
                 mixed = zip(talk.modules.names, talk.weights, strict=True)
-                console.print(", ".join(f"{name}={weight:g}" for name, weight in mixed), markup=False)
+                console.print(", ".join(f"{name}={weight:g}" for name, weight in mixed))
             elif word.startswith("/"):
-                console.print(CHAT_HELP, markup=False)
+                console.print(CHAT_HELP)
             elif word:
                 with interrupts() as stop, Live(console=Console(), auto_refresh=False) as live:
                     said = talk.answer(
@@ -167,7 +174,7 @@ def chat(
                     )  # fmt: skip
                 console.print(f"{said}" if console.is_terminal else f"\n{said}", style="dim")
         except CourseError as error:
-            errors.print(str(error), markup=False)
+            errors.print(str(error))
         except KeyboardInterrupt:  # a second Ctrl-C, before the next token came
             console.print()
 

@@ -61,16 +61,16 @@ def show(
     from lorahub_edu import results
     from lorahub_edu.hub import zoo
 
-    zoo.find_source(adapter, folder or zoo.SHIPPED)
+    zoo.find_source(adapter, folder)
     epsilons = _numbers(epsilon)
     from lorahub_edu.spectra.intruders import examine
 
     with quiet_work("matrix by matrix; the first run with a base takes a minute or more"):
         report, page = examine(
-            zoo.open_source(adapter, folder or zoo.SHIPPED), name=adapter, base=base, k=k,
+            zoo.open_source(adapter, folder), name=adapter, base=base, k=k,
             epsilons=epsilons, profile=profile, device=device,
         )  # fmt: skip
-    console.print(page, markup=False)
+    console.print(page)
     if out:
         console.print(f"written to {results.write_json(out, [asdict(row) for row in report.rows])}")
 
@@ -90,11 +90,11 @@ def scale(
     """Weaken an adapter's intruder dimensions, or a control, and save the result as an adapter in PEFT's layout."""
     from lorahub_edu.hub import zoo
 
-    zoo.find_source(adapter, folder or zoo.SHIPPED)
+    zoo.find_source(adapter, folder)
     from lorahub_edu.spectra.interventions import save_scaled
 
     with quiet_work("matrix by matrix; the first run with a base takes a minute or more"):
-        source = zoo.open_source(adapter, folder or zoo.SHIPPED)
+        source = zoo.open_source(adapter, folder)
         scaled = save_scaled(source, out, factor, part, base=base, k=k, epsilon=epsilon, profile=profile)
     ranks = sorted({config.rank for config in scaled.configs.values()})
     console.print(f"{part} scaled by {factor}; ranks {', '.join(map(str, ranks))}; written to {out}")

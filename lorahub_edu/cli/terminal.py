@@ -19,8 +19,8 @@ from lorahub_edu.data import tasks
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.models.profiles import get_base, get_profile
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(highlight=False, soft_wrap=True, stderr=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)
+errors = Console(highlight=False, markup=False, soft_wrap=True, stderr=True)
 PATIENCE = 2.0  # seconds without a sign of life
 LARGEST = 2**31 - 1
 COUNT, NATURAL = {"min": 1, "max": LARGEST}, {"min": 0, "max": LARGEST}  # of an option
@@ -30,7 +30,7 @@ ENOUGH = 1 << 20  # bytes: less than this is a full disk, for whatever is to be 
 @contextmanager
 def quiet_work(what: str) -> Iterator[None]:
     """Work that shows nothing of its own: after two seconds, a line on standard error says what it does."""
-    timer = Timer(PATIENCE, lambda: errors.print(f"{what} …", markup=False))
+    timer = Timer(PATIENCE, lambda: errors.print(f"{what} …"))
     timer.daemon = True
     timer.start()
     try:
@@ -136,10 +136,13 @@ def writable_file(path: Path | None) -> Path | None:
     return path and _writable(path)
 
 
+def nearest(path: Path) -> Path:
+    """The path itself where it exists, else the nearest folder above that does."""
+    return next((place for place in (path, *path.parents) if place.exists()), path)
+
+
 def _writable(path: Path) -> Path:
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
+    there = nearest(path.absolute())
     if there != path.absolute() and not there.is_dir():
         raise CourseError(f"{path} can't be made: {there} is a file. Choose another place.")
     if not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):

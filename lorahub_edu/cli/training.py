@@ -91,7 +91,7 @@ def export_llamafactory(
 
     with quiet_work("reading the rows"):
         path = llamafactory.export(recipe, out, profile=profile, offline=offline)
-    console.print(f"Train it with: llamafactory-cli train {path}", markup=False)
+    console.print(f"Train it with: llamafactory-cli train {path}")
 
 
 def plan(
@@ -138,7 +138,7 @@ def plan(
     with quiet_work("counting the memory of a step"):
         config = read_config(model, offline=offline)
         advice = advise(model, config, setting, capacity(gpu), f"a {gpu:g} GB card without the driver's part")
-    console.print(str(advice), markup=False)
+    console.print(str(advice))
 
 
 @methods_app.command("list")
@@ -170,13 +170,11 @@ def export(
 
     if merged + gguf + ollama + vllm != 1:
         raise CourseError("Export for what? Give one of --merged, --gguf, --ollama, --vllm.")
-    zoo.find_source(adapter, folder or zoo.SHIPPED)
+    zoo.find_source(adapter, folder)
     with quiet_work("merging and writing"):
         from lorahub_edu.runs import export as exports
 
-        model, tokenizer, prompt = exports.merged_model(
-            adapter, base=base, folder=folder or zoo.SHIPPED, profile=profile
-        )
+        model, tokenizer, prompt = exports.merged_model(adapter, base=base, folder=folder, profile=profile)
         if gguf or ollama:
             path = exports.write_gguf(model, tokenizer, out / exports.GGUF_FILE, kind)
         else:
@@ -184,7 +182,7 @@ def export(
         if ollama:
             path = exports.write_modelfile(tokenizer, prompt, out)
     use = f"ollama create NAME -f {path}" if ollama else f"vllm serve {path}" if vllm else ""
-    console.print(f"written to {path}" + (f"; use it with: {use}" if use else ""), markup=False)
+    console.print(f"written to {path}" + (f"; use it with: {use}" if use else ""))
 
 
 def push(
@@ -204,4 +202,4 @@ def push(
         from lorahub_edu.runs import export as exports
 
         said = str(exports.model_card(adapter, repo)) if dry_run else exports.push(adapter, repo, private=private)
-    console.print(said, markup=False)
+    console.print(said)
