@@ -12,28 +12,6 @@ from lorahub_edu.show.check import check_in_lesson as check
 from lorahub_edu.show.findings import Row, costs_table, publish, verdict
 from lorahub_edu.show.predictions import compare, predict, recall
 
-__all__ = [
-    "PROFILES",
-    "Finding",
-    "Row",
-    "Table",
-    "chat",
-    "check",
-    "clouds",
-    "compare",
-    "figures",
-    "get_profile",
-    "mixing",
-    "open_lesson",
-    "panels",
-    "predict",
-    "predictions",
-    "publish",
-    "recall",
-    "results",
-    "verdict",
-]
-
 # What a screen reader says of a slider's handle and of a panel's picture: ipywidgets gives them no words, or an index.
 NAMED = """\
 window.lorahubNamed ??= new MutationObserver(() => {
