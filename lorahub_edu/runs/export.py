@@ -31,8 +31,7 @@ from lorahub_edu.results import Table
 from lorahub_edu.runs.finetune import RUN_FILE
 from lorahub_edu.spectra.updates import base_of
 
-TYPES = ("f32", "f16", "bf16", "q8_0")  # of a GGUF's matrices
-GGUF_FILE, MODELFILE = "model.gguf", "Modelfile"
+GGUF_FILE = "model.gguf"
 ON_HUB = {"SmolLM2-135M-Instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 # Of the rows that a run was trained on, by their set.
 LICENCES = {"alpaca": "cc-by-nc-4.0", "alpaca-52k": "cc-by-nc-4.0", "dolly": "cc-by-sa-3.0", "tiny": "cc-by-4.0"}
@@ -75,7 +74,7 @@ def write_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out
 
 
 def write_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: str | Path, kind: str = "f16") -> Path:
-    """One GGUF file of a LLaMA, its tokenizer included; matrices are of a `kind` in `TYPES`, vectors stay in float32.
+    """One GGUF file of a LLaMA, its tokenizer included; matrices are f32, f16, bf16 or q8_0, vectors f32.
 
     Raises CourseError: another architecture, scaled positions, or a tokenizer that is no byte-level BPE.
     Source: llama.cpp's convert_hf_to_gguf.py, whose names and order of the query and key rows this follows.
@@ -149,7 +148,7 @@ def write_modelfile(tokenizer: PreTrainedTokenizerFast, prompt: Callable[[str], 
         f'FROM ./{GGUF_FILE}\nTEMPLATE """{prompt("{{ .Prompt }}")}"""\n'
         f'PARAMETER stop "{tokenizer.eos_token}"\nPARAMETER temperature 0\n'
     )
-    path = Path(folder) / MODELFILE
+    path = Path(folder) / "Modelfile"
     path.write_text(text, encoding="utf-8")
     return path
 

@@ -18,6 +18,7 @@ from lorahub_edu.data import tasks
 from lorahub_edu.data.alpaca import Encoded
 from lorahub_edu.data.fewshot import rows_for
 from lorahub_edu.forgetting import texts
+from lorahub_edu.forgetting.texts import Texts
 from lorahub_edu.lora import adapter_files, adapters
 from lorahub_edu.lora.adapter_files import AdapterFile
 from lorahub_edu.models import pretrained
@@ -31,30 +32,31 @@ from lorahub_edu.spectra.updates import base_of, base_weights
 
 SHRUNK = 0.7  # the control's factor on the whole update
 EPSILONS = (0.5, 0.6, 0.8)
-STATES = ("base", "adapter", "shrunk")
 
 
 @dataclass(frozen=True)
 class AdapterReport:
     """What was measured of one adapter; shows itself as one page.
 
-    `scores` on the task's test items and `text`, the mean loss on plain text in nats a token, are by state: "base",
-    "adapter", "shrunk". `share` is of the base's parameters, `size` in bytes (0 if it is in memory only), `merge_error`
-    the largest difference of a merged logit by the logits' range, `sequences` their number and tokens in each.
+    `scores` on the task's test items and `text`, the mean loss on `plain` text in nats a token, are by state: "base",
+    "adapter", "shrunk". `base_parameters` is a number, `size` is in bytes (0 if the adapter is in memory only),
+    `merge_error` the largest difference of a merged logit by the logits' range.
     """
 
     file: AdapterFile
     base_model: str
-    parameters: int
-    share: float
+    base_parameters: int
     size: int
     merge_error: float
     spectrum: IntruderCounts
     task: str
     scores: dict[str, Scores]
     text: dict[str, float]
-    text_label: str
-    sequences: tuple[int, int]
+    plain: Texts
+
+    @property
+    def parameters(self) -> int:
+        return sum(A.numel() + B.numel() for A, B in self.file.weights.values())
 
     @property
     def forgetting(self) -> float:
@@ -82,7 +84,7 @@ class AdapterReport:
             ("base model", self.base_model),
             ("matrices", f"{len(self.file.weights)}: {projections}"),
             ("rank, scaling", f"{ranks}, {scalings}"),
-            ("parameters", f"{self.parameters:,} ({self.share:.2%} of the base)"),
+            ("parameters", f"{self.parameters:,} ({self.parameters / self.base_parameters:.2%} of the base)"),
             ("merged against apart", f"logits differ by {self.merge_error:.1e} of their range"),
         ]
         if self.size:
@@ -98,9 +100,10 @@ class AdapterReport:
                 (f"{self.task}: loss, nats a token", *(f"{found.losses[0]:.3f}" for found in scores)),
             ]
         lines.append(("plain text: loss, nats a token", *(f"{loss:.3f}" for loss in self.text.values())))
+        count, tokens = self.plain.sequences.shape
         caption = (
-            "Plain text: {} sequences of {} tokens, ".format(*self.sequences)
-            + f"{self.text_label}. The last column is the control: the same update times {SHRUNK}."
+            f"Plain text: {count} sequences of {tokens} tokens, {self.plain.label}. The last column is the control: "
+            f"the same update times {SHRUNK}."
         )
         return Table(("what it does", "base", "adapter", f"update × {SHRUNK}"), tuple(lines), caption)
 
@@ -149,25 +152,22 @@ def examine(
     plain = texts.load(tokenizer, sequences=sequences, fetch=get_profile(profile).name != "tiny")
     rows = rows_for(model, tokenizer, asked.instructions[0], asked.test[:test_items]) if asked else []
     scores, losses = {}, {}
-    for state in STATES:
-        adapters.set_adapter(model, None if state == "base" else state)
+    for state, active in {"base": None, "adapter": "adapter", "shrunk": "shrunk"}.items():
+        adapters.set_adapter(model, active)
         losses[state] = text_loss(model, plain.sequences)
         if rows:
             scores[state] = score(model, sorted(rows, key=lambda row: row.tokens))
-    parameters = sum(A.numel() + B.numel() for A, B in file.weights.values())
     return AdapterReport(
         file=file,
         base_model=name,
-        parameters=parameters,
-        share=parameters / total,
+        base_parameters=total,
         size=sum(path.stat().st_size for path in file.path.glob("*") if path.is_file()) if file.path.is_dir() else 0,
         merge_error=_merge_error(model, plain.sequences[:2]),
         spectrum=spectrum,
         task=task,
         scores=scores,
         text=losses,
-        text_label=plain.label,
-        sequences=tuple(plain.sequences.shape),
+        plain=plain,
     )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError
@@ -20,23 +20,23 @@ from lorahub_edu.results import VERDICTS, Finding, Table
 from lorahub_edu.show import predictions, progress
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A claim by its id (R: LoRA on LLaMA; H: LoRAHub; I: intruders; X: beyond), its statement, the source's figure."""
+class Claim(NamedTuple):
+    """What a source claims, and the figure that it gives."""
 
-    id: str
     statement: str
     source_figure: str = ""
 
 
-_DATA = resources.files("lorahub_edu.data")
-CLAIMS = {
-    id: Claim(id, *texts) for id, texts in json.loads((_DATA / "claims.json").read_text(encoding="utf-8")).items()
-}
+def _data(file: str) -> dict[str, Any]:
+    return json.loads((resources.files("lorahub_edu.data") / file).read_text(encoding="utf-8"))
+
+
+CLAIMS = {id: Claim(*texts) for id, texts in _data("claims.json").items()}
+"""By id. R: LoRA on LLaMA; H: LoRAHub; I: intruders; X: beyond the sources."""
+RULES = _data("rules.json")
+"""Verdicts on committed studies by a finding's name or its beginning: rule, commit and study, or why there is none."""
 NONE = "–"
 YARDSTICK = "yardstick"
-RULES = json.loads((_DATA / "rules.json").read_text(encoding="utf-8"))
-"""Verdicts on committed studies by a finding's name or its beginning: rule, commit and study, or why there is none."""
 
 
 def ruled(finding: Finding) -> Finding:
@@ -90,9 +90,8 @@ class Row:
         prefix = self.name.partition(".")[0]
         claim = self.claim if self.claim is not None else prefix if self.verdict and prefix in CLAIMS else ""
         values = tuple(map(float, self.values if isinstance(self.values, Iterable) else [self.values]))
-        fields: dict[str, Any] = {"model": profile.base_model, "profile": profile.name}
-        if self.study is not None:
-            fields = _of_study(self.study)
+        own = {"model": profile.base_model, "profile": profile.name}
+        fields = own if self.study is None else _of_study(self.study)
         if self.seeds is not None:
             fields["seeds"] = tuple(self.seeds)
         fields |= self.circumstances or {}
@@ -117,7 +116,7 @@ def publish(lesson: str, rows: Sequence[Row | Finding], profile: Profile) -> Car
     progress.lesson_run(lesson)
     made = cards(f"lesson_{lesson}", [(finding, mine and not edition) for finding, mine in found])
     guessed = predictions.table(lesson)
-    return replace(made, predictions=guessed) if guessed.rows else made
+    return Cards((*made.cards, Card("**Your predictions**", guessed))) if guessed.rows else made
 
 
 def _of_study(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +134,7 @@ class Card:
 
     title: str
     figures: Table
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,6 @@ class Cards:
     """One card a claim, which Jupyter shows as Markdown and a terminal as text."""
 
     cards: tuple[Card, ...]
-    predictions: Table | None = None
 
     def _repr_markdown_(self) -> str:
         parts = []
@@ -152,13 +150,10 @@ class Cards:
             if card.notes:
                 notes = "\n".join(f"- {note}" for note in card.notes)
                 parts.append(f"<details><summary>The verdicts rest on</summary>\n\n{notes}\n\n</details>")
-        if self.predictions:
-            parts += ["**Your predictions**", self.predictions._repr_markdown_()]
         return "\n\n".join(parts)
 
     def __str__(self) -> str:
-        parts = ["\n".join([card.title, str(card.figures), *card.notes]) for card in self.cards]
-        return "\n\n".join(parts + ([f"Your predictions\n{self.predictions}"] if self.predictions else []))
+        return "\n\n".join("\n".join([card.title, str(card.figures), *card.notes]) for card in self.cards)
 
     __repr__ = __str__
 

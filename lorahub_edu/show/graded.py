@@ -21,12 +21,12 @@ class NotSatisfiedError(AssertionError):
         self.report = report
 
 
-def require(id: str, answer: object, *, draws: int = DRAWS, seed: str | None = None) -> None:
-    """Raise NotSatisfiedError unless an answer satisfies its specification on several fresh draws.
+def require(id: str, answer: object, *, seed: str | None = None) -> None:
+    """Raise NotSatisfiedError unless an answer satisfies its specification on `DRAWS` fresh draws.
 
     The inputs follow from the seed; None takes the grading's seed where there is one, else new inputs are drawn.
     """
-    for draw in range(draws):
+    for draw in range(DRAWS):
         report = check(id, answer, seed=_seed(id, draw, seed))
         if not report.passed:
             raise NotSatisfiedError(report)

@@ -186,7 +186,7 @@ def record_costs(run: Run, model: str, folder: Path) -> None:
     results.record(measured, "lessons", folder)
 
 
-def progress_tables(root: Path = course.SHIPPED) -> tuple[Table, Table]:
+def progress_tables() -> tuple[Table, Table]:
     """Tables of what the learner did, of all there is to do: lessons run and checks passed; assignments and points."""
     done = progress.read()
 
@@ -199,7 +199,7 @@ def progress_tables(root: Path = course.SHIPPED) -> tuple[Table, Table]:
         source = (SOURCES / f"{name}.py").read_text(encoding="utf-8")
         of_lessons.append((name, done.lessons.get(name[:2], NONE), passed(source)))
     of_assignments = []
-    for path in sorted((root / "exercises").glob("*/*.ipynb")):
+    for path in sorted((course.SHIPPED / "exercises").glob("*/*.ipynb")):
         if path.stem == path.parent.name:  # the learner's notebook
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
             code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")

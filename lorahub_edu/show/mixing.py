@@ -22,7 +22,7 @@ from lorahub_edu.show.chat import Chat
 
 WIDE, HALF = ipywidgets.Layout(width="98%"), ipywidgets.Layout(width="50%", padding="0 1em 0 0")
 COLUMNS = ipywidgets.Layout(grid_template_columns="repeat(auto-fill, minmax(300px, 1fr))", width="98%")
-STEP = 0.05  # of a slider; a search's candidates lie between
+LIMIT, STEP = 1.5, 0.05  # of a slider; a search's candidates lie between two steps
 _shown: dict[tuple, ipywidgets.VBox] = {}
 
 
@@ -31,7 +31,6 @@ def chat_panel(
     *,
     start: str = "",
     weights: Mapping[str, float] | None = None,
-    limit: float = 1.5,
     max_new_tokens: int = 60,
     examples: Sequence[PromptedRow] = (),
     search: SearchConfig | None = None,
@@ -40,12 +39,11 @@ def chat_panel(
 
     With `examples` it is a mixing desk: each move of a slider shows the loss on them, then a new answer. With a
     `search` a button lets it play its candidates on the same sliders; one with gradients can't. `start` is answered
-    before the panel is shown, so that a saved page shows an answer. `weights` None keeps the chat's own. Sliders reach
-    from -limit to limit.
+    before the panel is shown, so that a saved page shows an answer. `weights` None keeps the chat's own.
     """
     if weights is not None:
         chat.use(weights)
-    desk = _Desk(chat, start, limit, max_new_tokens, examples, search)
+    desk = _Desk(chat, start, max_new_tokens, examples, search)
     if start:
         desk.compute()
     key = (chat.modules.names, bool(examples))
@@ -65,20 +63,14 @@ class _Desk:
     """The widgets of a panel, and the one thread that computes for them."""
 
     def __init__(
-        self,
-        chat: Chat,
-        line: str,
-        limit: float,
-        max_new_tokens: int,
-        examples: Sequence[PromptedRow],
-        search: SearchConfig | None,
+        self, chat: Chat, line: str, max_new_tokens: int, examples: Sequence[PromptedRow], search: SearchConfig | None
     ) -> None:
         self.chat, self.max_new_tokens, self.examples, self.search = chat, max_new_tokens, examples, search
         self.line = ipywidgets.Text(value=line, placeholder="Type and press Enter", layout=WIDE, description="You")
         self.note, self.loss, *self.sides = (ipywidgets.HTML(layout=layout) for layout in ({}, {}, HALF, HALF))
         self.sliders = [
             ipywidgets.FloatSlider(
-                value=weight, min=-limit, max=limit, step=STEP, description=name, readout_format=".2f",
+                value=weight, min=-LIMIT, max=LIMIT, step=STEP, description=name, readout_format=".2f",
                 style={"description_width": "8em"}, layout=ipywidgets.Layout(width="auto"),
             )
             for name, weight in zip(chat.modules.names, chat.weights, strict=True)

@@ -71,9 +71,14 @@ _ASKED: dict[str, Asked] = {}
 _MADE: dict[str, dict] = {}  # in this kernel: nothing may be kept on disk
 
 
-def made(id: str) -> dict | None:
-    """What there is on a prediction: "question", "guess", and once it was measured "measured" and "off"."""
-    return _MADE.get(id) or progress.read().predictions.get(id)
+def made() -> dict[str, dict]:
+    """The predictions by id: each has "question" and "guess", and once it was measured "measured" and "off"."""
+    return dict(sorted((progress.read().predictions | _MADE).items()))
+
+
+def _keep(id: str, prediction: dict) -> None:
+    _MADE[id] = prediction
+    progress.predicted(id, prediction)
 
 
 def predict(
@@ -107,8 +112,7 @@ def predict(
     keep, skip = ipywidgets.Button(description="Keep"), ipywidgets.Button(description="Skip")
 
     def note(value: object) -> None:
-        _MADE[id] = {"question": question, "guess": value}
-        progress.predicted(id, _MADE[id])
+        _keep(id, {"question": question, "guess": value})
         said.value = "Skipped." if value == SKIPPED else f"Kept: {_words(value)}."
 
     def on_keep(_button: object) -> None:
@@ -120,7 +124,7 @@ def predict(
 
     keep.on_click(on_keep)
     skip.on_click(lambda _button: note(SKIPPED))
-    earlier = made(id)
+    earlier = made().get(id)
     if guess is not None:
         note(asked.checked(guess))
     elif earlier:
@@ -132,22 +136,20 @@ def predict(
 
 def compare(id: str, value: object) -> Guess | None:
     """Keep what was measured beside the prediction, print both, and return the guess where there is one."""
-    there, asked = made(id), _ASKED.get(id)
+    there, asked = made().get(id), _ASKED.get(id)
     if not there or not asked or there["guess"] == SKIPPED:
         return None
     value = value if asked.choices else [float(v) for v in value] if asked.points else float(value)
     off = asked.off(there["guess"], value)
-    _MADE[id] = there | {"measured": value, "off": off}
-    progress.predicted(id, _MADE[id])
+    _keep(id, there | {"measured": value, "off": off})
     print(f"You predicted {_words(there['guess'])}, measured is {_words(value)}: {_judged(off)}.")
     return there["guess"]
 
 
 def table(lesson: str = "") -> Table:
     """The predictions of a lesson, or of all, beside what was measured; the caption says how many were close."""
-    kept = progress.read().predictions | _MADE
     rows, offs = [], []
-    for id, one in sorted(kept.items()):
+    for id, one in made().items():
         if id.startswith(lesson) and one["guess"] != SKIPPED:
             offs += [one["off"]] if "off" in one else []
             judged = _judged(one["off"]) if "off" in one else "not measured yet"
@@ -164,7 +166,7 @@ def calibration() -> Markdown:
 
     A choice is right or wrong. A number is off by a factor, and a curve by its mean distance, as in `Asked.off`.
     """
-    kept = {id: one for id, one in sorted((progress.read().predictions | _MADE).items()) if "off" in one}
+    kept = {id: one for id, one in made().items() if "off" in one}
     of = {kind: {id: one for id, one in kept.items() if isinstance(one["guess"], kind)} for kind in (str, float, list)}
     bars, words = {}, []
     if of[str]:

@@ -63,7 +63,7 @@ def test_the_losses_on_plain_text_are_those_of_pefts_model(report: AdapterReport
     assert report.text == pytest.approx(expected, abs=1e-4)
     assert len(set(expected.values())) == 3
     assert report.forgetting == pytest.approx(expected["adapter"] - expected["base"], abs=2e-4)
-    assert report.sequences == (4, texts.TOKENS) and report.text_label == texts.SHIPPED
+    assert report.plain.sequences.shape == (4, texts.TOKENS) and report.plain.label == texts.SHIPPED
 
 
 def test_the_spectrum_is_that_of_the_definition(report: AdapterReport) -> None:
