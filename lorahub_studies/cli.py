@@ -28,6 +28,7 @@ from lorahub_edu.cli.terminal import (
 from lorahub_edu.cli.training import methods_app
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.files.save import one_writer
+from lorahub_edu.hub import zoo
 from lorahub_studies.approaches import get_approach
 from lorahub_studies.cluster import ClusterOption, DryRunOption, workers
 from lorahub_studies.variants import get_variant
@@ -122,7 +123,6 @@ def zoo_train(
     dry_run: DryRunOption = False,
 ) -> None:
     """Train one module a task. Finished modules are kept; the same command continues."""
-    from lorahub_edu.hub import zoo
     from lorahub_edu.models.profiles import get_profile
 
     target = writable_folder(folder or zoo.own_zoo() / ("own-init" if own_init else "shared-init"))
@@ -151,7 +151,7 @@ def adapt_sweep(
     methods: ApproachesOption = "",
     draws: Annotated[int, typer.Option(min=1, max=1000, help="Draws of five examples.")] = 3,
     modules: ModulesOption = "",
-    folder: ZooOption = None,
+    folder: ZooOption = zoo.SHIPPED,
     test_items: Annotated[int, typer.Option(**COUNT, help="Test items of each target.")] = 120,
     profile: ProfileOption = None,
     base: BaseOption = "",
@@ -163,7 +163,6 @@ def adapt_sweep(
     save: SaveOption = False,
 ) -> None:
     """Compare every method on targets and draws. You can stop at any time; the same command continues."""
-    from lorahub_edu.hub import zoo
     from lorahub_edu.models.profiles import get_profile
 
     if Path(name).name != name or not name:
@@ -196,7 +195,7 @@ def bbh(
     ] = "",
     draws: Annotated[int, typer.Option(min=1, max=1000, help="Draws of five examples and 20 modules.")] = 5,
     modules: Annotated[str, typer.Option(help="As for adapt; default 20 random published ones a draw.")] = "",
-    folder: ZooOption = None,
+    folder: ZooOption = zoo.SHIPPED,
     base: Annotated[str, typer.Option(callback=known_base, help="The base model.")] = "flan-t5-large",
     methods: ApproachesOption = "",
     test_items: Annotated[int, typer.Option(**COUNT, help="Test items of each task, at most.")] = 250,
@@ -207,8 +206,6 @@ def bbh(
     save: SaveOption = False,
 ) -> None:
     """BIG-Bench Hard with FLAN-T5 and the published modules. The same command continues a stopped run."""
-    from lorahub_edu.hub import zoo
-
     if modules:
         zoo.find(listed(modules), folder)
     target = _target(save)

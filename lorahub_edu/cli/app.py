@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from lorahub_edu import __version__
+from lorahub_edu import __version__, results
 from lorahub_edu.cli import hub, spectra, training
 from lorahub_edu.cli.terminal import OutOption, ProfileOption, check_text, console, errors, quiet_work
 from lorahub_edu.errors import CourseError
-from lorahub_edu.files import course
+from lorahub_edu.files import assets, course
+from lorahub_edu.models.profiles import DEFAULT, get_profile
 
-# Rooms that load torch are imported inside the commands that need them, so that --help and a repeated fetch are quick.
+# Rooms that load torch, pydantic or Jupyter are imported inside the commands that need them, so that --help is quick.
 
 # --help shows the groups in the order in which their commands are added here: as a learner meets them.
 START, LEARN, TRAIN, COMPOSE, INSPECT = "Start", "Learn", "Train", "Compose", "Inspect"
@@ -109,9 +110,6 @@ def fetch(
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
     """Fetch and verify the profile's model, the Alpaca rows and plain texts. Files that exist are not fetched again."""
-    from lorahub_edu.files import assets
-    from lorahub_edu.models.profiles import get_profile
-
     chosen = get_profile(profile)
     if chosen.name == "tiny":
         console.print("Profile tiny needs no file.")
@@ -142,8 +140,6 @@ def run(
     out: OutOption = Path("runs/lessons"),
 ) -> None:
     """Run lessons from top to bottom without a browser, and print the time and memory of each."""
-    from lorahub_edu import results
-    from lorahub_edu.models.profiles import DEFAULT, get_profile
     from lorahub_edu.show import lessons
 
     chosen = get_profile(profile)

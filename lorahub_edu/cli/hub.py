@@ -25,7 +25,10 @@ from lorahub_edu.cli.terminal import (
     listed,
     quiet_work,
 )
+from lorahub_edu.data import tasks
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files.save import one_writer
+from lorahub_edu.hub import zoo
 
 CHAT_HELP = """/use NAME NAME=0.5  mixes modules by these weights; all others get 0
 /modules            the modules and their weights
@@ -34,20 +37,13 @@ CHAT_HELP = """/use NAME NAME=0.5  mixes modules by these weights; all others ge
 Prompt = Literal["auto", "alpaca", "task", "chat", "plain"]  # what stands around a line
 
 
-def shipped_zoo(folder: Path | None) -> Path:
-    """A callback that takes the shipped modules where no other folder was typed."""
-    from lorahub_edu.hub import zoo
-
-    return folder or zoo.SHIPPED
-
-
 zoo_app = typer.Typer(no_args_is_help=True, help="LoRA modules: list, show, verify.")
 
 AdapterArgument = Annotated[
     str, typer.Argument(help="A module of the zoo, an adapter's folder, or owner/name on the hub.")
 ]
 ZooOption = Annotated[
-    Path | None, typer.Option("--folder", callback=shipped_zoo, help="Another folder of modules than the shipped zoo.")
+    Path, typer.Option("--folder", show_default=False, help="Another folder of modules than the shipped zoo.")
 ]
 BaseOption = Annotated[
     str, typer.Option("--base", callback=known_base, help="A base model's name, here or on the hub, or its folder.")
@@ -55,26 +51,20 @@ BaseOption = Annotated[
 
 
 @zoo_app.command("list")
-def zoo_list(folder: ZooOption = None) -> None:
+def zoo_list(folder: ZooOption = zoo.SHIPPED) -> None:
     """Every module with its task and its scores before and after training."""
-    from lorahub_edu.hub import zoo
-
     console.print(str(zoo.overview(folder)))
 
 
 @zoo_app.command("show")
-def zoo_show(name: str, folder: ZooOption = None) -> None:
+def zoo_show(name: str, folder: ZooOption = zoo.SHIPPED) -> None:
     """One module's card."""
-    from lorahub_edu.hub import zoo
-
     console.print(str(zoo.card_table(name, folder)))
 
 
 @zoo_app.command("verify")
-def zoo_verify(folder: ZooOption = None) -> None:
+def zoo_verify(folder: ZooOption = zoo.SHIPPED) -> None:
     """Check every module's weights, shapes and base. Exit code 1 if a module is not sound."""
-    from lorahub_edu.hub import zoo
-
     with quiet_work("reading every module"):
         modules = zoo.verify(folder)
     if not modules:
@@ -92,7 +82,7 @@ def adapt(
     context: typer.Context,
     task: Annotated[str, typer.Option(help="A task's name, bbh/<name>, or a JSONL file of your own examples.")] = "",
     modules: Annotated[str, typer.Option(help="Names, folders or hub names, by commas; default the zoo.")] = "",
-    folder: ZooOption = None,
+    folder: ZooOption = zoo.SHIPPED,
     prefilter: Annotated[str, typer.Option(callback=known_prefilter, help="draw:20, instruction:20 or loss:20.")] = "",
     optimizer: Annotated[str, typer.Option(help="auto, cma, ngopt, shiwa, random, greedy, gradient, …")] = "auto",
     composition: Annotated[Literal["paper", "exact"] | None, typer.Option(help="How modules are added.")] = None,
@@ -109,10 +99,6 @@ def adapt(
     """Find the weights of a composition on a few examples and save it; the same command continues a stopped search."""
     if context.invoked_subcommand is not None:
         return
-    from lorahub_edu.data import tasks
-    from lorahub_edu.files.save import one_writer
-    from lorahub_edu.hub import zoo
-
     if not task:
         known = ", ".join(tasks.names("settling") + tasks.names("target"))
         raise CourseError(f"Adapt to what? Give --task with one of {known}, or a JSONL file of your own examples.")
@@ -140,12 +126,10 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(**COUNT, help="Tokens of an answer, at most.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, callback=finite, help="0 is greedy.")] = 0.0,
     base: BaseOption = "",
-    folder: ZooOption = None,
+    folder: ZooOption = zoo.SHIPPED,
     profile: ProfileOption = None,
 ) -> None:
     """Talk to the base model and to the tuned model side by side; mix modules while you talk."""
-    from lorahub_edu.hub import zoo
-
     weights = weighed(modules)
     for name in weights:
         zoo.find_source(name, folder)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperGroup
 
+from lorahub_edu import results
 from lorahub_edu.cli.hub import AdapterArgument, BaseOption, ZooOption
 from lorahub_edu.cli.terminal import (
     COUNT,
@@ -22,6 +23,7 @@ from lorahub_edu.cli.terminal import (
     quiet_work,
 )
 from lorahub_edu.errors import CourseError
+from lorahub_edu.hub import zoo
 
 
 class ShowsByDefault(TyperGroup):
@@ -49,7 +51,7 @@ def show(
     base: BaseOption = "",
     k: KOption = 10,
     epsilon: Annotated[str, typer.Option(help="A vector below this cosine is an intruder; several by commas.")] = "0.5",
-    folder: ZooOption = None,
+    folder: ZooOption = zoo.SHIPPED,
     profile: ProfileOption = None,
     device: Annotated[str, typer.Option(callback=known_device, help="cpu or cuda.")] = "cpu",
     out: FileOption = None,
@@ -58,9 +60,6 @@ def show(
 
     --out writes every matrix's figures as JSON.
     """
-    from lorahub_edu import results
-    from lorahub_edu.hub import zoo
-
     zoo.find_source(adapter, folder)
     epsilons = _numbers(epsilon)
     from lorahub_edu.spectra.intruders import examine
@@ -84,12 +83,10 @@ def scale(
     base: BaseOption = "",
     k: KOption = 10,
     epsilon: Annotated[float, typer.Option(min=0, max=1, callback=finite, help="Intruders are below it.")] = 0.5,
-    folder: ZooOption = None,
+    folder: ZooOption = zoo.SHIPPED,
     profile: ProfileOption = None,
 ) -> None:
     """Weaken an adapter's intruder dimensions, or a control, and save the result as an adapter in PEFT's layout."""
-    from lorahub_edu.hub import zoo
-
     zoo.find_source(adapter, folder)
     from lorahub_edu.spectra.interventions import save_scaled
 
@@ -113,8 +110,6 @@ def report(
 
     --out writes the page as Markdown.
     """
-    from lorahub_edu.hub import zoo
-
     zoo.find_source(adapter)
     from lorahub_edu.show.adapter_report import examine
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lorahub_edu.data import tasks
+from lorahub_edu.data import alpaca, bbh, tasks
 from lorahub_edu.errors import CourseError, near_matches
 from lorahub_edu.models.profiles import get_base, get_profile
 
@@ -71,15 +71,7 @@ def each(check: Callable[[str], object]) -> Callable:
 
 
 def _bbh_task(name: str) -> None:
-    from lorahub_edu.data import bbh
-
     bbh.check_name(name.removeprefix("bbh/"))
-
-
-def _rows(data: Path) -> None:
-    from lorahub_edu.data import alpaca
-
-    alpaca.check_rows(data)
 
 
 def _recipe(name: str) -> None:
@@ -104,7 +96,7 @@ def _finite(number: float) -> None:
 
 
 known_profile, known_base, known_task = checking(get_profile), checking(get_base), checking(tasks.get)
-known_rows, known_device, finite = checking(_rows), checking(_device), checking(_finite)
+known_rows, known_device, finite = checking(alpaca.check_rows), checking(_device), checking(_finite)
 known_prefilter, known_recipe = checking(_prefilter), checking(_recipe)
 known_tasks, known_bbh_tasks = each(tasks.get), each(_bbh_task)
 ProfileOption = Annotated[

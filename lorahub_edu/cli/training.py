@@ -23,6 +23,8 @@ from lorahub_edu.cli.terminal import (
     writable_folder,
 )
 from lorahub_edu.errors import CourseError
+from lorahub_edu.files.save import one_writer
+from lorahub_edu.hub import zoo
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Batching = Literal["packed", "grouped", "padded"]
@@ -55,7 +57,6 @@ def train(
     What no option says is as in the profile or the recipe. A recipe runs on the GPU that it is for; with --profile cpu
     its small twin runs on a laptop.
     """
-    from lorahub_edu.files.save import one_writer
     from lorahub_edu.runs import recipes
 
     usual = Path("runs/alpaca")
@@ -162,12 +163,10 @@ def export(
     ] = "f16",
     out: OutOption = Path("runs/export"),
     base: BaseOption = "",
-    folder: ZooOption = None,
+    folder: ZooOption = zoo.SHIPPED,
     profile: ProfileOption = None,
 ) -> None:
     """Write an adapter, merged into its base, for transformers, llama.cpp, Ollama or vLLM."""
-    from lorahub_edu.hub import zoo
-
     if merged + gguf + ollama + vllm != 1:
         raise CourseError("Export for what? Give one of --merged, --gguf, --ollama, --vllm.")
     zoo.find_source(adapter, folder)
@@ -192,8 +191,6 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the model card; open no connection.")] = False,
 ) -> None:
     """Put an adapter on the Hugging Face hub, with a model card written from its run."""
-    from lorahub_edu.hub import zoo
-
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
         raise CourseError(f"{repo!r} is no name on the hub. Give owner/name, with your own name as the owner.")
     if not isinstance(zoo.find_source(adapter), Path):

@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import requests
-from tqdm.auto import tqdm
-
 if TYPE_CHECKING:
-    from pypi_simple import PyPISimple  # half a second to load, and only needed for a download
+    from pypi_simple import PyPISimple
+    from requests import Session
+
+# The network's libraries take half a second to load, and are imported where a server is asked.
 
 INDEX_VARIABLE = "LORAHUB_EDU_INDEX"
 CONNECT_SECONDS = 5.0
@@ -74,12 +74,14 @@ def hub_address() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def why_unreachable(url: str, seconds: float | None = None, session: requests.Session | None = None) -> str | None:
+def why_unreachable(url: str, seconds: float | None = None, session: Session | None = None) -> str | None:
     """Why a server doesn't answer within some seconds, None if it does.
 
     A name lookup can hang for half a minute behind a firewall, and no timeout of an HTTP library covers that. So the
     request runs in a thread of its own, which is left behind when the time is up.
     """
+    import requests
+
     outcome: list[str | None] = []
     seconds = CONNECT_SECONDS if seconds is None else seconds
 
@@ -134,13 +136,14 @@ def from_index(file: IndexFile, folder: Path) -> Path:
     raise SourceError("; ".join(errors))
 
 
-def find_index() -> tuple[list[str], requests.Session]:
+def find_index() -> tuple[list[str], Session]:
     """The addresses of this machine's package index, and a session with the certificates and proxy of its installer.
 
     The first that is set of LORAHUB_EDU_INDEX, UV_DEFAULT_INDEX and UV_INDEX_URL, else pip's index-url and
     extra-index-url.
     Raises SourceError: its address isn't http(s).
     """
+    import requests
     from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
     pip = _pip_settings()
@@ -189,6 +192,8 @@ def _reasons(source: str) -> Iterator[None]:
 
 
 def _download(client: PyPISimple, file: IndexFile, archive: Path) -> None:
+    from tqdm.auto import tqdm
+
     timeout = (CONNECT_SECONDS, READ_SECONDS)
     try:
         page = client.get_project_page(file.project, timeout=timeout)
