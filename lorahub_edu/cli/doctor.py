@@ -116,7 +116,7 @@ def _speed(_: Profile) -> Answer:
     from lorahub_edu.show import findings, progress
 
     if progress.kept() and findings.slowness() is None:
-        progress.machine_measured(findings.yardstick_seconds())
+        progress.note("machine", {results.describe_device(): findings.yardstick_seconds()})
     slower = findings.slowness()
     detail = f"a lesson takes about {slower:.2g} times its published time" if slower else "not measured"
     return True, detail, ""

@@ -131,6 +131,10 @@ class Chat:
                 f"The prompt has {length} tokens; with {max_new_tokens} new ones it must stay within {context}. "
                 f"Type something, or something shorter."
             )
+
+        def stopped(ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+            return torch.full((len(ids),), stop is not None and stop.is_set(), device=ids.device)
+
         started = time.perf_counter()
         self._apply()
         sides = _Sides(self, on_text)
@@ -142,13 +146,9 @@ class Chat:
                 do_sample=temperature > 0,
                 temperature=temperature or None,
                 pad_token_id=self.tokenizer.pad_token_id,
-                stopping_criteria=StoppingCriteriaList([lambda ids, _scores, **_: _all(ids, stop)]),
+                stopping_criteria=StoppingCriteriaList([stopped]),
             )
         return Answers(sides.texts(), sum(map(len, sides.ids)), time.perf_counter() - started)
-
-
-def _all(ids: torch.Tensor, stop: threading.Event | None) -> torch.Tensor:
-    return torch.full((len(ids),), stop is not None and stop.is_set(), device=ids.device)
 
 
 class _Sides(BaseStreamer):

@@ -24,17 +24,15 @@ class NotSatisfiedError(AssertionError):
 def require(id: str, answer: object, *, seed: str | None = None) -> None:
     """Raise NotSatisfiedError unless an answer satisfies its specification on `DRAWS` fresh draws.
 
-    The inputs follow from the seed; None takes the grading's seed where there is one, else new inputs are drawn.
+    The inputs follow from the seed, so that the same hand-in gets the same inputs. None takes the grading's seed where
+    there is one, else new inputs are drawn.
     """
+    seed = os.environ.get(SEED_VARIABLE) if seed is None else seed
     for draw in range(DRAWS):
-        report = check(id, answer, seed=_seed(id, draw, seed))
+        if seed is None:
+            number = random.SystemRandom().getrandbits(32)
+        else:
+            number = int.from_bytes(hashlib.sha256(f"{seed} {id} {draw}".encode()).digest()[:4], "big")
+        report = check(id, answer, seed=number)
         if not report.passed:
             raise NotSatisfiedError(report)
-
-
-def _seed(id: str, draw: int, given: str | None) -> int:
-    """Follows from the grading's seed, so that the same hand-in gets the same inputs; without one it is drawn."""
-    given = os.environ.get(SEED_VARIABLE) if given is None else given
-    if given is None:
-        return random.SystemRandom().getrandbits(32)
-    return int.from_bytes(hashlib.sha256(f"{given} {id} {draw}".encode()).digest()[:4], "big")

@@ -78,7 +78,7 @@ def made() -> dict[str, dict]:
 
 def _keep(id: str, prediction: dict) -> None:
     _MADE[id] = prediction
-    progress.predicted(id, prediction)
+    progress.note("predictions", {id: prediction})
 
 
 def predict(

@@ -30,7 +30,7 @@ class Progress(BaseModel):
     """What was done: the day of a lesson's last whole run ("01"), of a check's first pass ("01.2"), and points.
 
     An assignment's points are those earned and those there are in its tests, by its name. A prediction ("06.a") is what
-    `predictions.made` gives.
+    `predictions.made` gives. A machine, as `results.describe_device` names it, has its seconds for the yardstick.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,34 +64,27 @@ def read() -> Progress:
 
 def lesson_run(number: str) -> None:
     """Note that a lesson, by its two digits ("01"), was run to its end today."""
-    _note("lessons", {number: date.today().isoformat()})
+    note("lessons", {number: date.today().isoformat()})
 
 
 def check_passed(id: str) -> None:
     """Note that a check, for example "01.2", was passed; the first day stays."""
     if id not in read().checks:
-        _note("checks", {id: date.today().isoformat()})
-
-
-def predicted(id: str, entry: dict[str, Any]) -> None:
-    """Keep a prediction, for example "06.a", in place of an earlier one."""
-    _note("predictions", {id: entry})
-
-
-def machine_measured(seconds: float) -> None:
-    """Keep how long this machine takes for the yardstick."""
-    _note("machine", {results.describe_device(): seconds})
+        note("checks", {id: date.today().isoformat()})
 
 
 def graded(outcomes: Sequence[Any]) -> None:
     """Note the points of one learner's assignments in place of earlier ones; outcomes of a class are not noted."""
     if len({outcome.student for outcome in outcomes}) == 1:
         points = {o.assignment: (o.earned, sum(test.points for test in o.tests)) for o in outcomes}
-        _note("points", points)
+        note("points", points)
 
 
-def _note(part: str, entries: dict[str, Any]) -> None:
-    """Add entries to a part of the file while no other process does so; what goes wrong is not worth a message."""
+def note(part: str, entries: dict[str, Any]) -> None:
+    """Add entries to a part of `Progress`, in place of earlier ones, while no other process does so.
+
+    What goes wrong is not worth a message.
+    """
     if not kept():
         return
     with contextlib.suppress(OSError, CourseError, Timeout):

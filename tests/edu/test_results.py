@@ -193,7 +193,7 @@ def test_a_published_time_comes_with_what_it_means_here(tmp_path: Path, monkeypa
     lessons.record_costs(replace(run, profile="tiny"), "tiny", tmp_path)  # does not change what machines differ by
     times = [row[2] for row in findings.costs_table("01_x").rows]
     assert times == ["2.0 min", "2.0 min"] and findings.slowness() is None
-    progress.machine_measured(0.7)
+    progress.note("machine", {results.describe_device(): 0.7})
     times = [row[2] for row in findings.costs_table("01_x").rows]
     assert times == ["2.0 min (≈ 7 min on this machine)"] * 2
     monkeypatch.setattr(results, "describe_device", lambda: "the same home, another machine")
