@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from filelock import FileLock
 
 from lorahub_edu.errors import CourseError
 from lorahub_edu.files import save
@@ -144,6 +143,8 @@ def _problem(path: Path, edition: Edition) -> str | None:
 
 def _fetch_once(name: str, editions: list[Edition], source: str, reasons: list[str]) -> Path | None:
     """Download under a lock; adds to `reasons` why a source does not have it."""
+    from filelock import FileLock  # as the network's libraries: only needed for a download
+
     folder = files_folder()
     work = folder / f".{name}.part"
     needed = 2 * max(edition.size or 0 for edition in editions)  # an archive and the file in it

@@ -12,7 +12,6 @@ import importlib.util
 import os
 import re
 import shutil
-import ssl
 import subprocess
 import sys
 import tarfile
@@ -143,6 +142,8 @@ def find_index() -> tuple[list[str], Session]:
     extra-index-url.
     Raises SourceError: its address isn't http(s).
     """
+    import ssl
+
     import requests
     from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
