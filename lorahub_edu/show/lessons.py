@@ -162,7 +162,7 @@ def run(name: str, profile: str | None = None, results_folder: Path | None = Non
     return Run(name, chosen, seconds, peak, notebook)
 
 
-def save(run: Run, folder: Path = LESSONS) -> Path:
+def save(run: Run, folder: Path) -> Path:
     """Write an executed lesson as a notebook, and return its path."""
     import nbformat
 
