@@ -19,8 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpe
 
 from plain_jobs import Job, times_ten  # noqa: E402
 
-from lorahub_edu.cli import cluster  # noqa: E402
-from lorahub_studies import adapting, engine  # noqa: E402
+from lorahub_studies import (  # noqa: E402
+    adapting,
+    cluster,  # noqa: E402
+    engine,
+)
 
 SECONDS, MOST = 0.1, 0.030  # of a job that sleeps; the most that a job may cost besides
 
