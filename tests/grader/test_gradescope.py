@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from grading_course import NAME, RIGHT, copy_of, submit
 
-from lorahub_grader import exports
+from lorahub_grader import exports, gradescope
 from lorahub_grader.gradebook import Course
 
 
@@ -81,10 +81,10 @@ def test_a_submission_gets_points_messages_and_hints(place: Path, built: Path, s
     assert "the root is wrong" in results["tests"][1]["output"] and "1369" not in json.dumps(results)
 
 
-def test_of_two_notebooks_the_assignments_own_counts(place: Path, built: Path, sandbox) -> None:
+def test_of_two_notebooks_the_assignments_own_counts(place: Path, built: Path, quick) -> None:
     hand_in(place, built, RIGHT)
     (place / "submission" / "a_scratch.ipynb").write_text('{"cells": []}')
-    results = grade(place)
+    results = json.loads(gradescope.grade(place / "source" / "course", NAME, place).read_text())
     assert results["score"] == 6 and "not used: a_scratch.ipynb" in results["output"]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import mutants
@@ -13,6 +15,7 @@ from mutate import mutants as made
 from lorahub_checks import problems
 from lorahub_checks.problems import problem
 from lorahub_checks.properties import equals
+from lorahub_edu.show.check import check
 
 SOURCE = (
     HEADER
@@ -115,10 +118,13 @@ def test_an_equivalent_mutant_stands_with_its_reason(course) -> None:
 
 
 def test_mutants_that_hang_or_die_are_replaced(course, monkeypatch) -> None:
-    monkeypatch.setattr(mutants, "MUTANT_SECONDS", 1.0)
-    hang = "import os, signal, time\ndef total(values, k):\n    signal.pthread_sigmask(0, [14])\n    time.sleep(9 * 1)"
-    found = list(mutants.fates(mutants.Source("98.4", "x", "total", hang, {})))
-    assert len(found) > 2 and any("hung" in fate.told for fate in found)
+    monkeypatch.setattr(mutants, "MUTANT_SECONDS", 0.5)
+    check("98.4", len, 0)  # torch's late imports, once for all forks
+    names = {"deaf": lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]), "sleep": time.sleep}
+    hang = "def total(values, k):\n    deaf()\n    sleep(9)"
+    found = list(mutants.fates(mutants.Source("98.4", "x", "total", hang, names)))
+    hung = ["hung" in fate.told for fate in found]
+    assert any(hung) and not all(hung)
 
 
 def test_every_equivalent_names_a_problem() -> None:

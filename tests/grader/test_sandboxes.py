@@ -162,7 +162,8 @@ def docker(monkeypatch, tmp_path: Path) -> Path:
     return log
 
 
-def test_a_container_answers_over_its_standard_streams(docker, tmp_path) -> None:
+def test_a_container_answers_over_its_standard_streams(docker, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(containers, "STOP_SECONDS", 3.0)  # this docker ends nothing, so all of it is waited for
     assignment = assignments.load(ARENA, make_course(tmp_path / "course", SOURCE, ARENA))
     made = choose.start("docker", Settings(limits=Limits(memory=5 << 20, processes=7)))
     printing = (

@@ -29,7 +29,7 @@ ALLOWED = "from lorahub_edu.show import check, graded, objects\nfrom lorahub_edu
 def errors(may_import: tuple[str, ...] | None, sources: list[str]) -> list[object]:
     """How cells end, each in a process of its own."""
     sandbox_or_skip().close()
-    sandbox = choose.start("bubblewrap", Settings(may_import=may_import))
+    sandbox = choose.start("bubblewrap", Settings(preload=("torch",), may_import=may_import))
     found = []
     try:
         for source in sources:
