@@ -118,8 +118,8 @@ print(f"the adapter: {size / 1e6:.1f} MB beside the model's {model_bytes / 1e6:,
 #   $W' = W + \Delta W$: the old weight plus an **update**.
 # - So there are two ways to compute the layer's output, and they must agree: $W'x = Wx + \Delta W x$.
 #
-# We need a *real* update. So we fine-tune the query and value projections of the **last four layers**, every entry of
-# them, on instruction rows (the course's own rows in Alpaca's format; lesson 03 takes the real Alpaca). All layers
+# We need a *real* update. So we fine-tune every entry of the query and value projections of the **last four
+# layers**, on instruction rows. These are the course's own rows in Alpaca's format; lesson 03 takes the real Alpaca. All layers
 # below stay frozen and give the same output for the same rows every time. So we run them **once** and keep their
 # output.
 #
@@ -243,8 +243,8 @@ for dtype, errors in r1.items():
 #
 # - The **singular value decomposition** (SVD) writes a matrix as a sum of simple ones, strongest first:
 #   $\Delta W = \sum_k s_k\, u_k v_k^\top$. Each term is one direction in, one direction out. The first $r$ terms are
-#   the best rank-$r$ copy there is, and $\sum_{k \le r} s_k^2 / \sum_k s_k^2$ is the share of **energy** (squared
-#   entries) that they keep.
+#   the best rank-$r$ copy there is. They keep the share $\sum_{k \le r} s_k^2 / \sum_k s_k^2$ of the **energy**, the
+#   sum of squared entries.
 # - LoRA's authors build on Aghajanyan et al.: a pretrained model has a low **intrinsic dimension** for a new task.
 #   Moving along few directions is nearly as good as moving along all of them.
 #

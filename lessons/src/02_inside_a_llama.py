@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 02 · Inside a LLaMA
 #
-# You will take a real language model apart, rebuild its forward pass from six short functions until the numbers agree,
-# and then know what each place for an adapter costs.
+# You will take a real language model apart. You rebuild its forward pass from six short functions until the numbers
+# agree. Then you know what each place for an adapter costs.
 #
 # **You will be able to**
 # - follow a sentence through a LLaMA: tokens, embedding, blocks, head, and say what shape it has at each point;
@@ -111,8 +111,8 @@ print(f"biases: {len(biases)}; head and embedding are one matrix: {tied}")
 # %% [markdown]
 # Remember two things. A **bias** is a constant vector that a layer adds after its matrix. LLaMA has none. Neither has
 # PaLM, whose authors report steadier training of large models (arXiv 2204.02311, §2). A method that trains *only*
-# biases (BitFit, a later lesson) finds nothing to train here. And when the printout says that head and embedding are
-# one matrix, they are **tied**: the vector that stands for a token on the way in also scores it on the way out. To merge
+# biases (BitFit, a later lesson) finds nothing to train here. The printout may say that head and embedding are
+# one matrix. Then they are **tied**: the vector that stands for a token on the way in also scores it on the way out. To merge
 # an adapter into the head, the two must be parted first, or the input side would change too. This is one more reason why
 # adapters stay inside the blocks.
 #
@@ -141,8 +141,8 @@ panels.show(
 #
 # - A **token** is a piece of text with a number; the **embedding** turns each number into a vector of `hidden_size`
 #   entries. The **residual stream** is this vector on its way up: a branch reads it, and *adds* its result to it.
-# - The stream after the last branch goes through one more norm and the head, which gives a **logit** for every token of
-#   the vocabulary: a score, whose softmax is the probability of coming next.
+# - The stream after the last branch goes through one more norm and the head. The head gives a **logit** for every token
+#   of the vocabulary. A logit is a score, and its softmax is the probability of coming next.
 #
 # $$h_0 = \text{embed}(\text{tokens}), \qquad h_{i+1} = h_i + \text{branch}_i(\text{norm}_i(h_i)), \qquad
 # \text{logits} = W_{\text{head}}\,\text{norm}(h_{\text{last}})$$
@@ -279,8 +279,8 @@ check("02.1", my_rms_norm)
 #
 # - Attention compares a **query** q (what a token looks for) with a **key** k (what a token offers) by their dot
 #   product, the **score**. The dot product does not know where the two stand. **RoPE** (rotary position embedding)
-#   takes coordinates two by two as points in a plane, and turns pair $j$ of a token at position $p$ by the angle
-#   $p\,\theta^{-2j/d}$, with $d$ the width of a head and $\theta$ a fixed number from the config.
+#   takes coordinates two by two as points in a plane. It turns pair $j$ of a token at position $p$ by the angle
+#   $p\,\theta^{-2j/d}$. Here $d$ is the width of a head, and $\theta$ is a fixed number from the config.
 # - Turning both by the same angle keeps their dot product. So the score depends on the *distance* of the two alone.
 #
 # $$\langle R_m q,\; R_n k\rangle = \langle R_{m-n}\,q,\; k\rangle$$
@@ -390,7 +390,7 @@ check("02.2", my_apply_rope)
 # ## 5. Attention with shared keys and values
 #
 # - Several **heads** work side by side, each with its own slice of q. A token's scores with itself and all earlier
-#   tokens become weights by a softmax; later tokens are **masked** (score $-\infty$, weight 0), since the model must
+#   tokens become weights by a softmax. Later tokens are **masked** (score $-\infty$, weight 0), because the model must
 #   not see what it is to predict. The head's output is the weighted average of the **values** v.
 # - In **grouped-query attention** (GQA) a *group* of query heads shares one key head and one value head.
 #
@@ -699,9 +699,9 @@ caption = f"Rank {profile.rank}. The base model has {base_total:,} parameters, {
 Table(header, tuple(rows), caption)
 
 # %% [markdown]
-# The MLP's matrices are larger, so adapters on them are too, but a rank-$r$ strip grows with a matrix's *sides* and the
-# matrix with their product: the larger the matrix, the smaller the adapter's share of it. Every placement is a small
-# file beside the base.
+# The MLP's matrices are larger, so adapters on them are too. But a rank-$r$ strip grows with a matrix's *sides*, and the
+# matrix grows with their product. So the larger the matrix, the smaller the adapter's share of it. Every placement is a
+# small file beside the base.
 
 # %% [markdown]
 # > **Try it 02.4 · count an adapter without building it** · medium · 10 minutes

@@ -152,8 +152,8 @@ print(f"{labelled:.0%} of the tokens carry a label; lengths run from {min(length
 # ## 3 · Batches without padding
 #
 # - Rows in a batch must have one length, so short ones are **padded**, and the machine computes on nothing.
-# - **Grouping** rows of like length pads less. **Packing** lays rows end to end in one sequence and pads nothing; then
-#   attention must not look across a boundary (a *block-diagonal* mask), and positions must start at 0 in every row.
+# - **Grouping** rows of like length pads less. **Packing** lays rows end to end in one sequence and pads nothing. Then
+#   attention must not look across a boundary (a *block-diagonal* mask). And positions must start at 0 in every row.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 step = [train_rows[i] for i in batching.step_rows(len(train_rows), 16, step=0, seed=0)]

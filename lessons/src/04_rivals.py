@@ -13,7 +13,7 @@
 # %% [markdown]
 # # 04 · LoRA among its rivals
 #
-# **Promise.** You put a dozen ways of fine-tuning on one model with one call, build two of them from scratch, and see
+# **Promise.** You put a dozen ways of fine-tuning on one model with one call. You build two of them from scratch. You see
 # what each trains, costs and reaches when all are treated alike.
 #
 # **You will be able to**
@@ -413,15 +413,15 @@ if entries:
 
 # %% [markdown]
 # **Read it.** Methods that train about as many parameters stand side by side. Look for what this number does *not*
-# explain. Adapters and a prefix of LoRA's size stand far apart; training only the norms' scales, a small part of LoRA's
-# count, reaches LoRA's score, and training every weight adds little more. Tokens in front of the text are last. They
+# explain. Adapters and a prefix of LoRA's size stand far apart. Training only the norms' scales, a small part of LoRA's
+# count, reaches LoRA's score. Training every weight adds little more. Tokens in front of the text are last. They
 # also start farthest from the base (step 1), and the steps are few. That is a result for short runs on a small model,
 # and no more. Then look at the bars before you call one the winner: three seeds are few. And where the best rate was at
 # an edge of its search, a wider one may find better.
 #
-# Now the costs. Freezing the base saves most of the memory (no gradients, no optimizer state) and part of a step's
-# time: the forward pass and the way back through the activations remain. Prompts cost the time of the tokens that they
-# add.
+# Now the costs. Freezing the base saves most of the memory: it has no gradients and no optimizer state. It saves
+# a part of a step's time: the forward pass and the way back through the activations remain. Prompts cost the time of the
+# tokens that they add.
 
 # %% [markdown]
 # ## Step 8. Combining

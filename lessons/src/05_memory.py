@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 05 · Memory: will it fit in 24 GB?
 #
-# **In this lesson you learn what a training step keeps in memory and build a tool that says, before anything runs and
-# without a GPU, how much it will take.** "CUDA out of memory" then stops being a surprise.
+# **In this lesson you learn what a training step keeps in memory. You build a tool that says how much a step will take,
+# before anything runs and without a GPU.** "CUDA out of memory" then stops being a surprise.
 #
 # You will be able to
 #
@@ -306,8 +306,8 @@ Table(
 )  # fmt: skip
 
 # %% [markdown]
-# So what a step *needs* is its tensors and, in a few places, a kernel's workspace: a CPU that generates in bfloat16
-# copies the output head once for every row, which no tensor shows. The rest comes from the allocator. On a GPU torch
+# So what a step *needs* is its tensors and, in a few places, a kernel's workspace. A CPU that generates in bfloat16
+# copies the output head once for every row, and no tensor shows that. The rest comes from the allocator. On a GPU torch
 # uses its own allocator, with its own rules, and the planner adds a stated allowance for it (`allowance` in
 # `memory/plan.py` gives the reasons).
 
@@ -330,9 +330,9 @@ print(plan_7b.verdict())
 plan_7b.parts()
 
 # %% [markdown]
-# Where do the activations come from? By hand, for each token and layer, in bytes: two norms keep their input in
-# float32, the adapters keep the norm's output, attention keeps queries, keys, values and its result, and the MLP keeps
-# three inner vectors.
+# Where do the activations come from? We count by hand, for each token and layer, in bytes. Two norms keep their
+# input in float32. The adapters keep the norm's output. Attention keeps queries, keys, values and its result. The MLP
+# keeps three inner vectors.
 
 # %%
 D, KV, INNER = llama.hidden_size, llama.hidden_size, llama.intermediate_size
@@ -522,8 +522,8 @@ print(f"full takes {ratio:.1f} x LoRA's time, rank 64 takes {slower:.2f} x rank 
 
 # %% [markdown]
 # The step itself is more expensive by a small factor. Counting products says the same: three against two, and the
-# update of all weights. The rest of the source's factor must come from two things: four GPUs shared one model (every
-# layer's weights are sent to all of them for every micro-batch), and activations were recomputed. It describes that
+# update of all weights. The rest of the source's factor must come from two things. Four GPUs shared one model: every
+# layer's weights are sent to all of them for every micro-batch. And activations were recomputed. It describes that
 # set-up, not full fine-tuning. And the rank? A and B are thin beside the matrix that they adapt, so their products take
 # a small part of a step.
 

@@ -459,7 +459,7 @@ if ends:
 #   forgets least. For **I11**: in every seed the best rank at most 8 is at most 0.05 nats behind the best of all, and
 #   rank 64 forgets least.
 # - **I9** to full rank, in every seed at own rates and at one: ranks 1 and 576 both forget more than the better of 8 and
-#   64 (the U), and, at own rates, 8 and 64 forget less than full fine-tuning.
+#   64 (the U). And at own rates, 8 and 64 forget less than full fine-tuning.
 # - **I8**: a task's drop is its accuracy just after its training minus that at the end. Rank 1's drop is compared with
 #   rank 64's, at each one's own rate and at one rate, and with full's. All three intervals, over tasks and seeds, must
 #   lie above zero. And rank 1's last accuracy must be below the base's on the first three tasks.
