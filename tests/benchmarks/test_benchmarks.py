@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -68,11 +69,13 @@ QUICK = ("adapt_eval", "grading", "intruders", "train_step")
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_the_four_main_benchmarks_have_a_quick_form_that_is_not_saved(name: str) -> None:
-    command = [sys.executable, f"benchmarks/{name}.py", "--quick", "--save"]
+def test_the_four_main_benchmarks_have_a_quick_form_that_is_not_saved(name: str, monkeypatch, capsys) -> None:
     pytest.importorskip({"adapt_eval": "datasets"}.get(name, "torch"), reason="make bench installs the peers")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "a quick run is not saved" in done.stderr
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", "--quick", "--save"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    assert ended.value.code == 2 and "a quick run is not saved" in capsys.readouterr().err
 
 
 def test_a_quick_run_takes_its_own_settings_and_a_named_one_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from grading_arena import TIMES, only, printed, run
 from grading_course import sandbox_or_skip
 
-from lorahub_grader import worker
+from lorahub_grader import remote, worker
 from lorahub_grader.split import Times
 from lorahub_grader.worker import Job
 
@@ -52,19 +52,21 @@ import os, time
 for _ in range(4):
     if os.fork() == 0:
         block = bytearray(b"x") * (150 << 20)
-        time.sleep(3)
+        time.sleep(1.5)
         os._exit(0)
 for _ in range(4):
     os.wait()
 print("grown")
 """
 STRANGERS = """
-import subprocess, sys
-code = "x = bytearray(b'x') * (40 << 20); print(1, flush=True); import time; time.sleep(5)"
-made = [subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE) for _ in range(10)]
+import subprocess, sys, time
+code = "x = bytearray(b'x') * (40 << 20); print(1, flush=True); import sys; sys.stdin.read()"
+pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+made = [subprocess.Popen([sys.executable, "-S", "-c", code], **pipes) for _ in range(10)]
 print(len([process.stdout.readline() for process in made]))
+time.sleep(1)
 for process in made:
-    process.wait()
+    process.communicate()
 """
 WAITING = """
 import socket, time
@@ -149,7 +151,8 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_endless_things_end_and_the_next_submission_is_graded(name: str, arena, tight) -> None:
+def test_endless_things_end_and_the_next_submission_is_graded(name: str, arena, tight, monkeypatch) -> None:
+    monkeypatch.setattr(remote, "GRACE_SECONDS", 0.5)
     code, reason = ENDLESS[name]
     text, outcome = run(arena, code, tight, Times(cell=1, call=1, total=8))
     assert outcome.reason == reason and outcome.earned == 0
