@@ -77,7 +77,9 @@ def lab(
     _trust_the_courses_own()
     as_root = ["--allow-root"] if os.name == "posix" and os.geteuid() == 0 else []
     options = [f"--port={port}", *([] if browser else ["--no-browser"]), *as_root, f"--ServerApp.root_dir={Path.cwd()}"]
-    LabApp.launch_instance([*options, str(course.FIRST)])
+    options += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    # Not as a file to open: then only a browser on this machine would find it, and not the address that is printed.
+    LabApp.launch_instance([*options, f"--LabApp.default_url=/lab/tree/{course.FIRST.as_posix()}"])
 
 
 def _trust_the_courses_own() -> None:
