@@ -21,7 +21,7 @@ from lorahub_studies import engine
 
 pytest.importorskip("distributed")
 
-JOBS, SECONDS, KILLS = 300, 0.1, 24
+JOBS, SECONDS, KILLS = 300, 0.05, 24
 GUARD = 900.0  # seconds: only against a hang
 
 
