@@ -16,7 +16,7 @@ from grading_course import NAME, POINTS, RIGHT, copy_of, grade, scores, submit
 from lorahub_grader import assignments, runner
 from lorahub_grader.gradebook import Course
 
-SLOW = "import time\ntime.sleep(0.7)\n" + RIGHT["double"]
+SLOW = "import time\ntime.sleep(0.4)\n" + RIGHT["double"]
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def studies(zoo: Path) -> dict[str, tuple[list, Callable[[object], dict]]]:
         for draw in range(2)
         for method in SEARCHED
     ]
-    tails = [replace(job, steps=2, profile="tiny", layers=1) for job in forgetting_sweep.settling_jobs()[:3]]
+    tails = [replace(job, steps=2, profile="tiny", layers=1) for job in forgetting_sweep.settling_jobs()[:2]]
     return {"adapt": (trials, adapting.run), "tails": (tails, tail_runs.run_tail)}
 
 
