@@ -73,11 +73,10 @@ def lab(
     from jupyterlab.labapp import LabApp
 
     os.chdir(place)
-    os.environ.setdefault("JUPYTER_CONFIG_PATH", str(course.SHIPPED / "jupyter"))  # which a wheel installs
+    os.environ.setdefault("JUPYTER_CONFIG_PATH", str(course.SHIPPED / "jupyter"))  # settings, which a wheel installs
     _trust_the_courses_own()
     as_root = ["--allow-root"] if os.name == "posix" and os.geteuid() == 0 else []
     options = [f"--port={port}", *([] if browser else ["--no-browser"]), *as_root, f"--ServerApp.root_dir={Path.cwd()}"]
-    options += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     # Not as a file to open: then only a browser on this machine would find it, and not the address that is printed.
     LabApp.launch_instance([*options, f"--LabApp.default_url=/lab/tree/{course.FIRST.as_posix()}"])
 
