@@ -17,7 +17,8 @@ import pandas as pd
 
 from lorahub_edu import results
 from lorahub_edu.errors import CourseError, near_matches
-from lorahub_edu.results import VERDICTS, Finding, Table, spread
+from lorahub_edu.results import Finding, Table, spread
+from lorahub_edu.show import findings
 from lorahub_studies import engine
 from lorahub_studies.approaches import METHODS
 from lorahub_studies.baselines import TUNINGS
@@ -207,8 +208,7 @@ def verdict_over_targets(interval: Mapping[str, float]) -> str:
 
     One comparison in twenty lies outside by luck, so a table says how many it holds.
     """
-    yes, open_, no, _ = VERDICTS
-    return yes if interval["low"] > ROUNDING else no if interval["high"] < -ROUNDING else open_
+    return findings.verdict(interval["low"] > ROUNDING, interval["high"] < -ROUNDING)
 
 
 def verdict(differences: Sequence[float] | Mapping[int, float]) -> str:
@@ -216,12 +216,10 @@ def verdict(differences: Sequence[float] | Mapping[int, float]) -> str:
 
     Everything between, and fewer than three repeats, is "not shown here".
     """
-    values = list(differences.values()) if isinstance(differences, Mapping) else list(differences)
-    yes, open_, no, _ = VERDICTS
-    if len(values) < FEWEST_DRAWS:
-        return open_
+    values = np.array(list(differences.values() if isinstance(differences, Mapping) else differences))
+    enough = len(values) >= FEWEST_DRAWS
     # a mean of shares that cancel is not quite zero in floating point, and no reason for a verdict
-    return yes if all(value > ROUNDING for value in values) else no if all(v < -ROUNDING for v in values) else open_
+    return findings.verdict(enough and all(values > ROUNDING), enough and all(values < -ROUNDING))
 
 
 def break_even(evaluations: float, example_tokens: float, in_context_tokens: float, zero_shot_tokens: float) -> float:

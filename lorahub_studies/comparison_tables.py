@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lorahub_edu.results import Table, spread
+from lorahub_edu.show.findings import verdict
+from lorahub_studies import engine
 from lorahub_studies.adapting_tables import shown
 from lorahub_studies.variants import get_variant
 
@@ -18,8 +20,8 @@ def chosen_rates(rows: Sequence[Mapping]) -> dict[tuple[str, str], float]:
     """Per (task, line) the rate with the lowest validation loss at the first seed; lines that do not run have none."""
     frame = pd.DataFrame(rows, columns=["task", "variant", "rate", "seed", "validation_loss"])
     searched = frame[frame["seed"] == frame["seed"].min()].dropna(subset="validation_loss")
-    best = searched.groupby(["task", "variant"], sort=False)["validation_loss"].idxmin()
-    return {key: float(frame["rate"][place]) for key, place in best.items()}
+    runs = searched.rename(columns={"rate": "learning_rate"})
+    return engine.best_rates(runs, ["task", "variant"], "validation_loss")
 
 
 def summarise(rows: Sequence[Mapping]) -> list[dict]:
@@ -144,10 +146,9 @@ def best_verdict(by_rival: Mapping[str, Mapping[str, int]]) -> str:
     Returns: "refuted here" where a rival is better beyond the spread on every task; "not shown here" where one is so on
         some task, or no rival anywhere is worse beyond it; else "shown".
     """
-    if any(all(value < 0 for value in tasks.values()) for tasks in by_rival.values()):
-        return "refuted here"
     every = [value for tasks in by_rival.values() for value in tasks.values()]
-    return "shown" if every and min(every) >= 0 and max(every) > 0 else "not shown here"
+    better = any(all(value < 0 for value in tasks.values()) for tasks in by_rival.values())
+    return verdict(bool(every) and min(every) >= 0 and max(every) > 0, better)
 
 
 def points(summary: Sequence[Mapping], measure: str = "strict") -> dict[str, tuple[int, float, float, float]]:

@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from lorahub_edu import results
@@ -118,6 +119,12 @@ def _key(job: Any) -> str:
     """The name of a job's row: its class, and a hash of all that it says."""
     described = json.dumps(asdict(job), sort_keys=True)
     return f"{type(job).__name__}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+
+
+def best_rates(runs: pd.DataFrame, arm: str | list[str], loss: str = "loss") -> dict[Any, float]:
+    """By arm (the columns whose values name one) the `learning_rate` with the lowest mean loss of its runs."""
+    means = runs.groupby([*([arm] if isinstance(arm, str) else arm), "learning_rate"], sort=False)[loss].mean()
+    return {key: place[-1] for key, place in means.groupby(arm, sort=False).idxmin().items()}
 
 
 def write(rows: Sequence[dict], name: str, settings: dict, summary: Any, into: Path | None = None) -> Path:

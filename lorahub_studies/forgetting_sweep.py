@@ -86,15 +86,11 @@ def chosen(rows: Sequence[Mapping]) -> dict[tuple[int, str], float]:
 
     Raises CourseError: every rate of an arm diverged.
     """
-    tried: dict[tables.Arm, list[tuple[float, float]]] = {}
-    for row in rows:
-        loss = row["points"][-1]["loss"] if row["points"] else math.inf
-        tried.setdefault(tables.arm(row["run"]), []).append((loss, row["run"]["learning_rate"]))
-    best = {arm: min(losses) for arm, losses in tried.items()}
-    lost = [arm for arm, (loss, _) in best.items() if loss == math.inf]
+    runs, arm = tables.ended(rows), ["rank", "rule"]
+    lost = [key for key, loss in runs.groupby(arm, sort=False)["loss"].min().items() if loss == math.inf]
     if lost:
         raise CourseError(f"Every learning rate of {lost} diverged: extend the grid downwards.")
-    return {arm: rate for arm, (_, rate) in best.items()}
+    return engine.best_rates(runs, arm)
 
 
 def rank_jobs(settled: Sequence[Mapping]) -> list[TailRun]:

@@ -7,7 +7,7 @@ of an arm (a way to train) is given as the mean over its seeds with the lowest a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -231,19 +231,21 @@ def best_rates(rows: Rows) -> dict[int, list[float]]:
 
     A run that diverged has no loss. Source: Schulman et al. 2025, "LoRA Without Regret"; claim X6.
     """
-    runs = _ended(rows)
+    runs = ended(row for row in rows if row["points"])
     best = runs.loc[runs.groupby(["rank", "seed"], sort=False)["loss"].idxmin()]
     return best.groupby("rank", sort=False)["learning_rate"].agg(list).to_dict()
 
 
-def _ended(rows: Rows) -> pd.DataFrame:
-    """A line a run that did not diverge: its settings and the `loss` after its last step."""
-    return pd.DataFrame([row["run"] | {"loss": row["points"][-1]["loss"]} for row in rows if row["points"]])
+def ended(rows: Iterable[Mapping]) -> pd.DataFrame:
+    """A line a run: its settings and the `loss` after its last step, infinite where it diverged."""
+    losses = [row["run"] | {"loss": row["points"][-1]["loss"] if row["points"] else math.inf} for row in rows]
+    return pd.DataFrame(losses)
 
 
 def rates_table(rows: Rows, caption: str = "") -> Table:
     """Methods down, learning rates across: the loss after the last step, mean and range over the seeds."""
-    losses = _ended(rows).groupby(["rank", "rule", "learning_rate"], sort=False)["loss"].agg(list)
+    finished = ended(row for row in rows if row["points"])
+    losses = finished.groupby(["rank", "rule", "learning_rate"], sort=False)["loss"].agg(list)
     rates = sorted({row["run"]["learning_rate"] for row in rows})
     lines = [
         (label(*key), *(in_words(losses[*key, rate]) if (*key, rate) in losses else "–" for rate in rates))
@@ -255,8 +257,7 @@ def rates_table(rows: Rows, caption: str = "") -> Table:
 def at_best_rate(rows: Sequence[Mapping]) -> dict[tuple, pd.Series]:
     """By batch size, steps, matrices and rank the loss of each seed at the best rate, which is its name."""
     settings = ["batch_size", "steps", "matrices", "rank"]
-    runs = [row["run"] | {"loss": row["points"][-1]["loss"] if row["points"] else math.inf} for row in rows]
-    frame = pd.DataFrame([run for run in runs if not run["at"]])
+    frame = ended(row for row in rows if not row["run"]["at"])
     losses = frame.pivot(index=[*settings, "learning_rate"], columns="seed", values="loss")
     chosen = losses.mean(axis=1).groupby(settings, sort=False).idxmin()
     return {arm: losses.loc[place].rename(place[-1]) for arm, place in chosen.items()}

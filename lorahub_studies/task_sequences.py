@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,12 +38,13 @@ from lorahub_edu.data.tasks import Item, Task
 from lorahub_edu.lora import adapters
 from lorahub_edu.lora.layer import LoRAConfig
 from lorahub_edu.models import pretrained
-from lorahub_edu.results import VERDICTS, Table, spread
+from lorahub_edu.results import Table, spread
 from lorahub_edu.scoring import label_states, score
+from lorahub_edu.show.findings import verdict
 from lorahub_edu.training.descent import Descent, DivergedError, schedule
 from lorahub_edu.training.losses import batch_loss
 from lorahub_studies import adapting_tables as tables
-from lorahub_studies import text_tasks
+from lorahub_studies import engine, text_tasks
 
 TASKS = ("reply", "order", "film_sentiment", "is_a", "source")
 SETTLING = "greater"  # the task that rates are chosen on; it is in no sequence
@@ -79,11 +81,8 @@ def settling_jobs() -> list[SequenceRun]:
 
 def chosen(settled: Sequence[Mapping]) -> dict[int, float]:
     """By rank the learning rate with the lowest held-out loss on the settling task; a run that diverged is left out."""
-    tried = [(row["loss"], row["run"]) for row in settled if row["stages"]]
-    return {
-        rank: min((loss, run["learning_rate"]) for loss, run in tried if run["rank"] == rank)[1]
-        for rank in dict.fromkeys(run["rank"] for _, run in tried)
-    }
+    runs = pd.DataFrame([row["run"] | {"loss": row["loss"]} for row in settled if row["stages"]])
+    return engine.best_rates(runs, "rank")
 
 
 def jobs(settled: Sequence[Mapping]) -> list[SequenceRun]:
@@ -270,11 +269,10 @@ def summary(rows: Sequence[Mapping]) -> dict:
 
 def verdicts(of: Mapping) -> tuple[str, str]:
     """By a summary the verdicts on "low ranks lose more" and "rank 1 ends below the base", by the rules above."""
-    yes, open_, no, _ = VERDICTS
     each = [tables.verdict_over_targets(interval) for interval in of["drops"].values()]
-    more = no if no in each else yes if set(each) == {yes} else open_
-    below = {yes: no, no: yes, open_: open_}[tables.verdict_over_targets(of["below_base"])]
-    return more, below
+    more = verdict(set(each) == {"shown"}, "refuted here" in each)
+    above = tables.verdict_over_targets(of["below_base"])
+    return more, verdict(above == "refuted here", above == "shown")
 
 
 def table(rows: Sequence[Mapping], caption: str = "") -> Table:

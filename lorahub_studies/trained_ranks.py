@@ -14,12 +14,14 @@ The claim's other half, "more for T5", is not run. Source: Huang et al. 2023, "L
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lorahub_edu import results
+from lorahub_edu.show import findings
 from lorahub_studies import adapting, engine, zoo_training
 from lorahub_studies import adapting_tables as tables
 from lorahub_studies.zoo_training import ModuleJob
@@ -45,11 +47,7 @@ def modules(zoos: Path, **settings: Any) -> list[ModuleJob]:
 
 def own_rates(cards: Sequence[Mapping]) -> dict[int, float]:
     """By rank the learning rate at which the modules have the lowest mean held-out loss."""
-    losses: dict[tuple[int, float], list[float]] = {}
-    for card in cards:
-        losses.setdefault((card["rank"], card["learning_rate"]), []).append(card["loss_after"])
-    means = {arm: statistics.fmean(values) for arm, values in losses.items()}
-    return {rank: min(RATES, key=lambda rate, rank=rank: means[rank, rate]) for rank in RANKS}
+    return engine.best_rates(pd.DataFrame(cards), "rank", "loss_after")
 
 
 def arm(rank: int, name: str) -> str:
@@ -106,10 +104,8 @@ def write(rows: Sequence[Mapping], cards: Sequence[Mapping], into: Path | None =
 
 def verdict(arms: Sequence[Mapping]) -> str:
     """The verdict on "the rank matters little", by the rule at the top of this file."""
-    yes, open_, no, _ = results.VERDICTS
     others = [entry["against"] for entry in arms if entry["rank"] != USUAL]
-    if any(each["low"] > MARGIN or each["high"] < -MARGIN for each in others):
-        return no
+    outside = any(each["low"] > MARGIN or each["high"] < -MARGIN for each in others)
     within = all(each["low"] >= -MARGIN and each["high"] <= MARGIN for each in others)
     enough = all(entry["strict"]["mean"] >= LEAST for entry in arms if entry["rank"] == USUAL)
-    return yes if within and enough else open_
+    return findings.verdict(within and enough, outside)
