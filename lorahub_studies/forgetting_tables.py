@@ -157,17 +157,15 @@ def correlations_table(rows: Rows, loss: float | None = None, caption: str = "")
     at the task loss `loss`; None is after the last step.
     """
     runs = quantities(rows, loss)
-    forgotten = [run["forgetting"] for run in runs]
-    lines = []
-    for name in MEASURES:
-        mine = [run[name] for run in runs]
-        cells = [str(correlate(mine, forgotten))]
-        for other in ("relative_size", *(() if loss is not None else ("loss",))):
-            same = other == name
-            cells.append("–" if same else str(correlate(mine, forgotten, [[run[other] for run in runs]])))
-        lines.append((LABELS[name], *cells))
-    header = ("measure", "rho with forgetting", "given ‖ΔW‖/‖W₀‖", *(() if loss is not None else ("given task loss",)))
-    return Table(header, tuple(lines), caption or f"{len(runs)} runs")
+    columns = {name: [run[name] for run in runs] for name in (*MEASURES, "forgetting", "loss")}
+    held = {"given ‖ΔW‖/‖W₀‖": "relative_size"} | ({"given task loss": "loss"} if loss is None else {})
+
+    def rho(name: str, *given: str) -> str:
+        known = [columns[other] for other in given]
+        return "–" if name in given else str(correlate(columns[name], columns["forgetting"], known))
+
+    lines = [(LABELS[name], rho(name), *(rho(name, other) for other in held.values())) for name in MEASURES]
+    return Table(("measure", "rho with forgetting", *held), tuple(lines), caption or f"{len(runs)} runs")
 
 
 def quantities(rows: Rows, loss: float | None = None) -> list[dict[str, float]]:

@@ -20,7 +20,6 @@ Source: Shuttleworth et al. 2024, arXiv 2410.21228, figure 8.
 from __future__ import annotations
 
 import random
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -238,14 +237,12 @@ def flat(rows: Sequence[Mapping], what: str) -> list[dict]:
     """One entry a task and run, as `adapting_tables` reads them: "drop", "last" or "base" accuracy as "strict"."""
     entries = []
     for row in (row for row in rows if row["stages"]):
-        trained = {stage["task"]: stage["accuracies"].get(stage["task"]) for stage in row["stages"][1:]}
         base, last = row["stages"][0]["accuracies"], row["stages"][-1]["accuracies"]
-        tasks = list(trained)[:-1] if what == "drop" else list(trained)
-        of = {"drop": lambda t, b=trained, e=last: b[t] - e[t], "last": last.get, "base": base.get}[what]
-        entries += [
-            {"target": task, "draw": row["run"]["seed"], "method": arm(row["run"]), "strict": of(task)}
-            for task in tasks
-        ]
+        trained = {stage["task"]: stage["accuracies"][stage["task"]] for stage in row["stages"][1:-1]}
+        drops = {task: accuracy - last[task] for task, accuracy in trained.items()}
+        run = {"draw": row["run"]["seed"], "method": arm(row["run"])}
+        shares = {"drop": drops, "last": last, "base": base}[what]
+        entries += [{"target": task, **run, "strict": share} for task, share in shares.items()]
     return entries
 
 
@@ -278,19 +275,16 @@ def verdicts(of: Mapping) -> tuple[str, str]:
 def table(rows: Sequence[Mapping], caption: str = "") -> Table:
     """Methods down; tasks across, the accuracy just after training and at the end; last, the drop over the seeds."""
     tasks = next(row["run"]["tasks"] for row in rows if row["stages"])
-    last, drops, base = (flat(rows, what) for what in ("last", "drop", "base"))
-    first = {entry["method"] for entry in base[:1]}
-
-    def mean(entries: Sequence[Mapping], task: str, methods: set[str]) -> float:
-        return 100 * statistics.fmean(e["strict"] for e in entries if e["target"] == task and e["method"] in methods)
-
-    lines = [("the base", *(f"{mean(base, task, first):.0f}" for task in tasks), "–")]
-    for method in dict.fromkeys(entry["method"] for entry in last):
-        cells = []
-        for task in tasks:
-            end = mean(last, task, {method})
-            before = end + (mean(drops, task, {method}) if task != tasks[-1] else 0.0)
-            cells.append(f"{before:.0f} → {end:.0f}" if task != tasks[-1] else f"{end:.0f}")
-        dropped = spread(list(tables.per_draw(drops, method).values()))
+    base, last, drops = (
+        100 * pd.DataFrame(flat(rows, what)).groupby(["method", "target"], sort=False)["strict"].mean()
+        for what in ("base", "last", "drop")
+    )
+    methods, of_drops = last.index.unique("method"), flat(rows, "drop")
+    lines = [("the base", *(f"{base[methods[0], task]:.0f}" for task in tasks), "–")]
+    for method in methods:
+        ends = {task: last[method, task] for task in tasks}
+        cells = [f"{ends[task] + drops[method, task]:.0f} → {ends[task]:.0f}" for task in tasks[:-1]]
+        cells.append(f"{ends[tasks[-1]]:.0f}")
+        dropped = spread(list(tables.per_draw(of_drops, method).values()))
         lines.append((method, *cells, f"{dropped['mean']:.1f} ({dropped['low']:.1f} to {dropped['high']:.1f})"))
     return Table(("method", *tasks, "mean drop, points"), tuple(lines), caption)
