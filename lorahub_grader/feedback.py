@@ -86,29 +86,22 @@ def render(assignment: Assignment, outcome: Outcome, grades: Grades) -> str:
 
 
 def _part(cell: Cell, test: Result, score: float | None, comment: str) -> dict:
-    score = test.earned if score is None else score
-    changed = "" if score == test.earned else " (changed by your teacher)"
-    return {
-        "title": _title(cell.grade_id),
-        "state": "passed" if score >= cell.points else "not",
-        "points": f"{score:g} of {cell.points:g}{changed}",
-        "score": score,
-        "message": test.message,
-        "properties": test.properties,
-        "hint": test.hint,
-        "comment": comment,
-        "in_kernel": test.in_kernel,
-    }
+    part = _points(cell, test.earned if score is None else score, comment)
+    if part["score"] != test.earned:
+        part["points"] += " (changed by your teacher)"
+    return part | {name: getattr(test, name) for name in ("message", "properties", "hint", "in_kernel")}
 
 
 def _manual_part(cell: Cell, score: float | None, comment: str) -> dict:
-    part = {"title": _title(cell.grade_id), "score": score or 0.0, "comment": comment}
-    if score is None:
-        return part | {"state": "open", "points": f"your teacher reads this one ({cell.points:g} points)"}
-    return part | {
-        "state": "passed" if score >= cell.points else "not",
-        "points": f"{score:g} of {cell.points:g}",
-    }
+    part = _points(cell, score or 0.0, comment)
+    waiting = {"state": "open", "points": f"your teacher reads this one ({cell.points:g} points)"}
+    return part | waiting if score is None else part
+
+
+def _points(cell: Cell, score: float, comment: str) -> dict:
+    """What the page shows of any graded cell."""
+    state, points = "passed" if score >= cell.points else "not", f"{score:g} of {cell.points:g}"
+    return {"title": _title(cell.grade_id), "score": score, "state": state, "points": points, "comment": comment}
 
 
 def _answer(cell: Cell, outcome: Outcome) -> dict:
