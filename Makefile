@@ -2,6 +2,8 @@
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
+# Tests wait for kernels, pages and workers, so there is a process more than cores.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() + 1))')
 # Extra words for the installer, for example a mirror: make lab INSTALL_FLAGS="--index-url https://…"
 INSTALL_FLAGS ?=
 
@@ -26,7 +28,7 @@ lab: setup
 	$(BIN)/lorahub-edu lab
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What a change touches: make check FILES="lorahub_edu/hub/compose.py"; without FILES, what git says has changed.
 check: $(VENV)/.installed
