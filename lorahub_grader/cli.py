@@ -126,15 +126,15 @@ def feedback(assignment: str, course: CourseOption = HERE) -> None:
 def export(
     assignment: str,
     to: Annotated[
-        Literal["canvas", "moodle", "nbgrader", "gradescope"], typer.Option(help="The platform, or whose table.")
+        Literal["canvas", "moodle", "nbgrader", "gradescope"], typer.Option(help="Who reads the file.")
     ] = "canvas",
     roster: Annotated[Path | None, typer.Option(help="The export of Canvas or Moodle, to be filled in.")] = None,
     out: Annotated[Path | None, typer.Option(callback=writable_file, help="The file to write.")] = None,
     column: Annotated[
-        str | None, typer.Option(help="The assignment's column in the roster, if named otherwise.")
+        str | None, typer.Option(help="The assignment's column in the roster, if its name differs.")
     ] = None,
     maximum: Annotated[
-        Literal["scale", "refuse"], typer.Option(help="What to do if the platform's maximum is another one.")
+        Literal["scale", "refuse"], typer.Option(help="What to do if the platform's maximum is different.")
     ] = "scale",
     course: CourseOption = HERE,
 ) -> None:

@@ -39,7 +39,7 @@ STUDIES = (  # a test compares `forgetting_sweep`
     "settling", "ranks", "predict", "intervene", "rates", "regret", "full_rank_rates", "full_rank",
     "sequence_rates", "sequences",
 )  # fmt: skip
-OUT_HELP = "Holds a row for each run. You can stop at any time; the same command continues."
+OUT_HELP = "Its file has a row for each run. You can stop at any time; the same command continues."
 OutOption = Annotated[Path, typer.Option("--out", callback=writable_folder, help=OUT_HELP)]
 TasksOption = Annotated[
     str, typer.Option("--tasks", callback=known_tasks, help="Names, separated by commas; default all of its own.")
@@ -146,7 +146,7 @@ def zoo_train(
 
 def adapt_sweep(
     targets: Annotated[
-        str, typer.Option(callback=known_tasks, help="Names, separated by commas; default every verdict target.")
+        str, typer.Option(callback=known_tasks, help="Names, separated by commas; default all of the verdicts.")
     ] = "",
     methods: ApproachesOption = "",
     draws: Annotated[int, typer.Option(min=1, max=1000, help="Draws of five examples.")] = 3,

