@@ -13,8 +13,8 @@
 # %% [markdown]
 # # 00 · Start here
 #
-# **This course shows what LoRA is, what it can be composed into, and what it does to a model, by measuring every claim
-# of its sources on your own machine.**
+# **This course shows what LoRA is, what it can be composed into, and what it does to a model. You measure the claims of
+# its sources on your own machine. The findings mark those that need a larger one.**
 #
 # After this page you will be able to
 #
@@ -43,8 +43,9 @@ open_lesson("00_start_here")
 # ## 1 · What the course shows
 #
 # - A large pretrained model can be adapted by training two thin matrices beside each of a few large ones: **LoRA**.
-# - Many such adapters can be **composed** into one for a new task: **LoRAHub**. They leave a mark in the weights that
-#   full fine-tuning does not leave: **intruder dimensions**. Does the mark matter? You will measure that, too.
+# - Many such adapters can be **composed** into one for a new task: **LoRAHub**.
+# - LoRA often leaves a mark in the weights, **intruder dimensions**. In this course's runs full fine-tuning left none.
+#   Does the mark matter? You will measure that, too.
 
 # %% tags=["hide-input"] jupyter={"source_hidden": true}
 stations = [
@@ -171,9 +172,10 @@ check("00.1", lambda alpha, rank: alpha)
 # </details>
 #
 # - Every lesson ends with **findings**, one card a claim: the source's figure, what this course measured (with its day),
-#   and what *your* run measured. A dash means that your run did not measure it. Each figure has a verdict: **shown**,
-#   **not shown here**, or **refuted here**. Open a card to read what its verdicts rest on. If a claim does not hold at
-#   this size, the card says so. No claim is tuned until it holds.
+#   and what *your* run measured. A dash means that your run did not measure it. Most figures have a verdict: **shown**,
+#   **not shown here**, or **refuted here**. **Exploratory** means that no rule which fits the claim was written before
+#   the data. A figure about which the source claims nothing has no verdict. Open a card to read what its verdicts rest
+#   on. If a claim does not hold at this size, the card says so. No claim is tuned until it holds.
 
 # %% [markdown]
 # ## 5 · Where you are
