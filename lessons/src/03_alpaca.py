@@ -71,11 +71,11 @@ open_lesson("03_alpaca")
 # | step | what happens |
 # |---|---|
 # | 1. seed | people write 175 tasks, each with an instruction and an example answer |
-# | 2. kind | the model is shown a few tasks and says whether a new one is a classification, because these are made differently |
+# | 2. kind | the model is shown a few tasks, writes a new instruction, and says whether it is a classification; Alpaca's makers left this question out |
 # | 3. answer | given a new instruction, the model writes an input, if one is needed, and an output |
 # | 4. filter | rows that are too long, too short or too similar to an earlier row are removed; the others join the pool, and the steps start again |
 #
-# So the outputs carry that model's mistakes, and its makers allow the rows for non-commercial use only (CC BY-NC 4.0).
+# So the outputs carry that model's mistakes. Alpaca's makers allow the rows for non-commercial use only (CC BY-NC 4.0).
 # This page shows only rows that the course itself wrote; numbers are measured on the rows that were loaded:
 
 # %%
