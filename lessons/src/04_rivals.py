@@ -414,10 +414,10 @@ if entries:
 # %% [markdown]
 # **Read it.** Methods that train about as many parameters stand side by side. Look for what this number does *not*
 # explain. Adapters and a prefix of LoRA's size stand far apart. Training only the norms' scales, a small part of LoRA's
-# count, reaches LoRA's score. Training every weight adds little more. Tokens in front of the text are last. They
-# also start farthest from the base (step 1), and the steps are few. That is a result for short runs on a small model,
-# and no more. Then look at the bars before you call one the winner: three seeds are few. And where the best rate was at
-# an edge of its search, a wider one may find better.
+# count, reaches LoRA's score. Training every weight scores higher than LoRA on one task, and no higher on the other. Tokens
+# in front of the text are last. They also start farthest from the base (step 1), and the steps are few. That is a result
+# for short runs on a small model, and no more. Then look at the bars before you call one the winner: three seeds are few.
+# And where the best rate was at an edge of its search, a wider one may find better.
 #
 # Now the costs. Freezing the base saves most of the memory: it has no gradients and no optimizer state. It saves
 # a part of a step's time: the forward pass and the way back through the activations remain. Prompts cost the time of the
