@@ -76,7 +76,7 @@ open_lesson("05_memory")
 # - **Weights**: every parameter, trained or not. **Gradients**: one number for each *trained* parameter. **Optimizer**:
 #   AdamW keeps two more numbers for each trained parameter, the running means of its gradient and of the square.
 # - **Activations**: what the forward pass keeps so that the backward pass can compute gradients; they grow with the
-#   tokens in a batch. **Logits**: one number for every word of the vocabulary at every position that has a loss.
+#   tokens in a batch. **Logits**: one number for every token of the vocabulary at every position that has a loss.
 #
 # The first three can be counted on paper. A LLaMA's parameters, from the numbers in its configuration:
 
@@ -265,7 +265,7 @@ fake_error = fake.peak / package.peak.total - 1
 assert abs(fake_error) < 0.02
 
 # %% [markdown]
-# The count is almost exact to the byte. A *process* can take more than its tensors: allocators round sizes, and keep
+# The two counts differ by less than one percent. A *process* can take more than its tensors: allocators round sizes, and keep
 # pieces for later that they can't always use. The course compared the planner with the real peak of a fresh process for
 # many settings of SmolLM2, once with malloc's defaults, and once with a malloc that returns freed memory at once:
 
@@ -650,7 +650,7 @@ recall("05")
 #   activations.
 # - Whether a step fits can be known before it runs: `lorahub-edu plan`. Cheapest change first: smaller micro-batches,
 #   then checkpointing; then what changes the result.
-# - A difference of two in someone's memory figures is most often a dtype.
+# - A difference of two in someone's memory figures may well be a dtype: ask for it first.
 #
 # **Go further:** Chen et al. 2016 (arXiv 1604.06174) on checkpointing; QLoRA (arXiv 2305.14314) section 3; `lorahub-edu
 # plan --model llama-3-8b`. **Next:** 06, Composing.
