@@ -718,7 +718,7 @@ forgetting_tables.capacity_table(regret["rows"], "By step, how far rank 1 is beh
 #
 # ## Step 8. Counting without an SVD
 #
-# Two SVDs for each of the 224 matrices of a 7B model keep a processor core busy for many hours. Little of that is needed:
+# Two SVDs for each of the 224 matrices of a 7B model keep a processor core busy for hours. Little of that is needed:
 #
 # - the **base's** SVD never changes: once per base model, then on disk;
 # - of the tuned matrix only the $k$ strongest vectors are asked for. They lie nearly in the span of the base's strongest
@@ -749,6 +749,10 @@ lines = [
 Table(("run", f"how the {len(tail.names)} counts were decided", "a cosine is off by at most"), tuple(lines))
 
 # %% [markdown]
+# The search is tried where it is faster: on a factored update, in a matrix whose short side is large beside $k$ and $r$.
+# Here that is $r = 1$ in all but the narrow matrices of keys and values. In the others the tuned matrix is decomposed
+# once.
+#
 # **Predict.** A larger matrix, 1024 × 1024, with a strong update of rank 4: how many times as fast, certificate included?
 
 # %%
@@ -935,8 +939,8 @@ recall("08")
 # - An intruder dimension is a strong direction of a tuned matrix that the base does not have. The count needs a
 #   threshold ε and a number k. Both are conventions, so compare runs, not counts.
 # - Its cause is strength: the update's largest singular value beside the base's tenth. A low rank concentrates an
-#   update, and learning rate times scaling make it strong. That is why a LoRA trained in a hurry has intruders, and
-#   full fine-tuning has none.
+#   update, and learning rate times scaling make it strong. That is why a LoRA trained in a hurry has intruders. Full
+#   fine-tuning had none in these runs.
 # - Singular values of the base need computing once. A count that comes with a proof is worth as much as two SVDs.
 #
 # ## Go further
