@@ -261,10 +261,11 @@ to_full = results.committed_study("intruders_full_rank")
 full_rank.table(to_full["rows"], "Forgetting at one task loss, the rest after the last step: mean and range over the seeds.") if to_full else "not measured yet"
 
 # %% [markdown]
-# **Read it.** No U, and not at one rate either: the higher the rank, the more is forgotten, and the least by rank 1. Ranks 8
-# and 64 forget more than full fine-tuning, in every seed. And there are intruders at full rank. So low rank is not what
-# makes them: under $\alpha = 2r$ a higher rank takes a stronger step at the same rate. At one rate, far below their own,
-# ranks 1 to 64 have none. Their runs also learn less in the same steps, so compare within one arm only.
+# **Read it.** No U, and not at one rate either: the higher the rank, the more is forgotten, and the least by rank 1. At
+# their own rates, ranks 8 and 64 forget more than full fine-tuning, in every seed. And there are intruders at full
+# rank. So low rank is not what makes them: under $\alpha = 2r$ a higher rank takes a stronger step at the same rate. At one
+# rate, far below their own, ranks 1 to 64 have none. Their runs also learn less in the same steps, so compare within one
+# arm only.
 #
 # Both comparisons have one weakness. In the middle of a schedule the learning rate is still high. A run that is read
 # there has forgotten a little more than a run whose schedule ends there.
@@ -395,7 +396,7 @@ if apart_rows:
 # update of a matrix, and small at the higher ranks. (The run of this notebook was stopped in the middle of its schedule. The
 # nine runs of the study were not.)
 #
-# The controls explain it. *As many other* strong directions belong to the pretrained model, and scaling them destroys
+# The controls explain it. *As many other* strong directions belong to the pretrained model, and scaling them damages
 # the model. *The whole update*, shrunk by the same $\lambda$, undoes at least as much forgetting as the intruders, on
 # average and at every rank. It also costs almost nothing. It uses no spectra. So a smaller *update* undoes the
 # forgetting. This experiment sees no extra effect of the intruders.
