@@ -237,7 +237,7 @@ for key, text in forgetting_sweep.HYPOTHESES.items():
     print(f"{key:12s} {text}")
 
 # %% [markdown]
-# **Predict.** Which of H1 to H5 will hold?
+# **Predict.** Which of H1 to H5 will hold? (These five are this lesson's own. LoRAHub's claims H1 to H5 are others.)
 
 # %%
 predict("10.a", "Which of these predicts forgetting best?", [forgetting_tables.LABELS[name] for name in MEASURES])
@@ -282,8 +282,9 @@ Table(
 # forget little. In the first runs the nuclear norm was the best measure. In the new runs it is the worst. This is why
 # hypotheses are written down first.
 #
-# The plain relative size of the update predicts forgetting best. These runs show nothing that a count of intruders adds
-# to it (the middle column of the table). No SVD is needed.
+# The plain relative size of the update has the largest rho. The mean strength $\sigma_1/\sigma_{10}$ is so close that these
+# runs do not separate the two. They show nothing that a count of intruders adds to the size (the middle column of the
+# table). No SVD is needed.
 #
 # ### Try it 10.2 and 10.3: a rank correlation, and what one measure adds
 # *Difficulty 2 and 3 of 5, fifteen minutes. Common bug: taking `argsort` for ranks; it lists places.*
