@@ -135,7 +135,7 @@ require("01.3", init_lora)
 #
 # | difficulty | minutes | source | the common bug |
 # |---|---|---|---|
-# | 2 of 5 | 5 | LoRA article, *reducing inference overhead*; Hu et al. 2021, §4.1 | writing into W, so that it can't be taken back |
+# | 2 of 5 | 5 | LoRA article, *reducing inference overhead*; Hu et al. 2021, §4.1 | writing into W, so that the merge can't be undone |
 #
 # Make the one weight that does what weight and adapter do together.
 #
@@ -247,6 +247,6 @@ require("01.6", break_even_rank)
 # %% [markdown] manual="why_b_is_zero" points=2
 # ### BEGIN SOLUTION
 # With B = 0 the update is zero, so training starts at the pretrained model. The gradient of B is proportional to A x, which
-# is not zero as A is random, so learning begins at once. With A = 0 and B random it would work as well; with both zero no
-# gradient flows, and with both random the model starts somewhere else. Full points: start and gradient are both named.
+# is not zero as A is random, so learning begins at once. With A = 0 and B random it would work as well. With both zero no
+# gradient flows. With both random the model starts as another model. Full points: start and gradient are both named.
 # ### END SOLUTION
