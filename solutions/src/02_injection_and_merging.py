@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Assignment 02 · Injection and merging
 #
-# Nine problems on lesson 02: count adapters on a LLaMA, find the layers they go to, put them in, count what trains, merge
-# them, load them safely, serve many customers in one batch, predict what a subtraction brings back, and say when not to
-# merge. About 110 minutes; everything runs in seconds on any laptop, on models of a few thousand parameters.
+# Nine problems on lesson 02. You count adapters on a LLaMA, find the layers they go to, put them in and count what trains.
+# Then you merge them, load them safely and serve many customers in one batch. At the end you predict what a subtraction
+# brings back, and say when not to merge. About 110 minutes; everything runs in seconds on any laptop, on models of a few thousand parameters.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
