@@ -15,8 +15,8 @@
 # %% [markdown]
 # # Assignment 03 · Alpaca: data and masking
 #
-# Eight problems on lesson 03: put a row into the prompt, mask it, cut it to a block, pad a batch, pack rows without mixing
-# them, and split a set so that the split can be repeated. About 90 minutes; everything runs in seconds on any laptop.
+# Eight problems on lesson 03. You put a row into the prompt, mask it and cut it to a block. Then you pad a batch, and pack
+# rows without mixing them. At the end you split a set so that the split can be repeated. About 90 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
@@ -145,8 +145,8 @@ require("03.5", cut)
 # |---|---|---|---|
 # | 3 of 5 | 20 | this course, lesson 03 | looking for the padding token, which in a LLaMA is often the end token too |
 #
-# `rows` holds pairs of token ids and labels, of different lengths. Fill them up on the right to the longest. Nobody sees
-# padding, and it takes no loss.
+# `rows` holds pairs of token ids and labels, of different lengths. Fill them up on the right to the longest. No token sees
+# padding, and padding takes no loss.
 #
 # **Expected:** three tensors of shape `(rows, longest)`: input ids, labels, and a mask with 1 at tokens and 0 at padding.
 
@@ -245,8 +245,8 @@ require("03.8", may_attend)
 # | 3 of 5 | 15 | Raschka 2023, *LoRA & LLaMA*: 49,759 rows to train on, 2,000 to validate on | `random.seed(seed)`: it makes every other random number in the program follow from your seed |
 #
 # Split `rows` at random into a training part and a validation part of `validation` rows. The same seed gives the same
-# split, another seed another one; the list that you were given and all other random numbers of the program stay as they
-# were.
+# split, and another seed gives another split. Leave the list that you were given as it is. Do not change any other random
+# number of the program.
 #
 # **Expected:** a pair of lists, training rows first.
 
