@@ -15,9 +15,9 @@
 # %% [markdown]
 # # Assignment 03 · The training loop
 #
-# Nine problems on lesson 03's second half: the loss on the labels, one step from many micro-batches, a learning rate that
-# warms up and cools down, clipping, a step of AdamW, the loop itself, perplexity, how many steps a run has, and a loss that
-# misleads. About 110 minutes; everything runs in seconds on any laptop.
+# Nine problems on lesson 03's second half. The first five are the loss on the labels, one step from many micro-batches, a
+# learning rate that warms up and cools down, clipping, and a step of AdamW. Then come the loop itself, perplexity, how many
+# steps a run has, and a loss that misleads. About 110 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
@@ -109,7 +109,7 @@ require("03.11", step_gradient)
 # |---|---|---|---|
 # | 3 of 5 | 15 | Raschka 2023, *LoRA & LLaMA*: 100 steps of warm-up; Loshchilov and Hutter 2017, arXiv 1608.03983 (cosine) | measuring the cosine from step 0 instead of from the end of the warm-up |
 #
-# Steps count from 0. The rate rises in a straight line from 0 to `peak`, which it reaches at step `warmup`; then it falls
+# Steps count from 0. The rate rises in a straight line from 0 to `peak`, which it reaches at step `warmup`. Then it falls
 # along half a cosine wave to 0, which it reaches at step `total`. `warmup` may be 0.
 #
 # **Expected:** one number; `learning_rate(warmup, warmup, total, peak)` is `peak`.
@@ -325,7 +325,7 @@ require("03.16", optimizer_steps)
 
 # %% [markdown] manual="two_losses" points=2
 # ### BEGIN SOLUTION
-# The two means go over different tokens: the second counts the prompt's as well, and the template, which is the same in every row, is
+# The two means go over different tokens: the second counts the prompt's as well. The template is the same in every row, so it is
 # soon predicted almost perfectly. That pulls its mean down without a better response. To compare them, take both losses over the same
 # response tokens of rows that neither was trained on. Full points: different tokens, why the prompt's are easy, a fair comparison.
 # ### END SOLUTION
