@@ -15,8 +15,8 @@
 # %% [markdown]
 # # Assignment 04 · LoRA among its rivals
 #
-# Eleven problems on lesson 04: a bottleneck, a gated prompt, a prefix, IA3's scales, DoRA's weight, a soft prompt, what
-# each method trains, biases, two predictions, and a comparison to judge. About 125 minutes; everything runs in seconds on
+# Eleven problems on lesson 04. The first six are a bottleneck, a gated prompt, a prefix, IA3's scales, DoRA's weight and a
+# soft prompt. Then come what each method trains, biases, two predictions, and a comparison to judge. About 125 minutes; everything runs in seconds on
 # any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
@@ -73,8 +73,8 @@ require("04.1", bottleneck)
 # |---|---|---|---|
 # | 3 of 5 | 10 | Zhang et al. 2023, arXiv 2303.16199, §3.2; lesson 04 | the gate inside the softmax: at gate 0 that adds the mean of the values, not nothing |
 #
-# In LLaMA-Adapter the text's queries also look at a trained prompt, with a softmax of its own, and a gate says how much of
-# that counts. `queries` is `(heads, T, d)`; `keys` and `values` of the prompt are `(heads, P, d)`. Return what is *added*
+# In LLaMA-Adapter the text's queries also look at a trained prompt, with a softmax of its own. A gate says how much of
+# the result counts. `queries` is `(heads, T, d)`; `keys` and `values` of the prompt are `(heads, P, d)`. Return what is *added*
 # to the heads' outputs.
 #
 # **Expected:** a tensor of the queries' shape; zero at gate 0.
@@ -111,7 +111,7 @@ require("04.2", gated_prompt)
 # `prefix_k` and `prefix_v` are `(heads, P, d)`. Every token sees the whole prefix, and of the text itself and what came
 # before. One softmax runs over both.
 #
-# **Expected:** a tensor of shape `(heads, T, d)`: the prefix asks nothing.
+# **Expected:** a tensor of shape `(heads, T, d)`: the prefix has no queries.
 
 
 # %% answer="prefix_attention"
@@ -144,7 +144,7 @@ require("04.4", prefix_attention)
 # |---|---|---|---|
 # | 3 of 5 | 10 | Liu et al. 2022, arXiv 2205.05638, §3.3 | the factors on the wrong side of the weight, which no error reports when it is square |
 #
-# IA3 multiplies what k_proj and v_proj put out by one factor for each output; in the feed-forward it multiplies what
+# IA3 multiplies what k_proj and v_proj put out by one factor for each output. In the feed-forward it multiplies what
 # down_proj *takes in* by one factor for each input. Write the factors into the weight, so that inference costs nothing
 # extra.
 #
@@ -247,8 +247,8 @@ require("04.7", with_prompt)
 # |---|---|---|---|
 # | 3 of 5 | 20 | Hu et al. 2021, table 4; lesson 04 | a prefix as wide as the hidden state: with grouped queries, keys and values are narrower |
 #
-# A LLaMA has `layers` layers; its hidden state has `hidden` numbers, q_proj puts out as many, keys and values have `kv`
-# each, and the feed-forward `inner` numbers inside. How many numbers train? `method` is one of
+# A LLaMA has `layers` layers. Its hidden state has `hidden` numbers, and q_proj puts out as many. Keys and values have `kv`
+# each, and the feed-forward has `inner` numbers inside. How many numbers train? `method` is one of
 #
 # - `"prompt"`: `size` vectors in front of the embeddings,
 # - `"prefix"`: `size` keys and `size` values in front of the text's, in every layer,
@@ -415,11 +415,11 @@ require("04.11", not_mergeable)
 # ## Problem 11. In your own words
 #
 # A report says: "Method X beats LoRA by one point. Both trained with the learning rate 3e-4 and the seed 0." Name two things that
-# you would ask for before you believe it, and say how each could turn the result round. Three sentences. A person reads this one.
+# you would ask for before you believe it, and say how each could reverse the result. Three sentences. A person reads this one.
 
 # %% [markdown] manual="a_comparison" points=2
 # ### BEGIN SOLUTION
-# Each method needs a learning rate of its own: at one common rate the comparison measures whom the rate suits, and LoRA's best may
-# lie elsewhere. Several seeds are needed: if seeds alone move a score by a point, the difference is no difference. Also good: equal
-# numbers of trained parameters, or the same rows and steps. Full points: two of these, each with how it could turn the result.
+# Each method needs a learning rate of its own. At one common rate the comparison measures which method the rate suits, and LoRA's
+# best rate may be another one. Several seeds are needed: if seeds alone move a score by a point, the difference is no difference. Also good: equal
+# numbers of trained parameters, or the same rows and steps. Full points: two of these, each with how it could reverse the result.
 # ### END SOLUTION
