@@ -15,8 +15,8 @@
 # %% [markdown]
 # # Assignment 06 · Composing modules
 #
-# Seven problems on lesson 06: LoRAHub's composition and what is in it beside the modules, a composition of a lower rank, many
-# candidates at once, which modules to take, and what a sign does. About 85 minutes; everything runs in seconds on any laptop.
+# Seven problems on lesson 06: LoRAHub's composition, its cross-terms, a composition of a lower rank, many candidates at once,
+# which modules to take, what a sign does, and what the seeds do. About 85 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
@@ -68,7 +68,7 @@ require("06.1", composed_update)
 #
 # | difficulty | minutes | source | the common bug |
 # |---|---|---|---|
-# | 3 of 5 | 15 | lesson 06, *what the algebra implies*; Huang et al. 2023, §3.2 | taking the exact composition off: in the product a module's own term carries $w_i^2$ |
+# | 3 of 5 | 15 | lesson 06, *what the algebra implies*; Huang et al. 2023, §3.2 | subtracting the exact composition: in the product a module's own term carries $w_i^2$ |
 #
 # Multiplied out, LoRAHub's composition holds each module's own term $w_i^2 B_i A_i$ and, for every two modules, terms that belong
 # to neither: $w_i w_j B_i A_j$ with $i \ne j$. Return the sum of these cross-terms (without a scaling).
@@ -171,9 +171,9 @@ require("06.6", population_update)
 # |---|---|---|---|
 # | 3 of 5 | 15 | lesson 06, *which candidates?*; Mu and Viswanath 2018 | comparing the vectors as they are: all texts share one large direction |
 #
-# LoRAHub draws its candidates at random. Choose by likeness instead: `task` `(d,)` is the new task's instruction as a vector,
-# `modules` `(N, d)` those of the modules. Take the mean of the modules' vectors off all of them, compare by cosine, and return
-# the numbers of the `count` most alike, best first.
+# LoRAHub draws its candidates at random. Choose by similarity instead: `task` `(d,)` is the new task's instruction as a vector,
+# `modules` `(N, d)` those of the modules. Subtract the mean of the modules' vectors from all vectors, the task's too. Compare by
+# cosine, and return the numbers of the `count` most similar modules, best first.
 #
 # **Expected:** a list of whole numbers from 0 to N − 1.
 
