@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Assignment 07 · Searching for the weights
 #
-# Eight problems on lesson 07: what LoRAHub minimises, CMA-ES in five steps, and a simpler search that keeps to a budget. About
+# Eight problems on lesson 07: what LoRAHub minimises, CMA-ES in four steps, and a simpler search that keeps to a budget. About
 # 85 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
@@ -164,7 +164,7 @@ require("07.6", rank_mu)
 #
 # | difficulty | minutes | source | the common bug |
 # |---|---|---|---|
-# | 3 of 5 | 10 | Hansen 2016, equation 44 | comparing with √n, or forgetting to take 1 off |
+# | 3 of 5 | 10 | Hansen 2016, equation 44 | comparing with √n, or forgetting to subtract 1 |
 #
 # `path` `(n,)` sums up where the mean has been going. Steps that agree make it longer than a random vector, whose mean length is
 # $\chi_n \approx \sqrt n\, (1 - \frac{1}{4n} + \frac{1}{21 n^2})$. Then
@@ -201,9 +201,9 @@ require("07.5", new_sigma)
 # |---|---|---|---|
 # | 4 of 5 | 25 | lesson 07, *is there something better?* | the budget is looked at once a round, or the start is not counted |
 #
-# An evaluation is a forward pass of a large model, so two searches are compared at the same number of them. Write the plainest
-# search there is: begin at `start`; go round the weights and try `+ step` and `- step` on each, keep what lowers the loss at once;
-# halve the step after a round that brought nothing; call `loss` at most `budget` times in all.
+# An evaluation is a forward pass of a large model, so two searches are compared at the same number of them. Write a plain
+# search. Begin at `start`. In each round, go through the weights and try `+ step` and `- step` on each; keep at once what lowers
+# the loss. Halve the step after a round without a gain. Call `loss` at most `budget` times in all.
 #
 # **Expected:** the pair best weights, their loss. With a budget of 1 that is the start.
 
@@ -290,8 +290,8 @@ require("07.8", generations)
 
 # %% [markdown] manual="why_no_gradient" points=2
 # ### BEGIN SOLUTION
-# A search by losses alone needs forward passes only: no activations are kept and no optimizer state, so memory is that of
-# inference, and the model may even sit behind an interface. A gradient for the weights of the composition exists, though: they
+# A search by losses alone needs forward passes only: no activations are kept and no optimizer state. So memory is that of
+# inference, and the model may even be on another machine. A gradient for the weights of the composition exists, though: they
 # are a few numbers, and one backward pass gives all their slopes. Lesson 07 measures both at equal cost, so a full answer says
 # which was better there and by how much it spread. Full points: memory, that a gradient is possible, and a measurement.
 # ### END SOLUTION
