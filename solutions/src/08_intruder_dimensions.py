@@ -15,8 +15,8 @@
 # %% [markdown]
 # # Assignment 08 · Singular vectors and intruder dimensions
 #
-# Seven problems on lesson 08: the spectrum of an update, how many directions it uses, what is new in a tuned matrix and when,
-# and whether two adapters look at the same inputs. About 70 minutes; everything runs in seconds on any laptop.
+# Seven problems on lesson 08: the spectrum of an update, and how many directions it uses. Then what is new in a tuned matrix and
+# when, and whether two adapters read the same inputs. About 70 minutes; everything runs in seconds on any laptop.
 #
 # **How it works.** Write into the cells that say `YOUR CODE HERE`, and only there. Below each answer stands a locked cell
 # with a check; run it as often as you like. Grading uses the same properties on other inputs.
@@ -35,11 +35,11 @@ from lorahub_edu.show.check import check
 #
 # | difficulty | minutes | source | the common bug |
 # |---|---|---|---|
-# | 3 of 5 | 15 | lesson 08, *counting without a decomposition* | the singular values of A and B multiplied in pairs |
+# | 3 of 5 | 15 | lesson 08, *counting without an SVD* | the singular values of A and B multiplied in pairs |
 #
 # A layer of a 7B model has 4096 × 11008 numbers, and an adapter's update has rank 8. Its eight singular values can be found
 # without ever making the product. Checks and grading look at the values; the shapes are small enough for the product, so
-# being thrifty is left to you.
+# you may use it.
 #
 # **Expected:** a tensor `(r,)`, strongest first; a negative scaling changes nothing.
 
@@ -133,7 +133,7 @@ require("08.1", largest_cosines)
 #
 # | difficulty | minutes | source | the common bug |
 # |---|---|---|---|
-# | 2 of 5 | 10 | lesson 08, *when do they appear?* | comparing with $\sigma_1(W_0)$: a vector need only be among the $k$ strongest |
+# | 2 of 5 | 10 | lesson 08, *when does an intruder appear?* | comparing with $\sigma_1(W_0)$: a vector need only be among the $k$ strongest |
 #
 # Before any SVD of the tuned matrix, one number tells where intruders can appear: $\sigma_1(\Delta W) / \sigma_k(W_0)$. Well
 # below 1 the update can't bring a new vector among the `k` strongest, well above 1 it will. Compute it.
@@ -243,8 +243,8 @@ require("08.7", first_strength)
 
 # %% [markdown] manual="what_a_count_says" points=2
 # ### BEGIN SOLUTION
-# A count says that in some matrices an update put a direction which the pretrained matrix did not have among the strongest:
-# that takes a large step along few directions, which a low rank, a high learning rate or a large scaling give. It does not say
+# A count says that some tuned matrices have a strong direction which the pretrained matrix did not have. That takes a large step
+# along few directions, which a low rank, a high learning rate or a large scaling give. It does not say
 # which of these it was, nor whether the model has forgotten more. Full points: the strength of the step against the spectrum
 # of W0 is named, and that a count alone shows no cause or harm.
 # ### END SOLUTION
