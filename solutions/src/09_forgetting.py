@@ -181,8 +181,8 @@ require("09.2", scale_intruders)
 # | 3 of 5 | 10 | lesson 09, *are the intruders to blame?* | the strongest change that can be paid instead of the best one |
 #
 # Undoing a part of the training may bring a part of the text back, and costs a part of the task. To compare two ways of
-# doing so, ask what each buys at one price. `base` is the base model's text loss; `tuned` is the tuned model's pair (task loss,
-# text loss); `changed` holds such a pair for each change to the tuned model. Return the largest share of the forgetting that a
+# doing so, ask what each buys at one price. `base` is the base model's text loss. `tuned` is the tuned model's pair (task loss,
+# text loss). `changed` holds such a pair for each change to the tuned model. Return the largest share of the forgetting that a
 # change removes while the task loss rises by at most `cost`.
 #
 # **Expected:** `removed_at_cost(3.0, (1.0, 4.0), [(1.1, 3.8), (1.5, 3.4)], 0.2)` is 0.2; 0 where nothing can be paid.
@@ -256,7 +256,7 @@ require("09.7", rank_after)
 
 # %% [markdown] manual="what_is_missing" points=2
 # ### BEGIN SOLUTION
-# A control: any step back towards the pretrained weights may take some forgetting away, so the same must be tried with as many
-# other singular values, or with the whole update. And the price: the three have to be compared at the same loss on the task,
+# A control is missing. Any step back towards the pretrained weights may undo some forgetting. So the same must be tried with as
+# many other singular values, or with the whole update. And the price: the three have to be compared at the same loss on the task,
 # over several seeds. Full points: a control and the equal price are both named.
 # ### END SOLUTION
