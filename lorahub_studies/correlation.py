@@ -30,18 +30,20 @@ class Correlation:
         return f"{self.rho:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def partial_rho(x: np.ndarray, y: np.ndarray, given: Sequence[np.ndarray] = ()) -> float:
+def partial_rho(x: np.ndarray, y: np.ndarray, given: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Spearman's rho of x and y; with `given`, of what is left of their ranks after a linear fit on the ranks of these.
 
-    All are (n,). From -1 to 1; NaN where nothing is left to vary.
+    All are (..., n), and the result is (...). From -1 to 1; NaN where nothing is left to vary.
     """
-    ranks = [stats.rankdata(values) for values in (x, y)]
+    ranks = [stats.rankdata(values, axis=-1) for values in (x, y)]
     if given:
-        design = np.column_stack([np.ones(len(x)), *(stats.rankdata(values) for values in given)])
-        ranks = [values - design @ np.linalg.lstsq(design, values, rcond=None)[0] for values in ranks]
-    a, b = (values - values.mean() for values in ranks)
-    scale = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / scale) if scale > 1e-9 * len(x) ** 2 else float("nan")
+        design = np.stack([np.ones(x.shape), *(stats.rankdata(values, axis=-1) for values in given)], -1)  # (..., n, g)
+        inverse = np.linalg.pinv(design)  # (..., g, n)
+        ranks = [values - (design @ (inverse @ values[..., None]))[..., 0] for values in ranks]
+    a, b = (values - values.mean(-1, keepdims=True) for values in ranks)
+    scale = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    varies = scale > 1e-9 * x.shape[-1] ** 2
+    return np.where(varies, (a * b).sum(-1) / np.where(varies, scale, 1.0), np.nan)[()]
 
 
 def correlate(x: Sequence[float], y: Sequence[float], given: Sequence[Sequence[float]] = ()) -> Correlation:
@@ -58,26 +60,25 @@ def compare(
 ) -> Correlation:
     """How much more x correlates with y than `other` does: the difference of the two rhos, on the same resamples."""
 
-    def difference(c: list[np.ndarray]) -> float:
+    def difference(c: list[np.ndarray]) -> np.ndarray:
         return partial_rho(c[0], c[2], c[3:]) - partial_rho(c[1], c[2], c[3:])
 
     return _with_interval((x, other, y, *given), difference)
 
 
-def _with_interval(values: Sequence[Sequence[float]], statistic: Callable[[list[np.ndarray]], float]) -> Correlation:
-    """A statistic with its middle 95 % over resampled runs; resamples in which nothing varies are left out."""
+def _with_interval(
+    values: Sequence[Sequence[float]], statistic: Callable[[list[np.ndarray]], np.ndarray]
+) -> Correlation:
+    """A statistic of columns (..., runs), with its middle 95 % over resampled runs in which something varies."""
     columns = [np.asarray(column, dtype=float) for column in values]
     if len(columns[0]) < FEWEST:
         raise CourseError(f"An interval needs at least {FEWEST} runs, but there are {len(columns[0])}.")
-    rng = np.random.default_rng(0)  # the same resamples for every statistic
     runs = len(columns[0])
-    resampled = []
-    for _ in range(RESAMPLES):
-        chosen = rng.integers(0, runs, runs)
-        resampled.append(statistic([column[chosen] for column in columns]))
-    kept = [value for value in resampled if not math.isnan(value)]
-    low, high = np.percentile(kept, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]) if kept else (math.nan, math.nan)
-    return Correlation(statistic(columns), float(low), float(high), runs)
+    chosen = np.random.default_rng(0).integers(0, runs, (RESAMPLES, runs))  # the same resamples for every statistic
+    resampled = statistic([column[chosen] for column in columns])  # (RESAMPLES,)
+    kept = resampled[~np.isnan(resampled)]
+    low, high = np.percentile(kept, [(100 - LEVEL) / 2, (100 + LEVEL) / 2]) if len(kept) else (math.nan, math.nan)
+    return Correlation(float(statistic(columns)), float(low), float(high), runs)
 
 
 def judge(runs: Sequence[Mapping[str, float]]) -> dict[str, dict]:
