@@ -877,7 +877,7 @@ recall("02")
 #   must go.
 #
 # **Go further:** LoRA §7.1 (which matrices to adapt at a fixed budget) · the GQA article's comparison of quality and
-# speed · `models.load_config("open_llama_7b_v2")`, the base of the `gpu24` profile (a small file from the hub): does it
+# speed · `pretrained.load_config("open_llama_7b_v2")`, the base of the `gpu24` profile (a small file from the hub): does it
 # share key/value heads? Count its adapter with your answer to 02.4.
 #
 # **Next:** lesson 03, where adapters on these matrices learn to follow Alpaca's instructions.

@@ -88,6 +88,8 @@ def why_unreachable(url: str, seconds: float | None = None, session: Session | N
         try:
             (session or requests.Session()).head(url, timeout=seconds, allow_redirects=False)
             outcome.append(None)
+        except requests.Timeout:
+            return  # the same words, whichever clock is first
         except Exception as error:  # a bad address raises other kinds than a dead server
             outcome.append(describe(error))
 
